@@ -1,0 +1,154 @@
+"""Checkpoints: safetensors files that carry the ModelSpec, and the optimisers' state apart from them."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cgan import __version__
+from cgan.config import TrainConfig
+from cgan.networks import Generator, count_parameters
+from cgan.spec import GateError, ModelSpec, UserError, atomic_path
+
+GENERATOR_FILE = "last.safetensors"
+TRAINING_FILE = "last.training.safetensors"
+MODEL_NAME = "unet"
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and little-endian bytes of all tensors, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_spec(generator: Generator, config: TrainConfig) -> ModelSpec:
+    """The contract of a generator that `config` trained."""
+    return ModelSpec(
+        model=MODEL_NAME,
+        color_space=config.color_space,
+        render_size=config.size,
+        base_width=config.width,
+        parameters=count_parameters(generator),
+        config_sha256=config.digest(),
+        weights_sha256=weights_digest(generator.state_dict()),
+        created_with={"cgan": __version__, "python": platform.python_version(), "torch": torch.__version__},
+    )
+
+
+def save_generator(path: Path, generator: Generator, config: TrainConfig) -> ModelSpec:
+    """Write the generator's weights with their contract in the header, whole or not at all."""
+    spec = model_spec(generator, config)
+    _save(path, generator.state_dict(), spec.to_metadata())
+    return spec
+
+
+def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
+    """The trained generator, in evaluation mode on the CPU in float32, and its contract.
+
+    Args:
+        source: a run folder (its last checkpoint) or a checkpoint file.
+
+    Raises:
+        UserError: nothing there, or not a checkpoint of this project (pickles are never loaded).
+        GateError: the weights are not those that the training wrote.
+    """
+    path = checkpoint_path(source)
+    state, metadata = _load(path)
+    spec = ModelSpec.from_metadata(metadata, path)
+    if spec.model != MODEL_NAME or spec.precision != "fp32":
+        raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
+    generator = Generator(width=spec.base_width)
+    expected = generator.state_dict()
+    if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
+        raise UserError(f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width}; train again")
+    found = weights_digest(state)
+    if found != spec.weights_sha256:
+        raise GateError(
+            f"{path}: weights were changed after training wrote them: their sha256 is {found[:16]}..., "
+            f"the contract says {spec.weights_sha256[:16]}...; restore the file or train again"
+        )
+    generator.load_state_dict(state)
+    return generator.eval(), spec
+
+
+def checkpoint_path(source: Path) -> Path:
+    """The checkpoint file that `source`, a run folder or a checkpoint file, stands for.
+
+    Raises:
+        UserError: nothing there.
+    """
+    path = source / "checkpoints" / GENERATOR_FILE if source.is_dir() else source
+    if not path.is_file():
+        raise UserError(f"{path}: found no such file, expected a run folder of cgan-train or a .safetensors checkpoint")
+    return path
+
+
+def save_training(
+    path: Path,
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    progress: dict[str, Any],
+) -> None:
+    """Write all that a run needs to go on: networks, optimisers, progress (JSON values)."""
+    tensors: dict[str, Tensor] = {}
+    for name, network in networks.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
+    _save(path, tensors, {"progress": json.dumps(progress)})
+
+
+def load_training(
+    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Any]:
+    """Restore what `save_training` wrote into the given objects and return the progress.
+
+    Raises:
+        UserError: not such a file, or one of other networks.
+    """
+    tensors, metadata = _load(path)
+    try:
+        for name, network in networks.items():
+            prefix = f"{name}."
+            network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        for name, optimizer in optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                if key.startswith(f"{name}."):
+                    _, index, field = key.split(".")
+                    states.setdefault(int(index), {})[field] = tensor
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
+    return progress
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata)
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a safetensors checkpoint ({error}); pickled checkpoints are not loaded, train with cgan-train"
+        ) from error

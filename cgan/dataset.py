@@ -1,0 +1,198 @@
+"""From a folder of photos to tensors: scan, prepared uint8 cache, seeded split, batches."""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from cgan.spec import UserError, atomic_path, json_sha256
+
+PHOTO_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+CACHE_VERSION = 1
+"""Raised when the preparation below changes, so that older caches are not read."""
+
+MAX_UNREADABLE = 0.05
+"""A larger share of unreadable photos is an error rather than a warning."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Prepared photos of one folder, all of one size."""
+
+    pixels: Tensor
+    """N x 3 x size x size uint8, RGB, in the order of `names`."""
+    names: tuple[str, ...]
+    """Paths below the folder, with forward slashes, sorted."""
+    sha256: tuple[str, ...]
+    """Digest of each file's bytes."""
+    unreadable: dict[str, str]
+    """Paths that could not be read, with the reason."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which photos train and which are held out, as indices into `Photos`."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def default_cache_folder() -> Path:
+    """Where prepared photos are kept: $CGAN_CACHE, or cgan in the user's cache folder."""
+    if folder := os.environ.get("CGAN_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cgan"
+
+
+def scan(folder: Path) -> list[Path]:
+    """The photo files below `folder`, sorted by path; links to folders are not followed.
+
+    Raises:
+        UserError: the folder is missing or holds no photos.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: found no such folder, expected one that holds photos")
+    paths = [
+        Path(root) / name
+        for root, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
+    ]
+    if not paths:
+        raise UserError(f"{folder}: found no photos ({', '.join(sorted(PHOTO_SUFFIXES))}) in it or below it")
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def prepare(
+    folder: Path, size: int, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Photos:
+    """Photos of a folder as one uint8 tensor, decoded once and then read from a cache on disk.
+
+    Each photo is turned upright, converted to RGB and squashed (not cropped) to size x size. The cache is
+    keyed by the names and bytes of all photos and the size, so a changed folder is prepared anew.
+
+    Args:
+        folder: searched recursively.
+        size: height and width in pixels.
+        cache: where caches lie; `default_cache_folder()` when None.
+        progress: called with (done, total) while photos are decoded.
+
+    Raises:
+        UserError: no photos, or more than 5% of them cannot be read.
+    """
+    paths = scan(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_digest_or_empty, paths))
+    key = json_sha256([CACHE_VERSION, size, list(zip(names, digests, strict=True))])
+    cache = cache or default_cache_folder()
+    pixels_file, index_file = cache / f"{key}.npy", cache / f"{key}.json"
+    if not (pixels_file.exists() and index_file.exists()):
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            unreadable = _decode_all(paths, names, size, pixels_file, progress)
+            with atomic_path(index_file) as temporary:  # written last: its presence says that both are whole
+                temporary.write_text(json.dumps({"unreadable": unreadable}))
+        except OSError as error:
+            raise UserError(
+                f"cannot write the prepared photos below {cache} ({error}); set CGAN_CACHE to another folder"
+            ) from error
+    unreadable = json.loads(index_file.read_text())["unreadable"]
+    if len(unreadable) > MAX_UNREADABLE * len(paths):
+        name, reason = next(iter(unreadable.items()))
+        raise UserError(
+            f"{folder}: {len(unreadable)} of {len(paths)} photos cannot be read, more than "
+            f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); mend or remove them"
+        )
+    good = [i for i, name in enumerate(names) if name not in unreadable]
+    pixels = torch.from_numpy(np.load(pixels_file)).permute(0, 3, 1, 2)
+    return Photos(pixels, tuple(names[i] for i in good), tuple(digests[i] for i in good), unreadable)
+
+
+def split(sha256: tuple[str, ...], test_fraction: float, seed: int) -> Split:
+    """Seeded shuffle into training and held-out photos; equal files never straddle the two.
+
+    Args:
+        sha256: content digest of each photo.
+        test_fraction: share to hold out, in (0, 1); at least one photo is held out.
+        seed: equal seeds give equal splits.
+
+    Raises:
+        UserError: fewer than two different photos.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, digest in enumerate(sha256):
+        groups.setdefault(digest, []).append(index)
+    if len(groups) < 2:
+        raise UserError(
+            f"found {len(groups)} different photo(s), expected at least 2: one to train on, one to hold out"
+        )
+    shuffled = sorted(groups)
+    random.Random(seed).shuffle(shuffled)
+    wanted = max(1, round(test_fraction * len(sha256)))
+    test: list[int] = []
+    while len(test) < wanted and len(shuffled) > 1:
+        test += groups[shuffled.pop()]
+    return Split(tuple(sorted(i for digest in shuffled for i in groups[digest])), tuple(sorted(test)))
+
+
+def epoch_batches(indices: tuple[int, ...], batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Shuffled batches of indices for one epoch, a function of seed and epoch alone.
+
+    A last batch of one photo joins the batch before it: batch norm cannot train on one photo at the
+    smallest scale.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.tensor(indices)[torch.randperm(len(indices), generator=generator)]
+    batches = list(torch.split(order, batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    yield from batches
+
+
+def _digest_or_empty(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""  # decoding fails too, and says why
+
+
+def _decode(path: Path, size: int) -> np.ndarray | str:
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _decode_all(
+    paths: list[Path], names: list[str], size: int, target: Path, progress: Callable[[int, int], None] | None
+) -> dict[str, str]:
+    unreadable: dict[str, str] = {}
+    pixels = np.empty((len(paths), size, size, 3), np.uint8)
+    done = 0
+    with ThreadPoolExecutor() as pool:
+        for i, result in enumerate(pool.map(lambda path: _decode(path, size), paths)):
+            if isinstance(result, str):
+                unreadable[names[i]] = result
+            else:
+                pixels[done] = result
+                done += 1
+            if progress:
+                progress(i + 1, len(paths))
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        np.save(file, pixels[:done])
+    return unreadable

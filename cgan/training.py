@@ -1,0 +1,388 @@
+"""The training loop: setup, train_epoch, evaluate, fit.
+
+Everything random is a function of the seed and the epoch, so a resumed run goes on exactly as an
+uninterrupted one would.
+"""
+
+import errno
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgan import __version__
+from cgan.checkpoint import (
+    GENERATOR_FILE,
+    TRAINING_FILE,
+    load_training,
+    save_generator,
+    save_training,
+)
+from cgan.color import luma_uint8
+from cgan.config import ADAM_BETAS, TrainConfig
+from cgan.dataset import Photos, Split, epoch_batches, split
+from cgan.figures import sample_grid
+from cgan.losses import adversarial_loss, discriminator_accuracy, discriminator_loss, reconstruction_loss
+from cgan.metrics import FID, NEAR_GRAY, FeatureNetwork, colorfulness, psnr
+from cgan.networks import Generator, build_discriminator
+from cgan.spec import GateError, UserError, atomic_path
+
+SAMPLE_PHOTOS = 20
+"""Held-out photos in the sample grid."""
+
+COLOR_METRICS = frozenset({"psnr", "gray_psnr", "colorfulness", "real_colorfulness"})
+"""Means of these leave out near-gray photos, unless all are."""
+
+CHECK_EVERY = 20
+"""Steps between checks that the losses are finite; each check waits for the device."""
+
+Metrics = dict[str, Any]
+OnStep = Callable[[int, int, Metrics], None]
+"""Called with (photos done, photos in the epoch, losses so far)."""
+
+
+@dataclass
+class Run:
+    """The state of one training run."""
+
+    folder: Path
+    config: TrainConfig
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    generator: Generator
+    discriminator: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    pixels: Tensor
+    """All photos, N x 3 x size x size uint8; on the device when they fit."""
+    split: Split
+    history: list[Metrics]
+    """Metrics of the finished epochs."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for the forward passes, or nothing in fp32."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+    def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gray (N x 1) and RGB (N x 3) photos, float32 in [0, 1], channels last, on the device.
+
+        Args:
+            indices: photos, N.
+            flip: which of them to mirror, N booleans.
+        """
+        pixels = self.pixels[indices.to(self.pixels.device)]
+        if flip is not None:
+            pixels = torch.where(flip.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
+        pixels = pixels.to(self.device, non_blocking=True)
+        gray, color = luma_uint8(pixels).float() / 255, pixels.float() / 255
+        return gray.contiguous(memory_format=torch.channels_last), color.contiguous(memory_format=torch.channels_last)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replace "auto" by the device and precision of this machine.
+
+    Raises:
+        UserError: the device is not here, or it does not compute in the precision.
+    """
+    cuda = torch.cuda.is_available()
+    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
+    if device == "cuda" and not cuda:
+        raise UserError("--device cuda: torch finds no CUDA device here, only the CPU; use --device cpu or auto")
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if device == "cuda" else "bf16" if _cpu_computes_bf16() else "fp32"
+    if precision == "fp16" and device == "cpu":
+        raise UserError("--precision fp16: found the CPU, expected a CUDA device; use bf16, fp32 or auto")
+    return replace(config, device=device, precision=precision)
+
+
+def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = False) -> Run:
+    """Networks, optimisers and data of a run, and its folder; from the last checkpoint with `resume`.
+
+    Args:
+        folder: the run folder; it must not hold a run yet, or hold this one with `resume`.
+        config: resolved configuration (see `resolve`).
+        photos: prepared photos of config.size.
+        resume: go on after the last finished epoch.
+
+    Raises:
+        UserError: too few photos, another run in the folder, or a resumed run of other options or photos.
+        GateError: the folder cannot be written.
+    """
+    parts = split(photos.sha256, config.test_fraction, config.seed)
+    torch.manual_seed(config.seed)
+    generator = Generator(width=config.width)
+    discriminator = build_discriminator(config.discriminator, 4, config.width, config.size)
+    device = torch.device(config.device)
+    for network in (generator, discriminator):
+        network.to(device).to(memory_format=torch.channels_last)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "generator_adam": torch.optim.Adam(generator.parameters(), config.lr, ADAM_BETAS),
+        "discriminator_adam": torch.optim.Adam(discriminator.parameters(), config.lr, ADAM_BETAS),
+    }
+    run = Run(
+        folder=folder,
+        config=config,
+        device=device,
+        autocast_dtype={"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.precision],
+        generator=generator,
+        discriminator=discriminator,
+        optimizers=optimizers,
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        pixels=_on_device(photos.pixels, device),
+        split=parts,
+        history=[],
+    )
+    records = {
+        "config.json": config.to_json(),
+        "split.json": {
+            side: [photos.names[i] for i in indices] for side, indices in (("train", parts.train), ("test", parts.test))
+        },
+        "environment.json": _environment(device),
+    }
+    if resume:
+        _restore(run, records)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: found files in it, expected a new or empty folder; use --resume or another --out")
+    _write_records(folder, records)
+    return run
+
+
+def train_epoch(run: Run, epoch: int, on_step: OnStep | None = None) -> Metrics:
+    """One pass over the training photos, both networks stepped once a batch.
+
+    Returns:
+        Mean losses and discriminator accuracy over the photos, and images a second.
+
+    Raises:
+        GateError: a loss is not finite; nothing of this epoch is saved.
+    """
+    run.generator.train()
+    run.discriminator.train()
+    flips = torch.Generator().manual_seed(run.config.seed * 1_000_003 + epoch)
+    batches = list(epoch_batches(run.split.train, run.config.batch_size, run.config.seed, epoch))
+    sums: dict[str, Tensor] = {}
+    done = 0
+    started = time.perf_counter()
+    for step, indices in enumerate(batches, 1):
+        flip = torch.rand(len(indices), generator=flips) < 0.5 if run.config.flip else None
+        for name, value in _train_step(run, *run.batch(indices, flip)).items():
+            sums[name] = sums.get(name, 0) + value * len(indices)
+        done += len(indices)
+        if step % CHECK_EVERY == 0 or step == len(batches):
+            _check_finite(run, sums, epoch, step)
+        if on_step:
+            on_step(done, len(run.split.train), {name: value / done for name, value in sums.items()})
+    metrics = {f"train_{name}": float(value) / done for name, value in sums.items()}
+    return {**metrics, "images_per_second": done / (time.perf_counter() - started)}
+
+
+@torch.no_grad()
+def evaluate(run: Run, inception: FeatureNetwork | None = None) -> Metrics:
+    """Means over the held-out photos, in float32 and evaluation mode; COLOR_METRICS leave out near-gray photos."""
+    run.generator.eval()
+    run.discriminator.eval()
+    fid = FID(inception, run.device) if inception else None
+    columns: dict[str, list[Tensor]] = {}
+    for indices in torch.split(torch.tensor(run.split.test), run.config.batch_size):
+        gray, color = run.batch(indices)
+        picture = run.generator(gray)
+        real, fake = run.discriminator(torch.cat([gray, color], 1)), run.discriminator(torch.cat([gray, picture], 1))
+        values = {
+            "l1": (picture - color).abs().mean(dim=(1, 2, 3)),
+            "psnr": psnr(picture, color),
+            "gray_psnr": psnr(gray.expand_as(color), color),
+            "colorfulness": colorfulness(picture),
+            "real_colorfulness": colorfulness(color),
+            "discriminator_loss": discriminator_loss(real, fake, run.config.label_smoothing).expand(len(gray)),
+            "discriminator_accuracy": discriminator_accuracy(real, fake).expand(len(gray)),
+        }
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value.double().cpu())
+        if fid:
+            fid.update(picture, color)
+    photos = {name: torch.cat(parts) for name, parts in columns.items()}
+    # A gray photo has infinite PSNR against its own luma: such photos say nothing about colouring.
+    colored = photos["real_colorfulness"] >= NEAR_GRAY
+    metrics: Metrics = {"test_photos": len(colored), "test_near_gray_photos": int((~colored).sum())}
+    for name, values_ in photos.items():
+        chosen = values_[colored] if name in COLOR_METRICS and colored.any() else values_
+        metrics[f"test_{name}"] = float(chosen.mean())
+    if fid:
+        metrics["test_fid"] = fid.compute()
+    return metrics
+
+
+def fit(
+    run: Run,
+    inception: FeatureNetwork | None = None,
+    on_step: OnStep | None = None,
+    on_epoch: Callable[[Metrics], None] | None = None,
+) -> None:
+    """Train until config.epochs are done; after each epoch evaluate, save and draw samples.
+
+    Raises:
+        GateError: a loss is not finite, or the run folder cannot be written.
+    """
+    for epoch in range(len(run.history) + 1, run.config.epochs + 1):
+        metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, on_step), **evaluate(run, inception)}
+        run.history.append(metrics)
+        _save(run)
+        if on_epoch:
+            on_epoch(metrics)
+
+
+def _train_step(run: Run, gray: Tensor, color: Tensor) -> Metrics:
+    """One step of each network; the generator is stepped on the updated discriminator."""
+    with run.autocast():
+        picture = run.generator(gray)
+        real_logits = run.discriminator(torch.cat([gray, color], 1))
+        fake_logits = run.discriminator(torch.cat([gray, picture.detach()], 1))
+    loss_d = discriminator_loss(real_logits, fake_logits, run.config.label_smoothing)
+    _step(run, "discriminator_adam", loss_d)
+
+    run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here, and cost a third
+    with run.autocast():
+        logits = run.discriminator(torch.cat([gray, picture], 1))
+    adversarial, l1 = adversarial_loss(logits), reconstruction_loss(picture, color)
+    _step(run, "generator_adam", adversarial + run.config.l1_weight * l1)
+    run.discriminator.requires_grad_(True)
+    run.scaler.update()
+    return {
+        "l1": l1.detach(),
+        "adversarial": adversarial.detach(),
+        "discriminator_loss": loss_d.detach(),
+        "discriminator_accuracy": discriminator_accuracy(real_logits.detach(), fake_logits.detach()),
+    }
+
+
+def _step(run: Run, name: str, loss: Tensor) -> None:
+    optimizer = run.optimizers[name]
+    optimizer.zero_grad(set_to_none=True)
+    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    run.scaler.step(optimizer)
+
+
+def _check_finite(run: Run, sums: dict[str, Tensor], epoch: int, step: int) -> None:
+    broken = [name for name, value in sums.items() if not torch.isfinite(value)]
+    if broken:
+        last = run.folder / "checkpoints" / GENERATOR_FILE
+        raise GateError(
+            f"{', '.join(broken)} not finite by step {step} of epoch {epoch}; last good checkpoint: "
+            f"{last if last.exists() else 'none yet'}; try a smaller --lr or --precision fp32"
+        )
+
+
+def _save(run: Run) -> None:
+    checkpoints = run.folder / "checkpoints"
+    try:
+        # The training state holds everything that --resume needs, so a kill between two files loses nothing.
+        save_training(
+            checkpoints / TRAINING_FILE,
+            {"generator": run.generator, "discriminator": run.discriminator},
+            run.optimizers,
+            {"history": run.history, "scaler": run.scaler.state_dict()},
+        )
+        save_generator(checkpoints / GENERATOR_FILE, run.generator, run.config)
+        _write_history(run)
+        _write_samples(run)
+    except OSError as error:
+        raise _cannot_write(run.folder, error) from error
+
+
+@torch.no_grad()
+def _write_samples(run: Run) -> None:
+    gray, color = run.batch(torch.tensor(run.split.test[:SAMPLE_PHOTOS]))
+    with atomic_path(_made(run.folder / "samples") / f"epoch-{len(run.history):04d}.png") as path:
+        sample_grid(gray, run.generator(gray), color).save(path, "PNG")
+
+
+def _write_history(run: Run) -> None:
+    with atomic_path(run.folder / "metrics.jsonl") as path:
+        path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in run.history))
+
+
+def _finite(metrics: Metrics) -> Metrics:
+    """JSON has no infinity: the PSNR of gray photos becomes null."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in metrics.items()}
+
+
+def _write_records(folder: Path, records: dict[str, Any]) -> None:
+    try:
+        for name, values in records.items():
+            with atomic_path(_made(folder) / name) as path:
+                path.write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _restore(run: Run, records: dict[str, Any]) -> None:
+    """Load the last training state, after checking that options and photos are those of the run."""
+    stored: dict[str, Any] = {}
+    for name in ("config.json", "split.json"):
+        try:
+            stored[name] = json.loads((run.folder / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--resume: {run.folder / name} cannot be read ({error}); start without --resume"
+            ) from error
+    changed = {
+        key: (stored["config.json"].get(key), value)
+        for key, value in records["config.json"].items()
+        if key != "epochs" and stored["config.json"].get(key) != value
+    }
+    if changed:
+        diff = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
+        raise UserError(f"--resume: {diff}; give the run's own options (only --epochs may change) or another --out")
+    if stored["split.json"] != records["split.json"]:
+        raise UserError("--resume: the photos are not those that the run began with; restore them or use another --out")
+    state = run.folder / "checkpoints" / TRAINING_FILE
+    if state.exists():
+        networks = {"generator": run.generator, "discriminator": run.discriminator}
+        progress = load_training(state, networks, run.optimizers)
+        run.history = progress["history"]
+        run.scaler.load_state_dict(progress["scaler"])
+        _save(run)
+
+
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    kind = GateError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else UserError
+    return kind(f"{folder}: cannot be written ({error}); make room or permission there, then use --resume")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _on_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """All photos on the GPU if they take at most half of its free memory, so that no loader is needed."""
+    if device.type == "cuda" and pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
+        return pixels.to(device)
+    return pixels
+
+
+def _cpu_computes_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "cgan": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": name,
+        "threads": torch.get_num_threads(),
+    }

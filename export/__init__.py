@@ -1,0 +1,1 @@
+"""Export of a trained generator to the files that people deploy, each proved equal to it first."""

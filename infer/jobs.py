@@ -1,0 +1,144 @@
+"""Which input goes to which output: the plan that is made before a run begins."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgan.spec import UserError
+from infer.images import SUFFIX_FORMATS, WRITE_FORMATS
+
+WORK_FOLDER = ".cgan"
+"""Folder in OUTPUT for files that are not whole yet."""
+
+FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
+KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
+"""Formats that hold colour and are written; photos in others become PNG."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo to colour."""
+
+    name: str
+    """Path below INPUT, for reports."""
+    source: Path
+    target: Path
+    format: str
+    """Pillow's name of the output format."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a run, and what was passed over while they were found."""
+
+    jobs: tuple[Job, ...]
+    passed_over: tuple[tuple[str, str], ...]
+    """Paths that look like photos but cannot be inputs, with the reason."""
+    other_files: int
+    """Files whose names are not those of photos."""
+
+
+def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
+    """Find the photos below `source` and give each an output of its own below `target`.
+
+    Paths are mirrored. A photo whose format is kept keeps its name; otherwise the suffix changes, or is
+    added where two photos would meet in one output.
+
+    Args:
+        source: folder of photos, searched recursively.
+        target: folder for the outputs; never searched, though it may lie inside `source`.
+        format_: "same" or a key of WRITE_FORMATS.
+
+    Raises:
+        UserError: `source` is no folder, the two folders would overwrite inputs, or there are no photos.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: found no such folder, expected one that holds photos")
+    real_source, real_target = source.resolve(), target.resolve()
+    if real_source.is_relative_to(real_target):
+        raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target}: found a file, expected a folder for the outputs")
+    names: list[str] = []
+    passed_over: list[tuple[str, str]] = []
+    other_files = 0
+    for path, problem in _walk(real_source, real_target):
+        name = os.path.relpath(path, real_source)
+        if problem:
+            passed_over.append((name, problem))
+        elif Path(name).suffix.lower() in SUFFIX_FORMATS:
+            names.append(name)
+        else:
+            other_files += 1
+    if not names:
+        raise UserError(f"{source}: found no photos in it or below it ({', '.join(sorted(SUFFIX_FORMATS))})")
+    names.sort()
+    jobs = []
+    for name, output in zip(names, _output_names(names, format_), strict=True):
+        jobs.append(Job(name, source / name, target / output, _output_format(name, format_)))
+    return Plan(tuple(jobs), tuple(sorted(passed_over)), other_files)
+
+
+def _output_format(name: str, format_: str) -> str:
+    if format_ != "same":
+        return WRITE_FORMATS[format_]
+    found = SUFFIX_FORMATS[Path(name).suffix.lower()]
+    return found if found in KEPT_FORMATS else "PNG"
+
+
+def _output_names(names: list[str], format_: str) -> list[str]:
+    """One output path for each input path, all different, also where case does not distinguish files."""
+    wanted = []
+    for name in names:
+        kept = SUFFIX_FORMATS[Path(name).suffix.lower()] == _output_format(name, format_)
+        wanted.append(name if kept else str(Path(name).with_suffix(FORMAT_SUFFIXES[_output_format(name, format_)])))
+    counts = Counter(output.casefold() for output in wanted)
+    taken = {output.casefold() for output, name in zip(wanted, names, strict=True) if output == name}
+    outputs = []
+    for name, output in zip(names, wanted, strict=True):
+        if output != name and (counts[output.casefold()] > 1 or output.casefold() in taken):
+            suffix = FORMAT_SUFFIXES[_output_format(name, format_)]
+            output = name + suffix
+            number = 2
+            while output.casefold() in taken or counts[output.casefold()]:
+                output = f"{name}.{number}{suffix}"
+                number += 1
+        taken.add(output.casefold())
+        outputs.append(output)
+    return outputs
+
+
+def _walk(source: Path, target: Path) -> Iterator[tuple[Path, str | None]]:
+    """Files below source, and what is not followed or not a file, each with the reason."""
+    folders = [source]
+    while folders:
+        folder = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, f"folder cannot be read: {error.strerror}"
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if path == target:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            else:
+                yield path, _problem(path)
+
+
+def _problem(path: Path) -> str | None:
+    """Why a path is not followed as an input, or None."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return f"link leads nowhere: {error.strerror}" if path.is_symlink() else str(error.strerror)
+    if stat.S_ISDIR(mode):
+        return "link to a folder, not followed"
+    if not stat.S_ISREG(mode):
+        return "not a regular file"
+    return None
