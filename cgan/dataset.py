@@ -46,6 +46,7 @@ class Split:
 
     train: tuple[int, ...]
     test: tuple[int, ...]
+    """In random order: the first few are a fair sample."""
 
 
 def default_cache_folder() -> Path:
@@ -144,7 +145,7 @@ def split(sha256: tuple[str, ...], test_fraction: float, seed: int) -> Split:
     test: list[int] = []
     while len(test) < wanted and len(shuffled) > 1:
         test += groups[shuffled.pop()]
-    return Split(tuple(sorted(i for digest in shuffled for i in groups[digest])), tuple(sorted(test)))
+    return Split(tuple(sorted(i for digest in shuffled for i in groups[digest])), tuple(test))
 
 
 def epoch_batches(indices: tuple[int, ...], batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:

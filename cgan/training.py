@@ -4,9 +4,6 @@ Everything random is a function of the seed and the epoch, so a resumed run goes
 uninterrupted one would.
 """
 
-import errno
-import json
-import math
 import platform
 import time
 from collections.abc import Callable
@@ -19,13 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from cgan import __version__
-from cgan.checkpoint import (
-    GENERATOR_FILE,
-    TRAINING_FILE,
-    load_training,
-    save_generator,
-    save_training,
-)
 from cgan.color import luma_uint8
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.dataset import Photos, Split, epoch_batches, split
@@ -33,13 +23,17 @@ from cgan.figures import sample_grid
 from cgan.losses import adversarial_loss, discriminator_accuracy, discriminator_loss, reconstruction_loss
 from cgan.metrics import FID, NEAR_GRAY, FeatureNetwork, colorfulness, psnr
 from cgan.networks import Generator, build_discriminator
-from cgan.spec import GateError, UserError, atomic_path
+from cgan.run_folder import RunFolder
+from cgan.spec import GateError, UserError
 
 SAMPLE_PHOTOS = 20
 """Held-out photos in the sample grid."""
 
 COLOR_METRICS = frozenset({"psnr", "gray_psnr", "colorfulness", "real_colorfulness"})
 """Means of these leave out near-gray photos, unless all are."""
+
+CALIBRATION_PHOTOS = 512
+"""Training photos from which batch norm takes its statistics after an epoch."""
 
 CHECK_EVERY = 20
 """Steps between checks that the losses are finite; each check waits for the device."""
@@ -53,7 +47,7 @@ OnStep = Callable[[int, int, Metrics], None]
 class Run:
     """The state of one training run."""
 
-    folder: Path
+    folder: RunFolder
     config: TrainConfig
     device: torch.device
     autocast_dtype: torch.dtype | None
@@ -66,6 +60,11 @@ class Run:
     split: Split
     history: list[Metrics]
     """Metrics of the finished epochs."""
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Both networks, by the names they have in the training state."""
+        return {"generator": self.generator, "discriminator": self.discriminator}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision for the forward passes, or nothing in fp32."""
@@ -131,7 +130,7 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
         "discriminator_adam": torch.optim.Adam(discriminator.parameters(), config.lr, ADAM_BETAS),
     }
     run = Run(
-        folder=folder,
+        folder=RunFolder(folder),
         config=config,
         device=device,
         autocast_dtype={"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.precision],
@@ -143,18 +142,17 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
         split=parts,
         history=[],
     )
-    records = {
-        "config.json": config.to_json(),
-        "split.json": {
-            side: [photos.names[i] for i in indices] for side, indices in (("train", parts.train), ("test", parts.test))
-        },
-        "environment.json": _environment(device),
-    }
-    if resume:
-        _restore(run, records)
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: found files in it, expected a new or empty folder; use --resume or another --out")
-    _write_records(folder, records)
+    names = {"train": [photos.names[i] for i in parts.train], "test": [photos.names[i] for i in parts.test]}
+    records = {"config.json": config.to_json(), "split.json": names, "environment.json": _environment(device)}
+    if not resume:
+        run.folder.create(records)
+        return run
+    run.folder.reopen(records)
+    progress = run.folder.load(run.networks, run.optimizers)
+    if progress:
+        run.history = progress["history"]
+        run.scaler.load_state_dict(progress["scaler"])
+        _publish(run)
     return run
 
 
@@ -185,6 +183,31 @@ def train_epoch(run: Run, epoch: int, on_step: OnStep | None = None) -> Metrics:
             on_step(done, len(run.split.train), {name: value / done for name, value in sums.items()})
     metrics = {f"train_{name}": float(value) / done for name, value in sums.items()}
     return {**metrics, "images_per_second": done / (time.perf_counter() - started)}
+
+
+@torch.no_grad()
+def calibrate_batch_norm(run: Run, epoch: int) -> None:
+    """Set the generator's batch norm statistics from its weights as they now are.
+
+    The running averages of training lag behind the weights, and after few steps still hold their initial values;
+    evaluation and export use these statistics. (Precise batch norm: Wu and Johnson 2021, "Rethinking 'Batch' in
+    BatchNorm", section 3.) Training itself never reads them.
+    """
+    layers = [layer for layer in run.generator.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over all batches
+    run.generator.train()
+    done = 0
+    for indices in epoch_batches(run.split.train, run.config.batch_size, run.config.seed, epoch):
+        with run.autocast():
+            run.generator(run.batch(indices)[0])
+        done += len(indices)
+        if done >= CALIBRATION_PHOTOS:
+            break
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 @torch.no_grad()
@@ -229,15 +252,17 @@ def fit(
     on_step: OnStep | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
 ) -> None:
-    """Train until config.epochs are done; after each epoch evaluate, save and draw samples.
+    """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw samples.
 
     Raises:
         GateError: a loss is not finite, or the run folder cannot be written.
     """
     for epoch in range(len(run.history) + 1, run.config.epochs + 1):
-        metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, on_step), **evaluate(run, inception)}
+        metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, on_step)}
+        calibrate_batch_norm(run, epoch)
+        metrics |= evaluate(run, inception)
         run.history.append(metrics)
-        _save(run)
+        _finish_epoch(run)
         if on_epoch:
             on_epoch(metrics)
 
@@ -276,93 +301,25 @@ def _step(run: Run, name: str, loss: Tensor) -> None:
 def _check_finite(run: Run, sums: dict[str, Tensor], epoch: int, step: int) -> None:
     broken = [name for name, value in sums.items() if not torch.isfinite(value)]
     if broken:
-        last = run.folder / "checkpoints" / GENERATOR_FILE
+        last = run.folder.generator_file
         raise GateError(
             f"{', '.join(broken)} not finite by step {step} of epoch {epoch}; last good checkpoint: "
             f"{last if last.exists() else 'none yet'}; try a smaller --lr or --precision fp32"
         )
 
 
-def _save(run: Run) -> None:
-    checkpoints = run.folder / "checkpoints"
-    try:
-        # The training state holds everything that --resume needs, so a kill between two files loses nothing.
-        save_training(
-            checkpoints / TRAINING_FILE,
-            {"generator": run.generator, "discriminator": run.discriminator},
-            run.optimizers,
-            {"history": run.history, "scaler": run.scaler.state_dict()},
-        )
-        save_generator(checkpoints / GENERATOR_FILE, run.generator, run.config)
-        _write_history(run)
-        _write_samples(run)
-    except OSError as error:
-        raise _cannot_write(run.folder, error) from error
+def _finish_epoch(run: Run) -> None:
+    """Write the run folder as of now: the state first, then what can be made from it again."""
+    run.folder.save(run.networks, run.optimizers, {"history": run.history, "scaler": run.scaler.state_dict()})
+    _publish(run)
 
 
 @torch.no_grad()
-def _write_samples(run: Run) -> None:
+def _publish(run: Run) -> None:
+    run.folder.publish(run.generator, run.config, run.history)
+    run.generator.eval()
     gray, color = run.batch(torch.tensor(run.split.test[:SAMPLE_PHOTOS]))
-    with atomic_path(_made(run.folder / "samples") / f"epoch-{len(run.history):04d}.png") as path:
-        sample_grid(gray, run.generator(gray), color).save(path, "PNG")
-
-
-def _write_history(run: Run) -> None:
-    with atomic_path(run.folder / "metrics.jsonl") as path:
-        path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in run.history))
-
-
-def _finite(metrics: Metrics) -> Metrics:
-    """JSON has no infinity: the PSNR of gray photos becomes null."""
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in metrics.items()}
-
-
-def _write_records(folder: Path, records: dict[str, Any]) -> None:
-    try:
-        for name, values in records.items():
-            with atomic_path(_made(folder) / name) as path:
-                path.write_text(json.dumps(values, indent=2) + "\n")
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def _restore(run: Run, records: dict[str, Any]) -> None:
-    """Load the last training state, after checking that options and photos are those of the run."""
-    stored: dict[str, Any] = {}
-    for name in ("config.json", "split.json"):
-        try:
-            stored[name] = json.loads((run.folder / name).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--resume: {run.folder / name} cannot be read ({error}); start without --resume"
-            ) from error
-    changed = {
-        key: (stored["config.json"].get(key), value)
-        for key, value in records["config.json"].items()
-        if key != "epochs" and stored["config.json"].get(key) != value
-    }
-    if changed:
-        diff = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
-        raise UserError(f"--resume: {diff}; give the run's own options (only --epochs may change) or another --out")
-    if stored["split.json"] != records["split.json"]:
-        raise UserError("--resume: the photos are not those that the run began with; restore them or use another --out")
-    state = run.folder / "checkpoints" / TRAINING_FILE
-    if state.exists():
-        networks = {"generator": run.generator, "discriminator": run.discriminator}
-        progress = load_training(state, networks, run.optimizers)
-        run.history = progress["history"]
-        run.scaler.load_state_dict(progress["scaler"])
-        _save(run)
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    kind = GateError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else UserError
-    return kind(f"{folder}: cannot be written ({error}); make room or permission there, then use --resume")
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    run.folder.save_samples(sample_grid(gray, run.generator(gray), color), len(run.history))
 
 
 def _on_device(pixels: Tensor, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,15 @@ def folder(
     Photos whose output is there are skipped. Exit code 1 means that some files failed; OUTPUT/report.json
     names each with the reason.
     """
+    from PIL import Image
+
     from infer.backends import DEFAULT_MODEL, open_model
     from infer.images import MAX_PIXELS
     from infer.jobs import make_plan
     from infer.pipeline import FolderOptions, color_folder
 
+    Image.MAX_IMAGE_PIXELS = None  # --max-pixels takes the place of Pillow's own limit
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters fails the file
     plan = make_plan(source, target, format_)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with open_model(model or DEFAULT_MODEL, device, threads=cores) as backend, _stop_on_interrupt() as stop:

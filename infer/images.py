@@ -5,7 +5,6 @@ guided filter (He and Sun 2015, "Fast guided filter"): linear coefficients betwe
 found at the small size, enlarged, and applied to the photo's own luma, so colours end where edges are.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from cgan.spec import LUMA_REC601
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
 
-READ_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow formats that are read; no others, because some of Pillow's start other programs."""
 
 SUFFIX_FORMATS = {
@@ -83,7 +82,7 @@ class Photo:
     """H x W, Rec.601, the full range of its integer type."""
     alpha: Image.Image | None
     """Mode L, H x W, where the photo has transparency."""
-    exif: Image.Exif | None
+    exif: bytes | None
     """Without orientation, which is already applied."""
     icc_profile: bytes | None
     dpi: tuple[float, float] | None
@@ -110,17 +109,16 @@ def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
         raise PhotoError("the file is empty")
     expected = SUFFIX_FORMATS[path.suffix.lower()]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters raises below; a warning names no file
-            with Image.open(path, formats=READ_FORMATS) as image:
-                found = "JPEG" if image.format == "MPO" else image.format
-                if found != expected:
-                    raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
-                if image.width * image.height > max_pixels:
-                    raise PhotoError(
-                        f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels"
-                    )
-                return _decode(image)
+        with Image.open(path, formats=READ_FORMATS) as image:
+            found = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures in it
+            if found != expected:
+                raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise PhotoError(
+                    f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels"
+                )
+            return _decode(image)
     except UnidentifiedImageError as error:
         raise PhotoError(f"its content is not {expected} or not an image at all") from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
@@ -194,6 +192,8 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
             notes = (f"transparency left out: {format_} cannot hold it",)
     if photo.exif:
         options["exif"] = photo.exif
+        if format_ == "TIFF":
+            del options["compression"]  # Pillow cannot write an EXIF folder through libtiff
     if photo.icc_profile:
         options["icc_profile"] = photo.icc_profile
     if photo.dpi:
@@ -212,12 +212,11 @@ def _decode(image: Image.Image) -> Photo:
         notes.append(f"ICC profile left out: it is for {profile[16:20].decode('ascii', 'replace').strip()}, not RGB")
         profile = None
     dpi = image.info.get("dpi")
-    is_tiff = image.format == "TIFF"
-    image.load()
-    image = ImageOps.exif_transpose(image)
     exif = image.getexif()
-    if is_tiff:
-        for tag in [tag for tag in exif if tag not in TIFF_DESCRIPTIVE_TAGS]:
+    is_tiff = image.format == "TIFF"
+    image = ImageOps.exif_transpose(image)
+    for tag in list(exif):
+        if tag == ExifTags.Base.Orientation or (is_tiff and tag not in TIFF_DESCRIPTIVE_TAGS):
             del exif[tag]
     alpha = None
     if image.has_transparency_data:
@@ -228,7 +227,7 @@ def _decode(image: Image.Image) -> Photo:
     return Photo(
         luma=luma,
         alpha=alpha,
-        exif=exif if len(exif) else None,
+        exif=exif.tobytes() if len(exif) else None,
         icc_profile=profile,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
         notes=(*notes, *luma_notes),

@@ -1,0 +1,39 @@
+# make demo: colour the examples with the model in the package. make test: everything CI checks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test format clean
+
+demo: $(VENV)/base
+	$(BIN)/cgan-infer folder examples out --overwrite
+	@echo "Look at the coloured photos in $(CURDIR)/out"
+
+test: $(VENV)/develop
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(VENV)/develop
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) out build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; set PYTHON=..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The base package alone: no torch. Nothing is installed where `make test` already put more.
+$(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py infer/*.py infer/backends/*.py infer/models/*)
+	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet .
+	touch $@
+
+# torch before the rest and without a pin, so that torch and torchvision come as one matching pair.
+$(VENV)/develop: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	touch $@

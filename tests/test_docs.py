@@ -1,0 +1,88 @@
+"""The README's commands run, and what it refers to exists."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cgan.cli
+import export.cli
+import infer.cli
+from infer.images import SUFFIX_FORMATS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "cgan-train": cgan.cli.main,
+    "cgan-export": export.cli.main,
+    "cgan-infer": infer.cli.main,
+}
+SMALL = ["--width", "4", "--size", "32", "--epochs", "1", "--no-fid", "--device", "cpu"]
+"""Added to the README's training, so that the test takes seconds; a later option replaces an earlier one."""
+
+
+def readme_commands(section: str) -> list[list[str]]:
+    """The commands of the first shell block after a heading."""
+    block = README.split(f"## {section}\n", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    return [shlex.split(line, comments=True) for line in block.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_readme_opens_with_demo_and_test() -> None:
+    block = README.split("```sh\n", 1)[1].split("```", 1)[0]
+    assert [line.split("#")[0].strip() for line in block.strip().splitlines()] == ["make demo", "make test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "\ndemo:" in makefile
+    assert "\ntest:" in makefile
+
+
+def test_the_chain_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CGAN_CACHE", str(tmp_path / "cache"))
+    Path("PHOTOS").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(f"PHOTOS/{i}.png")
+    commands = readme_commands("Your own photos")
+    assert [command[0] for command in commands] == ["cgan-train", "cgan-export", "cgan-infer"]
+    for name, *arguments in commands:
+        expanded = [
+            part
+            for argument in arguments
+            for part in (sorted(map(str, Path().glob(argument))) if "*" in argument else [argument])
+        ]
+        if name == "cgan-train":
+            expanded += SMALL
+        with pytest.raises(SystemExit) as end:
+            COMMANDS[name](expanded)
+        assert not end.value.code, name
+    assert len(list(Path("colored").glob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "infer/models/MODEL_CARD.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert "://" in link or (path.parent / link).exists(), link
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    known = {
+        option
+        for command in (cgan.cli.command, export.cli.command, *infer.cli.command.commands.values())
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
+        assert option in known or f'"{option}"' in benchmarks, option
+
+
+def test_every_example_has_its_source_and_licence() -> None:
+    table = (ROOT / "examples" / "README.md").read_text()
+    photos = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in SUFFIX_FORMATS]
+    assert photos
+    assert all(f"| {name} |" in table for name in photos)

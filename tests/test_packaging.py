@@ -1,0 +1,128 @@
+"""The import rules of CONTRIBUTING.md, and that the commands start quickly."""
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "torchvision", "torcheval", "onnx", "onnxscript", "tensorrt", "cuda", "safetensors")
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_python(code: str, *arguments: str, blocked: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter where the blocked packages look as if they were not installed."""
+    program = BLOCKER.format(blocked=blocked) + code
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules that a file imports when it is itself imported: not those inside functions or TYPE_CHECKING."""
+
+    def visit(nodes: list[ast.stmt]) -> set[str]:
+        found: set[str] = set()
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                continue
+            elif isinstance(node, ast.If | ast.Try | ast.With):
+                found |= visit(node.body)
+        return found
+
+    return visit(ast.parse(path.read_text()).body)
+
+
+def all_imports(path: Path) -> set[str]:
+    """Modules that a file imports anywhere."""
+    tree = ast.parse(path.read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "infer").rglob("*.py")), ids=lambda p: p.name)
+def test_infer_imports_nothing_of_cgan_but_the_spec(path: Path) -> None:
+    ours = {name for name in imported_modules(path) if name.split(".")[0] in {"cgan", "export"}}
+    assert ours <= {"cgan.spec"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cgan").rglob("*.py")), ids=lambda p: p.name)
+def test_cgan_imports_neither_export_nor_infer(path: Path) -> None:
+    assert not {name for name in all_imports(path) if name.split(".")[0] in {"export", "infer"}}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "export").rglob("*.py")), ids=lambda p: p.name)
+def test_export_imports_only_the_backends_of_infer(path: Path) -> None:
+    ours = {name for name in all_imports(path) if name.split(".")[0] == "infer"}
+    assert all(name.startswith("infer.backends") for name in ours)
+
+
+def test_loading_infer_loads_nothing_of_cgan_but_the_spec() -> None:
+    code = """
+import importlib, pkgutil
+import infer
+for module in pkgutil.walk_packages(infer.__path__, "infer."):
+    importlib.import_module(module.name)
+print(sorted(name for name in sys.modules if name.split(".")[0] in ("cgan", "export")))
+"""
+    result = run_python(code, blocked=HEAVY)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "['cgan', 'cgan.spec']"
+
+
+def test_folder_run_works_where_torch_is_not_installed(tmp_path: Path) -> None:
+    code = "from infer.cli import main; main(sys.argv[1:])"
+    result = run_python(code, "folder", "examples", str(tmp_path / "out"), "--device", "cpu", blocked=HEAVY)
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "out").iterdir())) == len(list((ROOT / "examples").glob("*.*")))
+
+
+@pytest.mark.parametrize("command", ["cgan", "export", "infer"])
+def test_help_needs_no_heavy_package(command: str) -> None:
+    result = run_python(f"from {command}.cli import main; main(['--help'])", blocked=(*HEAVY, "numpy", "PIL"))
+    assert result.returncode == 0, result.stderr
+    assert "Usage: cgan-" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "extra"),
+    [("cgan", ["examples", "--out", "x", "--no-fid"], "train"), ("export", ["x", "--out", "y"], "export")],
+)
+def test_a_missing_extra_is_named(command: str, arguments: list[str], extra: str) -> None:
+    result = run_python(f"from {command}.cli import main; main({arguments!r})", blocked=HEAVY)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"cgan[{extra}]" in result.stderr
+
+
+def test_help_of_infer_takes_little_cpu_time() -> None:
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    times = []
+    for _ in range(3):
+        before = used()
+        subprocess.run(
+            [sys.executable, "-c", "from infer.cli import main; main(['--help'])"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        times.append(used() - before)
+    assert min(times) < 0.4
