@@ -23,9 +23,10 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
+from cgan.spec import PHOTO_FORMATS
 from infer.backends import DEFAULT_MODEL, open_model
 from infer.backends.base import Backend
-from infer.images import SUFFIX_FORMATS, decode, model_input
+from infer.images import decode, model_input
 from infer.jobs import make_plan
 from infer.pipeline import FolderOptions, Outcome, color_folder
 
@@ -87,12 +88,12 @@ def make_photos(photos: Path | None, target: Path, count: int) -> None:
     """Fill `target` with `count` files: copies of the photos, or 128 x 128 crops of the examples."""
     target.mkdir()
     if photos:
-        found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in SUFFIX_FORMATS)
+        found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_FORMATS)
         for i in range(count):
             shutil.copyfile(found[i % len(found)], target / f"{i:06d}{found[i % len(found)].suffix}")
         return
     rng = np.random.default_rng(0)
-    images = [Image.open(path).convert("L") for path in sorted(EXAMPLES.glob("*.*")) if path.suffix in SUFFIX_FORMATS]
+    images = [Image.open(path).convert("L") for path in sorted(EXAMPLES.glob("*.*")) if path.suffix in PHOTO_FORMATS]
     for i in range(count):
         image = images[i % len(images)]
         left, top = (int(rng.integers(side - 127)) for side in image.size)

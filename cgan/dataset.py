@@ -14,11 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from cgan.spec import UserError, atomic_path, json_sha256
+from cgan.spec import PHOTO_FORMATS, UserError, atomic_path, json_sha256
 
-PHOTO_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 CACHE_VERSION = 1
 """Raised when the preparation below changes, so that older caches are not read."""
 
@@ -64,14 +61,11 @@ def scan(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: found no such folder, expected one that holds photos")
-    paths = [
-        Path(root) / name
-        for root, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
-    ]
+    found = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    # is_file() leaves out FIFOs, which would block, and links that lead nowhere
+    paths = [path for path in found if path.suffix.lower() in PHOTO_FORMATS and path.is_file()]
     if not paths:
-        raise UserError(f"{folder}: found no photos ({', '.join(sorted(PHOTO_SUFFIXES))}) in it or below it")
+        raise UserError(f"{folder}: found no photos ({', '.join(PHOTO_FORMATS)}) in it or below it")
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -154,12 +148,17 @@ def epoch_batches(indices: tuple[int, ...], batch_size: int, seed: int, epoch: i
     A last batch of one photo joins the batch before it: batch norm cannot train on one photo at the
     smallest scale.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
     order = torch.tensor(indices)[torch.randperm(len(indices), generator=generator)]
     batches = list(torch.split(order, batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     yield from batches
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of one epoch's random choices, in [0, 2^63)."""
+    return (seed * 1_000_003 + epoch) % 2**63
 
 
 def _digest_or_empty(path: Path) -> str:
@@ -172,10 +171,10 @@ def _digest_or_empty(path: Path) -> str:
 
 def _decode(path: Path, size: int) -> np.ndarray | str:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=tuple(set(PHOTO_FORMATS.values()))) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
         return f"{type(error).__name__}: {error}"
 
 

@@ -123,7 +123,10 @@ class FID:
 
     def compute(self) -> dict[str, Any]:
         """The distance with the fingerprint without which it means nothing."""
-        value = float(self.metric.compute())
+        # One photo has no covariance, and torcheval hands it to LAPACK, which crashes on what is no number.
+        sums = (self.metric.real_cov_sum, self.metric.fake_cov_sum)
+        usable = self.count > 1 and all(bool(total.isfinite().all()) for total in sums)
+        value = float(self.metric.compute()) if usable else math.nan
         if not math.isfinite(value):
             raise UserError(f"FID of {self.count} photos is {value}; hold out more photos or pass --no-fid")
         return {"value": value, "photos": self.count, **self.network.fingerprint}

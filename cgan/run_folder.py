@@ -1,6 +1,5 @@
 """The folder of a run: its records, checkpoints, metrics and samples on disk."""
 
-import errno
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -15,10 +14,7 @@ from torch.optim import Optimizer
 from cgan.checkpoint import GENERATOR_FILE, TRAINING_FILE, load_training, save_generator, save_training
 from cgan.config import TrainConfig
 from cgan.networks import Generator
-from cgan.spec import GateError, UserError, atomic_path
-
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
-"""Errors that befall a run which was right when it began: exit code 1 rather than 2."""
+from cgan.spec import UserError, atomic_path, cannot_write
 
 MAY_CHANGE = frozenset({"epochs"})
 """Options that a resumed run may have other than the run it goes on with."""
@@ -116,10 +112,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            kind = GateError if error.errno in FULL_DISK else UserError
-            raise kind(
-                f"{self.path}: cannot be written ({error}); make room or permission there, then use --resume"
-            ) from error
+            raise cannot_write(self.path, error) from error
 
 
 def _paired(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

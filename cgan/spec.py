@@ -7,6 +7,7 @@ content digests, and writing a file whole or not at all. It imports neither torc
 it is the only module of `cgan` that `infer` may import.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -47,6 +48,28 @@ OUTPUT_CONTRACT = {
 }
 
 
+PHOTO_FORMATS = {
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jfif": "JPEG",
+    ".jpe": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pbm": "PPM",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+"""Suffixes of the files that count as photos, with Pillow's name of what they hold. No other format is ever
+decoded, because some of Pillow's decoders start other programs."""
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""Errors of a request that was right when it began: exit code 1 rather than 2."""
+
+
 class UserError(Exception):
     """Something the user can put right: what was found, what was expected, what to do next.
 
@@ -60,6 +83,12 @@ class GateError(UserError):
     """The work ran and its result failed a check, or a file could not be written: exit code 1."""
 
     exit_code = 1
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The error to raise where `path` could not be written: a GateError if the disk is full or broken."""
+    kind = GateError if error.errno in FULL_DISK else UserError
+    return kind(f"{path}: cannot be written ({error}); make room or permission there, or choose another place")
 
 
 class ChangedFileError(UserError):

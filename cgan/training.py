@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cgan import __version__
 from cgan.color import luma_uint8
 from cgan.config import ADAM_BETAS, TrainConfig
-from cgan.dataset import Photos, Split, epoch_batches, split
+from cgan.dataset import Photos, Split, epoch_batches, epoch_seed, split
 from cgan.figures import sample_grid
 from cgan.losses import adversarial_loss, discriminator_accuracy, discriminator_loss, reconstruction_loss
 from cgan.metrics import FID, NEAR_GRAY, FeatureNetwork, colorfulness, psnr
@@ -119,6 +119,8 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
         GateError: the folder cannot be written.
     """
     parts = split(photos.sha256, config.test_fraction, config.seed)
+    if config.fid and len(parts.test) < 2:
+        raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
     torch.manual_seed(config.seed)
     generator = Generator(width=config.width)
     discriminator = build_discriminator(config.discriminator, 4, config.width, config.size)
@@ -167,7 +169,7 @@ def train_epoch(run: Run, epoch: int, on_step: OnStep | None = None) -> Metrics:
     """
     run.generator.train()
     run.discriminator.train()
-    flips = torch.Generator().manual_seed(run.config.seed * 1_000_003 + epoch)
+    flips = torch.Generator().manual_seed(epoch_seed(run.config.seed, epoch))
     batches = list(epoch_batches(run.split.train, run.config.batch_size, run.config.seed, epoch))
     sums: dict[str, Tensor] = {}
     done = 0
@@ -212,7 +214,11 @@ def calibrate_batch_norm(run: Run, epoch: int) -> None:
 
 @torch.no_grad()
 def evaluate(run: Run, inception: FeatureNetwork | None = None) -> Metrics:
-    """Means over the held-out photos, in float32 and evaluation mode; COLOR_METRICS leave out near-gray photos."""
+    """Means over the held-out photos, in float32 and evaluation mode; COLOR_METRICS leave out near-gray photos.
+
+    Raises:
+        GateError: a loss is not finite, as after a last step that broke the weights.
+    """
     run.generator.eval()
     run.discriminator.eval()
     fid = FID(inception, run.device) if inception else None
@@ -235,6 +241,8 @@ def evaluate(run: Run, inception: FeatureNetwork | None = None) -> Metrics:
         if fid:
             fid.update(picture, color)
     photos = {name: torch.cat(parts) for name, parts in columns.items()}
+    broken = [name for name in ("l1", "discriminator_loss") if not photos[name].isfinite().all()]
+    _refuse_broken(run, broken, f"on the held-out photos after epoch {len(run.history) + 1}")
     # A gray photo has infinite PSNR against its own luma: such photos say nothing about colouring.
     colored = photos["real_colorfulness"] >= NEAR_GRAY
     metrics: Metrics = {"test_photos": len(colored), "test_near_gray_photos": int((~colored).sum())}
@@ -255,8 +263,11 @@ def fit(
     """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw samples.
 
     Raises:
+        UserError: FID of a single photo.
         GateError: a loss is not finite, or the run folder cannot be written.
     """
+    if inception and len(run.split.test) < 2:
+        raise UserError("FID needs at least 2 held-out photos, found 1; raise --test-fraction or pass --no-fid")
     for epoch in range(len(run.history) + 1, run.config.epochs + 1):
         metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, on_step)}
         calibrate_batch_norm(run, epoch)
@@ -300,10 +311,14 @@ def _step(run: Run, name: str, loss: Tensor) -> None:
 
 def _check_finite(run: Run, sums: dict[str, Tensor], epoch: int, step: int) -> None:
     broken = [name for name, value in sums.items() if not torch.isfinite(value)]
+    _refuse_broken(run, broken, f"by step {step} of epoch {epoch}")
+
+
+def _refuse_broken(run: Run, broken: list[str], when: str) -> None:
     if broken:
         last = run.folder.generator_file
         raise GateError(
-            f"{', '.join(broken)} not finite by step {step} of epoch {epoch}; last good checkpoint: "
+            f"{', '.join(broken)} not finite {when}; last good checkpoint: "
             f"{last if last.exists() else 'none yet'}; try a smaller --lr or --precision fp32"
         )
 

@@ -1,6 +1,6 @@
 """Make docs/before-after.png: gray photos above, what the model in the package makes of them below.
 
-    python docs/before_after.py [PHOTO ...]
+python docs/before_after.py [PHOTO ...]
 """
 
 import sys

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from cgan.spec import ModelSpec, Sidecar, UserError, atomic_path, exit_on_user_error, file_sha256, write_sidecar
+from cgan.spec import (
+    ModelSpec,
+    Sidecar,
+    UserError,
+    atomic_path,
+    cannot_write,
+    exit_on_user_error,
+    file_sha256,
+    write_sidecar,
+)
 
 FORMATS = ("onnx",)
 PRECISION_CHOICES = ("fp32",)
@@ -75,7 +84,7 @@ def command(
             # The sidecar first: a kill between the two leaves a file that is refused, never one without a voucher.
             write_sidecar(target, Sidecar(spec=spec, file_sha256=file_sha256(temporary), verification=numbers))
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error}); make room or permission there") from error
+        raise cannot_write(out, error) from error
     _say(quiet, _table(target, numbers))
 
 

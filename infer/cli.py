@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgan.spec import UserError, atomic_path, exit_on_user_error
+from cgan.spec import atomic_path, cannot_write, exit_on_user_error
 
 if TYPE_CHECKING:
     from infer.backends.base import Backend
@@ -232,14 +232,14 @@ def _write_report(path: Path, values: dict[str, Any]) -> None:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"{path}: the report cannot be written ({error}); give --report another place") from error
+        raise cannot_write(path, error) from error
 
 
 def _make_folder(target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{target}: cannot be made ({error}); choose another OUTPUT") from error
+        raise cannot_write(target, error) from error
 
 
 def _summary(plan: "Plan", outcome: "Outcome", report: Path, quiet: bool) -> None:

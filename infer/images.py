@@ -14,30 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cgan.spec import LUMA_REC601
+from cgan.spec import LUMA_REC601, PHOTO_FORMATS
 
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
 
-READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow formats that are read; no others, because some of Pillow's start other programs."""
-
-SUFFIX_FORMATS = {
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".jfif": "JPEG",
-    ".jpe": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pbm": "PPM",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
-"""What a file of this suffix has to contain; files of other suffixes are not photos."""
+READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
 WRITE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
 """Choices of --format, with Pillow's names."""
@@ -107,7 +89,7 @@ def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
     """
     if path.stat().st_size == 0:
         raise PhotoError("the file is empty")
-    expected = SUFFIX_FORMATS[path.suffix.lower()]
+    expected = PHOTO_FORMATS[path.suffix.lower()]
     try:
         with Image.open(path, formats=READ_FORMATS) as image:
             found = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures in it

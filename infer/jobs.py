@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgan.spec import UserError
-from infer.images import SUFFIX_FORMATS, WRITE_FORMATS
+from cgan.spec import PHOTO_FORMATS, UserError
+from infer.images import WRITE_FORMATS
 
 WORK_FOLDER = ".cgan"
 """Folder in OUTPUT for files that are not whole yet."""
@@ -69,12 +69,12 @@ def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
         name = os.path.relpath(path, real_source)
         if problem:
             passed_over.append((name, problem))
-        elif Path(name).suffix.lower() in SUFFIX_FORMATS:
+        elif Path(name).suffix.lower() in PHOTO_FORMATS:
             names.append(name)
         else:
             other_files += 1
     if not names:
-        raise UserError(f"{source}: found no photos in it or below it ({', '.join(sorted(SUFFIX_FORMATS))})")
+        raise UserError(f"{source}: found no photos in it or below it ({', '.join(PHOTO_FORMATS)})")
     names.sort()
     jobs = []
     for name, output in zip(names, _output_names(names, format_), strict=True):
@@ -85,7 +85,7 @@ def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
 def _output_format(name: str, format_: str) -> str:
     if format_ != "same":
         return WRITE_FORMATS[format_]
-    found = SUFFIX_FORMATS[Path(name).suffix.lower()]
+    found = PHOTO_FORMATS[Path(name).suffix.lower()]
     return found if found in KEPT_FORMATS else "PNG"
 
 
@@ -93,7 +93,7 @@ def _output_names(names: list[str], format_: str) -> list[str]:
     """One output path for each input path, all different, also where case does not distinguish files."""
     wanted = []
     for name in names:
-        kept = SUFFIX_FORMATS[Path(name).suffix.lower()] == _output_format(name, format_)
+        kept = PHOTO_FORMATS[Path(name).suffix.lower()] == _output_format(name, format_)
         wanted.append(name if kept else str(Path(name).with_suffix(FORMAT_SUFFIXES[_output_format(name, format_)])))
     counts = Counter(output.casefold() for output in wanted)
     taken = {output.casefold() for output, name in zip(wanted, names, strict=True) if output == name}

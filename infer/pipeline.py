@@ -109,8 +109,7 @@ class _FolderRun:
         try:
             with ThreadPoolExecutor(self.options.workers) as pool:
                 for batch in self._batches(self._decoded(pool, jobs)):
-                    rgb = self.backend.run(np.stack([gray for _, _, gray in batch]))
-                    for (job, photo, gray), colors in zip(batch, rgb, strict=True):
+                    for (job, photo, gray), colors in zip(batch, self._colors(batch), strict=False):
                         encoding.append((job, pool.submit(self._finish, job, photo, gray, colors)))
                     while len(encoding) > limit:
                         self._settle(*encoding.popleft())
@@ -158,6 +157,15 @@ class _FolderRun:
                 batch = []
         if batch:
             yield batch
+
+    def _colors(self, batch: list[tuple[Job, Photo, Floats]]) -> Floats | tuple[()]:
+        """The network's answers; none where it fails, and then the batch's files have failed."""
+        try:
+            return self.backend.run(np.stack([gray for _, _, gray in batch]))
+        except RuntimeError as error:  # engines derive from it what befalls one batch: memory, not finite numbers
+            for job, _, _ in batch:
+                self._fail(job, error)
+            return ()
 
     def _prepare(self, job: Job) -> tuple[Photo, Floats]:
         photo = decode(job.source, self.options.max_pixels)

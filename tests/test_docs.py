@@ -12,7 +12,7 @@ from PIL import Image
 import cgan.cli
 import export.cli
 import infer.cli
-from infer.images import SUFFIX_FORMATS
+from cgan.spec import PHOTO_FORMATS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -83,6 +83,6 @@ def test_every_option_in_the_readme_exists() -> None:
 
 def test_every_example_has_its_source_and_licence() -> None:
     table = (ROOT / "examples" / "README.md").read_text()
-    photos = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in SUFFIX_FORMATS]
+    photos = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in PHOTO_FORMATS]
     assert photos
     assert all(f"| {name} |" in table for name in photos)

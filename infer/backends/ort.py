@@ -12,8 +12,8 @@ from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError
 from infer.backends.base import Backend
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-ERRORS_ONLY = 3
-"""Log severity of ONNX Runtime."""
+ERRORS_ONLY, FATAL_ONLY = 3, 4
+"""Log severities of ONNX Runtime."""
 
 
 class OrtBackend(Backend):
@@ -41,8 +41,12 @@ class OrtBackend(Backend):
 
         self._version = ort.__version__
         device = ("cuda" if gpu_present() else "cpu") if self.device == "auto" else self.device
-        if device == "cuda" and hasattr(ort, "preload_dlls"):
-            ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
+        if device == "cuda":
+            if not gpu_present():
+                raise UserError("--device cuda: found no NVIDIA GPU or no driver for it here; use --device cpu or auto")
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
+            ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = self.threads

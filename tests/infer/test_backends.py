@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from cgan.spec import ChangedFileError, ModelSpec, UserError, sidecar_path
-from infer.backends import DEFAULT_MODEL, open_model
+from infer.backends import DEFAULT_MODEL, open_model, ort
 from infer.backends.base import Backend
 from infer.backends.ort import gpu_present
 
@@ -75,7 +75,15 @@ def test_an_engine_that_gives_nonsense_is_caught(model: Path, monkeypatch: pytes
 
 @pytest.mark.skipif(gpu_present(), reason="a GPU is here")
 def test_cuda_is_never_replaced_by_the_cpu(model: Path) -> None:
-    with pytest.raises(UserError, match=r"CUDAExecutionProvider is not available.*--device cpu"):
+    with pytest.raises(UserError, match="found no NVIDIA GPU"):
+        open_model(model, "cuda").__enter__()
+
+
+@pytest.mark.skipif(gpu_present(), reason="a GPU is here")
+def test_a_provider_that_does_not_load_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime itself goes on with the CPU after a warning."""
+    monkeypatch.setattr(ort, "gpu_present", lambda: True)
+    with pytest.raises(UserError, match=r"CUDAExecutionProvider is not available.*found CPUExecutionProvider"):
         open_model(model, "cuda").__enter__()
 
 

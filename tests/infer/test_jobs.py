@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgan.spec import UserError
-from infer.images import SUFFIX_FORMATS
+from cgan.spec import PHOTO_FORMATS, UserError
 from infer.jobs import _output_names, make_plan
 
 
@@ -50,7 +49,7 @@ def test_photos_that_would_meet_in_one_output_keep_their_suffix(tmp_path: Path) 
 
 
 stems = st.sampled_from(["a", "A", "a.jpg", "a.png", "b", "a.jpg.2", "é"])
-photo_names = st.builds(lambda stem, suffix: stem + suffix, stems, st.sampled_from([*SUFFIX_FORMATS, ".JPG"]))
+photo_names = st.builds(lambda stem, suffix: stem + suffix, stems, st.sampled_from([*PHOTO_FORMATS, ".JPG"]))
 
 
 @settings(max_examples=300)

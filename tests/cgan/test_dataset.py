@@ -1,0 +1,372 @@
+"""Scan, preparation and its cache, split, order of the photos."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cgan import dataset
+from cgan.dataset import Photos, default_cache_folder, epoch_batches, prepare, scan, split
+from cgan.spec import UserError
+
+MakePhotos = Callable[..., Path]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_photos: MakePhotos) -> Path:
+    """Six photos that a test may change."""
+    return make_photos(tmp_path / "photos", 6)
+
+
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a photo was decoded")
+
+    monkeypatch.setattr(dataset, "_decode", refuse)
+
+
+# scan
+
+
+def test_scan_finds_photos_below_the_folder_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    wanted = ["a.jpg", "b/1.PNG", "b/c/2.webp", "b/z.Jpeg", "c.tif"]
+    for name in [*wanted, "notes.txt", ".hidden.jpg", "b/archive.zip", "jpg"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in scan(tmp_path)] == wanted
+
+
+def test_scan_does_not_follow_links_to_folders(photos: Path) -> None:
+    before = scan(photos)
+    (photos / "loop").symlink_to(photos, target_is_directory=True)
+    assert scan(photos) == before
+
+
+def test_scan_refuses_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: found no such folder"):
+        scan(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"found no photos .*\.jpg"):
+        scan(tmp_path)
+    (tmp_path / "one.jpg").touch()
+    with pytest.raises(UserError, match=r"one\.jpg: found no such folder"):
+        scan(tmp_path / "one.jpg")
+
+
+# prepare
+
+
+def test_photos_are_squashed_to_the_size(tmp_path: Path) -> None:
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :40] = [250, 10, 20]
+    picture[:, 40:] = [30, 40, 240]
+    Image.fromarray(picture).save(tmp_path / "halves.png")
+    pixels = prepare(tmp_path, 32).pixels
+    assert pixels.shape == (1, 3, 32, 32)
+    assert pixels.dtype == torch.uint8
+    assert pixels[0, :, 16, 4].tolist() == [250, 10, 20]  # nothing is cropped: both halves are there
+    assert pixels[0, :, 16, 28].tolist() == [30, 40, 240]
+
+
+@pytest.mark.parametrize(("mode", "color"), [("L", 77), ("P", 3), ("RGBA", (9, 8, 7, 0)), ("CMYK", (0, 255, 255, 0))])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, color: Any) -> None:
+    image = Image.new(mode, (20, 20), color)
+    if mode == "P":
+        image.putpalette([*range(30)])
+    image.save(tmp_path / "photo.tif")
+    expected = image.convert("RGB").getpixel((0, 0))
+    assert prepare(tmp_path, 32).pixels[0, :, 5, 5].tolist() == list(expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    corners = np.zeros((32, 32, 3), np.uint8)
+    corners[:16, :16], corners[:16, 16:], corners[16:, :16] = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+    upright = Image.fromarray(corners)
+    T = Image.Transpose  # noqa: N806
+    # what a camera held that way stores: the inverse of how a viewer has to turn it
+    stored = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90}
+    stored |= {7: T.TRANSVERSE, 8: T.ROTATE_270}
+    image = upright.transpose(stored[orientation]) if orientation in stored else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "photo.png", exif=exif)
+    assert np.array_equal(prepare(tmp_path, 32).pixels[0].permute(1, 2, 0).numpy(), corners)
+
+
+def test_names_digests_and_pixels_belong_together(photos: Path) -> None:
+    prepared = prepare(photos, 32)
+    assert list(prepared.names) == sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    for i, name in enumerate(prepared.names):
+        with Image.open(photos / name) as image:
+            expected = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC))
+        assert np.array_equal(prepared.pixels[i].permute(1, 2, 0).numpy(), expected)
+        assert prepared.sha256[i] == dataset._digest_or_empty(photos / name)
+    assert len(set(prepared.sha256)) == 6
+
+
+def test_progress_counts_to_the_number_of_photos(photos: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    prepare(photos, 32, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_a_second_preparation_decodes_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(photos, 32)
+    no_decoding(monkeypatch)
+    second = prepare(photos, 32)
+    assert torch.equal(first.pixels, second.pixels)
+    assert (first.names, first.sha256, first.unreadable) == (second.names, second.sha256, second.unreadable)
+
+
+def test_the_cache_goes_with_the_content_not_with_the_place(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(photos, 32)
+    moved = Path(shutil.move(photos, tmp_path / "elsewhere"))
+    for path in moved.rglob("*.*"):
+        os.utime(path, (1, 1))
+    no_decoding(monkeypatch)
+    assert torch.equal(prepare(moved, 32).pixels, first.pixels)
+
+
+@pytest.mark.parametrize("change", ["byte", "size", "name", "removed", "added"])
+def test_any_change_is_prepared_anew(photos: Path, change: str, photo_cache: Path) -> None:
+    first = prepare(photos, 32)
+    caches = set(photo_cache.iterdir())
+    path = photos / first.names[0]
+    if change == "byte":
+        path.write_bytes(path.read_bytes() + b"\0")
+    elif change == "name":
+        path.rename(path.with_name("other.jpg"))
+    elif change == "removed":
+        path.unlink()
+    elif change == "added":
+        shutil.copy(path, path.with_name("copy.jpg"))
+    second = prepare(photos, 48 if change == "size" else 32)
+    assert len(set(photo_cache.iterdir()) - caches) == 2
+    assert second.pixels.shape[2:] == ((48, 48) if change == "size" else (32, 32))
+    assert len(second.names) == len(second.pixels) == 6 + {"removed": -1, "added": 1}.get(change, 0)
+
+
+def test_a_kill_while_decoding_leaves_no_cache(
+    photos: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "atomic_path", None)
+        with pytest.raises(TypeError):
+            prepare(photos, 32)
+    assert not list(photo_cache.iterdir())
+    assert len(prepare(photos, 32).names) == 6
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CGAN_CACHE", "/one")
+    assert default_cache_folder() == Path("/one")
+    monkeypatch.delenv("CGAN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
+    assert default_cache_folder() == Path("/two/cgan")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/three")
+    assert default_cache_folder() == Path("/home/three/.cache/cgan")
+
+
+def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache: Path) -> None:
+    prepare(photos, 32, tmp_path / "mine")
+    assert len(list((tmp_path / "mine").iterdir())) == 2
+    assert not list(photo_cache.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="set CGAN_CACHE"):
+        prepare(photos, 32, tmp_path / "file" / "cache")
+
+
+def broken_content(kind: str, photo: bytes) -> bytes:
+    """A file that cannot be decoded; "exif" has an orientation behind a tag whose stored type is nonsense."""
+    if kind == "exif":
+        entries = (
+            b"\x01\x3e\x00\x02\x00\x00\x00\x06\x00\x00\x00\x26" + b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+        )
+        exif = b"Exif\0\0MM\0*\0\0\0\x08\x00\x02" + entries + b"\0\0\0\0hello\0"
+        return photo[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + photo[2:]
+    return {"empty": b"", "text": b"not a photo", "truncated": photo[: len(photo) // 2], "header": photo[:20]}[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "header", "exif"])
+def test_a_broken_photo_is_listed_and_passed_over(tmp_path: Path, make_photos: MakePhotos, kind: str) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    photo = (folder / "a" / "photo-00.jpg").read_bytes()
+    (folder / "a" / "photo-03b.jpg").write_bytes(broken_content(kind, photo))
+    for _ in range(2):  # from the photos, then from the cache
+        prepared = prepare(folder, 32)
+        assert list(prepared.unreadable) == ["a/photo-03b.jpg"]
+        assert prepared.unreadable["a/photo-03b.jpg"]
+        assert "a/photo-03b.jpg" not in prepared.names
+        assert len(prepared.pixels) == len(prepared.names) == len(prepared.sha256) == 24
+        after = prepared.names.index("a/photo-04.jpg")  # what follows the gap is still under its own name
+        with Image.open(folder / "a" / "photo-04.jpg") as image:
+            expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
+        assert np.array_equal(prepared.pixels[after].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError])
+def test_whatever_the_decoder_raises_costs_one_photo(
+    tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    real = Image.open
+
+    def fails_once(path: Path) -> Image.Image:
+        if path.name == "photo-02.jpg":
+            raise error("broken")
+        return real(path)
+
+    monkeypatch.setattr(Image, "open", fails_once)
+    assert list(prepare(folder, 32).unreadable) == ["a/photo-02.jpg"]
+
+
+def test_a_decompression_bomb_is_passed_over(
+    tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    Image.new("RGB", (400, 400)).save(folder / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 400 // 2 - 1)
+    (reason,) = prepare(folder, 32).unreadable.values()
+    assert "Bomb" in reason
+
+
+@pytest.mark.parametrize(("broken", "refused"), [(1, False), (2, True)])
+def test_more_than_a_twentieth_unreadable_is_an_error(
+    tmp_path: Path, make_photos: MakePhotos, broken: int, refused: bool
+) -> None:
+    folder = make_photos(tmp_path / "photos", 20 - broken)
+    for i in range(broken):
+        (folder / f"broken-{i}.jpg").write_bytes(b"not a photo")
+    if not refused:
+        assert len(prepare(folder, 32).unreadable) == broken
+        return
+    with pytest.raises(UserError, match=r"2 of 20 photos cannot be read, more than 5% \(first: broken-0\.jpg: "):
+        prepare(folder, 32)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_photo_without_permission_is_passed_over(tmp_path: Path, make_photos: MakePhotos) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    (folder / "a" / "photo-00.jpg").chmod(0)
+    assert "PermissionError" in prepare(folder, 32).unreadable["a/photo-00.jpg"]
+
+
+def test_a_dangling_link_is_passed_over(tmp_path: Path, make_photos: MakePhotos) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    (folder / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    assert list(prepare(folder, 32).unreadable) == ["gone.jpg"]
+
+
+# split
+
+digests = st.lists(st.integers(0, 30).map(lambda n: f"{n:064x}"), min_size=2, max_size=80).filter(
+    lambda found: len(set(found)) > 1
+)
+fractions = st.floats(0.001, 0.999)
+
+
+@given(digests, fractions, st.integers(0, 2**63 - 1))
+def test_split_is_disjoint_whole_and_seeded(found: list[str], fraction: float, seed: int) -> None:
+    parts = split(tuple(found), fraction, seed)
+    assert sorted(parts.train + parts.test) == list(range(len(found)))
+    assert parts.train and parts.test
+    assert parts == split(tuple(found), fraction, seed)
+
+
+@given(digests, fractions, st.integers(0, 2**63 - 1))
+def test_equal_files_never_straddle(found: list[str], fraction: float, seed: int) -> None:
+    parts = split(tuple(found), fraction, seed)
+    assert not {found[i] for i in parts.train} & {found[i] for i in parts.test}
+
+
+@given(st.integers(2, 300), fractions, st.integers(0, 1000))
+def test_split_holds_out_the_fraction(count: int, fraction: float, seed: int) -> None:
+    parts = split(tuple(f"{i:064x}" for i in range(count)), fraction, seed)
+    assert len(parts.test) == min(max(1, round(fraction * count)), count - 1)
+
+
+@given(digests, fractions, st.integers(0, 1000), st.randoms())
+def test_split_goes_by_content_not_by_order(found: list[str], fraction: float, seed: int, random: Any) -> None:
+    order = list(range(len(found)))
+    random.shuffle(order)
+    parts, shuffled = split(tuple(found), fraction, seed), split(tuple(found[i] for i in order), fraction, seed)
+    assert Counter(found[i] for i in parts.test) == Counter(found[order[i]] for i in shuffled.test)
+
+
+def test_other_seeds_hold_out_other_photos() -> None:
+    found = tuple(f"{i:064x}" for i in range(200))
+    assert len({split(found, 0.1, seed).test for seed in range(10)}) == 10
+
+
+@pytest.mark.parametrize("found", [(), ("a",), ("a", "a", "a")])
+def test_split_needs_two_different_photos(found: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="expected at least 2"):
+        split(found, 0.5, 0)
+
+
+# order
+
+seeds = st.integers(0, 2**63 - 1)
+
+
+@given(st.integers(1, 60), st.integers(1, 20), seeds, st.integers(1, 100))
+def test_each_epoch_sees_each_photo_once(count: int, batch_size: int, seed: int, epoch: int) -> None:
+    indices = tuple(range(100, 100 + count))
+    batches = list(epoch_batches(indices, batch_size, seed, epoch))
+    assert sorted(torch.cat(batches).tolist()) == list(indices)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert len(batches[-1]) <= batch_size + 1
+    again = list(epoch_batches(indices, batch_size, seed, epoch))
+    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
+
+
+@given(st.integers(2, 60), st.integers(2, 20), seeds)
+def test_no_batch_of_one_where_there_are_more_photos(count: int, batch_size: int, seed: int) -> None:
+    assert all(len(batch) > 1 for batch in epoch_batches(tuple(range(count)), batch_size, seed, 1))
+
+
+def test_seeds_and_epochs_change_the_order() -> None:
+    orders = {
+        tuple(torch.cat(list(epoch_batches(tuple(range(50)), 8, seed, epoch))).tolist())
+        for seed in range(4)
+        for epoch in range(1, 5)
+    }
+    assert len(orders) == 16
+
+
+def test_the_order_is_no_matter_of_the_global_generator() -> None:
+    def order() -> list[int]:
+        return torch.cat(list(epoch_batches(tuple(range(50)), 8, 3, 1))).tolist()
+
+    torch.manual_seed(0)
+    first, state = order(), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert order() == first
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_photos_are_kept_as_json_and_npy(photos: Path, photo_cache: Path) -> None:
+    prepared: Photos = prepare(photos, 32)
+    (pixels,) = photo_cache.glob("*.npy")
+    (index,) = photo_cache.glob("*.json")
+    assert pixels.stem == index.stem
+    assert np.array_equal(np.load(pixels), prepared.pixels.permute(0, 2, 3, 1).numpy())
+    assert json.loads(index.read_text()) == {"unreadable": {}}

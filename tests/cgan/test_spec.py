@@ -1,0 +1,252 @@
+"""The contract that every artefact carries, sidecars and atomic writes."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgan.spec import (
+    COLOR_SPACES,
+    LUMA_REC601,
+    METADATA_KEY,
+    PRECISIONS,
+    ChangedFileError,
+    GateError,
+    ModelSpec,
+    Sidecar,
+    UserError,
+    atomic_path,
+    canonical_json,
+    exit_on_user_error,
+    file_sha256,
+    json_sha256,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
+
+SPEC = ModelSpec(
+    model="unet",
+    color_space="rgb",
+    render_size=128,
+    base_width=32,
+    parameters=14_639_267,
+    config_sha256="c" * 64,
+    weights_sha256="f" * 64,
+    created_with={"cgan": "0.1.0"},
+)
+
+specs = st.builds(
+    ModelSpec,
+    model=st.text(),
+    color_space=st.sampled_from(COLOR_SPACES),
+    render_size=st.integers(1, 64).map(lambda n: 16 * n),
+    base_width=st.integers(1, 512),
+    parameters=st.integers(0, 2**40),
+    precision=st.sampled_from(PRECISIONS),
+    config_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    weights_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    created_with=st.dictionaries(st.text(), st.text()),
+)
+
+
+@given(specs)
+def test_spec_comes_back_from_its_json_text(spec: ModelSpec) -> None:
+    assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json())), "file") == spec
+
+
+@given(specs)
+def test_spec_comes_back_from_metadata(spec: ModelSpec) -> None:
+    metadata = spec.to_metadata()
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert ModelSpec.from_metadata({"other": "entry", **metadata}, "file") == spec
+
+
+def test_json_spells_out_input_and_output() -> None:
+    values = SPEC.to_json()
+    assert values["input"]["name"] == "gray"
+    assert values["input"]["shape"] == ["N", 1, "H", "W"]
+    assert values["output"]["name"] == "rgb"
+    assert values["output"]["shape"] == ["N", 3, "H", "W"]
+    assert values["size_multiple"] == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 0}, "schema 0"),
+        ({"schema": 2}, "schema 2"),
+        ({"schema": "1"}, "schema '1'"),
+        ({"schema": None}, "schema None"),
+        ({"flavour": "new"}, "flavour"),
+        ({"input": {**SPEC.to_json()["input"], "range": [-1, 1]}}, "input"),
+        ({"input": {**SPEC.to_json()["input"], "name": "L"}}, "input"),
+        ({"output": {**SPEC.to_json()["output"], "meaning": "BGR"}}, "output"),
+        ({"output": None}, "output"),
+        ({"render_size": "128"}, "render_size"),
+        ({"render_size": 128.0}, "render_size"),
+        ({"base_width": None}, "base_width"),
+        ({"created_with": ["0.1.0"]}, "created_with"),
+        ({"color_space": "lab"}, "lab"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"render_size": 100}, "100"),
+        ({"render_size": 0}, "render size 0"),
+        ({"render_size": -16}, "-16"),
+        ({"size_multiple": 0}, "multiple of 0"),
+    ],
+)
+def test_a_contract_that_cannot_be_honoured_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        ModelSpec.from_json({**SPEC.to_json(), **change}, "file")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", sorted(SPEC.to_json()))
+def test_a_contract_without_one_of_its_fields_is_refused(name: str) -> None:
+    values = SPEC.to_json()
+    del values[name]
+    with pytest.raises(UserError, match="file: "):
+        ModelSpec.from_json(values, "file")
+
+
+@pytest.mark.parametrize("values", [None, [], "spec", 1])
+def test_a_contract_that_is_no_object_is_refused(values: object) -> None:
+    with pytest.raises(UserError, match=r"file: .*not a JSON object"):
+        ModelSpec.from_json(values, "file")
+
+
+def test_metadata_of_another_make_is_refused() -> None:
+    with pytest.raises(UserError, match=r"net\.onnx: found no model contract.*cgan-export"):
+        ModelSpec.from_metadata({"author": "somebody"}, Path("net.onnx"))
+    with pytest.raises(UserError, match="not JSON"):
+        ModelSpec.from_metadata({METADATA_KEY: "{"}, "file")
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none()), st.randoms())
+def test_canonical_json_does_not_depend_on_the_order_of_keys(values: dict[str, object], random: object) -> None:
+    items = list(values.items())
+    random.shuffle(items)  # type: ignore[attr-defined]
+    assert canonical_json(dict(items)) == canonical_json(values)
+    assert json.loads(canonical_json(values)) == values
+    assert json_sha256(values) == hashlib.sha256(canonical_json(dict(items)).encode()).hexdigest()
+
+
+def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_atomic_path_gives_the_new_file_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+        assert temporary.parent == tmp_path  # a rename is atomic only within one file system
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_atomic_path_leaves_all_as_it_was_after_an_exception(
+    tmp_path: Path, old: str | None, error: type[BaseException]
+) -> None:
+    target = tmp_path / "file"
+    if old:
+        target.write_text(old)
+    with pytest.raises(error), atomic_path(target) as temporary:
+        temporary.write_text("half of the ne")
+        raise error
+    assert [path.read_text() for path in tmp_path.iterdir()] == ([old] if old else [])
+
+
+def test_atomic_path_keeps_the_old_file_when_the_block_writes_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_path(target):
+        pass
+    assert target.read_text() == "old"
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    """A file of some bytes with its sidecar."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"network" * 100)
+    write_sidecar(path, Sidecar(spec=SPEC, file_sha256=file_sha256(path), verification={"verified": True, "max": 1e-7}))
+    return path
+
+
+def test_sidecar_comes_back(artefact: Path) -> None:
+    assert sidecar_path(artefact).name == "model.onnx.json"
+    sidecar = read_sidecar(artefact)
+    assert sidecar is not None
+    assert sidecar.spec == SPEC
+    assert sidecar.verification == {"verified": True, "max": 1e-7}
+    assert sorted(path.name for path in artefact.parent.iterdir()) == ["model.onnx", "model.onnx.json"]
+
+
+def test_without_a_sidecar_nothing_vouches(artefact: Path) -> None:
+    sidecar_path(artefact).unlink()
+    assert read_sidecar(artefact) is None
+
+
+@pytest.mark.parametrize("position", [0, 350, -1])
+def test_one_changed_byte_is_noticed(artefact: Path, position: int) -> None:
+    content = bytearray(artefact.read_bytes())
+    content[position] ^= 1
+    artefact.write_bytes(content)
+    with pytest.raises(ChangedFileError, match=r"model\.onnx: changed since its export"):
+        read_sidecar(artefact)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"text"', '{"spec": 1}', "\xff\xfe"])
+def test_an_unreadable_sidecar_is_refused(artefact: Path, text: str) -> None:
+    sidecar_path(artefact).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"model\.onnx\.json"):
+        read_sidecar(artefact)
+
+
+def test_a_sidecar_of_another_schema_is_refused(artefact: Path) -> None:
+    values = json.loads(sidecar_path(artefact).read_text())
+    values["spec"]["schema"] = 99
+    sidecar_path(artefact).write_text(json.dumps(values))
+    with pytest.raises(UserError, match="schema 99"):
+        read_sidecar(artefact)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (ChangedFileError, 2), (GateError, 1)])
+def test_a_user_error_becomes_one_line_and_its_exit_code(
+    kind: type[UserError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, exit_on_user_error():
+        raise kind("--width: found 0, expected at least 1")
+    assert caught.value.code == code
+    assert capsys.readouterr() == ("", "error: --width: found 0, expected at least 1\n")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), exit_on_user_error():
+        raise ZeroDivisionError
+
+
+def test_a_spec_cannot_be_made_or_replaced_into_a_wrong_one() -> None:
+    with pytest.raises(UserError):
+        replace(SPEC, precision="fp64")
+
+
+def test_luma_weights_sum_to_one() -> None:
+    assert sum(LUMA_REC601) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_contract_needs_neither_torch_nor_numpy() -> None:
+    code = "import sys, cgan.spec; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'click')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
