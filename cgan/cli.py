@@ -38,6 +38,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("width", "Channels of the first convolution block.")
 @_option("size", "Photos are resized to this height and width.")
 @_option("epochs", "Passes over the training photos.")
+@_option("warmup_epochs", "First epochs with L1 alone, without the discriminator.")
 @_option("batch_size", "Photos in a step.")
 @_option("lr", "Adam's learning rate.")
 @_option("seed", "Seed of split, weights and order.")
@@ -136,8 +137,7 @@ class _Progress:
             f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
             f"PSNR {metrics['test_psnr']:.2f} dB (gray {metrics['test_gray_psnr']:.2f})  "
             f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "
-            f"D loss {metrics['train_discriminator_loss']:.3f}, "
-            f"accuracy {metrics['test_discriminator_accuracy']:.0%}{fid}"
+            f"D accuracy {metrics['test_discriminator_accuracy']:.0%}{fid}"
         )
 
     def _update(self, label: str, done: int, total: int, losses: dict[str, Any]) -> None:

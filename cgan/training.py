@@ -24,7 +24,7 @@ from cgan.losses import adversarial_loss, discriminator_accuracy, discriminator_
 from cgan.metrics import FID, NEAR_GRAY, FeatureNetwork, colorfulness, psnr
 from cgan.networks import Generator, build_discriminator
 from cgan.run_folder import RunFolder
-from cgan.spec import GateError, UserError
+from cgan.spec import GateError, UserError, json_sha256
 
 SAMPLE_PHOTOS = 20
 """Held-out photos in the sample grid."""
@@ -144,8 +144,12 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
         split=parts,
         history=[],
     )
-    names = {"train": [photos.names[i] for i in parts.train], "test": [photos.names[i] for i in parts.test]}
-    records = {"config.json": config.to_json(), "split.json": names, "environment.json": _environment(device)}
+    division = {
+        "train": [photos.names[i] for i in parts.train],
+        "test": [photos.names[i] for i in parts.test],
+        "photos_sha256": json_sha256(list(zip(photos.names, photos.sha256, strict=True))),
+    }
+    records = {"config.json": config.to_json(), "split.json": division, "environment.json": _environment(device)}
     if not resume:
         run.folder.create(records)
         return run
@@ -159,7 +163,7 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
 
 
 def train_epoch(run: Run, epoch: int, on_step: OnStep | None = None) -> Metrics:
-    """One pass over the training photos, both networks stepped once a batch.
+    """One pass over the training photos; both networks are stepped once a batch, in the warm-up only the generator.
 
     Returns:
         Mean losses and discriminator accuracy over the photos, and images a second.
@@ -170,13 +174,14 @@ def train_epoch(run: Run, epoch: int, on_step: OnStep | None = None) -> Metrics:
     run.generator.train()
     run.discriminator.train()
     flips = torch.Generator().manual_seed(epoch_seed(run.config.seed, epoch))
+    warmup = epoch <= run.config.warmup_epochs
     batches = list(epoch_batches(run.split.train, run.config.batch_size, run.config.seed, epoch))
     sums: dict[str, Tensor] = {}
     done = 0
     started = time.perf_counter()
     for step, indices in enumerate(batches, 1):
         flip = torch.rand(len(indices), generator=flips) < 0.5 if run.config.flip else None
-        for name, value in _train_step(run, *run.batch(indices, flip)).items():
+        for name, value in _train_step(run, *run.batch(indices, flip), warmup).items():
             sums[name] = sums.get(name, 0) + value * len(indices)
         done += len(indices)
         if step % CHECK_EVERY == 0 or step == len(batches):
@@ -278,26 +283,37 @@ def fit(
             on_epoch(metrics)
 
 
-def _train_step(run: Run, gray: Tensor, color: Tensor) -> Metrics:
-    """One step of each network; the generator is stepped on the updated discriminator."""
+def _train_step(run: Run, gray: Tensor, color: Tensor, warmup: bool) -> Metrics:
+    """One step of each network; the generator is stepped on the updated discriminator.
+
+    During the warm-up only the generator is stepped, on L1 alone.
+    """
     with run.autocast():
         picture = run.generator(gray)
-        real_logits = run.discriminator(torch.cat([gray, color], 1))
-        fake_logits = run.discriminator(torch.cat([gray, picture.detach()], 1))
-    loss_d = discriminator_loss(real_logits, fake_logits, run.config.label_smoothing)
-    _step(run, "discriminator_adam", loss_d)
-
+    l1 = reconstruction_loss(picture, color)
+    if warmup:
+        _step(run, "generator_adam", run.config.l1_weight * l1)
+        run.scaler.update()
+        return {"l1": l1.detach()}
+    losses = _discriminator_step(run, gray, color, picture.detach())
     run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here, and cost a third
     with run.autocast():
         logits = run.discriminator(torch.cat([gray, picture], 1))
-    adversarial, l1 = adversarial_loss(logits), reconstruction_loss(picture, color)
+    adversarial = adversarial_loss(logits)
     _step(run, "generator_adam", adversarial + run.config.l1_weight * l1)
     run.discriminator.requires_grad_(True)
     run.scaler.update()
+    return {"l1": l1.detach(), "adversarial": adversarial.detach(), **losses}
+
+
+def _discriminator_step(run: Run, gray: Tensor, color: Tensor, picture: Tensor) -> Metrics:
+    with run.autocast():
+        real_logits = run.discriminator(torch.cat([gray, color], 1))
+        fake_logits = run.discriminator(torch.cat([gray, picture], 1))
+    loss = discriminator_loss(real_logits, fake_logits, run.config.label_smoothing)
+    _step(run, "discriminator_adam", loss)
     return {
-        "l1": l1.detach(),
-        "adversarial": adversarial.detach(),
-        "discriminator_loss": loss_d.detach(),
+        "discriminator_loss": loss.detach(),
         "discriminator_accuracy": discriminator_accuracy(real_logits.detach(), fake_logits.detach()),
     }
 

@@ -13,6 +13,7 @@ from cgan.checkpoint import load_generator
 from cgan.spec import ChangedFileError, GateError, ModelSpec
 from export.onnx_model import GrayToRGB
 from infer.backends import open_model
+from infer.backends.base import Backend
 
 BATCH_SIZES = (1, 3, 8)
 DEFAULT_ATOL = 1e-4
@@ -53,7 +54,8 @@ def verify(
         The numbers for the sidecar, as JSON values.
 
     Raises:
-        GateError: another checkpoint's artefact, or one that differs by more than the tolerance.
+        GateError: another checkpoint's artefact, one that cannot be run like the model, or one that differs by more
+            than the tolerance.
     """
     name = name or artefact.name
     generator, spec = load_generator(source)
@@ -62,7 +64,7 @@ def verify(
         with open_model(artefact, device="cpu", suffix=Path(name).suffix) as backend:
             _check_origin(name, backend.spec, source, spec)
             comparisons = [
-                _compare(kind, gray, _torch_rgb(reference, gray), backend.run(gray), atol, rtol)
+                _compare(kind, gray, _torch_rgb(reference, gray), _artefact_rgb(backend, gray, name), atol, rtol)
                 for batch_size in BATCH_SIZES
                 for kind, gray in _images(batch_size, spec.render_size)
             ]
@@ -113,6 +115,14 @@ def _images(batch_size: int, size: int) -> list[tuple[str, NDArray[np.float32]]]
 def _torch_rgb(reference: GrayToRGB, gray: NDArray[np.float32]) -> NDArray[np.float32]:
     rgb: Tensor = reference(torch.from_numpy(gray))
     return np.asarray(rgb)
+
+
+def _artefact_rgb(backend: Backend, gray: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    try:
+        return backend.run(gray)
+    except Exception as error:  # the base class and each engine raise types of their own
+        reason = str(error).partition("\n")[0]
+        raise GateError(f"{name} cannot be run like the trained model ({reason}); do not ship it") from error
 
 
 def _compare(

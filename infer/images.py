@@ -25,6 +25,9 @@ WRITE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
 """Choices of --format, with Pillow's names."""
 
 ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF"})
+JPEG_SEGMENT = 65533
+"""Bytes that one segment of a JPEG file holds; EXIF has to fit into one."""
+
 MAX_PIXELS = 2**28
 """Larger photos are refused before they are decoded: 268 megapixels, 16,384 x 16,384."""
 
@@ -155,7 +158,7 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
     Returns:
         Notes on what the format could not hold.
     """
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     settings: dict[str, dict[str, Any]] = {
         # Full-resolution chroma: subsampling would blur the colours again.
         "JPEG": {"quality": quality, "subsampling": 0},
@@ -171,8 +174,10 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
             image = image.copy()
             image.putalpha(photo.alpha if photo.alpha.size == image.size else photo.alpha.resize(image.size))
         elif photo.alpha.getextrema() != (255, 255):
-            notes = (f"transparency left out: {format_} cannot hold it",)
-    if photo.exif:
+            notes.append(f"transparency left out: {format_} cannot hold it")
+    if photo.exif and format_ == "JPEG" and len(photo.exif) > JPEG_SEGMENT:
+        notes.append(f"EXIF left out: its {len(photo.exif)} bytes are more than JPEG can hold")
+    elif photo.exif:
         options["exif"] = photo.exif
         if format_ == "TIFF":
             del options["compression"]  # Pillow cannot write an EXIF folder through libtiff
@@ -181,7 +186,7 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
     if photo.dpi:
         options["dpi"] = photo.dpi
     image.save(file, format_, **options)
-    return notes
+    return tuple(notes)
 
 
 def _decode(image: Image.Image) -> Photo:

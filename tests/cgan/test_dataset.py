@@ -53,6 +53,16 @@ def test_scan_does_not_follow_links_to_folders(photos: Path) -> None:
     assert scan(photos) == before
 
 
+def test_scan_passes_over_what_is_no_file(photos: Path, tmp_path: Path) -> None:
+    before = scan(photos)
+    (photos / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "folder.jpg").mkdir()
+    assert scan(photos) == before
+    (photos / "link.jpg").symlink_to(before[0])
+    assert len(scan(photos)) == len(before) + 1
+
+
 def test_scan_refuses_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: found no such folder"):
         scan(tmp_path / "nowhere")
@@ -228,10 +238,10 @@ def test_whatever_the_decoder_raises_costs_one_photo(
     folder = make_photos(tmp_path / "photos", 24)
     real = Image.open
 
-    def fails_once(path: Path) -> Image.Image:
+    def fails_once(path: Path, **options: Any) -> Image.Image:
         if path.name == "photo-02.jpg":
             raise error("broken")
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(Image, "open", fails_once)
     assert list(prepare(folder, 32).unreadable) == ["a/photo-02.jpg"]
@@ -268,10 +278,11 @@ def test_a_photo_without_permission_is_passed_over(tmp_path: Path, make_photos: 
     assert "PermissionError" in prepare(folder, 32).unreadable["a/photo-00.jpg"]
 
 
-def test_a_dangling_link_is_passed_over(tmp_path: Path, make_photos: MakePhotos) -> None:
+def test_a_format_that_is_no_photo_is_not_decoded_whatever_its_suffix(tmp_path: Path, make_photos: MakePhotos) -> None:
     folder = make_photos(tmp_path / "photos", 24)
-    (folder / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
-    assert list(prepare(folder, 32).unreadable) == ["gone.jpg"]
+    Image.new("RGB", (20, 20)).save(tmp_path / "photo.eps")  # Pillow would start Ghostscript on it
+    shutil.move(tmp_path / "photo.eps", folder / "photo.jpg")
+    assert "UnidentifiedImageError" in prepare(folder, 32).unreadable["photo.jpg"]
 
 
 # split

@@ -292,6 +292,15 @@ def test_metadata_survives(tmp_path: Path, format_: str) -> None:
             assert np.allclose([float(d) for d in found.info["dpi"]], 300, atol=0.1)
 
 
+def test_exif_too_large_for_jpeg_is_left_out_and_said(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 70_000
+    photo = decode(saved(tmp_path, "a.png", Image.fromarray(gray_u8()), exif=exif))
+    with (tmp_path / "out").open("wb") as file:
+        assert "EXIF left out" in encode(Image.new("RGB", (31, 24)), photo, file, "JPEG")[0]
+        assert encode(Image.new("RGB", (31, 24)), photo, file, "PNG") == ()
+
+
 def test_layout_tags_of_a_tiff_are_not_copied(tmp_path: Path) -> None:
     photo = decode(saved(tmp_path, "a.tif", Image.fromarray(gray_u8()), description="a view", compression="tiff_lzw"))
     assert tags_of(photo) == {0x010E: "a view"}
