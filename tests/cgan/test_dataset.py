@@ -225,6 +225,7 @@ def test_a_broken_photo_is_listed_and_passed_over(tmp_path: Path, make_photos: M
         assert prepared.unreadable["a/photo-03b.jpg"]
         assert "a/photo-03b.jpg" not in prepared.names
         assert len(prepared.pixels) == len(prepared.names) == len(prepared.sha256) == 24
+        assert prepared.sha256 == tuple(dataset._digest_or_empty(folder / name) for name in prepared.names)
         after = prepared.names.index("a/photo-04.jpg")  # what follows the gap is still under its own name
         with Image.open(folder / "a" / "photo-04.jpg") as image:
             expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))

@@ -70,8 +70,8 @@ def test_no_local_path_and_no_stack_trace_is_shipped(exported_onnx: Path, model:
         assert not part.metadata_props
         assert not part.doc_string
     content = exported_onnx.read_bytes()
-    for trace in (str(ROOT), str(Path.home()), sys.prefix, sys.base_prefix, ".py", "site-packages", "torch.nn"):
-        assert trace.encode() not in content, trace
+    for trace in (str(ROOT), str(Path.home()), sys.prefix, "/root", "/tmp", ".py", "site-packages", "torch.nn"):
+        assert len(trace) == 1 or trace.encode() not in content, trace
 
 
 def test_batch_norm_is_folded_into_the_convolutions(model: ModelProto) -> None:
