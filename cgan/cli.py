@@ -69,12 +69,17 @@ def command(
     config = TrainConfig(**options)
     try:
         from cgan import dataset, metrics, training
+        from cgan.run_folder import RunFolder
     except ModuleNotFoundError as error:
         raise UserError(
             f"training needs the package {error.name}; install it with pip install 'cgan[train]'"
         ) from error
     config = training.resolve(config)
     paths = dataset.scan(data)
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"--out {out}: found it inside {data}, where its samples would become photos; choose another")
+    if not resume:
+        RunFolder(out).check_free()
     if dry_run:
         print(json.dumps({"photos": len(paths), "out": str(out), **config.to_json()}, indent=2))
         return

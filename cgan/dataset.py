@@ -172,6 +172,8 @@ def _digest_or_empty(path: Path) -> str:
 def _decode(path: Path, size: int) -> np.ndarray | str:
     try:
         with Image.open(path, formats=tuple(set(PHOTO_FORMATS.values()))) as image:
+            if image.mode.startswith(("I", "F")):
+                return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
     except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files

@@ -32,6 +32,17 @@ class RunFolder:
         self.generator_file = path / "checkpoints" / GENERATOR_FILE
         self.training_file = path / "checkpoints" / TRAINING_FILE
 
+    def check_free(self) -> None:
+        """Check that a new run may begin here.
+
+        Raises:
+            UserError: the folder holds something.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
+            )
+
     def create(self, records: Mapping[str, Any]) -> None:
         """Begin a run; `records` are file names and their JSON values.
 
@@ -39,10 +50,7 @@ class RunFolder:
             UserError: the folder holds something, or cannot be written.
             GateError: the disk is full.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(
-                f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
-            )
+        self.check_free()
         self._write_records(records)
 
     def reopen(self, records: Mapping[str, Any]) -> None:
@@ -51,9 +59,17 @@ class RunFolder:
         Raises:
             UserError: no run there, or one of other options or photos.
         """
+        config = self._read("config.json")
+        if not isinstance(config, dict):
+            raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
+        done = len(self._finished_epochs())
+        if records["config.json"]["epochs"] < done:
+            raise UserError(
+                f"--epochs {records['config.json']['epochs']}: the run has {done} already; give at least {done}"
+            )
         changed = {
             key: (old, new)
-            for key, (old, new) in _paired(self._read("config.json"), records["config.json"]).items()
+            for key, (old, new) in _paired(config, records["config.json"]).items()
             if key not in MAY_CHANGE and old != new
         }
         if changed:
@@ -93,6 +109,11 @@ class RunFolder:
             folder.mkdir(exist_ok=True)
             with atomic_path(folder / f"epoch-{epoch:04d}.png") as path:
                 sheet.save(path, "PNG")
+
+    def _finished_epochs(self) -> list[str]:
+        """The lines of metrics.jsonl, one for each epoch."""
+        file = self.path / "metrics.jsonl"
+        return file.read_text().splitlines() if file.exists() else []
 
     def _write_records(self, records: Mapping[str, Any]) -> None:
         with self._writing():

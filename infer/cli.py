@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgan.spec import atomic_path, cannot_write, exit_on_user_error
+from cgan.spec import GateError, atomic_path, cannot_write, exit_on_user_error
 
 if TYPE_CHECKING:
     from infer.backends.base import Backend
@@ -105,7 +106,10 @@ def folder(
 
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels takes the place of Pillow's own limit
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters fails the file
-    plan = make_plan(source, target, format_)
+    try:
+        plan = make_plan(source, target, format_)
+    except KeyboardInterrupt:
+        sys.exit(130)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with open_model(model or DEFAULT_MODEL, device, threads=cores) as backend, _stop_on_interrupt() as stop:
         on_gpu = "CPU" not in backend.engine
@@ -118,6 +122,10 @@ def folder(
             max_failures=max_failures,
             max_pixels=max_pixels or MAX_PIXELS,
         )
+        report = report or target / "report.json"
+        _check_writable(target, report)
+        if backend.note:
+            _say(f"note: {backend.note}")
         if not quiet:
             _say(
                 f"{len(plan.jobs)} photos; {backend.path.name} on {backend.engine}; "
@@ -125,12 +133,14 @@ def folder(
             )
             if backend.sidecar is None:
                 _say(f"note: no {backend.path.name}.json beside the model, so nothing vouches for it")
-        _make_folder(target)
         with _Progress(len(plan.jobs), quiet) as progress:
-            outcome = color_folder(plan.jobs, target, backend, options, progress.update, stop.event)
-        report = report or target / "report.json"
+            try:
+                outcome = color_folder(plan.jobs, target, backend, options, progress.update, stop.event)
+            except OSError as error:
+                raise cannot_write(target, error) from error
+        outcome.failed.update(plan.unreadable)
+        _summary(plan, outcome, report, quiet)
         _write_report(report, _report(plan, outcome, backend, options, format_))
-    _summary(plan, outcome, report, quiet)
     if stop.event.is_set():
         sys.exit(130)
     if outcome.failed or outcome.stopped:
@@ -172,6 +182,7 @@ class _stop_on_interrupt:  # noqa: N801 (used like a function)
 
     def _interrupt(self, *_: object) -> None:
         self.event.set()
+        _say("finishing the photos under way; Ctrl-C again to stop at once")
         signal.signal(signal.SIGINT, self.previous)
 
 
@@ -207,7 +218,7 @@ def _report(plan: "Plan", outcome: "Outcome", backend: "Backend", options: Any, 
 
     from cgan import __version__
 
-    begun = len(outcome.done) + len(outcome.skipped) + len(outcome.failed)
+    begun = len(outcome.done) + len(outcome.skipped) + len(outcome.failed) - len(plan.unreadable)
     return {
         "photos": len(plan.jobs),
         "done": len(outcome.done),
@@ -217,7 +228,7 @@ def _report(plan: "Plan", outcome: "Outcome", backend: "Backend", options: Any, 
         "stopped": outcome.stopped,
         "failures": outcome.failed,
         "notes": outcome.notes,
-        "passed_over": dict(plan.passed_over),
+        "passed_over": plan.passed_over,
         "other_files": plan.other_files,
         "seconds": round(outcome.seconds, 3),
         "images_per_second": round(len(outcome.done) / outcome.seconds, 2),
@@ -232,14 +243,17 @@ def _write_report(path: Path, values: dict[str, Any]) -> None:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise GateError(f"{path}: the report cannot be written ({error}); the photos above are done") from error
 
 
-def _make_folder(target: Path) -> None:
+def _check_writable(target: Path, report: Path) -> None:
+    """Before the first photo, so that a night's work does not end without its report."""
     try:
         target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report.parent):
+            pass
     except OSError as error:
-        raise cannot_write(target, error) from error
+        raise cannot_write(report.parent, error) from error
 
 
 def _summary(plan: "Plan", outcome: "Outcome", report: Path, quiet: bool) -> None:
@@ -251,17 +265,18 @@ def _summary(plan: "Plan", outcome: "Outcome", report: Path, quiet: bool) -> Non
     if outcome.stopped:
         _say(f"stopped: {outcome.stopped}; run the same command again to go on")
     if not quiet:
-        for name, reason in plan.passed_over:
+        for name, reason in plan.passed_over.items():
             _say(f"passed over: {name}: {reason}")
         speed = len(outcome.done) / outcome.seconds
         _say(
             f"done {len(outcome.done)}, skipped {len(outcome.skipped)}, failed {len(outcome.failed)}"
-            f"; {speed:.1f} images/s; report in {report}"
+            f"; {speed:.1f} images/s; {plan.other_files} other files left alone; report in {report}"
         )
 
 
 def _say(line: str) -> None:
-    print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    print(shown, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

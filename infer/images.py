@@ -19,6 +19,9 @@ from cgan.spec import LUMA_REC601, PHOTO_FORMATS
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
 
+WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+"""Pillow's modes of gray with more than 8 bits."""
+
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
 WRITE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
@@ -38,6 +41,9 @@ GUIDED_EPSILON = 1e-3
 
 BAND_PIXELS = 2**20
 """Full-size pixels merged at a time, so that memory does not grow with the photo."""
+
+SAMPLE_FORMAT, UNSIGNED = 339, 1
+"""TIFF tag, and its value for unsigned integers."""
 
 TIFF_DESCRIPTIVE_TAGS = frozenset(
     {
@@ -105,7 +111,7 @@ def decode(path: Path, max_pixels: int = MAX_PIXELS) -> Photo:
                 )
             return _decode(image)
     except UnidentifiedImageError as error:
-        raise PhotoError(f"its content is not {expected} or not an image at all") from error
+        raise PhotoError(f"not an image, or a kind of {expected} that Pillow cannot read") from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
         raise PhotoError(f"{type(error).__name__}: {error}") from error
 
@@ -179,7 +185,7 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
         notes.append(f"EXIF left out: its {len(photo.exif)} bytes are more than JPEG can hold")
     elif photo.exif:
         options["exif"] = photo.exif
-        if format_ == "TIFF":
+        if format_ == "TIFF" and _has_folders(photo.exif):
             del options["compression"]  # Pillow cannot write an EXIF folder through libtiff
     if photo.icc_profile:
         options["icc_profile"] = photo.icc_profile
@@ -187,6 +193,12 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
         options["dpi"] = photo.dpi
     image.save(file, format_, **options)
     return tuple(notes)
+
+
+def _has_folders(exif: bytes) -> bool:
+    tags = Image.Exif()
+    tags.load(exif)
+    return ExifTags.Base.ExifOffset in tags or ExifTags.Base.GPSInfo in tags
 
 
 def _decode(image: Image.Image) -> Photo:
@@ -199,50 +211,73 @@ def _decode(image: Image.Image) -> Photo:
         notes.append(f"ICC profile left out: it is for {profile[16:20].decode('ascii', 'replace').strip()}, not RGB")
         profile = None
     dpi = image.info.get("dpi")
-    exif = image.getexif()
-    is_tiff = image.format == "TIFF"
-    image = ImageOps.exif_transpose(image)
-    for tag in list(exif):
-        if tag == ExifTags.Base.Orientation or (is_tiff and tag not in TIFF_DESCRIPTIVE_TAGS):
-            del exif[tag]
-    alpha = None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = image.convert("RGB")
-    luma, luma_notes = _luma(image)
+    layout: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
+    image, exif = _upright(image, notes)
+    alpha = _alpha(image)
+    if alpha is not None and image.mode not in WIDE_MODES:
+        image = image.convert("RGBA").convert("RGB")
+    luma, luma_notes = _luma(image, layout)
     return Photo(
         luma=luma,
         alpha=alpha,
-        exif=exif.tobytes() if len(exif) else None,
+        exif=exif,
         icc_profile=profile,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
         notes=(*notes, *luma_notes),
     )
 
 
-def _luma(image: Image.Image) -> tuple[Luma, tuple[str, ...]]:
-    """Rec.601 luma of an image of any mode; more than 8 bits become uint16."""
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16), ("written with 8 bits a channel instead of 16",)
-    if image.mode in ("I", "F"):
-        return _wide_luma(np.asarray(image))
+def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes | None]:
+    """The image with its orientation applied, and the rest of its EXIF; damaged EXIF is left out with a note."""
+    image.load()
+    try:
+        exif = image.getexif()
+        upright = ImageOps.exif_transpose(image)
+        upright.info.update({key: image.info[key] for key in ("transparency",) if key in image.info})
+        for tag in list(exif):
+            if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in TIFF_DESCRIPTIVE_TAGS):
+                del exif[tag]
+        return upright, exif.tobytes() if len(exif) else None
+    except Exception as error:  # Pillow's parser raises whatever the damage leads to
+        notes.append(f"EXIF and orientation left out: damaged ({error})")
+        return image, None
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """Transparency as mode L, or None."""
+    if not image.has_transparency_data and "transparency" not in image.info:
+        return None
+    if image.mode in WIDE_MODES:  # one value is transparent; converting these modes to RGBA would clip them
+        opaque = np.asarray(image) != image.info["transparency"]
+        return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A")
+
+
+def _luma(image: Image.Image, layout: dict[int, Any]) -> tuple[Luma, tuple[str, ...]]:
+    """Rec.601 luma of an image of any mode; more than 8 bits become uint16. `layout` holds a TIFF's tags."""
+    if image.mode in WIDE_MODES:
+        return _wide_luma(np.asarray(image), layout)
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return np.asarray(image.convert("L")), ()
 
 
-def _wide_luma(values: NDArray[Any]) -> tuple[Luma, tuple[str, ...]]:
-    """32-bit values: taken as they are in their natural range, else stretched from lowest to highest."""
+def _wide_luma(values: NDArray[Any], layout: dict[int, Any]) -> tuple[Luma, tuple[str, ...]]:
+    """Gray of more than 8 bits: taken as it is in its natural range, else stretched from lowest to highest."""
+    bits = layout.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if values.dtype == np.int32 and layout.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and bits == 32:
+        values = values.view(np.uint32)  # Pillow reads both kinds as signed
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise PhotoError("it has values that are not finite numbers")
-    natural = 1.0 if values.dtype.kind == "f" else 65535.0
+    natural = 1.0 if values.dtype.kind == "f" else 2.0 ** (bits if bits <= 16 else 16) - 1
     notes = ["written with 8 bits a channel"]
     if low < 0 or high > natural:
         notes.append(f"values from {low:g} to {high:g} stretched to the range of gray")
         values, natural = values - low, (high - low) or 1.0
-    return np.round(values * (65535.0 / natural)).astype(np.uint16), tuple(notes)
+    scaled = np.round(values * (65535.0 / natural)).astype(np.uint16)
+    white_is_zero = layout.get(ExifTags.Base.PhotometricInterpretation) == 0  # Pillow inverts only 8 bits
+    return 65535 - scaled if white_is_zero else scaled, tuple(notes)
 
 
 def _difference_bands(

@@ -35,10 +35,12 @@ class Plan:
     """All jobs of a run, and what was passed over while they were found."""
 
     jobs: tuple[Job, ...]
-    passed_over: tuple[tuple[str, str], ...]
-    """Paths that look like photos but cannot be inputs, with the reason."""
+    passed_over: dict[str, str]
+    """Paths that are not inputs, with the reason: links to folders, FIFOs, links that lead nowhere."""
+    unreadable: dict[str, str]
+    """Folders that could not be searched, with the reason: photos in them are missing from the run."""
     other_files: int
-    """Files whose names are not those of photos."""
+    """Files whose names are not those of photos, hidden files included."""
 
 
 def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
@@ -56,6 +58,8 @@ def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
         UserError: `source` is no folder, the two folders would overwrite inputs, or there are no photos.
     """
     if not source.is_dir():
+        if source.exists():
+            raise UserError(f"{source}: found a file, expected a folder of photos")
         raise UserError(f"{source}: found no such folder, expected one that holds photos")
     real_source, real_target = source.resolve(), target.resolve()
     if real_source.is_relative_to(real_target):
@@ -63,23 +67,44 @@ def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: found a file, expected a folder for the outputs")
     names: list[str] = []
-    passed_over: list[tuple[str, str]] = []
+    passed_over: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     other_files = 0
-    for path, problem in _walk(real_source, real_target):
+    for path, problem in _walk(real_source, real_target, unreadable):
         name = os.path.relpath(path, real_source)
         if problem:
-            passed_over.append((name, problem))
-        elif Path(name).suffix.lower() in PHOTO_FORMATS:
+            passed_over[name] = problem
+        elif path.suffix.lower() in PHOTO_FORMATS and not path.name.startswith("."):
             names.append(name)
         else:
             other_files += 1
+    if unreadable and not names:
+        raise UserError(f"{source}: cannot be searched ({next(iter(unreadable.values()))}); give permission to read it")
     if not names:
         raise UserError(f"{source}: found no photos in it or below it ({', '.join(PHOTO_FORMATS)})")
     names.sort()
     jobs = []
     for name, output in zip(names, _output_names(names, format_), strict=True):
         jobs.append(Job(name, source / name, target / output, _output_format(name, format_)))
-    return Plan(tuple(jobs), tuple(sorted(passed_over)), other_files)
+    _refuse_overwriting_inputs(jobs)
+    return Plan(tuple(jobs), passed_over, unreadable, other_files)
+
+
+def _refuse_overwriting_inputs(jobs: list[Job]) -> None:
+    """Links can make an output the same file as an input, whatever the two are called."""
+    inputs = {_identity(job.source) for job in jobs}
+    for job in jobs:
+        identity = _identity(job.target)
+        if identity and identity in inputs:
+            raise UserError(f"{job.target}: this output is one of the input files; choose another OUTPUT")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _output_format(name: str, format_: str) -> str:
@@ -111,15 +136,15 @@ def _output_names(names: list[str], format_: str) -> list[str]:
     return outputs
 
 
-def _walk(source: Path, target: Path) -> Iterator[tuple[Path, str | None]]:
-    """Files below source, and what is not followed or not a file, each with the reason."""
+def _walk(source: Path, target: Path, unreadable: dict[str, str]) -> Iterator[tuple[Path, str | None]]:
+    """Files below source, and what is not followed or not a file, each with the reason; fills in `unreadable`."""
     folders = [source]
     while folders:
         folder = folders.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            yield folder, f"folder cannot be read: {error.strerror}"
+            unreadable[os.path.relpath(folder, source)] = f"folder cannot be read: {error.strerror}"
             continue
         for entry in entries:
             path = Path(entry.path)

@@ -6,6 +6,7 @@ under way at a time, so memory does not grow with the folder.
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import shutil
@@ -85,6 +86,9 @@ def color_folder(
 
     Returns:
         Each job as done, skipped or failed; jobs that were not begun when the run stopped are in none.
+
+    Raises:
+        OSError: nothing can be written below `target`; no photo was begun.
     """
     return _FolderRun(target, backend, options, on_file, stop or threading.Event()).color(jobs)
 
@@ -104,6 +108,7 @@ class _FolderRun:
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
         started = time.perf_counter()
         _remove_abandoned(self.work_folder.parent)
+        self.work_folder.mkdir(parents=True)
         encoding: deque[tuple[Job, Future[tuple[str, ...]]]] = deque()
         limit = PREFETCHED_BATCHES * self.options.batch_size
         try:
@@ -133,7 +138,7 @@ class _FolderRun:
                 job = next(waiting, None)
                 if job is None:
                     break
-                if not self.options.overwrite and job.target.exists():
+                if not self.options.overwrite and os.path.isfile(job.target):  # noqa: PTH113 (False where stat fails)
                     self.outcome.skipped.append(job.name)
                     self._report()
                     continue
@@ -162,7 +167,7 @@ class _FolderRun:
         """The network's answers; none where it fails, and then the batch's files have failed."""
         try:
             return self.backend.run(np.stack([gray for _, _, gray in batch]))
-        except RuntimeError as error:  # engines derive from it what befalls one batch: memory, not finite numbers
+        except RuntimeError as error:  # what befalls one batch: memory, values that are not finite
             for job, _, _ in batch:
                 self._fail(job, error)
             return ()
@@ -174,11 +179,12 @@ class _FolderRun:
     def _finish(self, job: Job, photo: Photo, gray: Floats, colors: Floats) -> tuple[str, ...]:
         """Write one output under a name that no one looks for, then rename it."""
         image = raw_output(colors) if self.options.resolution == "model" else merge(photo, gray, colors)
-        self.work_folder.mkdir(parents=True, exist_ok=True)
         temporary = self.work_folder / secrets.token_hex(8)
         try:
-            with temporary.open("wb") as file:
-                notes = encode(image, photo, file, job.format, self.options.quality)
+            # Encoded in memory first: Pillow's codecs do not always notice that a disk is full, write() does.
+            content = io.BytesIO()
+            notes = encode(image, photo, content, job.format, self.options.quality)
+            temporary.write_bytes(content.getbuffer())
             job.target.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(job.target)
         finally:

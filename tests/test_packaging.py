@@ -89,12 +89,15 @@ def test_folder_run_works_where_torch_is_not_installed(tmp_path: Path) -> None:
     code = "from infer.cli import main; main(sys.argv[1:])"
     result = run_python(code, "folder", "examples", str(tmp_path / "out"), "--device", "cpu", blocked=HEAVY)
     assert result.returncode == 0, result.stderr
-    assert len(list((tmp_path / "out").iterdir())) == len(list((ROOT / "examples").glob("*.*")))
+    outputs = {path.name for path in (tmp_path / "out").iterdir()} - {"report.json"}
+    assert outputs == {path.name for path in (ROOT / "examples").iterdir()} - {"README.md"}
 
 
 @pytest.mark.parametrize("command", ["cgan", "export", "infer"])
 def test_help_needs_no_heavy_package(command: str) -> None:
-    result = run_python(f"from {command}.cli import main; main(['--help'])", blocked=(*HEAVY, "numpy", "PIL"))
+    result = run_python(
+        f"from {command}.cli import main; main(['--help'])", blocked=(*HEAVY, "numpy", "PIL", "onnxruntime")
+    )
     assert result.returncode == 0, result.stderr
     assert "Usage: cgan-" in result.stdout
 

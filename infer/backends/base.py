@@ -26,6 +26,8 @@ class Backend(ABC):
         self.threads = threads
         self.sidecar: Sidecar | None = None
         """What vouches for the file; None where no sidecar lies beside it."""
+        self.note: str | None = None
+        """What a user should know about the device that "auto" chose."""
         self._spec: ModelSpec | None = None
 
     def __enter__(self) -> Self:

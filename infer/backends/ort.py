@@ -3,6 +3,7 @@
 import ctypes
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,12 @@ ERRORS_ONLY, FATAL_ONLY = 3, 4
 """Log severities of ONNX Runtime."""
 
 
+class ProviderError(UserError):
+    """The provider for the device that was asked for is not here or does not load."""
+
+
 class OrtBackend(Backend):
-    """Runs .onnx files. Device "auto" is cuda where a GPU is present, else cpu; either is asserted."""
+    """Runs .onnx files. Device "auto" is cuda where a GPU is present and usable, else cpu, and `note` says why."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         super().__init__(path, device, threads)
@@ -41,9 +46,20 @@ class OrtBackend(Backend):
 
         self._version = ort.__version__
         device = ("cuda" if gpu_present() else "cpu") if self.device == "auto" else self.device
+        try:
+            return self._load(ort, device)
+        except ProviderError as error:
+            if self.device != "auto":
+                raise
+            self.note = f"{error}; going on with the CPU"
+            return self._load(ort, "cpu")
+
+    def _load(self, ort: ModuleType, device: str) -> ModelSpec:
         if device == "cuda":
             if not gpu_present():
-                raise UserError("--device cuda: found no NVIDIA GPU or no driver for it here; use --device cpu or auto")
+                raise ProviderError(
+                    "--device cuda: found no NVIDIA GPU or no driver for it here; use --device cpu or auto"
+                )
             if hasattr(ort, "preload_dlls"):
                 ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
             ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
@@ -68,7 +84,10 @@ class OrtBackend(Backend):
         self._session = None
 
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        rgb: NDArray[np.float32] = self._session.run([OUTPUT_CONTRACT["name"]], {INPUT_CONTRACT["name"]: gray})[0]
+        try:
+            rgb: NDArray[np.float32] = self._session.run([OUTPUT_CONTRACT["name"]], {INPUT_CONTRACT["name"]: gray})[0]
+        except Exception as error:  # as in _activate
+            raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {error}") from error
         return rgb
 
     def _assert_provider(self, device: str, compiled_in: list[str]) -> None:
@@ -82,7 +101,7 @@ class OrtBackend(Backend):
             if PROVIDERS[device] in compiled_in
             else f"this build of ONNX Runtime has only {', '.join(compiled_in)}"
         )
-        raise UserError(
+        raise ProviderError(
             f"{PROVIDERS[device]} is not available ({hint}), found {found}; "
             "install 'onnxruntime-gpu[cuda,cudnn]' and an NVIDIA driver, or use --device cpu"
         )

@@ -546,12 +546,12 @@ def test_training_learns_what_is_learnable(start: Callable[..., Run]) -> None:
     # Every photo is orange of some lightness: the colours are a function of luma.
     lightness = random_photos(24).pixels[:, :1].float()
     orange = torch.tensor([1.0, 0.6, 0.1]).view(1, 3, 1, 1)
-    run = start(photos=as_photos((lightness * orange).to(torch.uint8)), width=4, epochs=12, lr=5e-3)
+    run = start(photos=as_photos((lightness * orange).to(torch.uint8)), width=4, epochs=6, lr=2e-2)
     fit(run)
     first, last = run.history[0], run.history[-1]
     assert last["train_l1"] < 0.4 * first["train_l1"]
-    assert last["test_l1"] < 0.07
-    assert last["test_psnr"] > last["test_gray_psnr"]
+    assert last["test_l1"] < 0.06
+    assert last["test_psnr"] > last["test_gray_psnr"] + 3
 
 
 def test_full_disk_fails_the_run_and_keeps_the_last_epoch(

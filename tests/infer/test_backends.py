@@ -98,6 +98,22 @@ def test_cuda_agrees_with_the_cpu(model: Path) -> None:
     assert np.abs(answers[0] - answers[1]).max() < 1e-3
 
 
+@pytest.mark.skipif(gpu_present(), reason="a GPU is here")
+def test_auto_goes_on_with_the_cpu_and_says_so(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "gpu_present", lambda: True)
+    with open_model(model, "auto") as backend:
+        assert "CPUExecutionProvider" in backend.engine
+        assert backend.note is not None
+        assert "going on with the CPU" in backend.note
+
+
+def test_errors_of_the_engine_become_one_type(model: Path) -> None:
+    with open_model(model, "cpu") as backend:
+        two_channels = gray(1, 2, 32, 32)
+        with pytest.raises(RuntimeError, match="ONNX Runtime failed on a batch of 1"):
+            backend._run(two_channels)
+
+
 def test_a_changed_byte_is_refused(model: Path) -> None:
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1

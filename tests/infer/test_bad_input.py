@@ -43,7 +43,7 @@ GOOD = {
 BAD = {
     "empty.jpg": "the file is empty",
     "truncated.jpg": "truncated",
-    "text.png": "not an image at all",
+    "text.png": "not an image",
     "jpeg.png": "its content is JPEG but its name says PNG",
     "bomb.png": "the limit is",
 }

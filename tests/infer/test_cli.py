@@ -59,9 +59,9 @@ def test_failures_are_named_and_exit_code_is_1(photos: Path, tmp_path: Path, cga
     (photos / "bad.jpg").write_bytes(b"no photo")
     code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--report", tmp_path / "r.json", "--quiet")
     assert code == 1
-    assert err.splitlines() == ["failed: bad.jpg: its content is not JPEG or not an image at all"]
+    assert err.splitlines() == ["failed: bad.jpg: not an image, or a kind of JPEG that Pillow cannot read"]
     report = read(tmp_path / "r.json")
-    assert report["failures"] == {"bad.jpg": "its content is not JPEG or not an image at all"}
+    assert report["failures"] == {"bad.jpg": "not an image, or a kind of JPEG that Pillow cannot read"}
     assert report["done"] == 3
     assert not (tmp_path / "out" / "report.json").exists()
 
@@ -131,7 +131,34 @@ def test_cuda_without_a_gpu_is_refused(photos: Path, tmp_path: Path, cgan_infer:
 def test_a_report_that_cannot_be_written_is_an_error(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
     code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--report", tmp_path / "none" / "r.json")
     assert code == 2
-    assert "r.json: cannot be written" in err
+    assert "none: cannot be written" in err
+    assert list((tmp_path / "out").iterdir()) == []  # said before the first photo
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(
+    photos: Path, tmp_path: Path, cgan_infer: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--quiet")
+    assert code == 1
+    assert err == "failed: closed: folder cannot be read: Permission denied\n"
+    report = read(tmp_path / "out" / "report.json")
+    assert (report["done"], report["not_begun"]) == (3, 0)
+
+
+def test_names_cannot_forge_lines(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
+    (photos / "x\nerror: gone.png").write_bytes(b"")
+    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--quiet")
+    assert code == 1
+    assert err == "failed: x\\nerror: gone.png: the file is empty\n"
 
 
 def test_info_prints_the_contract(cgan_infer: Run) -> None:

@@ -1,5 +1,7 @@
 """Decode, merge and encode of single photos."""
 
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,75 @@ def test_gray_profile_is_left_out_and_said(tmp_path: Path) -> None:
     dropped = decode(saved(tmp_path, "b.png", Image.fromarray(gray_u8()), icc_profile=bytes(profile)))
     assert dropped.icc_profile is None
     assert any("GRAY" in note for note in dropped.notes)
+
+
+def wide_tiff(path: Path, values: np.ndarray, bits: int, photometric: int = 1, packed: bytes | None = None) -> Path:
+    """A TIFF that Pillow does not write itself: `bits` a sample, white as 0 where photometric is 0."""
+    data = packed or values.astype(f"<u{bits // 8}").tobytes()
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    directory = struct.pack("<H", len(tags))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()) + bytes(4)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory)
+    return path
+
+
+def test_tiff_whose_white_is_zero(tmp_path: Path) -> None:
+    values = (np.arange(48).reshape(6, 8) * 1000).astype(np.uint16)
+    photo = decode(wide_tiff(tmp_path / "a.tif", values, 16, photometric=0))
+    assert np.array_equal(photo.luma, 65535 - values)
+
+
+def test_twelve_bits_fill_the_range(tmp_path: Path) -> None:
+    values = np.array([[0, 4095, 2048, 1024]])
+    packed = bytes.fromhex("000fff800400")
+    photo = decode(wide_tiff(tmp_path / "a.tif", values, 12, packed=packed))
+    assert np.allclose(photo.luma / 65535, values / 4095, atol=1e-4)
+
+
+def test_thirty_two_unsigned_bits_keep_their_order(tmp_path: Path) -> None:
+    values = np.array([[0, 2**31 - 1, 2**31, 2**32 - 1]], np.uint32)
+    photo = decode(wide_tiff(tmp_path / "a.tif", values, 32))
+    assert np.allclose(photo.luma / 65535, values / (2**32 - 1), atol=1e-4)
+    assert any("stretched" in note for note in photo.notes)
+
+
+def test_sixteen_bits_with_a_transparent_value(tmp_path: Path) -> None:
+    values = np.array([[0, 1000, 30_000, 65_535]], np.uint16)
+    photo = decode(saved(tmp_path, "a.png", Image.fromarray(values), transparency=1000))
+    assert np.array_equal(photo.luma, values)
+    assert photo.alpha is not None
+    assert np.asarray(photo.alpha).tolist() == [[255, 0, 255, 255]]
+
+
+def test_damaged_exif_costs_the_exif_and_not_the_photo(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    path = saved(tmp_path, "a.jpg", Image.fromarray(gray_u8()), exif=exif)
+    rng = np.random.default_rng(0)
+    content = path.read_bytes()
+    start = content.index(b"Exif")
+    for _ in range(300):
+        damaged = bytearray(content)
+        for position in rng.integers(start + 6, start + 60, 3):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(damaged)
+        photo = decode(path)
+        for format_ in ("JPEG", "PNG", "TIFF"):
+            encode(Image.new("RGB", photo.size[::-1]), photo, io.BytesIO(), format_)
+
+
+def test_tiff_is_compressed_unless_exif_forbids_it(tmp_path: Path) -> None:
+    for tag, compressed in ((0x0131, True), (0x8769, False)):
+        exif = Image.Exif()
+        if tag == 0x8769:
+            exif.get_ifd(tag)[0x9003] = "2001:02:03 04:05:06"
+        else:
+            exif[tag] = "scanner"
+        photo = decode(saved(tmp_path, "a.jpg", Image.fromarray(gray_u8()), exif=exif))
+        file = io.BytesIO()
+        encode(Image.new("RGB", (400, 400)), photo, file, "TIFF")
+        assert (len(file.getvalue()) < 100_000) == compressed
 
 
 def test_hostile_files_give_a_reason(tmp_path: Path) -> None:

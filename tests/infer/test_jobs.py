@@ -97,6 +97,34 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
         make_plan(tmp_path / "in", tmp_path / "out")
 
 
+def test_hidden_files_are_no_photos(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.jpg", "._a.jpg")
+    plan = make_plan(source, tmp_path / "out")
+    assert [job.name for job in plan.jobs] == ["a.jpg"]
+    assert plan.other_files == 1
+
+
+def test_an_output_that_is_an_input_through_links_is_refused(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "sub/a.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(source / "sub")
+    with pytest.raises(UserError, match="is one of the input files"):
+        make_plan(source, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = touch(tmp_path / "in", "a.jpg", "closed/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert make_plan(source, tmp_path / "out").unreadable == {"closed": "folder cannot be read: Permission denied"}
+
+
 def test_links_and_special_files(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.jpg")
     elsewhere = touch(tmp_path / "elsewhere", "b.jpg")
@@ -106,7 +134,7 @@ def test_links_and_special_files(tmp_path: Path) -> None:
     os.mkfifo(source / "pipe.jpg")
     plan = make_plan(source, tmp_path / "out")
     assert [job.name for job in plan.jobs] == ["a.jpg", "link.jpg"]
-    reasons = dict(plan.passed_over)
+    reasons = plan.passed_over
     assert reasons.keys() == {"dead.jpg", "loop", "pipe.jpg"}
     assert "leads nowhere" in reasons["dead.jpg"]
     assert "not followed" in reasons["loop"]

@@ -190,6 +190,35 @@ def test_full_disk_stops_the_run_and_leaves_nothing_partial(tmp_path: Path, monk
     assert (len(outcome.done), len(outcome.skipped)) == (37, 3)
 
 
+def test_a_failing_batch_fails_its_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Tinted._run
+
+    def fail_second(self: Tinted, gray: np.ndarray) -> np.ndarray:
+        rgb = answer(self, gray)
+        if len(self.batches) == 2:
+            raise RuntimeError("out of memory")
+        return rgb
+
+    monkeypatch.setattr(Tinted, "_run", fail_second)
+    outcome, _ = run(make_folder(tmp_path / "in", 10), tmp_path / "out")
+    assert outcome.failed == {f"00{i}.png": "RuntimeError: out of memory" for i in range(4, 8)}
+    assert len(outcome.done) == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
+@pytest.mark.parametrize("format_", ["jpg", "png", "tiff", "webp"])
+def test_what_cannot_be_written_whole_is_not_there(tmp_path: Path, format_: str) -> None:
+    source = make_folder(tmp_path / "in", 1)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)).save(source / "large.png")
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+    program += "from infer.cli import main; main()"
+    arguments = ["folder", str(source), str(tmp_path / "out"), "--format", format_, "--device", "cpu", "--quiet"]
+    result = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "failed: large.png: OSError" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"000.{format_}", "report.json"]
+
+
 def test_stop_finishes_what_is_under_way(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in", 60)
     stop = threading.Event()
@@ -232,9 +261,10 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path) -> None:
     arguments += [str(tmp_path / "out"), "--device", "cpu", "--quiet"]
     killed = 0
     for delay in (0.0, 0.05, 0.1):
+        present = len(list((tmp_path / "out").glob("*.png")))
         process = subprocess.Popen(arguments, cwd=ROOT)
         deadline = time.monotonic() + 30
-        while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
+        while len(list((tmp_path / "out").glob("*.png"))) <= present and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
