@@ -1,7 +1,7 @@
 """The U-Net generator and the three discriminators of the report, at any base width.
 
 Every network is built from three pieces: a convolution block, a down block and an up block. Weights start as
-torch draws them (He et al. 2015); DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
+torch draws them by default; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
 """
 
 from collections.abc import Callable

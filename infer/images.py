@@ -28,9 +28,6 @@ WRITE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
 """Choices of --format, with Pillow's names."""
 
 ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF"})
-JPEG_SEGMENT = 65533
-"""Bytes that one segment of a JPEG file holds; EXIF has to fit into one."""
-
 MAX_PIXELS = 2**28
 """Larger photos are refused before they are decoded: 268 megapixels, 16,384 x 16,384."""
 
@@ -181,24 +178,28 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
             image.putalpha(photo.alpha if photo.alpha.size == image.size else photo.alpha.resize(image.size))
         elif photo.alpha.getextrema() != (255, 255):
             notes.append(f"transparency left out: {format_} cannot hold it")
-    if photo.exif and format_ == "JPEG" and len(photo.exif) > JPEG_SEGMENT:
-        notes.append(f"EXIF left out: its {len(photo.exif)} bytes are more than JPEG can hold")
-    elif photo.exif:
-        options["exif"] = photo.exif
-        if format_ == "TIFF" and _has_folders(photo.exif):
-            del options["compression"]  # Pillow cannot write an EXIF folder through libtiff
     if photo.icc_profile:
         options["icc_profile"] = photo.icc_profile
     if photo.dpi:
         options["dpi"] = photo.dpi
+    if photo.exif:
+        try:
+            image.save(file, format_, **{**options, **_exif_options(photo.exif, format_)})
+            return tuple(notes)
+        except Exception as error:  # too large for JPEG, or damage that only writing meets: never worth the photo
+            notes.append(f"EXIF left out: {format_} cannot hold it ({error})")
+            file.seek(0)
+            file.truncate()
     image.save(file, format_, **options)
     return tuple(notes)
 
 
-def _has_folders(exif: bytes) -> bool:
+def _exif_options(exif: bytes, format_: str) -> dict[str, Any]:
     tags = Image.Exif()
     tags.load(exif)
-    return ExifTags.Base.ExifOffset in tags or ExifTags.Base.GPSInfo in tags
+    # Pillow cannot write a TIFF's EXIF folders through libtiff, so such a file stays uncompressed.
+    raw = format_ == "TIFF" and (ExifTags.Base.ExifOffset in tags or ExifTags.Base.GPSInfo in tags)
+    return {"exif": exif, "compression": "raw"} if raw else {"exif": exif}
 
 
 def _decode(image: Image.Image) -> Photo:

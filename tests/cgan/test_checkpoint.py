@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +184,25 @@ def test_a_failed_write_keeps_the_last_checkpoint(
 ) -> None:
     before = checkpoint.read_bytes()
 
-    def fails(tensors: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(b"half")
+    def fails(_: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("cgan.checkpoint.save_file", fails)
+    monkeypatch.setattr("os.fsync", fails)
     with pytest.raises(OSError, match="disk full"):
         save_generator(checkpoint, generator, CONFIG)
+    assert checkpoint.read_bytes() == before
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+def test_a_write_cut_short_keeps_the_last_checkpoint(checkpoint: Path, generator: Generator) -> None:
+    before = checkpoint.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError):  # not an exception of safetensors' own, which nobody would turn into one line
+            save_generator(checkpoint, generator, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint.read_bytes() == before
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
 

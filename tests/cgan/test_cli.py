@@ -301,6 +301,13 @@ def test_resume_without_a_run_is_refused(train: Callable[..., Any], tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_resume_to_fewer_epochs_than_there_are_is_refused(
+    train: Callable[..., Any], trained_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    assert "has 2 already" in train("--lr", 0.005, "--epochs", 1, "--resume").error(2)
+
+
 def test_a_folder_that_holds_something_is_refused(train: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
@@ -308,6 +315,16 @@ def test_a_folder_that_holds_something_is_refused(train: Callable[..., Any], tmp
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
     assert "found files" in train(out=tmp_path / "run" / "notes.txt").error(2)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_among_its_own_photos_is_refused(
+    train: Callable[..., Any], tmp_path: Path, make_photos: Callable[..., Path]
+) -> None:
+    folder = make_photos(tmp_path / "photos", 4)
+    before = sorted(folder.rglob("*"))
+    for out in (folder / "run", folder, tmp_path / "photos" / ".." / "photos" / "run"):
+        assert "found it inside" in train(data=folder, out=out).error(2)
+    assert sorted(folder.rglob("*")) == before
 
 
 # dry run
@@ -332,6 +349,9 @@ def test_a_dry_run_prints_the_resolved_configuration_and_touches_nothing(
 def test_a_dry_run_refuses_what_the_run_would(train: Callable[..., Any], tmp_path: Path) -> None:
     assert "--width" in train("--dry-run", "--width", 0).error(2)
     assert "no such folder" in train("--dry-run", data=tmp_path / "nowhere").error(2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    assert "found files in it" in train("--dry-run").error(2)
 
 
 # output

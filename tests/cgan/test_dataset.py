@@ -248,6 +248,12 @@ def test_whatever_the_decoder_raises_costs_one_photo(
     assert list(prepare(folder, 32).unreadable) == ["a/photo-02.jpg"]
 
 
+def test_gray_of_16_bits_is_passed_over_rather_than_clipped_to_white(tmp_path: Path, make_photos: MakePhotos) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    Image.fromarray(np.full((20, 20), 30000, np.uint16)).save(folder / "deep.png")
+    assert "more than 8 bits" in prepare(folder, 32).unreadable["deep.png"]
+
+
 def test_a_decompression_bomb_is_passed_over(
     tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:

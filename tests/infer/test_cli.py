@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_read_is_a_failure(
     scandir = os.scandir
 
     def refuse(path: Path) -> object:
-        if Path(path).name == "closed":
+        if isinstance(path, Path) and path.name == "closed":
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
