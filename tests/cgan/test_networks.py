@@ -109,20 +109,26 @@ def test_the_encoder_leaks_and_the_decoder_does_not() -> None:
     assert not any(isinstance(module, nn.LeakyReLU) for module in network.ups.modules())
 
 
-def test_every_skip_connection_reaches_the_logits() -> None:
+def test_the_u_net_is_wired_as_in_the_report() -> None:
     torch.manual_seed(0)
-    network = UNet(1, 1, 2).eval()
-    x = seeded(1, 1, 32, 32)
-    outputs = {}
-    for name, block in {"none": None, "stem": network.stem, **dict(network.downs.named_children())}.items():
-        handle = block.register_forward_hook(lambda *args: args[2] + 0.1) if block is not None else None
-        outputs[name] = network(x).detach()
-        if handle:
-            handle.remove()
-    assert all(not torch.equal(outputs["none"], outputs[name]) for name in outputs if name != "none")
-    x.requires_grad_(True)
+    network = UNet(1, 3, 2).eval()
+    x = seeded(2, 1, 32, 48).requires_grad_()
+    encoder = [network.stem(x)]
+    for down in network.downs:
+        encoder.append(down(encoder[-1]))
+    assert [tuple(scale.shape[1:]) for scale in encoder] == [
+        *((2, 32, 48), (4, 16, 24), (8, 8, 12)),
+        *((16, 4, 6), (32, 2, 3)),
+    ]
+    up5, up4, up3, up2 = network.ups
+    decoded = up5(torch.cat([network.bottleneck(encoder[4]), encoder[4]], 1))
+    decoded = up4(torch.cat([decoded, encoder[3]], 1))
+    decoded = up3(torch.cat([decoded, encoder[2]], 1))
+    decoded = up2(torch.cat([decoded, encoder[1]], 1))
+    expected = network.head(torch.cat([decoded, encoder[0]], 1))
+    assert torch.allclose(network(x), expected, atol=1e-6)
     network(x).sum().backward()
-    assert x.grad is not None and (x.grad != 0).all()  # and the whole picture reaches the logits
+    assert x.grad is not None and (x.grad != 0).all()  # the whole picture reaches the logits
 
 
 sides = st.integers(2, 9)

@@ -128,6 +128,14 @@ def test_the_measured_difference_is_the_difference(exported_onnx: Path, trained_
         verify(artefact, trained_run, atol=worst * 0.999)
 
 
+def test_the_worst_comparison_decides(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
+    artefact = changed(exported_onnx, tmp_path / "model.onnx", edit("head.weight", lambda values: values * 2))
+    found = sorted(c["max_difference"] for c in verify(artefact, trained_run, atol=1)["comparisons"])
+    assert found[0] < found[-1]
+    with pytest.raises(GateError, match=f"by up to {found[-1]:.3g}, allowed is"):
+        verify(artefact, trained_run, atol=(found[-2] + found[-1]) / 2)
+
+
 def test_either_tolerance_may_let_it_pass(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", add(0.05))
     with pytest.raises(GateError):
