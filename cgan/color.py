@@ -22,9 +22,3 @@ def luma_uint8(rgb: Tensor) -> Tensor:
     weights = LUMA_FIXED_POINT
     total = red * weights[0] + green * weights[1] + blue * weights[2] + 2**15
     return (total >> 16).to(torch.uint8).unsqueeze(-3)
-
-
-def luma(rgb: Tensor) -> Tensor:
-    """Rec.601 luma of R'G'B' values, ... x 3 x H x W floating point -> ... x 1 x H x W, same range."""
-    weights = torch.tensor(LUMA_REC601, dtype=rgb.dtype, device=rgb.device)
-    return torch.einsum("c,...chw->...hw", weights, rgb).unsqueeze(-3)

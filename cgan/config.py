@@ -1,8 +1,7 @@
 """TrainConfig: every hyper-parameter of a training run, documented and validated."""
 
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from cgan.spec import SIZE_MULTIPLE, UserError, json_sha256
 
@@ -79,19 +78,6 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: object, source: Path) -> Self:
-        """The configuration from its JSON form, read from `source`.
-
-        Raises:
-            UserError: fields are missing, unknown or out of range.
-        """
-        known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or values.keys() != known:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise UserError(f"{source}: found {found}, expected the training configuration's {sorted(known)}")
-        return cls(**values)
 
     def digest(self) -> str:
         """sha256 of the canonical JSON: equal for runs of equal hyper-parameters."""

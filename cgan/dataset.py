@@ -93,17 +93,19 @@ def prepare(
     key = json_sha256([CACHE_VERSION, size, list(zip(names, digests, strict=True))])
     cache = cache or default_cache_folder()
     pixels_file, index_file = cache / f"{key}.npy", cache / f"{key}.json"
-    if not (pixels_file.exists() and index_file.exists()):
+    cached = _read_cache(pixels_file, index_file)
+    if cached is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             unreadable = _decode_all(paths, names, size, pixels_file, progress)
             with atomic_path(index_file) as temporary:  # written last: its presence says that both are whole
                 temporary.write_text(json.dumps({"unreadable": unreadable}))
+            cached = np.load(pixels_file), unreadable
         except OSError as error:
             raise UserError(
                 f"cannot write the prepared photos below {cache} ({error}); set CGAN_CACHE to another folder"
             ) from error
-    unreadable = json.loads(index_file.read_text())["unreadable"]
+    prepared, unreadable = cached
     if len(unreadable) > MAX_UNREADABLE * len(paths):
         name, reason = next(iter(unreadable.items()))
         raise UserError(
@@ -111,7 +113,7 @@ def prepare(
             f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); mend or remove them"
         )
     good = [i for i, name in enumerate(names) if name not in unreadable]
-    pixels = torch.from_numpy(np.load(pixels_file)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(prepared).permute(0, 3, 1, 2)
     return Photos(pixels, tuple(names[i] for i in good), tuple(digests[i] for i in good), unreadable)
 
 
@@ -159,6 +161,14 @@ def epoch_batches(indices: tuple[int, ...], batch_size: int, seed: int, epoch: i
 def epoch_seed(seed: int, epoch: int) -> int:
     """Seed of one epoch's random choices, in [0, 2^63)."""
     return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _read_cache(pixels_file: Path, index_file: Path) -> tuple[np.ndarray, dict[str, str]] | None:
+    """Prepared pixels and unreadable photos, or None where they are missing or damaged and have to be made again."""
+    try:
+        return np.load(pixels_file), json.loads(index_file.read_text())["unreadable"]
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
 
 
 def _digest_or_empty(path: Path) -> str:

@@ -145,6 +145,8 @@ class ModelSpec:
             raise UserError(f"model contract names colour space {self.color_space!r}, not one of {COLOR_SPACES}")
         if self.precision not in PRECISIONS:
             raise UserError(f"model contract names precision {self.precision!r}, not one of {PRECISIONS}")
+        if self.base_width < 1 or self.parameters < 1:
+            raise UserError(f"model contract has base width {self.base_width} and {self.parameters} parameters")
         if self.size_multiple < 1 or self.render_size < 1 or self.render_size % self.size_multiple:
             raise UserError(
                 f"model contract has render size {self.render_size}, not a multiple of {self.size_multiple}"
@@ -183,7 +185,7 @@ class ModelSpec:
             )
         for name, kind in known.items():
             expected_type = kind if isinstance(kind, type) else dict
-            if not isinstance(data[name], expected_type):
+            if type(data[name]) is not expected_type:  # an int field takes no bool
                 raise UserError(f"{source}: model contract field {name} is {data[name]!r}; export the model again")
         return cls(**data)
 

@@ -268,11 +268,8 @@ def fit(
     """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw samples.
 
     Raises:
-        UserError: FID of a single photo.
         GateError: a loss is not finite, or the run folder cannot be written.
     """
-    if inception and len(run.split.test) < 2:
-        raise UserError("FID needs at least 2 held-out photos, found 1; raise --test-fraction or pass --no-fid")
     for epoch in range(len(run.history) + 1, run.config.epochs + 1):
         metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, on_step)}
         calibrate_batch_norm(run, epoch)

@@ -28,8 +28,8 @@ SUFFIXES = {"onnx": ".onnx"}
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the artefact.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISION_CHOICES), default="fp32", show_default=True)
-@click.option("--atol", type=click.FloatRange(min=0), help="Allowed absolute difference.  [default: 1e-4]")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Allowed relative difference.  [default: 0]")
+@click.option("--atol", type=click.FloatRange(0, 1), help="Allowed absolute difference.  [default: 1e-4]")
+@click.option("--rtol", type=click.FloatRange(0, 1), help="Allowed relative difference.  [default: 0]")
 @click.option("--no-verify", is_flag=True, help="Write the artefact without comparing it; its sidecar says so.")
 @click.option(
     "--verify",

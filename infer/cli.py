@@ -26,7 +26,7 @@ PLAIN_SECONDS = 30
 SHOWN_FAILURES = 20
 """Failures listed on screen; the report has all."""
 
-CPU_BATCH, GPU_BATCH = 8, 64
+CPU_BATCH, GPU_BATCH = 4, 64
 
 FORMAT_CHOICES = ("same", "jpg", "png", "webp", "tiff")
 """"same" and the keys of `infer.images.WRITE_FORMATS`, repeated so that --help stays quick (a test compares them)."""
@@ -52,9 +52,13 @@ def command() -> None:
 @click.option("--model", type=click.Path(path_type=Path), help="Model file.  [default: the one in the package]")
 @device_option
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help=f"Photos in a run.  [default: {CPU_BATCH}, on a GPU {GPU_BATCH}]"
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help=f"Photos in a run of the model.  [default: up to {CPU_BATCH}, on a GPU {GPU_BATCH}]",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that decode and encode.  [default: all cores]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Threads that decode, run the model and encode.  [default: all cores]"
+)
 @click.option(
     "--format",
     "format_",
@@ -111,11 +115,16 @@ def folder(
     except KeyboardInterrupt:
         sys.exit(130)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with open_model(model or DEFAULT_MODEL, device, threads=cores) as backend, _stop_on_interrupt() as stop:
+    workers = workers or cores
+    threads = max(1, cores // workers)
+    with open_model(model or DEFAULT_MODEL, device, threads) as backend, _stop_on_interrupt() as stop:
         on_gpu = "CPU" not in backend.engine
+        # No worker should be without a batch while another has several photos.
+        share = -(-len(plan.jobs) // workers)
         options = FolderOptions(
-            batch_size=batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
-            workers=workers or cores,
+            batch_size=batch_size or (GPU_BATCH if on_gpu else min(CPU_BATCH, share)),
+            workers=workers,
+            streams=1 if on_gpu else workers,
             quality=quality,
             resolution=resolution,
             overwrite=overwrite,

@@ -1,7 +1,7 @@
 """Folder runs: decode, batch, run, merge and encode, overlapped and bounded.
 
-Decoding and encoding happen in a pool of threads while this thread runs the model. Only a few batches are
-under way at a time, so memory does not grow with the folder.
+Everything happens in one pool of threads, which this thread feeds and empties. Only a few batches are under way
+at a time, so memory does not grow with the folder.
 """
 
 import contextlib
@@ -36,7 +36,10 @@ class FolderOptions:
 
     batch_size: int
     workers: int
-    """Threads that decode and encode."""
+    """Threads that decode, run the model and encode."""
+    streams: int = 1
+    """Batches that the model runs at a time. On a CPU, `workers` runs of one thread each waste no time on waiting
+    for each other, which the threads of a single run do."""
     quality: int = 95
     """Of JPEG and WebP."""
     resolution: str = "original"
@@ -64,6 +67,7 @@ class Outcome:
 
 
 OnFile = Callable[[Outcome], None]
+Batch = list[tuple[Job, Photo, Floats]]
 
 
 def color_folder(
@@ -109,15 +113,19 @@ class _FolderRun:
         started = time.perf_counter()
         _remove_abandoned(self.work_folder.parent)
         self.work_folder.mkdir(parents=True)
+        running: deque[tuple[Batch, Future[Floats]]] = deque()
         encoding: deque[tuple[Job, Future[tuple[str, ...]]]] = deque()
         limit = PREFETCHED_BATCHES * self.options.batch_size
         try:
             with ThreadPoolExecutor(self.options.workers) as pool:
                 for batch in self._batches(self._decoded(pool, jobs)):
-                    for (job, photo, gray), colors in zip(batch, self._colors(batch), strict=False):
-                        encoding.append((job, pool.submit(self._finish, job, photo, gray, colors)))
+                    running.append((batch, pool.submit(self._colors, batch)))
+                    if len(running) > self.options.streams:
+                        encoding.extend(self._encode(pool, *running.popleft()))
                     while len(encoding) > limit:
                         self._settle(*encoding.popleft())
+                while running:
+                    encoding.extend(self._encode(pool, *running.popleft()))
                 while encoding:
                     self._settle(*encoding.popleft())
         finally:
@@ -153,8 +161,8 @@ class _FolderRun:
                 continue
             yield job, photo, gray
 
-    def _batches(self, photos: Iterator[tuple[Job, Photo, Floats]]) -> Iterator[list[tuple[Job, Photo, Floats]]]:
-        batch: list[tuple[Job, Photo, Floats]] = []
+    def _batches(self, photos: Iterator[tuple[Job, Photo, Floats]]) -> Iterator[Batch]:
+        batch: Batch = []
         for item in photos:
             batch.append(item)
             if len(batch) == self.options.batch_size:
@@ -163,14 +171,23 @@ class _FolderRun:
         if batch:
             yield batch
 
-    def _colors(self, batch: list[tuple[Job, Photo, Floats]]) -> Floats | tuple[()]:
-        """The network's answers; none where it fails, and then the batch's files have failed."""
+    def _colors(self, batch: Batch) -> Floats:
+        return self.backend.run(np.stack([gray for _, _, gray in batch]))
+
+    def _encode(
+        self, pool: ThreadPoolExecutor, batch: Batch, future: Future[Floats]
+    ) -> list[tuple[Job, Future[tuple[str, ...]]]]:
+        """Begin to write a batch's photos; where the network failed, the batch's files have failed."""
         try:
-            return self.backend.run(np.stack([gray for _, _, gray in batch]))
+            colors = future.result()
         except RuntimeError as error:  # what befalls one batch: memory, values that are not finite
             for job, _, _ in batch:
                 self._fail(job, error)
-            return ()
+            return []
+        return [
+            (job, pool.submit(self._finish, job, photo, gray, rgb))
+            for (job, photo, gray), rgb in zip(batch, colors, strict=True)
+        ]
 
     def _prepare(self, job: Job) -> tuple[Photo, Floats]:
         photo = decode(job.source, self.options.max_pixels)

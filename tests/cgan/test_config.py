@@ -1,7 +1,6 @@
 """TrainConfig: defaults, ranges, digest."""
 
 from dataclasses import FrozenInstanceError, fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,17 +103,6 @@ def test_each_field_changes_the_digest() -> None:
     digests = [TrainConfig().digest(), *(replace(TrainConfig(), **{k: v}).digest() for k, v in OTHER_VALUES.items())]
     assert len(set(digests)) == len(digests)
     assert TrainConfig().digest() == TrainConfig(seed=0).digest()
-
-
-def test_configuration_comes_back_from_its_json_form() -> None:
-    config = TrainConfig(**OTHER_VALUES)
-    assert TrainConfig.from_json(config.to_json(), Path("config.json")) == config
-
-
-@pytest.mark.parametrize("values", [{}, [], {"width": 32}, {**TrainConfig().to_json(), "depth": 5}])
-def test_a_json_form_of_other_fields_is_refused(values: object) -> None:
-    with pytest.raises(UserError, match=r"config\.json: found"):
-        TrainConfig.from_json(values, Path("config.json"))
 
 
 def test_a_configuration_is_frozen() -> None:

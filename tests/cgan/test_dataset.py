@@ -388,3 +388,11 @@ def test_photos_are_kept_as_json_and_npy(photos: Path, photo_cache: Path) -> Non
     assert pixels.stem == index.stem
     assert np.array_equal(np.load(pixels), prepared.pixels.permute(0, 2, 3, 1).numpy())
     assert json.loads(index.read_text()) == {"unreadable": {}}
+
+
+def test_a_damaged_cache_is_made_again(photo_folder: Path, photo_cache: Path) -> None:
+    first = prepare(photo_folder, 32)
+    for suffix in ("npy", "json"):
+        (file,) = photo_cache.glob(f"*.{suffix}")
+        file.write_bytes(b"damaged")
+        assert torch.equal(prepare(photo_folder, 32).pixels, first.pixels)

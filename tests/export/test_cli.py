@@ -366,3 +366,12 @@ def test_help_and_version(invoke: Callable[..., Any]) -> None:
             assert all(name in result.out for name in parameter.opts if name.startswith("-"))
     result = invoke(main, "--version")
     assert (result.code, result.out) == (0, f"cgan-export, version {cgan.__version__}\n")
+
+
+@pytest.mark.parametrize("option", ["--atol", "--rtol"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "2"])
+def test_a_tolerance_that_would_pass_everything_is_refused(tmp_path: Path, option: str, value: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--out", str(tmp_path / "out"), option, value])
+    assert end.value.code == 2
+    assert not (tmp_path / "out").exists()

@@ -75,6 +75,7 @@ def test_options_reach_the_run(photos: Path, tmp_path: Path, cgan_infer: Run) ->
     assert read(tmp_path / "out" / "report.json")["options"] == {
         "batch_size": 2,
         "workers": 3,
+        "streams": 3,
         "quality": 50,
         "resolution": "model",
         "overwrite": False,
@@ -93,7 +94,8 @@ def test_second_run_skips_and_overwrite_does_not(photos: Path, tmp_path: Path, c
 
 def test_defaults_are_printed(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
     _, _, err = cgan_infer("folder", photos, tmp_path / "out", "--device", "cpu")
-    assert f"batch {CPU_BATCH}, {len(os.sched_getaffinity(0))} workers" in err
+    cores = len(os.sched_getaffinity(0))
+    assert f"batch {min(CPU_BATCH, -(-3 // cores))}, {cores} workers" in err
 
 
 @pytest.mark.parametrize(

@@ -129,13 +129,26 @@ def test_batch_size(tmp_path: Path, batch_size: int, expected: list[int]) -> Non
     assert backend.batches == expected
 
 
-def test_result_does_not_depend_on_workers_or_batch(tmp_path: Path) -> None:
+def test_result_does_not_depend_on_workers_batch_or_streams(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "in", 9)
     digests = set()
-    for number, (workers, batch_size) in enumerate([(1, 1), (4, 3), (2, 16)]):
-        run(source, tmp_path / f"out{number}", workers=workers, batch_size=batch_size)
+    for number, (workers, batch_size, streams) in enumerate([(1, 1, 1), (4, 3, 4), (2, 16, 1), (3, 1, 2)]):
+        run(source, tmp_path / f"out{number}", workers=workers, batch_size=batch_size, streams=streams)
         digests.add(digest(tmp_path / f"out{number}"))
     assert len(digests) == 1
+
+
+def test_streams_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Tinted._run
+    meeting = threading.Barrier(2, timeout=20)
+
+    def meet(self: Tinted, gray: np.ndarray) -> np.ndarray:
+        meeting.wait()
+        return answer(self, gray)
+
+    monkeypatch.setattr(Tinted, "_run", meet)
+    outcome, _ = run(make_folder(tmp_path / "in", 8), tmp_path / "out", streams=2)
+    assert len(outcome.done) == 8
 
 
 def test_model_resolution_is_the_networks_own_output(tmp_path: Path) -> None:
