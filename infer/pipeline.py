@@ -10,6 +10,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections import deque
@@ -146,7 +147,7 @@ class _FolderRun:
                 job = next(waiting, None)
                 if job is None:
                     break
-                if not self.options.overwrite and os.path.isfile(job.target):  # noqa: PTH113 (False where stat fails)
+                if not self.options.overwrite and _is_there(job.target):
                     self.outcome.skipped.append(job.name)
                     self._report()
                     continue
@@ -235,6 +236,15 @@ class _FolderRun:
     def _report(self) -> None:
         if self.on_file:
             self.on_file(self.outcome)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file with content has this name; a power cut can leave an empty one behind."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def _remove_abandoned(folder: Path) -> None:
