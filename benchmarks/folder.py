@@ -59,7 +59,7 @@ def main(
     """Print images a second of both, and their ratio last."""
     if quick:
         files, rounds = 300, 1
-    options = FolderOptions(batch_size=batch_size, workers=workers, streams=workers)
+    options = FolderOptions(batch_size=batch_size, workers=workers, streams=workers + 1)
     figures: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder, open_model(model, "cpu", max(1, threads // workers)) as backend:
         source = Path(folder) / "in"

@@ -124,7 +124,7 @@ def folder(
         options = FolderOptions(
             batch_size=batch_size or (GPU_BATCH if on_gpu else min(CPU_BATCH, share)),
             workers=workers,
-            streams=1 if on_gpu else workers,
+            streams=1 if on_gpu else workers + 1,  # one that waits, for the worker that is ready first
             quality=quality,
             resolution=resolution,
             overwrite=overwrite,

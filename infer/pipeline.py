@@ -39,8 +39,8 @@ class FolderOptions:
     workers: int
     """Threads that decode, run the model and encode."""
     streams: int = 1
-    """Batches that the model runs at a time. On a CPU, `workers` runs of one thread each waste no time on waiting
-    for each other, which the threads of a single run do."""
+    """Batches given to the model at a time; no more than `workers` of them run. On a CPU, runs of one thread each
+    waste no time on waiting for each other, which the threads of a single run do."""
     quality: int = 95
     """Of JPEG and WebP."""
     resolution: str = "original"
@@ -120,9 +120,9 @@ class _FolderRun:
         try:
             with ThreadPoolExecutor(self.options.workers) as pool:
                 for batch in self._batches(self._decoded(pool, jobs)):
-                    running.append((batch, pool.submit(self._colors, batch)))
-                    if len(running) > self.options.streams:
+                    if len(running) == self.options.streams:
                         encoding.extend(self._encode(pool, *running.popleft()))
+                    running.append((batch, pool.submit(self._colors, batch)))
                     while len(encoding) > limit:
                         self._settle(*encoding.popleft())
                 while running:

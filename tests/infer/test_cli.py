@@ -75,7 +75,7 @@ def test_options_reach_the_run(photos: Path, tmp_path: Path, cgan_infer: Run) ->
     assert read(tmp_path / "out" / "report.json")["options"] == {
         "batch_size": 2,
         "workers": 3,
-        "streams": 3,
+        "streams": 4,
         "quality": 50,
         "resolution": "model",
         "overwrite": False,
