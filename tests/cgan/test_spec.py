@@ -48,7 +48,7 @@ specs = st.builds(
     color_space=st.sampled_from(COLOR_SPACES),
     render_size=st.integers(1, 64).map(lambda n: 16 * n),
     base_width=st.integers(1, 512),
-    parameters=st.integers(0, 2**40),
+    parameters=st.integers(1, 2**40),
     precision=st.sampled_from(PRECISIONS),
     config_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     weights_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
