@@ -213,6 +213,7 @@ class _Progress:
         self.bar.close()
 
     def update(self, outcome: "Outcome") -> None:
+        """Count one more file."""
         done, skipped, failed = len(outcome.done), len(outcome.skipped), len(outcome.failed)
         if not self.bar.disable:
             self.bar.set_postfix(skipped=skipped, failed=failed, refresh=False)

@@ -111,6 +111,7 @@ class _FolderRun:
         self.render_size = backend.fixed_size or (backend.spec.render_size, backend.spec.render_size)
 
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
+        """See `color_folder`."""
         started = time.perf_counter()
         _remove_abandoned(self.work_folder.parent)
         self.work_folder.mkdir(parents=True)

@@ -206,7 +206,9 @@ def test_damaged_exif_costs_the_exif_and_not_the_photo(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         photo = decode(path)
         for format_ in ("JPEG", "PNG", "TIFF"):
-            encode(Image.new("RGB", photo.size[::-1]), photo, io.BytesIO(), format_)
+            file = io.BytesIO()
+            encode(Image.new("RGB", photo.size[::-1]), photo, file, format_)
+            assert Image.open(file).size == photo.size[::-1]
 
 
 def test_tiff_is_compressed_unless_exif_forbids_it(tmp_path: Path) -> None:
