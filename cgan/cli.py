@@ -111,7 +111,7 @@ class _Progress:
         self.quiet = quiet
         self.terminal = sys.stderr.isatty()
         self.bar: tqdm[Any] | None = None
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
 
     def __enter__(self) -> "_Progress":
         return self
@@ -150,7 +150,6 @@ class _Progress:
             return
         if done < (self.bar.n if self.bar else 0) or (self.bar is None and done < total):
             self._close()
-            self.started = time.monotonic()
             self.bar = tqdm(total=total, desc=label, unit="img", disable=not self.terminal, leave=False)
         if self.bar and self.terminal:
             self.bar.set_postfix({name: f"{float(value):.3f}" for name, value in losses.items()}, refresh=False)

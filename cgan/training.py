@@ -293,7 +293,7 @@ def _train_step(run: Run, gray: Tensor, color: Tensor, warmup: bool) -> Metrics:
         run.scaler.update()
         return {"l1": l1.detach()}
     losses = _discriminator_step(run, gray, color, picture.detach())
-    run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here, and cost a third
+    run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here
     with run.autocast():
         logits = run.discriminator(torch.cat([gray, picture], 1))
     adversarial = adversarial_loss(logits)

@@ -18,7 +18,7 @@ from cgan.spec import GateError, atomic_path, cannot_write, exit_on_user_error
 if TYPE_CHECKING:
     from infer.backends.base import Backend
     from infer.jobs import Plan
-    from infer.pipeline import Outcome
+    from infer.pipeline import FolderOptions, Outcome
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
@@ -133,15 +133,7 @@ def folder(
         )
         report = report or target / "report.json"
         _check_writable(target, report)
-        if backend.note:
-            _say(f"note: {backend.note}")
-        if not quiet:
-            _say(
-                f"{len(plan.jobs)} photos; {backend.path.name} on {backend.engine}; "
-                f"batch {options.batch_size}, {options.workers} workers"
-            )
-            if backend.sidecar is None:
-                _say(f"note: no {backend.path.name}.json beside the model, so nothing vouches for it")
+        _announce(plan, backend, options, quiet)
         with _Progress(len(plan.jobs), quiet) as progress:
             try:
                 outcome = color_folder(plan.jobs, target, backend, options, progress.update, stop.event)
@@ -168,6 +160,7 @@ def info(model: Path | None, device: str) -> None:
             "file": str(backend.path),
             "bytes": backend.path.stat().st_size,
             "engine": backend.engine,
+            "note": backend.note,
             "fixed_size": backend.fixed_size,
             "spec": backend.spec.to_json(),
             "sidecar": backend.sidecar
@@ -223,7 +216,23 @@ class _Progress:
             _say(f"{done + skipped + failed}/{self.total}  done {done}  skipped {skipped}  failed {failed}")
 
 
-def _report(plan: "Plan", outcome: "Outcome", backend: "Backend", options: Any, format_: str) -> dict[str, Any]:
+def _announce(plan: "Plan", backend: "Backend", options: "FolderOptions", quiet: bool) -> None:
+    """What is about to happen, and on what; a device other than the one that "auto" stands for is said in any case."""
+    if backend.note:
+        _say(f"note: {backend.note}")
+    if quiet:
+        return
+    _say(
+        f"{len(plan.jobs)} photos; {backend.path.name} on {backend.engine}; "
+        f"batch {options.batch_size}, {options.workers} workers"
+    )
+    if backend.sidecar is None:
+        _say(f"note: no {backend.path.name}.json beside the model, so nothing vouches for it")
+
+
+def _report(
+    plan: "Plan", outcome: "Outcome", backend: "Backend", options: "FolderOptions", format_: str
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from cgan import __version__
@@ -243,7 +252,12 @@ def _report(plan: "Plan", outcome: "Outcome", backend: "Backend", options: Any, 
         "seconds": round(outcome.seconds, 3),
         "images_per_second": round(len(outcome.done) / outcome.seconds, 2),
         "options": {**asdict(options), "format": format_},
-        "model": {"file": str(backend.path), "engine": backend.engine, "spec": backend.spec.to_json()},
+        "model": {
+            "file": str(backend.path),
+            "engine": backend.engine,
+            "note": backend.note,
+            "spec": backend.spec.to_json(),
+        },
         "version": __version__,
     }
 

@@ -166,7 +166,7 @@ def encode(image: Image.Image, photo: Photo, file: BinaryIO, format_: str, quali
         # Full-resolution chroma: subsampling would blur the colours again.
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality},
-        # The default level takes four times as long for files about 5% smaller.
+        # On coloured photos the default, 6, took 1.7 to 2.8 times as long, for files 5% smaller to 13% larger.
         "PNG": {"compress_level": 3},
         "TIFF": {"compression": "tiff_adobe_deflate"},
         "BMP": {},
@@ -214,9 +214,7 @@ def _decode(image: Image.Image) -> Photo:
     dpi = image.info.get("dpi")
     layout: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
     image, exif = _upright(image, notes)
-    alpha = _alpha(image)
-    if alpha is not None and image.mode not in WIDE_MODES:
-        image = image.convert("RGBA").convert("RGB")
+    image, alpha = _split_alpha(image)
     luma, luma_notes = _luma(image, layout)
     return Photo(
         luma=luma,
@@ -244,14 +242,15 @@ def _upright(image: Image.Image, notes: list[str]) -> tuple[Image.Image, bytes |
         return image, None
 
 
-def _alpha(image: Image.Image) -> Image.Image | None:
-    """Transparency as mode L, or None."""
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The image without its transparency, and that as mode L or None."""
     if not image.has_transparency_data and "transparency" not in image.info:
-        return None
+        return image, None
     if image.mode in WIDE_MODES:  # one value is transparent; converting these modes to RGBA would clip them
         opaque = np.asarray(image) != image.info["transparency"]
-        return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
-    return image.convert("RGBA").getchannel("A")
+        return image, Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+    image = image.convert("RGBA")
+    return image.convert("RGB"), image.getchannel("A")
 
 
 def _luma(image: Image.Image, layout: dict[int, Any]) -> tuple[Luma, tuple[str, ...]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infer.backends import ort
 from infer.backends.ort import gpu_present
 from infer.cli import CPU_BATCH, main
 
@@ -171,6 +172,18 @@ def test_info_prints_the_contract(cgan_infer: Run) -> None:
     assert values["spec"]["input"]["name"] == "gray"
     assert values["sidecar"]["verification"]["verified"] is True
     assert "Provider" in values["engine"]
+
+
+@pytest.mark.skipif(gpu_present(), reason="a GPU is here")
+def test_a_gpu_that_cannot_be_used_is_noted_everywhere(
+    photos: Path, tmp_path: Path, cgan_infer: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "gpu_present", lambda: True)
+    assert "going on with the CPU" in json.loads(cgan_infer("info")[1])["note"]
+    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--quiet")
+    assert code == 0
+    assert "going on with the CPU" in err
+    assert "going on with the CPU" in read(tmp_path / "out" / "report.json")["model"]["note"]
 
 
 def test_a_model_without_sidecar_is_said(exported_onnx: Path, photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
