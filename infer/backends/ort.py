@@ -1,7 +1,9 @@
 """ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
+import contextlib
 import ctypes
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +63,8 @@ class OrtBackend(Backend):
                     "--device cuda: found no NVIDIA GPU or no driver for it here; use --device cpu or auto"
                 )
             if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
+                with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for our own JSON
+                    ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
             ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
