@@ -7,18 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from cgan import __version__
+from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
 from cgan.networks import Generator, count_parameters
 from cgan.spec import GateError, ModelSpec, UserError, atomic_path
 
 GENERATOR_FILE = "last.safetensors"
 TRAINING_FILE = "last.training.safetensors"
+HELD_OUT_FILE = "held-out.npy"
+"""Held-out photos of a run in gray, N x 1 x size x size uint8."""
+
 MODEL_NAME = "unet"
 
 
@@ -39,6 +45,7 @@ def model_spec(generator: Generator, config: TrainConfig) -> ModelSpec:
         color_space=config.color_space,
         render_size=config.size,
         base_width=config.width,
+        blocks=config.blocks,
         parameters=count_parameters(generator),
         config_sha256=config.digest(),
         weights_sha256=weights_digest(generator.state_dict()),
@@ -68,10 +75,13 @@ def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
     spec = ModelSpec.from_metadata(metadata, path)
     if spec.model != MODEL_NAME or spec.precision != "fp32":
         raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
-    generator = Generator(width=spec.base_width)
+    generator = Generator(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks)
     expected = generator.state_dict()
     if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
-        raise UserError(f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width}; train again")
+        raise UserError(
+            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with {spec.blocks} "
+            f"block(s) for {spec.color_space}; train again"
+        )
     found = weights_digest(state)
     if found != spec.weights_sha256:
         raise GateError(
@@ -92,6 +102,25 @@ def checkpoint_path(source: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a run folder of cgan-train or a .safetensors checkpoint")
     return path
+
+
+def held_out_photos(source: Path) -> NDArray[np.float32] | None:
+    """Gray held-out photos that a run kept, N x 1 x size x size in [0, 1]; None where `source` has none.
+
+    Args:
+        source: a run folder, or a checkpoint in one.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    file = (source if source.is_dir() else source.parent.parent) / HELD_OUT_FILE
+    if not file.exists():
+        return None
+    try:
+        gray: NDArray[np.uint8] = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: not readable as held-out photos ({error}); give --calibration FOLDER") from error
+    return gray.astype(np.float32) / 255
 
 
 def save_training(

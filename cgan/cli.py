@@ -6,13 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
-from cgan.config import DEVICE_CHOICES, DISCRIMINATOR_CHOICES, PRECISION_CHOICES, TrainConfig
-from cgan.spec import UserError, exit_on_user_error
+from cgan.config import (
+    BEST_BY_CHOICES,
+    DEVICE_CHOICES,
+    DISCRIMINATOR_CHOICES,
+    GAN_LOSS_CHOICES,
+    LOSS_SPACE_CHOICES,
+    PRECISION_CHOICES,
+    TrainConfig,
+)
+from cgan.spec import COLOR_SPACES, UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from cgan.distributed import World
+    from cgan.metrics import FeatureNetwork
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
@@ -25,39 +37,60 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
     default = DEFAULTS[name]
     flag = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
-        flag = f"{flag}/--no-{name}"
+        flag = f"{flag}/--no-{name.replace('_', '-')}"
     return click.option(flag, name, default=default, show_default=True, help=help_text, **kwargs)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@_option("discriminator", "Network that judges the colours.", type=click.Choice(DISCRIMINATOR_CHOICES))
+@_option("color_space", "Colour space that the generator predicts.", type=click.Choice(COLOR_SPACES))
+@_option(
+    "discriminator",
+    "Network that judges the colours; none learns from L1 alone.",
+    type=click.Choice(DISCRIMINATOR_CHOICES),
+)
+@_option("gan_loss", "Adversarial loss.", type=click.Choice(GAN_LOSS_CHOICES))
+@_option("loss_space", "Where losses see the colours of hsv and ycbcr.", type=click.Choice(LOSS_SPACE_CHOICES))
 @_option("l1_weight", "Weight of the L1 term beside the adversarial term.")
-@_option("label_smoothing", "The discriminator's target for real photos.")
-@_option("width", "Channels of the first convolution block.")
+@_option("label_smoothing", "The discriminator's target for real photos, with bce.")
+@_option("gradient_penalty", "Weight of the Wasserstein gradient penalty, often 10; 0 is off.")
+@_option("weight_clip", "Bound of the Wasserstein discriminator's weights, often 0.01; 0 is off.")
+@_option("r1", "Gamma of the R1 penalty on the discriminator; 0 is off.")
+@_option("spectral_norm", "Divide the discriminator's weights by their spectral norm.")
+@_option("width", "Channels of the generator's first convolution block.")
+@_option("blocks", "Convolution blocks at each scale of the generator.")
+@_option("discriminator_width", "Channels of the discriminator's first block; 0 is --width.")
+@_option("discriminator_scales", "Scales of the U-Net discriminator, 2 to 5; 5 is all of it.")
 @_option("size", "Photos are resized to this height and width.")
 @_option("epochs", "Passes over the training photos.")
 @_option("warmup_epochs", "First epochs with L1 alone, without the discriminator.")
-@_option("batch_size", "Photos in a step.")
+@_option("decay_epochs", "Last epochs over which the learning rate falls towards 0.")
+@_option("batch_size", "Photos in a step, over all processes.")
 @_option("lr", "Adam's learning rate.")
+@_option("ema", "Decay of the moving average of weights that is evaluated and exported, often 0.999; 0 is off.")
 @_option("seed", "Seed of split, weights and order.")
 @_option("test_fraction", "Share of the photos held out.")
 @_option("flip", "Mirror training photos at random.")
 @_option("precision", "auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32.", type=click.Choice(PRECISION_CHOICES))
 @_option("device", "Where to compute.", type=click.Choice(DEVICE_CHOICES))
-@_option("fid", "Measure FID on the held-out photos after each epoch.")
+@_option("compile", "Translate the networks with torch.compile first.")
+@_option("fid", "Measure FID and KID on the held-out photos after each epoch.")
+@_option(
+    "best_by", "What chooses the best checkpoint; auto: fid, with --no-fid psnr.", type=click.Choice(BEST_BY_CHOICES)
+)
+@_option("save_every", "Keep a checkpoint every so many epochs; 0 is never.")
 @click.option(
     "--inception-weights",
     type=click.Path(path_type=Path),
-    help="Inception v3 state dict for FID; default: the one in torch's hub cache.",
+    help="Inception v3 state dict for FID and KID; default: the one in torch's hub cache.",
 )
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch of the run in --out.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and touch nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, only warnings and errors.")
 @click.version_option(package_name="cgan")
 def command(
-    data: Path,
+    data: str,
     out: Path,
     inception_weights: Path | None,
     resume: bool,
@@ -65,41 +98,70 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Train the colouring GAN on the photos in the folder DATA (searched recursively)."""
+    """Train the colouring GAN on the photos in the folder DATA (searched recursively).
+
+    The word flowers102 in place of a folder is the data set of that name, which torchvision downloads. Under torchrun
+    all processes train one model together.
+    """
     config = TrainConfig(**options)
+    if inception_weights and not config.fid:
+        raise UserError(f"--inception-weights {inception_weights}: it has no effect with --no-fid; drop one")
     try:
-        from cgan import dataset, metrics, training
-        from cgan.run_folder import RunFolder
+        from cgan import distributed, metrics, state
     except ModuleNotFoundError as error:
         raise UserError(
             f"training needs the package {error.name}; install it with pip install 'cgan[train]'"
         ) from error
-    config = training.resolve(config)
-    paths = dataset.scan(data)
-    if out.resolve().is_relative_to(data.resolve()):
-        raise UserError(f"--out {out}: found it inside {data}, where its samples would become photos; choose another")
-    if not resume:
-        RunFolder(out).check_free()
-    if dry_run:
-        print(json.dumps({"photos": len(paths), "out": str(out), **config.to_json()}, indent=2))
-        return
-    inception = metrics.load_inception(inception_weights) if config.fid else None
+    config = state.resolve(config)
+    features = metrics.load_inception(inception_weights) if config.fid else None
     try:
-        with _Progress(config.epochs, quiet) as progress:
-            photos = dataset.prepare(data, config.size, progress=progress.prepared)
-            for name, reason in photos.unreadable.items():
-                print(f"warning: passed over {name}: {reason}", file=sys.stderr)
-            run = training.setup(out, config, photos, resume)
-            progress.say(
-                f"{len(run.split.train)} photos train, {len(run.split.test)} are held out; "
-                f"{config.device}, {config.precision}"
-            )
-            progress.epoch = len(run.history)
-            training.fit(run, inception, progress.step, progress.epoch_done)
-            progress.say(f"done: {out} holds {len(run.history)} epochs")
+        with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
+            _train(data, out, config, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
         print(f"interrupted; go on with --resume --out {out}", file=sys.stderr)
         sys.exit(130)
+
+
+def _train(
+    data: str,
+    out: Path,
+    config: TrainConfig,
+    features: "FeatureNetwork | None",
+    world: "World",
+    progress: "_Progress",
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Everything after the options are known to be right; in each process of the world."""
+    from cgan import dataset, training
+    from cgan.run_folder import RunFolder
+
+    if not resume and world.main:
+        RunFolder(out).check_free()
+    if dry_run:
+        found = dataset.FLOWERS102 if data == dataset.FLOWERS102 else len(dataset.scan(Path(data)))
+        if world.main:
+            print(json.dumps({"photos": found, "out": str(out), **config.to_json()}, indent=2))
+        return
+    with world.main_of_machine_first():
+        folder = dataset.source_folder(data)
+        paths = dataset.scan(folder)
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {out}: found it inside {folder}, where samples would become photos; choose another")
+        photos = dataset.prepare(folder, config.size, progress=progress.prepared, paths=paths)
+    if world.main:
+        for name, reason in photos.unreadable.items():
+            print(f"warning: passed over {name}: {reason}", file=sys.stderr)
+        if photos.near_gray:
+            print(f"warning: {photos.near_gray} of {len(photos.names)} photos are near gray", file=sys.stderr)
+    run = training.setup(out, config, photos, resume, world)
+    progress.say(
+        f"{len(run.split.train)} photos train, {len(run.split.test)} are held out; {config.device}, {config.precision}"
+        + (f", {world.size} processes" if world.size > 1 else "")
+    )
+    progress.epoch = len(run.history)
+    training.fit(run, features, progress.step, progress.epoch_done)
+    progress.say(f"done: {out} holds {len(run.history)} epochs")
 
 
 class _Progress:
@@ -129,7 +191,7 @@ class _Progress:
         """Progress of decoding photos into the cache."""
         self._update("preparing photos", done, total, {})
 
-    def step(self, done: int, total: int, losses: dict[str, Any]) -> None:
+    def step(self, done: int, total: int, losses: dict[str, float]) -> None:
         """Progress within an epoch."""
         self._update(f"epoch {self.epoch + 1}/{self.epochs}", done, total, losses)
 
@@ -137,26 +199,29 @@ class _Progress:
         """The line that stays after an epoch."""
         self.epoch = metrics["epoch"]
         fid = f"  FID {metrics['test_fid']['value']:.2f}" if "test_fid" in metrics else ""
+        accuracy = metrics.get("test_discriminator_accuracy")
+        judge = "" if accuracy is None else f"  D accuracy {accuracy:.0%}"
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())
         self.say(
             f"epoch {self.epoch}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
             f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
             f"PSNR {metrics['test_psnr']:.2f} dB (gray {metrics['test_gray_psnr']:.2f})  "
             f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "
-            f"D accuracy {metrics['test_discriminator_accuracy']:.0%}{fid}"
+            f"{judge.strip()}{fid}  time: {shares}"
         )
 
-    def _update(self, label: str, done: int, total: int, losses: dict[str, Any]) -> None:
+    def _update(self, label: str, done: int, total: int, losses: dict[str, float]) -> None:
         if self.quiet:
             return
         if done < (self.bar.n if self.bar else 0) or (self.bar is None and done < total):
             self._close()
             self.bar = tqdm(total=total, desc=label, unit="img", disable=not self.terminal, leave=False)
         if self.bar and self.terminal:
-            self.bar.set_postfix({name: f"{float(value):.3f}" for name, value in losses.items()}, refresh=False)
+            self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
             self.bar.update(done - self.bar.n)
         elif time.monotonic() - self.last_line > PLAIN_SECONDS:
             self.last_line = time.monotonic()
-            text = "  ".join(f"{name} {float(value):.4f}" for name, value in losses.items())
+            text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
             print(f"{label}  {done}/{total}  {text}", file=sys.stderr, flush=True)
 
     def _close(self) -> None:

@@ -1,4 +1,7 @@
-"""Pictures of a run: the sample grid."""
+"""Pictures of a run: the sample grid and the curves."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,3 +35,46 @@ def sample_grid(gray: Tensor, prediction: Tensor, truth: Tensor) -> Image.Image:
     rows_count, columns_count, _, height, width = cells.shape
     sheet = cells.permute(0, 3, 1, 4, 2).reshape(rows_count * height, columns_count * width, 3)
     return Image.fromarray((sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy().astype(np.uint8))
+
+
+CHARTS = (
+    ("FID", {"test_fid": "held out"}),
+    ("L1", {"train_l1": "training", "test_l1": "held out"}),
+    ("Discriminator loss", {"train_discriminator_loss": "training", "test_discriminator_loss": "held out"}),
+    (
+        "Discriminator accuracy",
+        {"train_discriminator_accuracy": "training", "test_discriminator_accuracy": "held out"},
+    ),
+)
+"""The report's four charts: title, and the label of each metric in it."""
+
+
+def save_curves(history: list[dict[str, Any]], path: Path) -> None:
+    """Draw the CHARTS over the epochs as a PNG; a chart whose metrics were not measured says so.
+
+    Args:
+        history: metrics of each epoch; FID is a dict with its value.
+        path: the file to write.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which keeps every figure in memory
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(2, 2).flat, CHARTS, strict=True):
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for name, label in lines.items():
+            points = [(metrics["epoch"], scalar(metrics[name])) for metrics in history if name in metrics]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 20 else None)
+        if axes.lines:
+            axes.legend()
+        else:
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+    figure.savefig(path, format="png", dpi=100)
+
+
+def scalar(value: Any) -> float:
+    """A metric's number: itself, or the value of one that carries its fingerprint."""
+    return float(value["value"] if isinstance(value, dict) else value)

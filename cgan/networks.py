@@ -1,15 +1,19 @@
-"""The U-Net generator and the three discriminators of the report, at any base width.
+"""The U-Net generator and the discriminators of the report and their variants, at any base width.
 
 Every network is built from three pieces: a convolution block, a down block and an up block. Weights start as
 torch draws them by default; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
+from cgan.color import COLOR_TARGETS
+from cgan.config import TrainConfig
 from cgan.spec import SIZE_MULTIPLE
 
 LEAK = 0.2
@@ -29,17 +33,68 @@ def relu() -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
+class _ReflectPad(torch.autograd.Function):
+    """Reflect padding by copies of whole rows and columns.
+
+    torch's own kernel takes a slow path for channels-last tensors on the CPU (ten times the time), and what autograd
+    makes of slices and concatenations allocates and adds whole tensors for each border: a third of the speed of this.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        y = torch.empty((n, c, h + 2, w + 2), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        y[:, :, 1:-1, 1:-1] = x
+        y[:, :, 0, 1:-1] = x[:, :, 1]
+        y[:, :, -1, 1:-1] = x[:, :, -2]
+        y[:, :, :, 0] = y[:, :, :, 2]
+        y[:, :, :, -1] = y[:, :, :, -3]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (g,) = gradients
+        inner = g[:, :, 1:-1, 1:-1].clone(memory_format=torch.channels_last)
+        for inside, border in ((1, 0), (-2, -1)):
+            inner[:, :, inside] += g[:, :, border, 1:-1]
+            inner[:, :, :, inside] += g[:, :, 1:-1, border]
+            for inside_column, border_column in ((1, 0), (-2, -1)):
+                inner[:, :, inside, inside_column] += g[:, :, border, border_column]
+        return inner
+
+
+class _DenseGradient(torch.autograd.Function):
+    """The identity, whose gradient is made dense: that of a concatenation is a strided slice, and what comes before
+    it, an activation, takes ten times as long on such a slice as the copy does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous(memory_format=torch.channels_last)
+
+
+def _slow_on_cpu(x: Tensor) -> bool:
+    """Whether torch's own kernels are slow for this tensor, so that the functions above are worth their while."""
+    channels_last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    return channels_last and not torch.compiler.is_compiling()
+
+
 def reflect_pad(x: Tensor) -> Tensor:
     """Reflect padding by one pixel, N x C x H x W -> N x C x H+2 x W+2, for H and W of at least 2."""
-    slow = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    if not slow or torch.compiler.is_compiling():
+    if not _slow_on_cpu(x):
         return F.pad(x, (1, 1, 1, 1), mode="reflect")
-    # torch's own kernel takes a slow path for channels-last tensors on the CPU: ten times the time of two
-    # concatenations along the outer axes of the same memory.
-    x = x.permute(0, 2, 3, 1)
-    x = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], dim=2)
-    x = torch.cat([x[:, 1:2], x, x[:, -2:-1]], dim=1)
-    return x.permute(0, 3, 1, 2)
+    padded: Tensor = _ReflectPad.apply(x)
+    return padded
+
+
+def concatenate(x: Tensor, skip: Tensor) -> Tensor:
+    """A decoder scale and the encoder scale beside it, stacked along the channels."""
+    if _slow_on_cpu(x) and x.requires_grad:
+        x = _DenseGradient.apply(x)
+    return torch.cat([x, skip], dim=1)
 
 
 class ReflectConv2d(nn.Conv2d):
@@ -66,23 +121,33 @@ def conv_block(channels_in: int, channels_out: int, activation: Callable[[], nn.
     )
 
 
-def down_block(channels: int) -> nn.Sequential:
-    """4x4 convolution of stride 2 to twice the channels, then a convolution block: half the size."""
+def conv_blocks(
+    channels_in: int, channels_out: int, blocks: int = 1, activation: Callable[[], nn.Module] = leaky_relu
+) -> nn.Sequential:
+    """Convolution blocks one after the other, the first from channels_in to channels_out."""
+    layers = list(conv_block(channels_in, channels_out, activation))
+    for _ in range(blocks - 1):
+        layers += conv_block(channels_out, channels_out, activation)
+    return nn.Sequential(*layers)
+
+
+def down_block(channels: int, blocks: int = 1) -> nn.Sequential:
+    """4x4 convolution of stride 2 to twice the channels, then convolution blocks: half the size."""
     return nn.Sequential(
         nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(2 * channels),
         leaky_relu(),
-        conv_block(2 * channels, 2 * channels),
+        conv_blocks(2 * channels, 2 * channels, blocks),
     )
 
 
-def up_block(channels: int) -> nn.Sequential:
-    """4x4 transposed convolution of stride 2 to a quarter of the channels, then a convolution block: twice the size."""
+def up_block(channels: int, blocks: int = 1) -> nn.Sequential:
+    """4x4 transposed convolution of stride 2 to a quarter of the channels, then convolution blocks: twice the size."""
     return nn.Sequential(
         nn.ConvTranspose2d(channels, channels // 4, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(channels // 4),
         relu(),
-        conv_block(channels // 4, channels // 4, relu),
+        conv_blocks(channels // 4, channels // 4, blocks, relu),
     )
 
 
@@ -93,15 +158,17 @@ class UNet(nn.Module):
         channels_in: channels of the input (1 for the generator).
         channels_out: channels of the output.
         width: channels of the first convolution block.
+        blocks: convolution blocks at each scale.
+        scales: scales of the encoder, 2 to 5; fewer than 5 truncate the network at the bottom.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, width: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, width: int, blocks: int = 1, scales: int = 5) -> None:
         super().__init__()
-        scales = [width * multiple for multiple in ENCODER_MULTIPLES]
-        self.stem = conv_block(channels_in, width)
-        self.downs = nn.ModuleList(down_block(channels) for channels in scales[:-1])
-        self.bottleneck = conv_block(scales[-1], scales[-1])
-        self.ups = nn.ModuleList(up_block(2 * channels) for channels in reversed(scales[1:]))
+        channels = [width * multiple for multiple in ENCODER_MULTIPLES[:scales]]
+        self.stem = conv_blocks(channels_in, width, blocks)
+        self.downs = nn.ModuleList(down_block(count, blocks) for count in channels[:-1])
+        self.bottleneck = conv_blocks(channels[-1], channels[-1], blocks)
+        self.ups = nn.ModuleList(up_block(2 * count, blocks) for count in reversed(channels[1:]))
         self.head = nn.Conv2d(2 * width, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,8 +178,8 @@ class UNet(nn.Module):
             skips.append(down(skips[-1]))
         x = self.bottleneck(skips[-1])
         for up in self.ups:
-            x = up(torch.cat([x, skips.pop()], dim=1))
-        logits: Tensor = self.head(torch.cat([x, skips.pop()], dim=1))
+            x = up(concatenate(x, skips.pop()))
+        logits: Tensor = self.head(concatenate(x, skips.pop()))
         return logits
 
 
@@ -120,13 +187,14 @@ class Generator(nn.Module):
     """The U-Net that colours: gray in, colour out.
 
     Args:
-        channels_out: colour channels to predict (3 for RGB).
+        channels_out: colour channels to predict (3 for RGB, 2 for HSV and YCbCr).
         width: channels of the first convolution block; the report's is 32.
+        blocks: convolution blocks at each scale; the report's is 1.
     """
 
-    def __init__(self, channels_out: int = 3, width: int = 32) -> None:
+    def __init__(self, channels_out: int = 3, width: int = 32, blocks: int = 1) -> None:
         super().__init__()
-        self.body = UNet(1, channels_out, width)
+        self.body = UNet(1, channels_out, width, blocks)
 
     def forward(self, gray: Tensor) -> Tensor:
         """Colours in [0, 1], N x channels_out x H x W, for luma in [0, 1], N x 1 x H x W.
@@ -181,19 +249,35 @@ class DenseDiscriminator(nn.Module):
         return logits
 
 
-DISCRIMINATORS: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "unet": lambda channels_in, width, size: UNet(channels_in, 1, width),
-    "patch": lambda channels_in, width, size: PatchDiscriminator(channels_in, width),
-    "dense": DenseDiscriminator,
+DISCRIMINATORS: dict[str, Callable[[int, int, TrainConfig], nn.Module]] = {
+    "unet": lambda channels, width, config: UNet(channels, 1, width, scales=config.discriminator_scales),
+    "patch": lambda channels, width, config: PatchDiscriminator(channels, width),
+    "dense": lambda channels, width, config: DenseDiscriminator(channels, width, config.size),
 }
-"""Builders by name, each taking (channels_in, width, size). Adding one here adds it to the command."""
+"""Builders by name, each taking (channels of the input, width, configuration)."""
 
 
-def build_discriminator(name: str, channels_in: int, width: int, size: int) -> nn.Module:
-    """A discriminator of DISCRIMINATORS for gray and colour stacked to `channels_in` channels."""
-    return DISCRIMINATORS[name](channels_in, width, size)
+def build_generator(config: TrainConfig) -> Generator:
+    """The generator that a configuration describes."""
+    return Generator(COLOR_TARGETS[config.color_space].channels, config.width, config.blocks)
+
+
+def build_discriminator(config: TrainConfig) -> nn.Module | None:
+    """The discriminator that a configuration describes, or None with --discriminator none.
+
+    Its input is the gray channel and the colours that the loss compares, stacked.
+    """
+    if config.discriminator == "none":
+        return None
+    width = config.discriminator_width or config.width
+    network = DISCRIMINATORS[config.discriminator](1 + config.loss_channels, width, config)
+    if config.spectral_norm:
+        for layer in list(network.modules()):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                spectral_norm(layer)
+    return network
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Number of parameters that training sets, frozen now or not."""
+    return sum(p.numel() for p in module.parameters())

@@ -7,21 +7,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from torch.optim import Optimizer
 
-from cgan.checkpoint import GENERATOR_FILE, TRAINING_FILE, load_training, save_generator, save_training
+from cgan.checkpoint import GENERATOR_FILE, HELD_OUT_FILE, TRAINING_FILE, load_training, save_generator, save_training
 from cgan.config import TrainConfig
+from cgan.events import write_events
+from cgan.figures import save_curves, scalar
 from cgan.networks import Generator
-from cgan.spec import UserError, atomic_path, cannot_write
+from cgan.spec import UserError, atomic_path, cannot_write, is_temporary
+
+BEST_FILE = "best.safetensors"
+
+RECORDS_BEFORE_CONFIG = frozenset({"split.json", "environment.json"})
+"""Records that are written before config.json: without it they are a start that was killed."""
 
 MAY_CHANGE = frozenset({"epochs"})
 """Options that a resumed run may have other than the run it goes on with."""
 
 
 class RunFolder:
-    """RUN: config.json, split.json, environment.json, metrics.jsonl, checkpoints/ and samples/.
+    """RUN: config.json, split.json, environment.json, metrics.jsonl, curves.png, checkpoints/, samples/, tensorboard/.
 
     Every file appears whole or not at all. The training state alone holds all that --resume needs, the metrics
     included, so a kill between two files loses nothing.
@@ -29,57 +38,67 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.generator_file = path / "checkpoints" / GENERATOR_FILE
-        self.training_file = path / "checkpoints" / TRAINING_FILE
+        self.checkpoints = path / "checkpoints"
+        self.generator_file = self.checkpoints / GENERATOR_FILE
+        self.training_file = self.checkpoints / TRAINING_FILE
+        self.held_out_file = path / HELD_OUT_FILE
 
     def check_free(self) -> None:
-        """Check that a new run may begin here.
+        """Check that a new run may begin here: nothing is there, or what a start that was killed left.
 
         Raises:
-            UserError: the folder holds something.
+            UserError: the folder holds something else.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if not self.path.exists():
+            return
+        if not self.path.is_dir() or any(
+            not (entry.name in RECORDS_BEFORE_CONFIG or is_temporary(entry)) for entry in self.path.iterdir()
+        ):
             raise UserError(
                 f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
             )
 
     def create(self, records: Mapping[str, Any]) -> None:
-        """Begin a run; `records` are file names and their JSON values.
+        """Begin a run; `records` are file names and their JSON values, config.json last.
 
         Raises:
             UserError: the folder holds something, or cannot be written.
             GateError: the disk is full.
         """
         self.check_free()
-        self._write_records(records)
+        self.write_records(records)
 
-    def reopen(self, records: Mapping[str, Any]) -> None:
-        """Go on with a run, after checking that its options and photos are those of `records`.
+    def check_resumable(self, records: Mapping[str, Any]) -> None:
+        """Check that the run here is the one of `records`, the number of epochs apart.
 
         Raises:
-            UserError: no run there, or one of other options or photos.
+            UserError: no run here, or one of other options or photos.
         """
-        config = self._read("config.json")
-        if not isinstance(config, dict):
-            raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
-        done = len(self._finished_epochs())
-        if records["config.json"]["epochs"] < done:
-            raise UserError(
-                f"--epochs {records['config.json']['epochs']}: the run has {done} already; give at least {done}"
-            )
-        changed = {
-            key: (old, new)
-            for key, (old, new) in _paired(config, records["config.json"]).items()
-            if key not in MAY_CHANGE and old != new
-        }
+        config = self._config()
+        new = records["config.json"]
+        changed = {key: (config[key], new[key]) for key in new if key not in MAY_CHANGE and config[key] != new[key]}
         if changed:
-            diff = ", ".join(f"{key} was {old} and is {new}" for key, (old, new) in changed.items())
+            diff = ", ".join(f"{key} was {old} and is {now}" for key, (old, now) in changed.items())
             raise UserError(f"--resume: {diff}; give the run's own options (only --epochs may change) or another --out")
         if self._read("split.json") != records["split.json"]:
             raise UserError(
                 "--resume: the photos are not those that the run began with; restore them or use another --out"
             )
-        self._write_records(records)
+
+    def check_epochs(self, config: TrainConfig, history: list[dict[str, Any]]) -> None:
+        """Check that a resumed run can get as many epochs as `config` wants.
+
+        Raises:
+            UserError: it has more already, or its learning rate has begun to fall towards another end.
+        """
+        done, old = len(history), self._config()["epochs"]
+        if config.epochs < done:
+            raise UserError(f"--epochs {config.epochs}: the run has {done} already; give at least {done}")
+        if config.epochs != old and done > min(config.epochs, old) - config.decay_epochs:
+            raise UserError(
+                f"--epochs {config.epochs}: with --decay-epochs {config.decay_epochs} this run's learning rate "
+                f"has begun to fall towards the end of epoch {old}; give --epochs {old} or another --out"
+            )
 
     def load(self, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Any] | None:
         """Restore the last finished epoch into networks and optimisers; its progress, or None before the first."""
@@ -95,38 +114,68 @@ class RunFolder:
         with self._writing():
             save_training(self.training_file, networks, optimizers, progress)
 
-    def publish(self, generator: Generator, config: TrainConfig, history: list[dict[str, Any]]) -> None:
-        """Write what users read after an epoch: the checkpoint to export, and metrics.jsonl."""
+    def keep_held_out(self, gray: NDArray[np.uint8]) -> None:
+        """Write held-out photos, N x 1 x size x size, unless they are there: they are the same after every epoch."""
+        if not self.held_out_file.exists():
+            with self._writing(), atomic_path(self.held_out_file) as path, path.open("wb") as file:
+                np.save(file, gray)
+
+    def publish(
+        self, generator: Generator, config: TrainConfig, history: list[dict[str, Any]], samples: Image.Image
+    ) -> None:
+        """Write what users read after an epoch: checkpoints to export, metrics, samples, curves, events.
+
+        Args:
+            generator: the one to export.
+            config: its configuration.
+            history: metrics of all finished epochs.
+            samples: the sample grid of the last one.
+        """
+        epoch = len(history)
         with self._writing():
+            self._remove_leftovers()
             save_generator(self.generator_file, generator, config)
+            if best_epoch(history, config.best_by) == epoch:
+                save_generator(self.checkpoints / BEST_FILE, generator, config)
+            if config.save_every and epoch % config.save_every == 0:
+                save_generator(self.checkpoints / f"epoch-{epoch:04d}.safetensors", generator, config)
             with atomic_path(self.path / "metrics.jsonl") as path:
                 path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in history))
+            (self.path / "samples").mkdir(exist_ok=True)
+            with atomic_path(self.path / "samples" / f"epoch-{epoch:04d}.png") as path:
+                samples.save(path, "PNG")
+            with atomic_path(self.path / "curves.png") as path:
+                save_curves(history, path)
+            write_events(self.path / "tensorboard", history)
 
-    def save_samples(self, sheet: Image.Image, epoch: int) -> None:
-        """Write the sample grid of an epoch."""
-        with self._writing():
-            folder = self.path / "samples"
-            folder.mkdir(exist_ok=True)
-            with atomic_path(folder / f"epoch-{epoch:04d}.png") as path:
-                sheet.save(path, "PNG")
-
-    def _finished_epochs(self) -> list[str]:
-        """The lines of metrics.jsonl, one for each epoch."""
-        file = self.path / "metrics.jsonl"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def _write_records(self, records: Mapping[str, Any]) -> None:
+    def write_records(self, records: Mapping[str, Any]) -> None:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             for name, values in records.items():
                 with atomic_path(self.path / name) as path:
                     path.write_text(json.dumps(values, indent=2) + "\n")
 
+    def _config(self) -> dict[str, Any]:
+        """The run's configuration; options that did not exist when it began have their defaults."""
+        config = self._read("config.json")
+        defaults = TrainConfig().to_json()
+        if not isinstance(config, dict) or not config.keys() <= defaults.keys():
+            raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
+        return {**defaults, **config}
+
     def _read(self, name: str) -> Any:
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"--resume: {self.path / name} cannot be read ({error}); start without --resume") from error
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a kill in the middle of a file left."""
+        for folder in (self.path, self.checkpoints, self.path / "samples", self.path / "tensorboard"):
+            if folder.is_dir():
+                for entry in folder.iterdir():
+                    if is_temporary(entry):
+                        entry.unlink()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -136,8 +185,15 @@ class RunFolder:
             raise cannot_write(self.path, error) from error
 
 
-def _paired(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {key: (old.get(key), new.get(key)) for key in {**old, **new}}
+def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
+    """The epoch, from 1 on, with the best held-out value of a metric; the first of equals.
+
+    Args:
+        history: metrics of each epoch.
+        metric: fid, kid or l1, of which less is better, or psnr, of which more is.
+    """
+    values = [scalar(metrics[f"test_{metric}"]) for metrics in history]
+    return values.index(max(values) if metric == "psnr" else min(values)) + 1
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:

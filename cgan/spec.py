@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 SCHEMA_VERSION = 1
+LATER_FIELDS = {"blocks": 1, "dynamic_size": False}
+"""Fields that contracts of this schema did not have at first, and what models were then."""
+
 METADATA_KEY = "cgan.model_spec"
 """Key under which the JSON form lies in safetensors metadata and in ONNX metadata_props."""
 
@@ -129,6 +132,10 @@ class ModelSpec:
     """Digest of the training configuration's canonical JSON."""
     weights_sha256: str
     """Digest of the generator's weights in the checkpoint; see `cgan.checkpoint.weights_digest`."""
+    blocks: int = 1
+    """Convolution blocks at each scale of the generator."""
+    dynamic_size: bool = False
+    """Whether the artefact takes any height and width in multiples of `size_multiple`, or only the render size."""
     created_with: dict[str, str] = field(default_factory=dict)
     """Library versions that wrote the artefact."""
     size_multiple: int = SIZE_MULTIPLE
@@ -145,8 +152,9 @@ class ModelSpec:
             raise UserError(f"model contract names colour space {self.color_space!r}, not one of {COLOR_SPACES}")
         if self.precision not in PRECISIONS:
             raise UserError(f"model contract names precision {self.precision!r}, not one of {PRECISIONS}")
-        if self.base_width < 1 or self.parameters < 1:
-            raise UserError(f"model contract has base width {self.base_width} and {self.parameters} parameters")
+        if self.base_width < 1 or self.blocks < 1 or self.parameters < 1:
+            counts = f"base width {self.base_width}, {self.blocks} blocks and {self.parameters} parameters"
+            raise UserError(f"model contract has {counts}, expected at least 1 of each")
         if self.size_multiple < 1 or self.render_size < 1 or self.render_size % self.size_multiple:
             raise UserError(
                 f"model contract has render size {self.render_size}, not a multiple of {self.size_multiple}"
@@ -179,6 +187,7 @@ class ModelSpec:
             if data.pop(side, None) != expected:
                 raise UserError(f"{source}: the model's {side} is not the one this version knows: {expected}")
         known = {f.name: f.type for f in fields(cls)}
+        data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():
             raise UserError(
                 f"{source}: model contract has fields {sorted(data)}, expected {sorted(known)}; export the model again"
@@ -221,6 +230,8 @@ class Sidecar:
     file_sha256: str
     verification: dict[str, Any]
     """How the artefact was compared with the trained model, and the numbers."""
+    build: dict[str, Any] = field(default_factory=dict)
+    """How the file was made and what it needs: of an engine its flavour, TensorRT version, targets, profiles, flags."""
 
     def to_json(self) -> dict[str, Any]:
         """The sidecar as JSON values."""
@@ -228,6 +239,7 @@ class Sidecar:
             "spec": self.spec.to_json(),
             "file_sha256": self.file_sha256,
             "verification": self.verification,
+            "build": self.build,
         }
 
 
@@ -261,6 +273,7 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
             spec=ModelSpec.from_json(data["spec"], path),
             file_sha256=str(data["file_sha256"]),
             verification=dict(data["verification"]),
+            build=dict(data.get("build", {})),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable sidecar ({error!r}); export the model again") from error
@@ -296,7 +309,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The content is flushed to disk before the rename, so `path` holds the old file or the whole new
     one at every moment, even across a power cut; after an exception nothing is left behind.
     """
-    temporary = path.with_name(f".cgan-{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f"{_TEMPORARY[0]}{secrets.token_hex(6)}{_TEMPORARY[1]}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -304,3 +317,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that `atomic_path` made; where no command runs, a kill left it."""
+    return path.name.startswith(_TEMPORARY[0]) and path.name.endswith(_TEMPORARY[1])
+
+
+_TEMPORARY = (".cgan-", ".tmp")

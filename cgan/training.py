@@ -1,373 +1,269 @@
-"""The training loop: setup, train_epoch, evaluate, fit.
+"""The training loop: setup, train_epoch, fit.
 
 Everything random is a function of the seed and the epoch, so a resumed run goes on exactly as an
 uninterrupted one would.
 """
 
-import platform
+import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cgan import __version__
 from cgan.color import luma_uint8
-from cgan.config import ADAM_BETAS, TrainConfig
-from cgan.dataset import Photos, Split, epoch_batches, epoch_seed, split
+from cgan.config import TrainConfig
+from cgan.dataset import Photos, epoch_seed, split
+from cgan.distributed import World
+from cgan.evaluation import calibrate_batch_norm, evaluate
 from cgan.figures import sample_grid
-from cgan.losses import adversarial_loss, discriminator_accuracy, discriminator_loss, reconstruction_loss
-from cgan.metrics import FID, NEAR_GRAY, FeatureNetwork, colorfulness, psnr
-from cgan.networks import Generator, build_discriminator
+from cgan.metrics import FeatureNetwork
 from cgan.run_folder import RunFolder
 from cgan.spec import GateError, UserError, json_sha256
+from cgan.state import Metrics, Run, build, environment
+from cgan.steps import Batch, Losses, train_step
+from cgan.stopwatch import Stopwatch
+
+HELD_OUT_PHOTOS = 64
+"""Held-out photos that a run keeps, in gray, so that its exports can be compared on them."""
 
 SAMPLE_PHOTOS = 20
 """Held-out photos in the sample grid."""
 
-COLOR_METRICS = frozenset({"psnr", "gray_psnr", "colorfulness", "real_colorfulness"})
-"""Means of these leave out near-gray photos, unless all are."""
-
-CALIBRATION_PHOTOS = 512
-"""Training photos from which batch norm takes its statistics after an epoch."""
-
 CHECK_EVERY = 20
-"""Steps between checks that the losses are finite; each check waits for the device."""
+"""Steps between looks at the losses on a GPU; each look waits for it. On the CPU every step is looked at."""
 
-Metrics = dict[str, Any]
-OnStep = Callable[[int, int, Metrics], None]
-"""Called with (photos done, photos in the epoch, losses so far)."""
+PHASES = ("data", "forward", "backward", "step", "evaluation")
+"""Phases of an epoch whose shares of its time are recorded."""
 
-
-@dataclass
-class Run:
-    """The state of one training run."""
-
-    folder: RunFolder
-    config: TrainConfig
-    device: torch.device
-    autocast_dtype: torch.dtype | None
-    generator: Generator
-    discriminator: nn.Module
-    optimizers: dict[str, torch.optim.Optimizer]
-    scaler: torch.amp.GradScaler
-    pixels: Tensor
-    """All photos, N x 3 x size x size uint8; on the device when they fit."""
-    split: Split
-    history: list[Metrics]
-    """Metrics of the finished epochs."""
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """Both networks, by the names they have in the training state."""
-        return {"generator": self.generator, "discriminator": self.discriminator}
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision for the forward passes, or nothing in fp32."""
-        if self.autocast_dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.autocast_dtype)
-
-    def batch(self, indices: Tensor, flip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Gray (N x 1) and RGB (N x 3) photos, float32 in [0, 1], channels last, on the device.
-
-        Args:
-            indices: photos, N.
-            flip: which of them to mirror, N booleans.
-        """
-        pixels = self.pixels[indices.to(self.pixels.device)]
-        if flip is not None:
-            pixels = torch.where(flip.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
-        pixels = pixels.to(self.device, non_blocking=True)
-        gray, color = luma_uint8(pixels).float() / 255, pixels.float() / 255
-        return gray.contiguous(memory_format=torch.channels_last), color.contiguous(memory_format=torch.channels_last)
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called with (photos done, photos in the epoch, mean losses so far)."""
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Replace "auto" by the device and precision of this machine.
-
-    Raises:
-        UserError: the device is not here, or it does not compute in the precision.
-    """
-    cuda = torch.cuda.is_available()
-    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
-    if device == "cuda" and not cuda:
-        raise UserError("--device cuda: torch finds no CUDA device here, only the CPU; use --device cpu or auto")
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp16" if device == "cuda" else "bf16" if _cpu_computes_bf16() else "fp32"
-    if precision == "fp16" and device == "cpu":
-        raise UserError("--precision fp16: found the CPU, expected a CUDA device; use bf16, fp32 or auto")
-    return replace(config, device=device, precision=precision)
-
-
-def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = False) -> Run:
+def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = False, world: World | None = None) -> Run:
     """Networks, optimisers and data of a run, and its folder; from the last checkpoint with `resume`.
 
     Args:
         folder: the run folder; it must not hold a run yet, or hold this one with `resume`.
-        config: resolved configuration (see `resolve`).
+        config: resolved configuration (see `cgan.state.resolve`).
         photos: prepared photos of config.size.
         resume: go on after the last finished epoch.
+        world: the processes that train together; this one alone when None.
 
     Raises:
         UserError: too few photos, another run in the folder, or a resumed run of other options or photos.
         GateError: the folder cannot be written.
     """
+    world = world or World()
     parts = split(photos.sha256, config.test_fraction, config.seed)
     if config.fid and len(parts.test) < 2:
         raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
-    torch.manual_seed(config.seed)
-    generator = Generator(width=config.width)
-    discriminator = build_discriminator(config.discriminator, 4, config.width, config.size)
-    device = torch.device(config.device)
-    for network in (generator, discriminator):
-        network.to(device).to(memory_format=torch.channels_last)
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "generator_adam": torch.optim.Adam(generator.parameters(), config.lr, ADAM_BETAS),
-        "discriminator_adam": torch.optim.Adam(discriminator.parameters(), config.lr, ADAM_BETAS),
-    }
-    run = Run(
-        folder=RunFolder(folder),
-        config=config,
-        device=device,
-        autocast_dtype={"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.precision],
-        generator=generator,
-        discriminator=discriminator,
-        optimizers=optimizers,
-        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
-        pixels=_on_device(photos.pixels, device),
-        split=parts,
-        history=[],
-    )
+    if min(len(parts.train), config.batch_size) < world.size:
+        raise UserError(
+            f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
+            f"{world.size}, one photo for each process; start fewer"
+        )
+    run = build(RunFolder(folder), config, photos, parts, world)
+    photos_sha256 = json_sha256(list(zip(photos.names, photos.sha256, strict=True)))
+    if world.from_main(photos_sha256) != photos_sha256:
+        raise UserError(f"process {world.rank} found other photos than process 0; give all machines the same")
     division = {
         "train": [photos.names[i] for i in parts.train],
         "test": [photos.names[i] for i in parts.test],
-        "photos_sha256": json_sha256(list(zip(photos.names, photos.sha256, strict=True))),
+        "photos_sha256": photos_sha256,
     }
-    records = {"config.json": config.to_json(), "split.json": division, "environment.json": _environment(device)}
+    records = {"split.json": division, "environment.json": environment(run), "config.json": config.to_json()}
     if not resume:
-        run.folder.create(records)
+        if world.main:
+            run.folder.create(records)
         return run
-    run.folder.reopen(records)
+    run.folder.check_resumable(records)
     progress = run.folder.load(run.networks, run.optimizers)
     if progress:
-        run.history = progress["history"]
+        run.history, run.steps = progress["history"], progress["steps"]
         run.scaler.load_state_dict(progress["scaler"])
-        _publish(run)
+    run.folder.check_epochs(config, run.history)
+    world.wait()  # all have read before one writes
+    if world.main:
+        run.folder.write_records(records)
+        if run.history:
+            _publish(run)
     return run
 
 
-def train_epoch(run: Run, epoch: int, on_step: OnStep | None = None) -> Metrics:
+def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None = None) -> Metrics:
     """One pass over the training photos; both networks are stepped once a batch, in the warm-up only the generator.
 
     Returns:
-        Mean losses and discriminator accuracy over the photos, and images a second.
+        Mean losses, gradient norms and discriminator accuracy over the photos of all processes; images a second.
 
     Raises:
-        GateError: a loss is not finite; nothing of this epoch is saved.
+        GateError: a loss or a gradient is not finite; nothing of this epoch is saved.
     """
-    run.generator.train()
-    run.discriminator.train()
-    flips = torch.Generator().manual_seed(epoch_seed(run.config.seed, epoch))
-    warmup = epoch <= run.config.warmup_epochs
-    batches = list(epoch_batches(run.split.train, run.config.batch_size, run.config.seed, epoch))
-    sums: dict[str, Tensor] = {}
-    done = 0
-    started = time.perf_counter()
-    for step, indices in enumerate(batches, 1):
-        flip = torch.rand(len(indices), generator=flips) < 0.5 if run.config.flip else None
-        for name, value in _train_step(run, *run.batch(indices, flip), warmup).items():
-            sums[name] = sums.get(name, 0) + value * len(indices)
-        done += len(indices)
-        if step % CHECK_EVERY == 0 or step == len(batches):
-            _check_finite(run, sums, epoch, step)
-        if on_step:
-            on_step(done, len(run.split.train), {name: value / done for name, value in sums.items()})
-    metrics = {f"train_{name}": float(value) / done for name, value in sums.items()}
-    return {**metrics, "images_per_second": done / (time.perf_counter() - started)}
-
-
-@torch.no_grad()
-def calibrate_batch_norm(run: Run, epoch: int) -> None:
-    """Set the generator's batch norm statistics from its weights as they now are.
-
-    The running averages of training lag behind the weights, and after few steps still hold their initial values;
-    evaluation and export use these statistics. (Precise batch norm: Wu and Johnson 2021, "Rethinking 'Batch' in
-    BatchNorm", section 3.) Training itself never reads them.
-    """
-    layers = [layer for layer in run.generator.modules() if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over all batches
-    run.generator.train()
-    done = 0
-    for indices in epoch_batches(run.split.train, run.config.batch_size, run.config.seed, epoch):
-        with run.autocast():
-            run.generator(run.batch(indices)[0])
-        done += len(indices)
-        if done >= CALIBRATION_PHOTOS:
-            break
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-
-
-@torch.no_grad()
-def evaluate(run: Run, inception: FeatureNetwork | None = None) -> Metrics:
-    """Means over the held-out photos, in float32 and evaluation mode; COLOR_METRICS leave out near-gray photos.
-
-    Raises:
-        GateError: a loss is not finite, as after a last step that broke the weights.
-    """
-    run.generator.eval()
-    run.discriminator.eval()
-    fid = FID(inception, run.device) if inception else None
-    columns: dict[str, list[Tensor]] = {}
-    for indices in torch.split(torch.tensor(run.split.test), run.config.batch_size):
-        gray, color = run.batch(indices)
-        picture = run.generator(gray)
-        real, fake = run.discriminator(torch.cat([gray, color], 1)), run.discriminator(torch.cat([gray, picture], 1))
-        values = {
-            "l1": (picture - color).abs().mean(dim=(1, 2, 3)),
-            "psnr": psnr(picture, color),
-            "gray_psnr": psnr(gray.expand_as(color), color),
-            "colorfulness": colorfulness(picture),
-            "real_colorfulness": colorfulness(color),
-            "discriminator_loss": discriminator_loss(real, fake, run.config.label_smoothing).expand(len(gray)),
-            "discriminator_accuracy": discriminator_accuracy(real, fake).expand(len(gray)),
-        }
-        for name, value in values.items():
-            columns.setdefault(name, []).append(value.double().cpu())
-        if fid:
-            fid.update(picture, color)
-    photos = {name: torch.cat(parts) for name, parts in columns.items()}
-    broken = [name for name in ("l1", "discriminator_loss") if not photos[name].isfinite().all()]
-    _refuse_broken(run, broken, f"on the held-out photos after epoch {len(run.history) + 1}")
-    # A gray photo has infinite PSNR against its own luma: such photos say nothing about colouring.
-    colored = photos["real_colorfulness"] >= NEAR_GRAY
-    metrics: Metrics = {"test_photos": len(colored), "test_near_gray_photos": int((~colored).sum())}
-    for name, values_ in photos.items():
-        chosen = values_[colored] if name in COLOR_METRICS and colored.any() else values_
-        metrics[f"test_{name}"] = float(chosen.mean())
-    if fid:
-        metrics["test_fid"] = fid.compute()
-    return metrics
+    config = run.config
+    for name in ("generator", "discriminator"):
+        if name in run.networks:
+            run.networks[name].train()
+    lr = config.lr * config.lr_scale(epoch)
+    for optimizer in run.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+    plan = _plan(run, epoch)
+    pixels = iter(run.batches([(batch.indices, batch.flip) for batch in plan]))
+    tally = _Tally(run, epoch)
+    for step, planned in enumerate(plan, 1):
+        with watch.phase("data"):
+            batch = Batch(next(pixels), planned.mix.to(run.device), planned.weight)
+        tally.add(train_step(run, batch, watch, warmup=epoch <= config.warmup_epochs), planned)
+        if run.device.type == "cpu" or step % CHECK_EVERY == 0 or step == len(plan):
+            tally.check()
+            if on_step:
+                on_step(tally.photos, len(run.split.train), tally.means())
+    metrics = {name if name in _NOT_LOSSES else f"train_{name}": value for name, value in tally.reduce().items()}
+    return {**metrics, "lr": lr, "images_per_second": tally.photos / watch.total()}
 
 
 def fit(
     run: Run,
-    inception: FeatureNetwork | None = None,
+    features: FeatureNetwork | None = None,
     on_step: OnStep | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
 ) -> None:
-    """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw samples.
+    """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw.
+
+    Args:
+        run: the state to go on from.
+        features: network for FID and KID; without it they are not measured.
+        on_step: progress within an epoch.
+        on_epoch: called with an epoch's metrics when they and its weights are on disk.
 
     Raises:
-        GateError: a loss is not finite, or the run folder cannot be written.
+        GateError: a loss or a gradient is not finite, or the run folder cannot be written.
     """
     for epoch in range(len(run.history) + 1, run.config.epochs + 1):
-        metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, on_step)}
-        calibrate_batch_norm(run, epoch)
-        metrics |= evaluate(run, inception)
+        watch = Stopwatch(run.device)
+        metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, watch, on_step)}
+        with watch.phase("evaluation"):
+            calibrate_batch_norm(run, epoch)
+            metrics |= run.world.from_main(evaluate(run, features) if run.world.main else None)
+        broken = [name for name in _MUST_BE_FINITE if not math.isfinite(metrics.get(name, 0.0))]
+        _refuse_broken(run, broken, f"on the held-out photos after epoch {epoch}")
+        shares = watch.shares()
+        metrics["time_shares"] = {name: shares.get(name, 0.0) for name in PHASES}
+        metrics["finished_at"] = time.time()
         run.history.append(metrics)
-        _finish_epoch(run)
+        if run.world.main:
+            state = {"history": run.history, "steps": run.steps, "scaler": run.scaler.state_dict()}
+            run.folder.save(run.networks, run.optimizers, state)  # first: all else can be made from it again
+            _publish(run)
+        run.world.wait()
         if on_epoch:
             on_epoch(metrics)
 
 
-def _train_step(run: Run, gray: Tensor, color: Tensor, warmup: bool) -> Metrics:
-    """One step of each network; the generator is stepped on the updated discriminator.
+@dataclass(frozen=True)
+class _Planned:
+    """What one step of an epoch will see, in this process."""
 
-    During the warm-up only the generator is stepped, on L1 alone.
-    """
-    with run.autocast():
-        picture = run.generator(gray)
-    l1 = reconstruction_loss(picture, color)
-    if warmup:
-        _step(run, "generator_adam", run.config.l1_weight * l1)
-        run.scaler.update()
-        return {"l1": l1.detach()}
-    losses = _discriminator_step(run, gray, color, picture.detach())
-    run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here
-    with run.autocast():
-        logits = run.discriminator(torch.cat([gray, picture], 1))
-    adversarial = adversarial_loss(logits)
-    _step(run, "generator_adam", adversarial + run.config.l1_weight * l1)
-    run.discriminator.requires_grad_(True)
-    run.scaler.update()
-    return {"l1": l1.detach(), "adversarial": adversarial.detach(), **losses}
+    indices: Tensor
+    flip: Tensor | None
+    mix: Tensor
+    weight: float
+    total: int
+    """Photos of the step over all processes."""
 
 
-def _discriminator_step(run: Run, gray: Tensor, color: Tensor, picture: Tensor) -> Metrics:
-    with run.autocast():
-        real_logits = run.discriminator(torch.cat([gray, color], 1))
-        fake_logits = run.discriminator(torch.cat([gray, picture], 1))
-    loss = discriminator_loss(real_logits, fake_logits, run.config.label_smoothing)
-    _step(run, "discriminator_adam", loss)
-    return {
-        "discriminator_loss": loss.detach(),
-        "discriminator_accuracy": discriminator_accuracy(real_logits.detach(), fake_logits.detach()),
-    }
+def _plan(run: Run, epoch: int) -> list[_Planned]:
+    """All steps of an epoch; the photos, flips and mixes of a step do not depend on the number of processes."""
+    config, world = run.config, run.world
+    random = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
+    plan = []
+    for indices in run.epoch_batches(epoch):
+        flip, mix = torch.rand(len(indices), generator=random) < 0.5, torch.rand(len(indices), generator=random)
+        mine = world.share(indices)
+        plan.append(
+            _Planned(
+                indices=mine,
+                flip=world.share(flip) if config.flip else None,
+                mix=world.share(mix),
+                weight=len(mine) * world.size / len(indices),
+                total=len(indices),
+            )
+        )
+    return plan
 
 
-def _step(run: Run, name: str, loss: Tensor) -> None:
-    optimizer = run.optimizers[name]
-    optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    run.scaler.step(optimizer)
+class _Tally:
+    """Sums of an epoch's losses, kept on the device, and the first step at which one was not finite."""
+
+    def __init__(self, run: Run, epoch: int) -> None:
+        self.run = run
+        self.epoch = epoch
+        self.photos = 0
+        """Photos of all processes so far."""
+        self._step = 0
+        self._names: list[str] = []
+        self._mine = 0
+        self._sums = self._first_broken = self._skipped = torch.zeros((), device=run.device)
+
+    def add(self, losses: Losses, planned: _Planned) -> None:
+        """Add one step."""
+        self._names = list(losses)
+        self._step += 1
+        self.photos += planned.total
+        self._mine += len(planned.indices)
+        values = torch.stack([value.double() for value in losses.values()])
+        finite = values.isfinite()
+        if self.run.scaler.is_enabled():
+            # fp16 finds the largest scale that works by trying: a step whose gradients overflow is left out.
+            norms = torch.tensor([name.endswith("gradient_norm") for name in self._names], device=finite.device)
+            self._skipped = self._skipped + (norms & ~finite).any()
+            values, finite = values.where(finite | ~norms, 0), finite | norms
+        self._sums = self._sums + values * len(planned.indices)
+        self._first_broken = torch.where((self._first_broken == 0) & ~finite, self._step, self._first_broken)
+
+    def check(self) -> None:
+        """Raise GateError if a loss or a gradient was not finite; waits for the device."""
+        first = self._first_broken.tolist()
+        steps = [int(step) for step in first if step]
+        if steps:
+            broken = [name for name, step in zip(self._names, first, strict=True) if step == min(steps)]
+            _refuse_broken(self.run, broken, f"at step {min(steps)} of epoch {self.epoch}")
+        if self.run.scaler.is_enabled() and self.run.scaler.get_scale() < 1:
+            _refuse_broken(self.run, ["fp16 gradients"], f"at any scale by step {self._step} of epoch {self.epoch}")
+
+    def means(self) -> dict[str, float]:
+        """Means over this process's photos so far; waits for the device."""
+        return dict(zip(self._names, (self._sums / max(1, self._mine)).tolist(), strict=True))
+
+    def reduce(self) -> dict[str, float]:
+        """Means over the photos of all processes, and the steps left out."""
+        totals = self.run.world.sum(torch.cat([self._sums, self._sums.new_tensor([self._mine])]))
+        means = dict(zip(self._names, (totals[:-1] / totals[-1]).tolist(), strict=True))
+        return means | ({"skipped_steps": int(self._skipped)} if self.run.scaler.is_enabled() else {})
 
 
-def _check_finite(run: Run, sums: dict[str, Tensor], epoch: int, step: int) -> None:
-    broken = [name for name, value in sums.items() if not torch.isfinite(value)]
-    _refuse_broken(run, broken, f"by step {step} of epoch {epoch}")
+_NOT_LOSSES = frozenset({"generator_gradient_norm", "discriminator_gradient_norm", "skipped_steps"})
+_MUST_BE_FINITE = ("test_l1", "test_discriminator_loss")
 
 
 def _refuse_broken(run: Run, broken: list[str], when: str) -> None:
     if broken:
         last = run.folder.generator_file
         raise GateError(
-            f"{', '.join(broken)} not finite {when}; last good checkpoint: "
-            f"{last if last.exists() else 'none yet'}; try a smaller --lr or --precision fp32"
+            f"{', '.join(broken)} not finite {when}; last good checkpoint: {last if last.exists() else 'none yet'}; "
+            "try a smaller --lr, --precision fp32, or --gradient-penalty or --weight-clip with --gan-loss wasserstein"
         )
-
-
-def _finish_epoch(run: Run) -> None:
-    """Write the run folder as of now: the state first, then what can be made from it again."""
-    run.folder.save(run.networks, run.optimizers, {"history": run.history, "scaler": run.scaler.state_dict()})
-    _publish(run)
 
 
 @torch.no_grad()
 def _publish(run: Run) -> None:
-    run.folder.publish(run.generator, run.config, run.history)
-    run.generator.eval()
-    gray, color = run.batch(torch.tensor(run.split.test[:SAMPLE_PHOTOS]))
-    run.folder.save_samples(sample_grid(gray, run.generator(gray), color), len(run.history))
-
-
-def _on_device(pixels: Tensor, device: torch.device) -> Tensor:
-    """All photos on the GPU if they take at most half of its free memory, so that no loader is needed."""
-    if device.type == "cuda" and pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
-        return pixels.to(device)
-    return pixels
-
-
-def _cpu_computes_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "cgan": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": name,
-        "threads": torch.get_num_threads(),
-    }
+    """Write what users read after an epoch."""
+    held_out = run.photos(torch.tensor(run.split.test[:HELD_OUT_PHOTOS]))
+    run.folder.keep_held_out(luma_uint8(held_out).cpu().numpy())
+    photos = held_out[:SAMPLE_PHOTOS].to(run.device)
+    gray, _ = run.gray_and_truth(photos)
+    run.result.eval()
+    run.folder.publish(run.result, run.config, run.history, sample_grid(gray, run.picture(gray), photos.float() / 255))

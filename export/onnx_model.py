@@ -8,6 +8,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from cgan import __version__
+from cgan.color import COLOR_TARGETS
 from cgan.networks import Generator
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 
@@ -16,16 +17,23 @@ PRODUCER = "cgan-export"
 
 
 class GrayToRGB(nn.Module):
-    """The generator as the contract wants it: gray in, RGB out, whatever colour space it was trained in."""
+    """The generator as the contract wants it: gray in, RGB out, whatever colour space it was trained in.
 
-    def __init__(self, generator: Generator) -> None:
+    Args:
+        generator: predicts colours of `color_space`.
+        color_space: one of `cgan.spec.COLOR_SPACES`.
+    """
+
+    def __init__(self, generator: Generator, color_space: str) -> None:
         super().__init__()
         self.generator = generator
+        self.to_rgb = COLOR_TARGETS[color_space].to_rgb
+        self.clamp = color_space != "rgb"  # the generator's own RGB ends in a sigmoid
 
     def forward(self, gray: Tensor) -> Tensor:
         """RGB in [0, 1], N x 3 x H x W, for luma in [0, 1], N x 1 x H x W."""
-        rgb: Tensor = self.generator(gray)
-        return rgb
+        rgb = self.to_rgb(gray, self.generator(gray))
+        return rgb.clamp(0, 1) if self.clamp else rgb
 
 
 def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
@@ -46,7 +54,7 @@ def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
     example = torch.rand(2, 1, spec.render_size, spec.render_size, generator=torch.Generator().manual_seed(0))
     gray, rgb = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
     program = torch.onnx.export(
-        GrayToRGB(generator).eval(),
+        GrayToRGB(generator, spec.color_space).eval(),
         kwargs={gray: example},
         dynamo=True,
         opset_version=OPSET,

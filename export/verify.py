@@ -59,7 +59,7 @@ def verify(
     """
     name = name or artefact.name
     generator, spec = load_generator(source)
-    reference = GrayToRGB(generator).eval()
+    reference = GrayToRGB(generator, spec.color_space).eval()
     try:
         with open_model(artefact, device="cpu", suffix=Path(name).suffix) as backend:
             _check_origin(name, backend.spec, source, spec)

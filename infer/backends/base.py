@@ -91,8 +91,8 @@ class Backend(ABC):
         rgb = self._run(np.ascontiguousarray(gray))
         if rgb.shape != (len(gray), 3, *size) or rgb.dtype != np.float32:
             raise RuntimeError(f"{self.path}: gave {rgb.shape} {rgb.dtype} for an input of {gray.shape}")
-        if not np.isfinite(rgb).all():
-            raise RuntimeError(f"{self.path}: gave values that are not finite numbers")
+        if broken := int(np.count_nonzero(~np.isfinite(rgb))):
+            raise RuntimeError(f"{self.path}: gave {broken} values that are not finite numbers")
         return rgb
 
     @abstractmethod

@@ -3,6 +3,8 @@
 import json
 import pickle
 import resource
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,12 @@ from cgan.checkpoint import (
     weights_digest,
 )
 from cgan.config import TrainConfig
-from cgan.networks import Generator
-from cgan.spec import METADATA_KEY, GateError, ModelSpec, UserError
+from cgan.dataset import Photos, split
+from cgan.distributed import World
+from cgan.networks import Generator, build_generator, count_parameters
+from cgan.run_folder import RunFolder
+from cgan.spec import COLOR_SPACES, METADATA_KEY, GateError, ModelSpec, UserError
+from cgan.state import Run, build
 
 CONFIG = TrainConfig(width=2, size=32, epochs=1, device="cpu", precision="fp32", fid=False)
 
@@ -61,10 +67,56 @@ def test_a_generator_comes_back_bit_by_bit(checkpoint: Path, generator: Generato
     assert spec == model_spec(generator, CONFIG)
 
 
+@pytest.mark.parametrize("color_space", COLOR_SPACES)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_generator_of_any_colour_space_and_blocks_comes_back(tmp_path: Path, color_space: str, blocks: int) -> None:
+    config = replace(CONFIG, color_space=color_space, blocks=blocks)
+    generator = build_generator(config).eval()
+    written = save_generator(tmp_path / "file.safetensors", generator, config)
+    loaded, spec = load_generator(tmp_path / "file.safetensors")
+    assert spec == written
+    assert (spec.color_space, spec.blocks, spec.parameters) == (color_space, blocks, count_parameters(generator))
+    gray = torch.rand(1, 1, 32, 32)
+    assert torch.equal(loaded(gray), generator(gray))
+    assert loaded(gray).shape == (1, 3 if color_space == "rgb" else 2, 32, 32)
+
+
+def rewrite_contract(path: Path, change: Mapping[str, Any], without: str = "") -> None:
+    """Change fields of a checkpoint's contract, and leave one out."""
+    tensors, metadata = stored(path)
+    values = {**json.loads(metadata[METADATA_KEY]), **change}
+    values.pop(without, None)
+    save_file(tensors, path, {METADATA_KEY: json.dumps(values)})
+
+
+def test_a_checkpoint_from_before_blocks_is_read(checkpoint: Path, generator: Generator) -> None:
+    rewrite_contract(checkpoint, {}, without="blocks")
+    loaded, spec = load_generator(checkpoint)
+    assert spec == model_spec(generator, CONFIG)
+    assert spec.blocks == 1
+    assert weights_digest(loaded.state_dict()) == spec.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks": 2}, r"of width 2 with 2 block\(s\) for rgb"),
+        ({"base_width": 3}, r"of width 3 with 1 block\(s\) for rgb"),
+        ({"color_space": "hsv"}, r"of width 2 with 1 block\(s\) for hsv"),
+    ],
+)
+def test_a_contract_that_the_tensors_do_not_fit_is_refused(
+    checkpoint: Path, change: dict[str, Any], message: str
+) -> None:
+    rewrite_contract(checkpoint, change)
+    with pytest.raises(UserError, match=rf"tensors are not those of a unet {message}; train again"):
+        load_generator(checkpoint)
+
+
 def test_the_contract_says_what_was_trained(generator: Generator) -> None:
     spec = model_spec(generator, CONFIG)
     assert (spec.model, spec.color_space, spec.precision) == ("unet", "rgb", "fp32")
-    assert (spec.render_size, spec.base_width) == (32, 2)
+    assert (spec.render_size, spec.base_width, spec.blocks) == (32, 2, 1)
     assert spec.parameters == sum(p.numel() for p in generator.parameters())
     assert spec.config_sha256 == CONFIG.digest()
     assert spec.weights_sha256 == weights_digest(generator.state_dict())
@@ -138,9 +190,7 @@ def test_other_tensors_are_refused(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"model": "vit"}, {"precision": "fp16"}])
 def test_a_contract_of_another_network_is_refused(checkpoint: Path, change: dict[str, Any]) -> None:
-    tensors, metadata = stored(checkpoint)
-    values = {**json.loads(metadata[METADATA_KEY]), **change}
-    save_file(tensors, checkpoint, {METADATA_KEY: json.dumps(values)})
+    rewrite_contract(checkpoint, change)
     with pytest.raises(UserError, match="expected a unet in fp32"):
         load_generator(checkpoint)
 
@@ -248,6 +298,64 @@ def test_training_state_of_other_networks_is_refused(tmp_path: Path, checkpoint:
     path.write_bytes(b"")
     with pytest.raises(UserError, match="not a safetensors checkpoint"):
         load_training(path, networks, optimizers)
+
+
+def new_run(folder: Path, **options: Any) -> Run:
+    """A run on four photos whose networks have had no step."""
+    digests = tuple(f"{i:064x}" for i in range(4))
+    photos = Photos(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), tuple("abcd"), digests, {})
+    config = replace(CONFIG, **options)
+    return build(RunFolder(folder), config, photos, split(digests, 0.25, 0), World())
+
+
+def test_the_average_is_exported_with_all_its_parameters(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", ema=0.9)
+    assert run.result is run.average
+    spec = save_generator(tmp_path / "file.safetensors", run.result, run.config)
+    assert spec.parameters == sum(weights.numel() for weights in run.generator.parameters())
+    loaded, found = load_generator(tmp_path / "file.safetensors")
+    assert found == spec
+    assert all(weights.requires_grad for weights in loaded.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema": 0.9, "spectral_norm": True, "blocks": 2},
+        {"color_space": "hsv", "discriminator": "dense", "spectral_norm": True},
+        {"discriminator": "none", "ema": 0.5},
+    ],
+)
+def test_training_state_of_any_networks_comes_back(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "state.safetensors"
+    run = new_run(tmp_path / "first", **options)
+    for network in run.networks.values():
+        for tensor in network.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape) + 1)
+    for name, optimizer in run.optimizers.items():
+        for weights in run.networks[name.removesuffix("_adam")].parameters():
+            weights.grad = torch.rand_like(weights)
+        optimizer.step()
+    save_training(path, run.networks, run.optimizers, {})
+
+    other = new_run(tmp_path / "second", **options, seed=1)
+    load_training(path, other.networks, other.optimizers)
+    assert other.networks.keys() == run.networks.keys()
+    for name, network in run.networks.items():
+        assert weights_digest(other.networks[name].state_dict()) == weights_digest(network.state_dict())
+    for name, optimizer in run.optimizers.items():
+        found = other.optimizers[name].state_dict()["state"]
+        for index, state in optimizer.state_dict()["state"].items():
+            assert all(torch.equal(state[key], found[index][key]) for key in state)
+
+
+@pytest.mark.parametrize("change", [{"ema": 0.9}, {"spectral_norm": True}, {"blocks": 2}, {"discriminator": "dense"}])
+def test_training_state_of_other_options_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "state.safetensors"
+    run, other = new_run(tmp_path / "a"), new_run(tmp_path / "b", **change)
+    save_training(path, run.networks, run.optimizers, {})
+    with pytest.raises(UserError, match="not the training state of this run"):
+        load_training(path, other.networks, other.optimizers)
 
 
 def test_the_shared_run_is_a_checkpoint(trained_run: Path) -> None:

@@ -1,32 +1,88 @@
-"""TrainConfig: defaults, ranges, digest."""
+"""TrainConfig: defaults, choices, ranges, combinations, digest."""
 
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
 
-from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
+from cgan.color import COLOR_TARGETS
+from cgan.config import (
+    BEST_BY_CHOICES,
+    DEVICE_CHOICES,
+    DISCRIMINATOR_CHOICES,
+    GAN_LOSS_CHOICES,
+    LOSS_SPACE_CHOICES,
+    PRECISION_CHOICES,
+    TrainConfig,
+)
+from cgan.losses import GAN_LOSSES
 from cgan.networks import DISCRIMINATORS
-from cgan.spec import UserError
+from cgan.spec import COLOR_SPACES, UserError
+
+NAN, INFINITY = float("nan"), float("inf")
+
+CHOICES = {
+    "color_space": COLOR_SPACES,
+    "discriminator": DISCRIMINATOR_CHOICES,
+    "gan_loss": GAN_LOSS_CHOICES,
+    "loss_space": LOSS_SPACE_CHOICES,
+    "precision": PRECISION_CHOICES,
+    "device": DEVICE_CHOICES,
+    "best_by": BEST_BY_CHOICES,
+}
+"""Values of each field that has a list of them."""
+
+NEEDS: dict[str, dict[str, Any]] = {
+    "loss_space": {"color_space": "hsv"},
+    "gradient_penalty": {"gan_loss": "wasserstein"},
+    "weight_clip": {"gan_loss": "wasserstein"},
+}
+"""What must be given beside a field other than its default."""
 
 OTHER_VALUES = {
+    "color_space": "ycbcr",
     "discriminator": "patch",
+    "gan_loss": "hinge",
+    "loss_space": "rgb",
     "l1_weight": 100.0,
     "label_smoothing": 0.8,
+    "gradient_penalty": 10.0,
+    "weight_clip": 0.01,
+    "r1": 10.0,
+    "spectral_norm": True,
     "width": 16,
+    "blocks": 2,
+    "discriminator_width": 64,
+    "discriminator_scales": 4,
     "size": 64,
     "epochs": 3,
     "warmup_epochs": 2,
+    "decay_epochs": 2,
     "batch_size": 8,
     "lr": 1e-3,
+    "ema": 0.999,
     "seed": 1,
     "test_fraction": 0.1,
     "flip": True,
     "precision": "bf16",
     "device": "cpu",
+    "compile": True,
     "fid": False,
+    "best_by": "l1",
+    "save_every": 5,
 }
-"""A valid value other than the default for each field that has one."""
+"""A valid value other than the default for each field."""
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def refusal(**values: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        TrainConfig(**values)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
 
 
 def test_defaults_are_the_final_configuration_of_the_report() -> None:
@@ -34,74 +90,193 @@ def test_defaults_are_the_final_configuration_of_the_report() -> None:
     assert (config.color_space, config.discriminator, config.l1_weight) == ("rgb", "unet", 512)
     assert (config.width, config.size, config.epochs, config.batch_size) == (32, 128, 100, 64)
     assert (config.lr, config.test_fraction, config.label_smoothing, config.seed) == (5e-4, 0.02, 0.9, 0)
+    assert (config.gan_loss, config.loss_space, config.blocks, config.discriminator_scales) == ("bce", "native", 1, 5)
+    off = ("gradient_penalty", "weight_clip", "r1", "ema", "warmup_epochs", "decay_epochs", "discriminator_width")
+    assert not any(getattr(config, name) for name in off)
+    assert not (config.spectral_norm or config.flip or config.compile)
 
 
-def test_choices_of_the_command_are_the_networks_there_are() -> None:
-    assert tuple(DISCRIMINATORS) == DISCRIMINATOR_CHOICES
+def test_choices_are_the_registries() -> None:
+    assert (*DISCRIMINATORS, "none") == DISCRIMINATOR_CHOICES
+    assert tuple(GAN_LOSSES) == GAN_LOSS_CHOICES
+    assert tuple(COLOR_TARGETS) == COLOR_SPACES
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "flag"),
-    [
-        ("color_space", "lab", "color space"),
-        ("discriminator", "vit", "--discriminator"),
-        ("l1_weight", -1.0, "--l1-weight"),
-        ("l1_weight", float("inf"), "--l1-weight"),
-        ("l1_weight", float("nan"), "--l1-weight"),
-        ("label_smoothing", 0.5, "--label-smoothing"),
-        ("label_smoothing", 1.1, "--label-smoothing"),
-        ("label_smoothing", float("nan"), "--label-smoothing"),
-        ("width", 0, "--width"),
-        ("width", -4, "--width"),
-        ("size", 0, "--size"),
-        ("size", 16, "--size"),
-        ("size", 100, "--size"),
-        ("epochs", 0, "--epochs"),
-        ("warmup_epochs", -1, "--warmup-epochs"),
-        ("warmup_epochs", 101, "--warmup-epochs"),
-        ("batch_size", 0, "--batch-size"),
-        ("lr", 0.0, "--lr"),
-        ("lr", -1e-3, "--lr"),
-        ("lr", float("inf"), "--lr"),
-        ("lr", float("nan"), "--lr"),
-        ("seed", -1, "--seed"),
-        ("seed", 2**63, "--seed"),
-        ("test_fraction", 0.0, "--test-fraction"),
-        ("test_fraction", 1.0, "--test-fraction"),
-        ("test_fraction", float("nan"), "--test-fraction"),
-        ("precision", "fp8", "--precision"),
-        ("device", "tpu", "--device"),
-    ],
-)
-def test_a_bad_value_is_refused_by_the_name_of_its_flag(field: str, value: Any, flag: str) -> None:
-    with pytest.raises(UserError) as caught:
-        TrainConfig(**{field: value})
-    assert str(caught.value).startswith(f"{flag}: found {value}, expected ")
-    assert caught.value.exit_code == 2
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in CHOICES.items() for value in values])
+def test_every_choice_is_taken(field: str, value: str) -> None:
+    assert getattr(TrainConfig(**{**NEEDS.get(field, {}), field: value}), field) == value
+
+
+@pytest.mark.parametrize("field", CHOICES)
+@pytest.mark.parametrize("value", ["lab", "", "RGB", "FID"])
+def test_another_choice_is_refused_with_the_list(field: str, value: str) -> None:
+    assert refusal(**{field: value}) == f"{flag(field)}: found {value}, expected {', '.join(CHOICES[field])}"
+
+
+FINITE = "a finite number of at least 0"
+SIZE = "a multiple of 16, at least 32"
+
+BAD_VALUES = {
+    **{
+        (name, value): FINITE
+        for name in ("l1_weight", "gradient_penalty", "weight_clip", "r1")
+        for value in (-1e-9, -1.0, INFINITY, NAN)
+    },
+    **{(name, value): "at least 1" for name in ("width", "blocks", "epochs", "batch_size") for value in (0, -4)},
+    **{(name, -1): "at least 0" for name in ("discriminator_width", "save_every")},
+    **{(name, value): "0 to --epochs" for name in ("warmup_epochs", "decay_epochs") for value in (-1, 101)},
+    **{("label_smoothing", value): "a number in (0.5, 1]" for value in (0.0, 0.5, 1.1, NAN)},
+    **{("discriminator_scales", value): "2 to 5" for value in (-2, 0, 1, 6)},
+    **{("size", value): SIZE for value in (0, -32, 16, 33, 100)},
+    **{("lr", value): "a finite number above 0" for value in (0.0, -1e-3, INFINITY, NAN)},
+    **{("ema", value): "a decay in [0, 1)" for value in (-0.1, 1.0, NAN)},
+    **{("seed", value): "a whole number in [0, 2^63)" for value in (-1, 2**63)},
+    **{("test_fraction", value): "a share between 0 and 1" for value in (0.0, 1.0, -0.1, NAN)},
+}
+"""What is expected in place of (field, value)."""
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_VALUES)
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(name: str, value: Any) -> None:
+    expected = BAD_VALUES[name, value]
+    assert refusal(**NEEDS.get(name, {}), **{name: value}) == f"{flag(name)}: found {value}, expected {expected}"
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {"l1_weight": 0.0},
+        {"gan_loss": "wasserstein", "gradient_penalty": 1e-9},
+        {"gan_loss": "wasserstein", "weight_clip": 1e9},
+        {"r1": 1e9},
         {"label_smoothing": 1.0},
+        {"label_smoothing": 0.500001},
         {"width": 1},
+        {"blocks": 1},
+        {"discriminator_width": 1},
+        {"discriminator_scales": 2},
+        {"discriminator_scales": 5},
         {"size": 32},
+        {"size": 48},
         {"epochs": 1},
-        {"epochs": 3, "warmup_epochs": 3},
+        {"epochs": 3, "warmup_epochs": 3, "decay_epochs": 3},
         {"batch_size": 1},
+        {"lr": 1e-30},
+        {"ema": 0.0},
+        {"ema": 0.999999},
+        {"seed": 0},
         {"seed": 2**63 - 1},
         {"test_fraction": 0.999},
+        {"save_every": 1000},
     ],
 )
 def test_the_ends_of_the_ranges_are_allowed(values: dict[str, Any]) -> None:
     assert values.items() <= TrainConfig(**values).to_json().items()
 
 
+# combinations
+
+WITHOUT_EFFECT = [
+    ({}, "loss_space", "rgb", "--color-space hsv or ycbcr"),
+    *(
+        ({"discriminator": "none"}, name, OTHER_VALUES[name], "a discriminator")
+        for name in (
+            *("label_smoothing", "gradient_penalty", "weight_clip", "r1", "spectral_norm"),
+            *("discriminator_width", "discriminator_scales", "gan_loss", "warmup_epochs"),
+        )
+    ),
+    ({"discriminator": "patch"}, "discriminator_scales", 4, "--discriminator unet"),
+    ({"discriminator": "dense"}, "discriminator_scales", 2, "--discriminator unet"),
+    ({"gan_loss": "hinge"}, "label_smoothing", 1.0, "--gan-loss bce"),
+    ({"gan_loss": "wasserstein"}, "label_smoothing", 0.8, "--gan-loss bce"),
+    *(
+        ({"gan_loss": loss}, name, 0.01, "--gan-loss wasserstein")
+        for loss in ("bce", "hinge")
+        for name in ("gradient_penalty", "weight_clip")
+    ),
+    ({"compile": True, "gan_loss": "wasserstein"}, "gradient_penalty", 10.0, "--no-compile"),
+    ({"compile": True}, "r1", 10.0, "--no-compile"),
+]
+"""(options, field that has no effect beside them, its value, what it needs)."""
+
+
+@pytest.mark.parametrize(("options", "name", "value", "needed"), WITHOUT_EFFECT)
+def test_an_option_without_effect_is_refused(options: dict[str, Any], name: str, value: Any, needed: str) -> None:
+    message = refusal(**options, **{name: value})
+    assert message.startswith(f"{flag(name)} {value}: ")
+    assert needed in message
+    assert message.endswith("; leave it out")
+    assert TrainConfig(**options).to_json().items() >= options.items()
+
+
+@pytest.mark.parametrize("metric", ["fid", "kid"])
+def test_a_metric_that_is_not_measured_cannot_choose_the_best(metric: str) -> None:
+    assert refusal(fid=False, best_by=metric) == f"--best-by: found {metric}, expected psnr or l1 with --no-fid"
+    assert TrainConfig(fid=True, best_by=metric).best_by == metric
+
+
+@pytest.mark.parametrize("metric", ["auto", "psnr", "l1"])
+def test_a_metric_of_every_run_may_choose_the_best(metric: str) -> None:
+    assert TrainConfig(fid=False, best_by=metric).best_by == metric
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"color_space": "hsv", "loss_space": "rgb", "discriminator": "none"},
+        {"color_space": "ycbcr", "loss_space": "rgb", "discriminator": "dense", "gan_loss": "hinge", "r1": 1.0},
+        {"discriminator": "none", "compile": True, "ema": 0.9, "blocks": 2, "decay_epochs": 9},
+        {"discriminator": "patch", "gan_loss": "hinge", "spectral_norm": True, "discriminator_width": 8},
+        {"gan_loss": "wasserstein", "gradient_penalty": 10.0, "weight_clip": 0.01, "r1": 1.0},
+        {"discriminator_scales": 3, "label_smoothing": 1.0, "warmup_epochs": 5, "compile": True},
+        {"gan_loss": "wasserstein", "weight_clip": 0.01, "compile": True},
+    ],
+)
+def test_options_that_work_together_are_taken(values: dict[str, Any]) -> None:
+    assert values.items() <= TrainConfig(**values).to_json().items()
+
+
+# what follows from the options
+
+
+@pytest.mark.parametrize(
+    ("color_space", "loss_space", "channels"),
+    [
+        ("rgb", "native", 3),
+        ("hsv", "native", 2),
+        ("hsv", "rgb", 3),
+        ("ycbcr", "native", 2),
+        ("ycbcr", "rgb", 3),
+    ],
+)
+def test_channels_that_the_losses_see(color_space: str, loss_space: str, channels: int) -> None:
+    assert TrainConfig(color_space=color_space, loss_space=loss_space).loss_channels == channels
+
+
+def test_the_learning_rate_falls_on_a_line_over_the_last_epochs() -> None:
+    config = TrainConfig(epochs=10, decay_epochs=4)
+    scales = [config.lr_scale(epoch) for epoch in range(1, 11)]
+    assert scales == pytest.approx([1, 1, 1, 1, 1, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5], abs=1e-12)
+
+
+@pytest.mark.parametrize("epochs", [1, 7])
+def test_the_learning_rate_may_stay_or_fall_from_the_start(epochs: int) -> None:
+    steady, falling = TrainConfig(epochs=epochs), TrainConfig(epochs=epochs, decay_epochs=epochs)
+    whole = epochs + 1
+    for epoch in range(1, epochs + 1):
+        assert steady.lr_scale(epoch) == 1
+        assert falling.lr_scale(epoch) == pytest.approx((whole - epoch) / whole)  # never 0
+
+
 def test_each_field_changes_the_digest() -> None:
-    assert OTHER_VALUES.keys() == {f.name for f in fields(TrainConfig)} - {"color_space"}
-    digests = [TrainConfig().digest(), *(replace(TrainConfig(), **{k: v}).digest() for k, v in OTHER_VALUES.items())]
-    assert len(set(digests)) == len(digests)
+    assert OTHER_VALUES.keys() == {field.name for field in fields(TrainConfig)}
+    digests = {TrainConfig().digest()}
+    for name, value in OTHER_VALUES.items():
+        without = TrainConfig(**NEEDS.get(name, {}))
+        changed = replace(without, **{name: value})
+        assert changed.digest() != without.digest()
+        digests.add(changed.digest())
+    assert len(digests) == len(OTHER_VALUES) + 1
     assert TrainConfig().digest() == TrainConfig(seed=0).digest()
 
 

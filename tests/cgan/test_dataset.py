@@ -1,6 +1,5 @@
-"""Scan, preparation and its cache, split, order of the photos."""
+"""Scan, preparation, split, order of the photos."""
 
-import json
 import os
 import shutil
 from collections import Counter
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cgan import dataset
-from cgan.dataset import Photos, default_cache_folder, epoch_batches, prepare, scan, split
+from cgan.dataset import epoch_batches, prepare, scan, split
 from cgan.spec import UserError
 
 MakePhotos = Callable[..., Path]
@@ -26,13 +25,6 @@ MakePhotos = Callable[..., Path]
 def photos(tmp_path: Path, make_photos: MakePhotos) -> Path:
     """Six photos that a test may change."""
     return make_photos(tmp_path / "photos", 6)
-
-
-def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> Any:
-        raise AssertionError("a photo was decoded")
-
-    monkeypatch.setattr(dataset, "_decode", refuse)
 
 
 # scan
@@ -129,78 +121,6 @@ def test_progress_counts_to_the_number_of_photos(photos: Path) -> None:
     seen: list[tuple[int, int]] = []
     prepare(photos, 32, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 6) for i in range(1, 7)]
-
-
-def test_a_second_preparation_decodes_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = prepare(photos, 32)
-    no_decoding(monkeypatch)
-    second = prepare(photos, 32)
-    assert torch.equal(first.pixels, second.pixels)
-    assert (first.names, first.sha256, first.unreadable) == (second.names, second.sha256, second.unreadable)
-
-
-def test_the_cache_goes_with_the_content_not_with_the_place(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = prepare(photos, 32)
-    moved = Path(shutil.move(photos, tmp_path / "elsewhere"))
-    for path in moved.rglob("*.*"):
-        os.utime(path, (1, 1))
-    no_decoding(monkeypatch)
-    assert torch.equal(prepare(moved, 32).pixels, first.pixels)
-
-
-@pytest.mark.parametrize("change", ["byte", "size", "name", "removed", "added"])
-def test_any_change_is_prepared_anew(photos: Path, change: str, photo_cache: Path) -> None:
-    first = prepare(photos, 32)
-    caches = set(photo_cache.iterdir())
-    path = photos / first.names[0]
-    if change == "byte":
-        path.write_bytes(path.read_bytes() + b"\0")
-    elif change == "name":
-        path.rename(path.with_name("other.jpg"))
-    elif change == "removed":
-        path.unlink()
-    elif change == "added":
-        shutil.copy(path, path.with_name("copy.jpg"))
-    second = prepare(photos, 48 if change == "size" else 32)
-    assert len(set(photo_cache.iterdir()) - caches) == 2
-    assert second.pixels.shape[2:] == ((48, 48) if change == "size" else (32, 32))
-    assert len(second.names) == len(second.pixels) == 6 + {"removed": -1, "added": 1}.get(change, 0)
-
-
-def test_a_kill_while_decoding_leaves_no_cache(
-    photos: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset, "atomic_path", None)
-        with pytest.raises(TypeError):
-            prepare(photos, 32)
-    assert not list(photo_cache.iterdir())
-    assert len(prepare(photos, 32).names) == 6
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CGAN_CACHE", "/one")
-    assert default_cache_folder() == Path("/one")
-    monkeypatch.delenv("CGAN_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
-    assert default_cache_folder() == Path("/two/cgan")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/three")
-    assert default_cache_folder() == Path("/home/three/.cache/cgan")
-
-
-def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache: Path) -> None:
-    prepare(photos, 32, tmp_path / "mine")
-    assert len(list((tmp_path / "mine").iterdir())) == 2
-    assert not list(photo_cache.iterdir())
-
-
-def test_a_cache_that_cannot_be_written_says_what_to_set(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="set CGAN_CACHE"):
-        prepare(photos, 32, tmp_path / "file" / "cache")
 
 
 def broken_content(kind: str, photo: bytes) -> bytes:
@@ -360,6 +280,22 @@ def test_no_batch_of_one_where_there_are_more_photos(count: int, batch_size: int
     assert all(len(batch) > 1 for batch in epoch_batches(tuple(range(count)), batch_size, seed, 1))
 
 
+@given(st.integers(1, 80), st.integers(1, 20), st.integers(1, 20), seeds)
+def test_a_last_batch_that_is_too_small_joins_the_one_before(
+    count: int, batch_size: int, smallest: int, seed: int
+) -> None:
+    smallest = min(smallest, batch_size)
+    indices = tuple(range(count))
+    batches = list(epoch_batches(indices, batch_size, seed, 1, smallest=smallest))
+    whole, rest = divmod(count, batch_size)
+    expected = [batch_size] * whole + [rest] * (rest > 0)
+    if whole and 0 < rest < smallest:
+        expected[-2:] = [batch_size + rest]
+    assert [len(batch) for batch in batches] == expected
+    plain = torch.cat(list(epoch_batches(indices, batch_size, seed, 1, smallest=1)))
+    assert torch.equal(torch.cat(batches), plain)  # the order is another matter
+
+
 def test_seeds_and_epochs_change_the_order() -> None:
     orders = {
         tuple(torch.cat(list(epoch_batches(tuple(range(50)), 8, seed, epoch))).tolist())
@@ -379,20 +315,3 @@ def test_the_order_is_no_matter_of_the_global_generator() -> None:
     assert order() == first
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_photos_are_kept_as_json_and_npy(photos: Path, photo_cache: Path) -> None:
-    prepared: Photos = prepare(photos, 32)
-    (pixels,) = photo_cache.glob("*.npy")
-    (index,) = photo_cache.glob("*.json")
-    assert pixels.stem == index.stem
-    assert np.array_equal(np.load(pixels), prepared.pixels.permute(0, 2, 3, 1).numpy())
-    assert json.loads(index.read_text()) == {"unreadable": {}}
-
-
-def test_a_damaged_cache_is_made_again(photo_folder: Path, photo_cache: Path) -> None:
-    first = prepare(photo_folder, 32)
-    for suffix in ("npy", "json"):
-        (file,) = photo_cache.glob(f"*.{suffix}")
-        file.write_bytes(b"damaged")
-        assert torch.equal(prepare(photo_folder, 32).pixels, first.pixels)

@@ -1,14 +1,14 @@
-"""The networks: sizes of the report, shapes, padding."""
+"""The networks: sizes of the report, shapes, wiring, spectral norm."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
+from cgan.config import TrainConfig
 from cgan.networks import (
     DISCRIMINATORS,
     DenseDiscriminator,
@@ -17,59 +17,160 @@ from cgan.networks import (
     ReflectConv2d,
     UNet,
     build_discriminator,
+    build_generator,
     conv_block,
     count_parameters,
     down_block,
-    reflect_pad,
     up_block,
 )
+from cgan.spec import COLOR_SPACES
 
-GENERATOR_PARAMETERS = 14_639_267
+REPORT_TOTALS = {"unet": 29_279_268, "patch": 20_494_884, "dense": 20_759_077}
+"""Parameters of the generator for RGB and a discriminator together."""
+
+GENERATOR_PARAMETERS = {"rgb": 14_639_267, "hsv": 14_639_202, "ycbcr": 14_639_202}
+"""65 fewer for two outputs: 64 weights and a bias of the head."""
+
+DISCRIMINATOR_PARAMETERS = {
+    "unet": {4: 14_640_001, 3: 14_639_713},
+    "patch": {4: 5_855_617, 3: 5_855_041},
+    "dense": {4: 6_119_810, 3: 6_119_234},
+}
+"""By channels of the input: the first 3x3 convolution has 9 weights fewer for each of its 32 or 64 outputs."""
 
 
 def seeded(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_generator_has_the_parameters_of_the_report() -> None:
-    with torch.device("meta"):
-        assert count_parameters(Generator()) == GENERATOR_PARAMETERS
+def judge(name: str, **options: Any) -> nn.Module:
+    """A discriminator of width 2 for RGB photos of 32 pixels."""
+    network = build_discriminator(TrainConfig(**{"discriminator": name, "width": 2, "size": 32, **options}))
+    assert network is not None
+    return network
+
+
+# parameters
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "with_generator"),
-    [
-        ("unet", 14_640_001, 29_279_268),
-        ("patch", 5_855_617, 20_494_884),
-        ("dense", 6_119_810, 20_759_077),
-    ],
+    ("color_space", "loss_space"),
+    [*((space, "native") for space in COLOR_SPACES), ("hsv", "rgb"), ("ycbcr", "rgb")],
 )
-def test_the_discriminators_have_the_parameters_of_the_report(name: str, parameters: int, with_generator: int) -> None:
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_the_networks_have_the_parameters_of_the_report(color_space: str, loss_space: str, name: str) -> None:
+    config = TrainConfig(color_space=color_space, discriminator=name, loss_space=loss_space)
     with torch.device("meta"):
-        found = count_parameters(build_discriminator(name, 4, 32, 128))
-    assert found == parameters
-    assert found + GENERATOR_PARAMETERS == with_generator
+        generator, discriminator = build_generator(config), build_discriminator(config)
+    assert discriminator is not None
+    found = count_parameters(generator), count_parameters(discriminator)
+    channels = 4 if "rgb" in (color_space, loss_space) else 3
+    assert found == (GENERATOR_PARAMETERS[color_space], DISCRIMINATOR_PARAMETERS[name][channels])
+    if color_space == "rgb":
+        assert sum(found) == REPORT_TOTALS[name]
 
 
-def test_frozen_parameters_are_not_counted() -> None:
+def convolution(channels_in: int, channels_out: int, side: int) -> int:
+    """Weights of a convolution without bias and of the batch norm after it."""
+    return channels_in * channels_out * side**2 + 2 * channels_out
+
+
+def unet_parameters(channels_in: int, channels_out: int, width: int, blocks: int, scales: int) -> int:
+    """The U-Net counted from the report's description, with further conv blocks at each scale."""
+
+    def conv_blocks(first: int, channels: int) -> int:
+        return convolution(first, channels, 3) + (blocks - 1) * convolution(channels, channels, 3)
+
+    widths = [width * 2**scale for scale in range(scales)]
+    total = conv_blocks(channels_in, width) + conv_blocks(widths[-1], widths[-1])
+    for channels in widths[:-1]:
+        total += convolution(channels, 2 * channels, 4) + conv_blocks(2 * channels, 2 * channels)
+        total += convolution(4 * channels, channels, 4) + conv_blocks(channels, channels)
+    return total + 2 * width * channels_out + channels_out
+
+
+@pytest.mark.parametrize("scales", [2, 3, 4, 5])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_blocks_and_scales_change_the_parameters_as_described(blocks: int, scales: int) -> None:
+    assert unet_parameters(1, 3, 32, 1, 5) == GENERATOR_PARAMETERS["rgb"]
+    with torch.device("meta"):
+        found = count_parameters(UNet(4, 1, 6, blocks, scales))
+    assert found == unet_parameters(4, 1, 6, blocks, scales)
+
+
+def test_options_reach_the_network_that_they_are_about() -> None:
+    config = TrainConfig(width=2, blocks=3, discriminator_width=5, discriminator_scales=3)
+    discriminator = build_discriminator(config)
+    assert discriminator is not None
+    assert count_parameters(build_generator(config)) == unet_parameters(1, 3, 2, 3, 5)
+    assert count_parameters(discriminator) == unet_parameters(4, 1, 5, 1, 3)
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_the_width_of_the_discriminator_is_the_generator_s_unless_given(name: str) -> None:
+    narrow, same, wide = (count_parameters(judge(name, discriminator_width=width)) for width in (0, 2, 4))
+    assert narrow == same < wide
+    assert count_parameters(judge(name, width=4)) == wide
+
+
+def test_without_a_discriminator_there_is_no_network() -> None:
+    assert build_discriminator(TrainConfig(discriminator="none")) is None
+
+
+def test_frozen_parameters_are_counted_too() -> None:
     layer = nn.Linear(3, 5)
-    assert count_parameters(layer) == 20
     layer.bias.requires_grad_(False)
-    assert count_parameters(layer) == 15
+    assert count_parameters(layer) == 20
+
+
+def test_one_block_a_scale_has_the_tensors_of_older_checkpoints() -> None:
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    block = ["0.weight", *(f"1.{name}" for name in norm)]
+    scale = [*block, *(f"3.{name}" for name in block)]
+    scales = [f"{side}.{i}.{name}" for side in ("downs", "ups") for i in range(4) for name in scale]
+    outer = [f"{part}.{name}" for part in ("stem", "bottleneck") for name in block]
+    expected = {f"body.{name}" for name in (*scales, *outer, "head.weight", "head.bias")}
+    assert Generator(width=2).state_dict().keys() == expected
+    assert Generator(width=2, blocks=2).state_dict().keys() > expected
+
+
+# logits
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_shapes_of_the_discriminators_logits(name: str, size: int) -> None:
+@pytest.mark.parametrize("color_space", ["rgb", "hsv"])
+def test_shapes_of_the_discriminators_logits(name: str, size: int, color_space: str) -> None:
     expected = {"unet": (2, 1, size, size), "patch": (2, 1, size // 8, size // 8), "dense": (2, 1)}[name]
-    assert build_discriminator(name, 4, 2, size)(seeded(2, 4, size, size)).shape == expected
+    channels = 4 if color_space == "rgb" else 3
+    assert judge(name, size=size, color_space=color_space)(seeded(2, channels, size, size)).shape == expected
+
+
+def test_a_truncated_discriminator_judges_each_pixel_by_less_of_the_picture() -> None:
+    reaches = []
+    for scales in (2, 3, 4, 5):
+        torch.manual_seed(0)
+        x = seeded(2, 4, 96, 80).requires_grad_()
+        logits = judge("unet", discriminator_scales=scales).eval()(x)
+        assert logits.shape == (2, 1, 96, 80)
+        (gradient,) = torch.autograd.grad(logits[0, 0, 0, 0], x)
+        assert not gradient[1].any()
+        reaches.append(int(gradient[0].abs().sum(dim=(0, 2)).nonzero().max()))
+    assert reaches == sorted(set(reaches))
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_more_blocks_keep_the_shape(blocks: int) -> None:
+    torch.manual_seed(0)
+    colors = Generator(2, 2, blocks)(seeded(2, 1, 32, 48))
+    assert colors.shape == (2, 2, 32, 48)
+    assert 0 <= colors.min() < colors.max() <= 1
 
 
 def test_discriminators_give_logits_not_shares() -> None:
     for name in DISCRIMINATORS:
         torch.manual_seed(0)
-        network = build_discriminator(name, 4, 2, 32)
-        logits = network(seeded(4, 4, 32, 32))
+        logits = judge(name)(seeded(4, 4, 32, 32))
         assert logits.min() < 0 or logits.max() > 1
 
 
@@ -131,31 +232,6 @@ def test_the_u_net_is_wired_as_in_the_report() -> None:
     assert x.grad is not None and (x.grad != 0).all()  # the whole picture reaches the logits
 
 
-sides = st.integers(2, 9)
-
-
-@given(st.integers(1, 3), st.integers(1, 5), sides, sides, st.booleans(), st.integers(0, 2**32 - 1))
-def test_reflect_pad_is_torch_s_reflect_padding(
-    count: int, channels: int, height: int, width: int, channels_last: bool, seed: int
-) -> None:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    random = torch.Generator().manual_seed(seed)
-    x = torch.rand(count, channels, height, width, generator=random).contiguous(memory_format=layout)
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    padded, expected = reflect_pad(ours), F.pad(theirs, (1, 1, 1, 1), mode="reflect")
-    assert torch.equal(padded, expected)
-    weights = torch.rand(padded.shape, generator=random)
-    (padded * weights).sum().backward()
-    (expected * weights).sum().backward()
-    assert ours.grad is not None and theirs.grad is not None
-    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
-
-
-def test_reflect_pad_keeps_channels_last() -> None:
-    x = seeded(2, 4, 6, 8).contiguous(memory_format=torch.channels_last)
-    assert reflect_pad(x).is_contiguous(memory_format=torch.channels_last)
-
-
 def test_a_flat_picture_stays_flat_up_to_the_border() -> None:
     layer = ReflectConv2d(2, 3)
     out = layer(torch.full((1, 2, 5, 7), 0.6))
@@ -193,3 +269,48 @@ def test_equal_seeds_give_equal_weights() -> None:
 
     assert torch.equal(head(1), head(1))
     assert not torch.equal(head(1), head(2))
+
+
+# spectral norm
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_spectral_norm_bounds_every_weight_matrix(name: str) -> None:
+    torch.manual_seed(0)
+    network = judge(name, spectral_norm=True)
+    x = seeded(2, 4, 32, 32)
+    with torch.no_grad():
+        for _ in range(150):  # one power iteration each
+            network(x)
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    assert len(layers) == {"unet": 19, "patch": 8, "dense": 10}[name]
+    for layer in layers:
+        # torch keeps a transposed convolution's outputs on the second axis
+        matrix = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+        assert torch.linalg.matrix_norm(matrix.flatten(1), ord=2).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_spectral_norm_keeps_the_parameters_and_renames_the_weights(name: str) -> None:
+    plain, normed = judge(name), judge(name, spectral_norm=True)
+    assert count_parameters(normed) == count_parameters(plain)
+    layers = [
+        key for key, module in plain.named_modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+    ]
+    tensors = ("original", "0._u", "0._v")
+    added = {f"{layer}.parametrizations.weight.{tensor}" for layer in layers for tensor in tensors}
+    removed = {f"{layer}.weight" for layer in layers}
+    assert normed.state_dict().keys() == (plain.state_dict().keys() - removed) | added
+
+
+def test_spectral_norm_is_part_of_the_gradient() -> None:
+    # A weight's scale has no effect, so its gradient is perpendicular to it.
+    torch.manual_seed(0)
+    network = judge("patch", spectral_norm=True)
+    network(seeded(2, 4, 32, 32)).square().mean().backward()
+    for name, weights in network.named_parameters():
+        if name.endswith("original"):
+            assert weights.grad is not None
+            cosine = torch.cosine_similarity(weights.grad.flatten(), weights.flatten(), dim=0)
+            assert weights.grad.any()
+            assert abs(cosine.item()) < 1e-2

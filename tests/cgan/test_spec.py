@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cgan.spec import (
     COLOR_SPACES,
+    LATER_FIELDS,
     LUMA_REC601,
     METADATA_KEY,
     PRECISIONS,
@@ -48,6 +49,8 @@ specs = st.builds(
     color_space=st.sampled_from(COLOR_SPACES),
     render_size=st.integers(1, 64).map(lambda n: 16 * n),
     base_width=st.integers(1, 512),
+    blocks=st.integers(1, 8),
+    dynamic_size=st.booleans(),
     parameters=st.integers(1, 2**40),
     precision=st.sampled_from(PRECISIONS),
     config_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
@@ -92,6 +95,15 @@ def test_json_spells_out_input_and_output() -> None:
         ({"render_size": "128"}, "render_size"),
         ({"render_size": 128.0}, "render_size"),
         ({"base_width": None}, "base_width"),
+        ({"base_width": 0}, "base width 0, 1 blocks and 14639267 parameters, expected at least 1"),
+        ({"parameters": 0}, "1 blocks and 0 parameters, expected at least 1"),
+        ({"blocks": 0}, "0 blocks and 14639267 parameters, expected at least 1"),
+        ({"blocks": -1}, "-1 blocks"),
+        ({"blocks": "2"}, "field blocks is '2'"),
+        ({"blocks": 2.0}, "field blocks is 2.0"),
+        ({"blocks": True}, "field blocks is True"),
+        ({"blocks": None}, "field blocks is None"),
+        ({"dynamic_size": 1}, "field dynamic_size is 1"),
         ({"created_with": ["0.1.0"]}, "created_with"),
         ({"color_space": "lab"}, "lab"),
         ({"precision": "fp8"}, "fp8"),
@@ -107,12 +119,26 @@ def test_a_contract_that_cannot_be_honoured_is_refused(change: dict[str, object]
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", sorted(SPEC.to_json()))
+@pytest.mark.parametrize("name", sorted(SPEC.to_json().keys() - LATER_FIELDS))
 def test_a_contract_without_one_of_its_fields_is_refused(name: str) -> None:
     values = SPEC.to_json()
     del values[name]
     with pytest.raises(UserError, match="file: "):
         ModelSpec.from_json(values, "file")
+
+
+@pytest.mark.parametrize("name", LATER_FIELDS)
+def test_a_contract_from_before_a_field_has_what_models_were_then(name: str) -> None:
+    values = {**SPEC.to_json(), "blocks": 3}
+    del values[name]
+    assert ModelSpec.from_json(values, "file") == replace(SPEC, **{"blocks": 3, name: LATER_FIELDS[name]})
+
+
+def test_models_had_one_block_at_each_scale_at_first() -> None:
+    values = {name: value for name, value in SPEC.to_json().items() if name not in LATER_FIELDS}
+    assert "blocks" not in values
+    assert ModelSpec.from_json(values, "file").blocks == 1
+    assert ModelSpec.from_json({**values, "blocks": 3}, "file").blocks == 3
 
 
 @pytest.mark.parametrize("values", [None, [], "spec", 1])
@@ -192,6 +218,17 @@ def test_sidecar_comes_back(artefact: Path) -> None:
     assert sidecar.spec == SPEC
     assert sidecar.verification == {"verified": True, "max": 1e-7}
     assert sorted(path.name for path in artefact.parent.iterdir()) == ["model.onnx", "model.onnx.json"]
+
+
+def test_a_sidecar_says_how_the_file_was_built(artefact: Path) -> None:
+    sidecar = read_sidecar(artefact)
+    assert sidecar is not None and sidecar.build == {}
+    write_sidecar(artefact, replace(sidecar, build={"flags": ["tf32"]}))
+    assert read_sidecar(artefact) == replace(sidecar, build={"flags": ["tf32"]})
+    values = json.loads(sidecar_path(artefact).read_text())
+    del values["build"]  # as older versions wrote it
+    sidecar_path(artefact).write_text(json.dumps(values))
+    assert read_sidecar(artefact) == sidecar
 
 
 def test_without_a_sidecar_nothing_vouches(artefact: Path) -> None:

@@ -83,7 +83,7 @@ def test_an_export_is_a_verified_file_with_its_sidecar(exported_onnx: Path, trai
     assert exported_onnx.name == NAME
     assert files(exported_onnx.parent) == [NAME, f"{NAME}.json"]
     sidecar = json.loads(sidecar_path(exported_onnx).read_text())
-    assert sidecar.keys() == {"spec", "file_sha256", "verification"}
+    assert sidecar.keys() == {"spec", "file_sha256", "verification", "build"}
     assert sidecar["file_sha256"] == hashlib.sha256(exported_onnx.read_bytes()).hexdigest()
     assert sidecar["spec"]["weights_sha256"] == load_generator(trained_run)[1].weights_sha256
     assert sidecar["verification"]["verified"] is True

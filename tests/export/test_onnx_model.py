@@ -12,9 +12,8 @@ from onnx import ModelProto
 
 from cgan import __version__
 from cgan.checkpoint import load_generator
-from cgan.networks import Generator
 from cgan.spec import METADATA_KEY, ModelSpec
-from export.onnx_model import OPSET, GrayToRGB, export_onnx
+from export.onnx_model import OPSET, export_onnx
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -104,10 +103,3 @@ def test_a_generator_in_training_mode_is_refused(tmp_path: Path, trained_run: Pa
     with pytest.raises(ValueError, match="training mode"):
         export_onnx(generator.train(), spec, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_wrapper_gives_rgb_for_gray() -> None:
-    torch.manual_seed(0)
-    generator = Generator(width=2).eval()
-    gray = torch.rand(2, 1, 32, 16)
-    assert torch.equal(GrayToRGB(generator)(gray), generator(gray))

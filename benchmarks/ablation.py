@@ -1,0 +1,216 @@
+"""The report's experiments, all of them, on any photos: each row is a run of cgan-train with the row's options.
+
+    python benchmarks/ablation.py PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
+
+FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the
+report's numbers beside the measured ones. The same command again goes on where it stopped. --quick trains small
+networks on at most 300 photos: it shows that every row runs, and says nothing about which is better.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from matplotlib.figure import Figure
+
+from cgan.dataset import scan
+from cgan.figures import scalar
+from cgan.spec import UserError, atomic_path, exit_on_user_error
+
+QUICK_PHOTOS = 300
+QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")
+REPORT_TEST_PHOTOS = 164
+"""Held-out photos behind the report's FID."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment of the report."""
+
+    group: str
+    name: str
+    """Name of its run folder."""
+    title: str
+    options: tuple[str, ...]
+    epochs: int
+    report_fid: float | None
+    """The report's FID, where it gives one."""
+
+
+def train_options(color_space: str, discriminator: str, l1_weight: float, *more: str) -> tuple[str, ...]:
+    """Options of cgan-train for a row."""
+    return (
+        *("--color-space", color_space, "--discriminator", discriminator, "--l1-weight", f"{l1_weight:g}"),
+        *more,
+    )
+
+
+def report_rows() -> list[Row]:
+    """Every experiment of the report, in its order."""
+    bce = {
+        "dense": {"rgb": 68.78, "hsv": 64.45, "ycbcr": 62.7},
+        "patch": {"rgb": 55.38, "hsv": 68.42, "ycbcr": 59.67},
+        "unet": {"rgb": 59.8, "hsv": 92.19, "ycbcr": 54.73},
+    }
+    wasserstein = {"patch": {"rgb": 71.78, "ycbcr": 66.23}, "unet": {"rgb": 75.19, "ycbcr": 52.77}}
+    rows = []
+    for group, loss, table in (("comparison", "bce", bce), ("wasserstein", "wasserstein", wasserstein)):
+        for discriminator, spaces in table.items():
+            for space, fid in spaces.items():
+                options = train_options(space, discriminator, 100, "--gan-loss", loss)
+                title = f"{discriminator}, {space}" + (", Wasserstein" if loss == "wasserstein" else "")
+                rows.append(Row(group, f"{discriminator}-{space}-{loss}", title, options, 10, fid))
+    no_gan = ("--discriminator", "none", "--l1-weight", "100", "--batch-size", "32")
+    rows.append(Row("no-gan", "l1-only", "no GAN, rgb, L1 only", no_gan, 30, 87.99))
+    for weight in (2**power for power in range(11)):
+        options = train_options("rgb", "unet", weight)
+        fid = 54.2 if weight == 512 else None
+        rows.append(Row("weights", f"weight-{weight}", f"unet, rgb, L1 weight {weight}", options, 10, fid))
+    rows.append(Row("final", "final", "unet, rgb, L1 weight 512, final", train_options("rgb", "unet", 512), 100, 39.51))
+    return rows
+
+
+GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, table and chart.")
+@click.option(
+    "--groups",
+    default=",".join(group for group in GROUPS if group != "final"),
+    show_default=True,
+    help=f"Which experiments, of {', '.join(GROUPS)}.",
+)
+@click.option("--fid/--no-fid", default=True, help="Measure FID and KID; needs Inception v3 weights.")
+@click.option("--quick", is_flag=True, help=f"At most {QUICK_PHOTOS} photos, small networks, one epoch for ten.")
+def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, fid: bool, quick: bool) -> None:
+    """Train every experiment on PHOTOS and write the table; options after -- go to cgan-train."""
+    chosen = groups.split(",")
+    if unknown := sorted(set(chosen) - set(GROUPS)):
+        raise UserError(f"--groups: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
+    scan(photos)
+    out.mkdir(parents=True, exist_ok=True)
+    if quick:
+        photos = sample(photos, out / "photos")
+    rows = [row for row in report_rows() if row.group in chosen]
+    failures: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        print(f"{number}/{len(rows)} {row.title}", flush=True)
+        epochs = max(1, row.epochs // 10) if quick else row.epochs
+        extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
+        if problem := train(row, photos, out / "runs" / row.name, epochs, extra):
+            failures[row.name] = problem
+            print(f"  failed: {problem}", flush=True)
+        write_results(out, rows[:number], failures, quick)
+    print((out / "ablation.md").read_text())
+    sys.exit(1 if failures else 0)
+
+
+def sample(photos: Path, folder: Path) -> Path:
+    """Links to QUICK_PHOTOS photos, the same ones each time."""
+    if not folder.exists():
+        folder.mkdir()
+        found = scan(photos)
+        for i, path in enumerate(random.Random(0).sample(found, min(QUICK_PHOTOS, len(found)))):
+            (folder / f"{i:04d}{path.suffix}").symlink_to(path.resolve())
+    return folder
+
+
+def train(row: Row, photos: Path, run: Path, epochs: int, extra: Sequence[str]) -> str | None:
+    """Bring a row's run to its end; the reason where that failed."""
+    if len(history_of(run)) >= epochs:
+        return None
+    resume = ["--resume"] if (run / "config.json").exists() else []
+    # Options given by hand come last: they win over the row's.
+    arguments = [photos, "--out", run, "--epochs", epochs, *row.options, *extra, *resume, "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cgan", *map(str, arguments)], stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode in (130, -2):
+        raise KeyboardInterrupt
+    return done.stderr.strip().splitlines()[-1].removeprefix("error: ") if done.returncode else None
+
+
+def history_of(run: Path) -> list[dict[str, Any]]:
+    """Metrics of a run's finished epochs."""
+    file = run / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def write_results(out: Path, rows: list[Row], failures: dict[str, str], quick: bool) -> None:
+    """Table, JSON and chart of the rows so far."""
+    measured = {row.name: history_of(out / "runs" / row.name)[-1:] for row in rows}
+    results = [(row, measured[row.name][0] if measured[row.name] else None) for row in rows]
+    record = [
+        {"name": row.name, "title": row.title, "options": row.options, "report_fid": row.report_fid, "metrics": metrics}
+        | ({"failed": failures[row.name]} if row.name in failures else {})
+        for row, metrics in results
+    ]
+    with atomic_path(out / "ablation.json") as path:
+        path.write_text(json.dumps({"arguments": sys.argv[1:], "quick": quick, "rows": record}, indent=2) + "\n")
+    with atomic_path(out / "ablation.md") as path:
+        path.write_text(markdown(results, failures))
+    with atomic_path(out / "ablation.png") as path:
+        chart(results, path)
+
+
+def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[str, str]) -> str:
+    """The table, with a line on what its FID was measured with."""
+    lines = [
+        "| experiment | epochs | FID | FID in the report | KID | L1 | PSNR, dB | colourfulness / real | images/s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    fingerprint = "FID and KID were not measured."
+    for row, metrics in results:
+        report = "" if row.report_fid is None else f"{row.report_fid}"
+        if metrics is None:
+            lines.append(f"| {row.title} | failed: {failures.get(row.name, 'not run')} | | {report} | | | | | |")
+            continue
+        fid, kid = metrics.get("test_fid"), metrics.get("test_kid")
+        if fid:
+            fingerprint = (
+                f"FID and KID on {fid['photos']} held-out photos, {fid['network']}, weights sha256 "
+                f"{fid['weights_sha256'][:16]}, {fid['resize']}; the report's on {REPORT_TEST_PHOTOS} other photos."
+            )
+        cells = [
+            row.title,
+            f"{metrics['epoch']}",
+            f"{fid['value']:.2f}" if fid else "",
+            report,
+            f"{kid['value']:.4f}" if kid else "",
+            f"{metrics['test_l1']:.4f}",
+            f"{metrics['test_psnr']:.2f}" if metrics["test_psnr"] is not None else "",
+            f"{metrics['test_colorfulness'] / metrics['test_real_colorfulness']:.2f}",
+            f"{metrics['images_per_second']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", fingerprint, ""])
+
+
+def chart(results: list[tuple[Row, dict[str, Any] | None]], path: Path) -> None:
+    """Bars of what was measured, FID or else PSNR, beside bars of the report's FID."""
+    rows = [(row, metrics) for row, metrics in results if metrics]
+    with_fid = any("test_fid" in metrics for _, metrics in rows)
+    metric, label = ("test_fid", "FID here") if with_fid else ("test_psnr", "PSNR here, dB")
+    titles = [row.title for row, _ in rows]
+    figure = Figure(figsize=(10, 1 + 0.3 * len(rows)), layout="constrained")
+    here, report = figure.subplots(1, 2, sharey=True)
+    here.barh(titles, [scalar(metrics[metric] or 0.0) for _, metrics in rows])
+    here.set_xlabel(label)
+    here.invert_yaxis()
+    report.barh(titles, [row.report_fid or 0.0 for row, _ in rows], color="tab:gray")
+    report.set_xlabel("FID in the report")
+    figure.savefig(path, format="png", dpi=100)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        command()

@@ -1,0 +1,161 @@
+"""Several processes that train one model: who they are, what they share, batch norm over the batches of all.
+
+torchrun starts them and tells each its place in the environment. One process alone is a world of size 1, in which
+everything here does nothing.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cgan.spec import UserError
+
+TIMEOUT = timedelta(hours=2)
+"""The others wait this long for the one process that evaluates or prepares photos."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a training and this one's place among them."""
+
+    rank: int = 0
+    local_rank: int = 0
+    """Place among the processes of this machine; the number of its GPU."""
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes, evaluates and reports."""
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of a tensor along its first axis."""
+        return batch[self.rank :: self.size]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of a tensor over all processes."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value of any picklable kind, in all processes."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    @contextmanager
+    def main_of_machine_first(self) -> Iterator[None]:
+        """A block that one process of each machine goes through before its others do, to fill a cache for them."""
+        if self.local_rank > 0:
+            self.wait()
+        yield
+        if self.local_rank == 0:
+            self.wait()
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """The network with its gradients averaged over all processes."""
+        if self.size == 1:
+            return network
+        # Batch norm's statistics are equal already, and networks are called several times before a backward pass.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
+        options: dict[str, Any] = {name: False}
+        return DistributedDataParallel(network, **options)
+
+    def synchronize_batch_norm(self, network: nn.Module) -> nn.Module:
+        """The network with batch norm over the batches of all processes, as if they were one batch."""
+        if self.size == 1:
+            return network
+        if next(network.parameters()).is_cuda:
+            converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+            return converted
+        for layer in network.modules():
+            if type(layer) is nn.BatchNorm2d:
+                layer.__class__ = _SyncBatchNorm2d
+        return network
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """The world that torchrun describes in the environment; its processes are connected within the block.
+
+    Args:
+        device: "cuda" or "cpu"; with cuda each process takes the GPU of its local rank.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
+    world = World(*(int(os.environ.get(name, default)) for name, default in _ENVIRONMENT))
+    if device == "cuda":
+        found = torch.cuda.device_count()
+        if world.local_rank >= found:
+            raise UserError(f"process {world.local_rank} finds {found} GPU(s) here; start at most {found} processes")
+        torch.cuda.set_device(world.local_rank)
+    if world.size == 1:
+        yield world
+        return
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+_ENVIRONMENT = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+class _AllSum(torch.autograd.Function):
+    """Sum over all processes, differentiable any number of times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total: Tensor = _AllSum.apply(gradients[0])
+        return total
+
+
+class _SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes on the CPU; torch's own nn.SyncBatchNorm is for GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        values = x.double()  # so that what is left of a difference to one process comes from that one's rounding
+        count = _AllSum.apply(values.new_tensor(values.numel() / values.shape[1]))
+        mean = _AllSum.apply(values.sum(dim=(0, 2, 3))) / count
+        centered = values - mean[:, None, None]
+        variance = _AllSum.apply(centered.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), momentum)
+        scale = self.weight / (variance + self.eps).sqrt()
+        result: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
+        return result.to(x.dtype)

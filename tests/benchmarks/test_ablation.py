@@ -1,0 +1,102 @@
+"""The report's experiments: every row is there, is a valid command, and lands in the table."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    """The script as a module."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    sys.modules["ablation"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def quick_options(tiny_options: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(option for option in tiny_options if option not in ("--quiet", "--no-fid"))
+
+
+def test_all_experiments_of_the_report_are_rows(ablation: ModuleType) -> None:
+    rows = ablation.report_rows()
+    assert Counter(row.group for row in rows) == {
+        "comparison": 9,
+        "wasserstein": 4,
+        "no-gan": 1,
+        "weights": 11,
+        "final": 1,
+    }
+    assert len({row.name for row in rows}) == len(rows)
+    assert {row.title: row.report_fid for row in rows if row.report_fid}["unet, ycbcr, Wasserstein"] == 52.77
+    assert [row.epochs for row in rows if row.group in ("no-gan", "final")] == [30, 100]
+
+
+def test_every_row_is_a_command_that_cgan_train_takes(
+    ablation: ModuleType, invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path
+) -> None:
+    from cgan.cli import main
+
+    for row in ablation.report_rows():
+        result = invoke(
+            main, photo_folder, "--out", tmp_path / "run", "--epochs", row.epochs, *row.options, "--no-fid", "--dry-run"
+        )
+        assert result.code == 0, result.err
+        resolved = json.loads(result.out)
+        assert resolved["epochs"] == row.epochs
+        assert resolved["color_space"] in row.title
+        assert (resolved["gan_loss"] == "wasserstein") == ("Wasserstein" in row.title)
+
+
+def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "benchmarks" / "ablation.py"
+    arguments = [photos, "--out", out, "--groups", "no-gan", "--quick", "--no-fid", "--", *options]
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_row_is_trained_once_and_lands_in_table_and_chart(
+    photo_folder: Path, tmp_path: Path, quick_options: tuple[str, ...]
+) -> None:
+    first = run_quickly(photo_folder, tmp_path / "out", quick_options)
+    assert first.returncode == 0, first.stderr
+    assert "| no GAN, rgb, L1 only | 3 |  | 87.99 |" in first.stdout
+    assert "FID and KID were not measured." in (tmp_path / "out" / "ablation.md").read_text()
+    assert (tmp_path / "out" / "ablation.png").stat().st_size > 1000
+    checkpoint = tmp_path / "out" / "runs" / "l1-only" / "checkpoints" / "last.safetensors"
+    written = checkpoint.stat().st_mtime_ns
+    second = run_quickly(photo_folder, tmp_path / "out", quick_options)
+    assert second.returncode == 0, second.stderr
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_a_row_that_fails_is_named_and_the_exit_code_is_1(
+    photo_folder: Path, tmp_path: Path, quick_options: tuple[str, ...]
+) -> None:
+    (tmp_path / "out" / "runs" / "l1-only").mkdir(parents=True)
+    (tmp_path / "out" / "runs" / "l1-only" / "foreign.txt").touch()
+    result = run_quickly(photo_folder, tmp_path / "out", quick_options)
+    assert result.returncode == 1
+    assert "failed: " in result.stdout
+    assert "expected a new or empty folder" in (tmp_path / "out" / "ablation.md").read_text()
+
+
+def test_an_unknown_group_is_refused(ablation: ModuleType, photo_folder: Path, tmp_path: Path) -> None:
+    from cgan.spec import UserError
+
+    with pytest.raises(UserError, match="found everything, expected some of comparison"):
+        ablation.command([str(photo_folder), "--out", str(tmp_path), "--groups", "everything"], standalone_mode=False)

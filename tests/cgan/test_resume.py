@@ -1,0 +1,363 @@
+"""A run that was stopped, wherever, and goes on: exactly the run that was not."""
+
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from cgan import run_folder, stopwatch, training
+from cgan.checkpoint import load_generator, weights_digest
+from cgan.cli import main
+from cgan.config import TrainConfig
+from cgan.dataset import Photos, prepare
+from cgan.spec import GateError
+from cgan.state import Run
+from cgan.training import fit, setup
+
+BASE = TrainConfig(width=2, size=32, epochs=3, batch_size=4, test_fraction=0.25, fid=False, best_by="l1", save_every=1)
+CONFIG = replace(BASE, device="cpu", precision="fp32", lr=0.002)
+
+EVERYTHING: dict[str, Any] = {
+    "color_space": "ycbcr",
+    "gan_loss": "wasserstein",
+    "gradient_penalty": 10.0,
+    "spectral_norm": True,
+    "ema": 0.9,
+    "flip": True,
+    "warmup_epochs": 1,
+    "decay_epochs": 2,
+}
+"""All that has a state of its own or draws at random."""
+
+TIMES = {"images_per_second", "time_shares", "finished_at"}
+
+Start = Callable[..., Run]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the project catches it."""
+
+
+@pytest.fixture(scope="module")
+def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    """The 12 photos of `photo_folder` at 32 pixels: 9 train, two steps an epoch."""
+    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """`start(name, resume=False, **options)`: a run in tmp_path / name whose clocks tick with each look at them.
+
+    So equal runs leave equal bytes. The curves, which have tests of their own, are those of the history as text.
+    """
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    monkeypatch.setattr(training, "time", SimpleNamespace(time=lambda: 1e9))
+    monkeypatch.setattr(run_folder, "save_curves", lambda history, path: path.write_text(json.dumps(history)))
+
+    def new(name: str, resume: bool = False, **options: Any) -> Run:
+        return setup(tmp_path / name, replace(CONFIG, **options), photos, resume)
+
+    return new
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    root = run.folder.path
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def states(run: Run) -> dict[str, str]:
+    return {name: weights_digest(network.state_dict()) for name, network in run.networks.items()}
+
+
+def assert_same_run(found: Run, expected: Run) -> None:
+    """Bit-identical networks in memory, and every file byte for byte."""
+    assert states(found) == states(expected)
+    files, expected_files = contents(found), contents(expected)
+    assert sorted(files) == sorted(expected_files)
+    assert [name for name in files if files[name] != expected_files[name]] == []
+
+
+# exactly
+
+
+@pytest.mark.parametrize("options", [{}, {**EVERYTHING, "decay_epochs": 0}, {"discriminator": "none", "ema": 0.5}])
+def test_one_epoch_and_two_more_are_three(start: Start, options: dict[str, Any]) -> None:
+    whole = start("whole", **options)
+    fit(whole)
+    fit(start("parts", epochs=1, **options))
+    torch.manual_seed(1234)
+    resumed = start("parts", resume=True, **options)
+    assert [metrics["epoch"] for metrics in resumed.history] == [1]
+    assert resumed.steps == 2
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_the_training_state_holds_all_networks_and_optimisers(start: Start) -> None:
+    run = start("run", epochs=1, **{**EVERYTHING, "decay_epochs": 0, "warmup_epochs": 0})
+    fit(run)
+    with safe_open(run.folder.training_file, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, network in run.networks.items():
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(found.pop(f"{name}.{key}"), tensor)
+    for name, optimizer in run.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+            assert all(torch.equal(found.pop(f"{name}.{index}.{key}"), tensor) for key, tensor in state.items())
+    assert not found
+
+
+def test_the_scale_of_fp16_goes_on(start: Start) -> None:
+    whole = start("whole", precision="fp16")
+    fit(whole)
+    fit(start("parts", precision="fp16", epochs=1))
+    resumed = start("parts", precision="fp16", resume=True)
+    assert resumed.scaler.get_scale() < start("fresh", precision="fp16").scaler.get_scale()
+    fit(resumed)
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    assert resumed.history == whole.history
+    assert whole.history[0]["skipped_steps"] > 0
+
+
+def test_resuming_a_finished_run_changes_nothing(start: Start) -> None:
+    run = start("run", epochs=2)
+    fit(run)
+    files = contents(run)
+    again = start("run", epochs=2, resume=True)
+    fit(again)
+    assert contents(run) == files
+
+
+# killed in this process
+
+
+def second_call_dies(function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = itertools.count(1)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 2:
+            raise Killed
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("name", ["train_epoch", "calibrate_batch_norm", "evaluate"])
+def test_a_run_killed_before_the_state_of_its_second_epoch_is_written(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = start("whole")
+    fit(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, name, second_call_dies(getattr(training, name)))
+        fit(start("killed"))
+    resumed = start("killed", resume=True)
+    assert len(resumed.history) == 1
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+def dies_before(name: str, patch: pytest.MonkeyPatch) -> None:
+    """Die when the whole content of the file of this name is written and only its name is missing."""
+
+    def replace_or_die(path: Path, target: Path) -> Any:
+        if target.name == name:
+            shutil.copy(path, path.with_name(".cgan-left.tmp"))  # a real kill leaves it
+            raise Killed
+        return rename(path, target)
+
+    rename = Path.replace
+    patch.setattr(Path, "replace", replace_or_die)
+
+
+FILES = (
+    *("last.training.safetensors", "last.safetensors", "best.safetensors", "epoch-0002.safetensors"),
+    *("metrics.jsonl", "epoch-0002.png", "curves.png"),
+)
+"""What is renamed after the second epoch, which is the best here, in this order."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_killed_between_the_files_of_its_second_epoch(
+    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = start("whole", ema=0.5)
+    fit(whole)
+    killed = start("killed", ema=0.5)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fit(killed, on_epoch=lambda _: dies_before(name, patch))
+    assert list(killed.folder.path.rglob(".cgan-left.tmp"))
+    resumed = start("killed", ema=0.5, resume=True)
+    assert len(resumed.history) == (1 if name == FILES[0] else 2)
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+@pytest.mark.parametrize("name", ["config.json", *FILES[1:]])
+def test_a_run_killed_again_while_it_is_resumed(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    whole = start("whole")
+    fit(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fit(start("killed", epochs=2), on_epoch=lambda m: m["epoch"] == 1 and dies_before(FILES[1], patch))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        dies_before(name, patch)
+        start("killed", resume=True)
+    resumed = start("killed", resume=True)
+    assert len(resumed.history) == 2
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_a_run_killed_while_it_appends_to_its_events(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(folder: Path, history: list[dict[str, Any]]) -> None:
+        write(folder, history)
+        if len(history) == 2:
+            (path,) = folder.iterdir()
+            path.write_bytes(path.read_bytes()[:-9])
+            raise Killed
+
+    write = run_folder.write_events
+    whole = start("whole")
+    fit(whole)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_folder, "write_events", dies)
+        fit(start("killed"))
+    resumed = start("killed", resume=True)
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(start: Start) -> None:
+    whole = start("whole")
+    fit(whole)
+    start("killed")
+    resumed = start("killed", resume=True)
+    assert resumed.history == []
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = start("whole")
+    fit(whole)
+    run = start("run")
+
+    def fill(_: Any) -> None:
+        def fails(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("os.fsync", fails)
+
+    with monkeypatch.context() as patch, pytest.raises(GateError, match="No space left"):
+        fit(run, on_epoch=fill)
+    assert load_generator(run.folder.path)[1].weights_sha256 != states(run)["generator"]
+    assert not list(run.folder.path.rglob("*.tmp"))
+    resumed = start("run", resume=True)
+    assert len(resumed.history) == 1
+    fit(resumed)
+    assert_same_run(resumed, whole)
+
+
+# killed with kill -9
+
+
+DRIVER = """
+import itertools, os, signal
+from cgan import cli, training
+
+calls, step = itertools.count(1), training.train_step
+
+def killed(*args, **kwargs):
+    if next(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*args, **kwargs)
+
+training.train_step = killed
+cli.main()
+"""
+"""cgan-train that is killed at a step."""
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Photos and flips of each epoch that is trained in this process from here on."""
+    seen: list[Any] = []
+
+    def record(run: Run, choices: list[tuple[Tensor, Tensor | None]]) -> Any:
+        seen.append([(indices.tolist(), None if flip is None else flip.tolist()) for indices, flip in choices])
+        return batches(run, choices)
+
+    batches = Run.batches
+    monkeypatch.setattr(Run, "batches", record)
+    return seen
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """The options of cgan-train for a configuration."""
+    found = []
+    for name, value in options.items():
+        switch = name.replace("_", "-")
+        found += (
+            [f"--{switch}" if value else f"--no-{switch}"] if isinstance(value, bool) else [f"--{switch}", str(value)]
+        )
+    return found
+
+
+def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in metrics]
+
+
+def training_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of the training state, and its progress without the times."""
+    with safe_open(run / "checkpoints" / "last.training.safetensors", framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        progress["history"] = without_times(progress["history"])
+        return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING])
+def test_four_epochs_are_two_and_a_kill_in_the_third_and_the_rest(
+    photo_folder: Path, tmp_path: Path, orders: list[Any], options: dict[str, Any]
+) -> None:
+    config = {**replace(CONFIG, epochs=4, **options).to_json(), "compile": False}
+    arguments = [str(photo_folder), "--quiet", *flags(config)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "save_curves", lambda history, path: path.touch())
+        main([*arguments, "--out", str(whole)])
+        driver = DRIVER.format(call=2 * 2 + 2)  # between the two steps of the third epoch
+        process = subprocess.run([sys.executable, "-c", driver, *arguments, "--out", str(parts)])
+        assert process.returncode == -signal.SIGKILL
+        assert len((parts / "metrics.jsonl").read_text().splitlines()) == 2
+        main([*arguments, "--out", str(parts), "--resume"])
+    assert len(orders) == 4 + 2
+    assert orders[4:] == orders[2:4] != orders[:2]
+
+    (found, progress), (expected, expected_progress) = training_state(parts), training_state(whole)
+    networks = {"generator", "discriminator", *(["average"] if options else [])}
+    assert {name.partition(".")[0] for name in found} == networks | {"generator_adam", "discriminator_adam"}
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+    assert progress == expected_progress
+    lines = [
+        without_times([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+        for run in (parts, whole)
+    ]
+    assert lines[0] == lines[1] == progress["history"]
+    checkpoints = [{path.name: path for path in (run / "checkpoints").iterdir()} for run in (parts, whole)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    for name in checkpoints[0].keys() - {"last.training.safetensors"}:
+        assert checkpoints[0][name].read_bytes() == checkpoints[1][name].read_bytes()
