@@ -13,7 +13,7 @@ test: $(VENV)/develop
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 format: $(VENV)/develop
 	$(BIN)/ruff format .

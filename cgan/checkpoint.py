@@ -120,7 +120,7 @@ def held_out_photos(source: Path) -> NDArray[np.float32] | None:
         gray: NDArray[np.uint8] = np.load(file)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file}: not readable as held-out photos ({error}); give --calibration FOLDER") from error
-    return gray.astype(np.float32) / 255
+    return gray.astype(np.float32) / np.float32(255)
 
 
 def save_training(

@@ -2,7 +2,7 @@
 
 import copy
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,8 +42,10 @@ class Run:
     pixels: Tensor
     """All photos, N x 3 x size x size uint8; on the device when they fit."""
     split: Split
-    stepped: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    """The networks as the training step calls them: compiled, and parallel over the processes."""
+    compiled: dict[str, nn.Module] = field(default_factory=dict)
+    """The networks as torch.compile made them with --compile, else themselves."""
+    stepped: dict[str, nn.Module] = field(default_factory=dict)
+    """Those again, with their gradients averaged over the processes: what a network's own step calls."""
     history: list[Metrics] = field(default_factory=list)
     """Metrics of the finished epochs."""
     steps: int = 0
@@ -175,6 +177,7 @@ def build(folder: RunFolder, config: TrainConfig, photos: Photos, split: Split, 
         network.to(device).to(memory_format=torch.channels_last)
         networks[name] = network = world.synchronize_batch_norm(network)
         optimizers[f"{name}_adam"] = torch.optim.Adam(network.parameters(), config.lr, ADAM_BETAS, fused=True)
+    compiled = {name: compile_network(network) if config.compile else network for name, network in networks.items()}
     generator = networks["generator"]
     assert isinstance(generator, Generator)
     return Run(
@@ -189,11 +192,16 @@ def build(folder: RunFolder, config: TrainConfig, photos: Photos, split: Split, 
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
         pixels=_on_device(photos.pixels, device),
         split=split,
-        stepped={
-            name: torch.compile(parallel) if config.compile else parallel
-            for name, parallel in ((name, world.parallel(network)) for name, network in networks.items())
-        },
+        compiled=compiled,
+        stepped={name: world.parallel(network) for name, network in compiled.items()},
     )
+
+
+def compile_network(network: nn.Module) -> nn.Module:
+    """The network with its calls translated by torch.compile; it shares its weights with the original."""
+    compiled = torch.compile(network)
+    assert isinstance(compiled, nn.Module)
+    return compiled
 
 
 def environment(run: Run) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
         run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here
         with watch.phase("forward"), run.autocast():
             # Not through run.stepped: a network whose weights need no gradient has none to average.
-            adversarial = GAN_LOSSES[run.config.gan_loss].generator(run.discriminator(torch.cat([gray, colors], 1)))
+            logits = run.compiled["discriminator"](torch.cat([gray, colors], 1))
+            adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits)
     l1 = reconstruction_loss(colors, truth)
     loss = run.config.l1_weight * l1
     if adversarial is not None:

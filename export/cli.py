@@ -1,114 +1,286 @@
 """The command cgan-export."""
 
+import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgan.spec import (
-    ModelSpec,
-    Sidecar,
-    UserError,
-    atomic_path,
-    cannot_write,
-    exit_on_user_error,
-    file_sha256,
-    write_sidecar,
-)
+from cgan.spec import UserError, exit_on_user_error
 
-FORMATS = ("onnx",)
-PRECISION_CHOICES = ("fp32",)
-SUFFIXES = {"onnx": ".onnx"}
+if TYPE_CHECKING:
+    from export.engine import EngineOptions
+    from export.produce import ExportOptions
+    from export.search import Trial
+
+FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
+PRECISION_CHOICES = ("fp32", "fp16", "int8", "auto")
+INT8_TARGETS = ("cpu", "tensorrt")
+ONNX_BATCHES = (1, 3, 8)
+ENGINE_BATCHES = (1, 16, 64)
+
+
+class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
+    """Three whole numbers that do not fall: min,opt,max."""
+
+    name = "min,opt,max"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        numbers = [part for part in str(value).split(",") if part.isdigit() and int(part) > 0]
+        found = tuple(map(int, numbers))
+        if len(found) != 3 or len(str(value).split(",")) != 3 or list(found) != sorted(found):
+            flag = param.opts[0] if param else "value"
+            raise UserError(f"{flag}: found {value}, expected three numbers that do not fall, such as 1,16,64")
+        return found
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the artefact.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
-@click.option("--precision", type=click.Choice(PRECISION_CHOICES), default="fp32", show_default=True)
-@click.option("--atol", type=click.FloatRange(0, 1), help="Allowed absolute difference.  [default: 1e-4]")
-@click.option("--rtol", type=click.FloatRange(0, 1), help="Allowed relative difference.  [default: 0]")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISION_CHOICES),
+    help="auto: the smallest or fastest that reaches --min-psnr.  [default: fp32; engines: fp16]",
+)
+@click.option("--prefer", type=click.Choice(("size", "speed")), help="What auto looks for.  [default: size]")
+@click.option("--batch", type=_Numbers(), help="Photos in a batch.  [default: 1,3,8; engines: 1,16,64]")
+@click.option("--dynamic-size", is_flag=True, help="Any height and width in multiples of 16.")
+@click.option("--size", "sizes", type=_Numbers(), help="Height and width of an engine of dynamic size.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of photos for int8 and the comparison.")
+@click.option("--int8-target", type=click.Choice(INT8_TARGETS), help="Engine that int8 is for.  [default: cpu]")
+@click.option("--atol", type=float, help="Allowed absolute difference.  [default: 1e-4 for fp32]")
+@click.option("--rtol", type=float, help="Allowed relative difference, with --atol.  [default: 0]")
+@click.option("--min-psnr", type=float, help="Least PSNR in dB.  [default: fp16 60, int8 40]")
+@click.option(
+    "--max-off", type=float, help="Largest share of values more than 1/255 off.  [default: fp16 0.001, int8 0.2]"
+)
 @click.option("--no-verify", is_flag=True, help="Write the artefact without comparing it; its sidecar says so.")
+@click.option("--keep-failed", is_flag=True, help="Keep an artefact that failed, as NAME.failed.")
+@click.option("--workspace", type=click.IntRange(min=1), help="Engines: limit of scratch memory in MiB.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="Engines: how long the builder searches.")
+@click.option("--version-compatible", is_flag=True, help="Engines: load on newer runtimes of the same major version.")
+@click.option("--hardware-compatible", is_flag=True, help="Engines: run on other GPUs, Ampere and newer.")
+@click.option("--compute-capability", multiple=True, help="Engines for tensorrt-rtx: target such as 8.6; repeatable.")
+@click.option("--strip-weights", is_flag=True, help="Engines: leave the weights out, to be refitted from the ONNX.")
+@click.option("--detailed-profiling", is_flag=True, help="Engines: keep layer names and types for the inspector.")
+@click.option(
+    "--timing-cache", type=click.Path(path_type=Path), help="Engines: file of kernel timings, kept and reused."
+)
 @click.option(
     "--verify",
     "existing",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Compare an existing artefact with SOURCE and write nothing.",
+    help="Compare FILE with SOURCE; write nothing.",
 )
+@click.option("--inspect", type=click.Path(path_type=Path), metavar="FILE", help="Print what FILE is, as JSON.")
 @click.option("--quiet", is_flag=True, help="Only errors.")
 @click.version_option(package_name="cgan")
-def command(
-    source: Path,
-    out: Path | None,
-    format_: str,
-    precision: str,
-    atol: float | None,
-    rtol: float | None,
-    no_verify: bool,
-    existing: Path | None,
-    quiet: bool,
-) -> None:
+def command(source: Path | None, out: Path | None, existing: Path | None, inspect: Path | None, **given: Any) -> None:
     """Turn SOURCE, a run of cgan-train or a checkpoint, into a file to deploy.
 
-    The file takes its name only after it was compared with the trained model.
+    The file takes its name only after it was compared with the trained model. For the TensorRT formats SOURCE can also
+    be an ONNX file of this command.
     """
-    if (out is None) == (existing is None):
-        raise UserError("give --out DIR to export, or --verify FILE to compare an existing artefact, and not both")
-    if no_verify and (existing or atol is not None or rtol is not None):
-        raise UserError("--no-verify leaves nothing for --verify, --atol or --rtol to do; drop one")
+    if sum(choice is not None for choice in (out, existing, inspect)) != 1:
+        raise UserError(
+            "give --out DIR to export, --verify FILE to compare or --inspect FILE to look, one of the three"
+        )
+    if (source is None) != (inspect is not None):
+        raise UserError("expected SOURCE, a run or a checkpoint, with --out and --verify, and none with --inspect")
+    _check_options(given, existing is not None, inspect is not None)
     try:
-        from export import onnx_model, verify
+        from export import inspection, produce
     except ModuleNotFoundError as error:
         raise UserError(f"export needs the package {error.name}; install it with pip install 'cgan[export]'") from error
-    atol = verify.DEFAULT_ATOL if atol is None else atol
-    rtol = verify.DEFAULT_RTOL if rtol is None else rtol
+    if inspect:
+        print(json.dumps(inspection.inspect_artefact(inspect), indent=2))
+        return
+    assert source is not None
+    options = _export_options(given)
     if existing:
-        _say(quiet, _table(existing, verify.verify(existing, source, atol, rtol)))
+        _say(given["quiet"], _table(existing, produce.compare(existing, source, options)))
         return
     assert out is not None
-    from cgan.checkpoint import load_generator
-
-    generator, spec = load_generator(source)
-    spec = replace(spec, precision=precision, created_with={**spec.created_with, **_versions()})
-    target = out / artefact_name(spec, format_)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
-            onnx_model.export_onnx(generator, spec, temporary)
-            numbers: dict[str, Any] = {"verified": False}
-            if not no_verify:
-                numbers = verify.verify(temporary, source, atol, rtol, target.name)
-            # The sidecar first: a kill between the two leaves a file that is refused, never one without a voucher.
-            write_sidecar(target, Sidecar(spec=spec, file_sha256=file_sha256(temporary), verification=numbers))
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    _say(quiet, _table(target, numbers))
+    if given["precision"] == "auto":
+        options = _search(source, options, given)
+    if given["format_"] == "onnx":
+        artefact = produce.make_onnx(source, out, options)
+    else:
+        with _BuildProgress(given["quiet"]) as progress:
+            artefact = produce.make_engine(source, out, options, _engine_options(given), progress.update)
+    _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
 
 
-def artefact_name(spec: ModelSpec, format_: str) -> str:
-    """File name that says model, colour space, size and precision: unet-w32-rgb-128-fp32.onnx."""
-    return f"{spec.model}-w{spec.base_width}-{spec.color_space}-{spec.render_size}-{spec.precision}{SUFFIXES[format_]}"
+_ENGINE_ONLY = (
+    "sizes",
+    "workspace",
+    "optimization_level",
+    "version_compatible",
+    "hardware_compatible",
+    "compute_capability",
+    "strip_weights",
+    "detailed_profiling",
+    "timing_cache",
+)
+_LIMITS = ("atol", "rtol", "min_psnr", "max_off")
+_OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration"})
 
 
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
+def _check_options(given: dict[str, Any], compares: bool, looks: bool) -> None:
+    """Refuse options that would have no effect beside the others."""
+    used = {name for name, value in given.items() if value not in (None, False, ())} - {"format_", "quiet"}
+    if compares and (idle := used - _OF_A_COMPARISON):
+        _refuse(idle, "--verify, which writes nothing")
+    if looks and used:
+        _refuse(used, "--inspect, which only looks")
+    if given["format_"] == "onnx":
+        _needs(used, _ENGINE_ONLY, "--format tensorrt or tensorrt-rtx")
+    elif "int8_target" in used:
+        _refuse({"int8_target"}, f"--format {given['format_']}, whose int8 is always for TensorRT")
+    if not given["dynamic_size"]:
+        _needs(used, ("sizes",), "--dynamic-size")
+    if given["precision"] not in ("int8", "auto"):
+        _needs(used, ("int8_target",), "--precision int8")
+    if given["precision"] != "auto":
+        _needs(used, ("prefer",), "--precision auto")
+    elif given["min_psnr"] is None:
+        raise UserError("--precision auto: found no --min-psnr, expected the least PSNR in dB that it has to reach")
+    if given["no_verify"]:
+        _needs(used, (*_LIMITS, "keep_failed"), "a comparison, which --no-verify leaves out")
+        if given["precision"] == "auto":
+            raise UserError("--precision auto chooses by comparison, which --no-verify leaves out; drop one")
+    if "atol" not in used:
+        _needs(used, ("rtol",), "--atol")
 
-    return {name: version(name) for name in ("onnx", "onnxscript")}
+
+def _needs(used: set[str], names: tuple[str, ...], needed: str) -> None:
+    if idle := used & set(names):
+        raise UserError(f"{_flags(idle)}: no effect without {needed}; leave it out")
+
+
+def _refuse(idle: set[str], beside: str) -> None:
+    raise UserError(f"{_flags(idle)}: no effect beside {beside}; leave it out")
+
+
+def _flags(names: set[str]) -> str:
+    return ", ".join(sorted({"sizes": "--size"}.get(name, f"--{name.replace('_', '-')}") for name in names))
+
+
+def _export_options(given: dict[str, Any]) -> "ExportOptions":
+    from export.produce import ExportOptions
+    from export.verify import Tolerance
+
+    engine = given["format_"] != "onnx"
+    limits = {name: given[name] for name in _LIMITS if given[name] is not None}
+    return ExportOptions(
+        precision=given["precision"] or ("fp16" if engine else "fp32"),
+        int8_target=given["int8_target"] or ("tensorrt" if engine else "cpu"),
+        dynamic_size=given["dynamic_size"],
+        calibration=given["calibration"],
+        batch_sizes=given["batch"] or (ENGINE_BATCHES if engine else ONNX_BATCHES),
+        tolerance=Tolerance(**limits) if limits else None,
+        verify=not given["no_verify"],
+        keep_failed=given["keep_failed"],
+    )
+
+
+def _engine_options(given: dict[str, Any]) -> "EngineOptions":
+    from export.engine import EngineOptions
+
+    return EngineOptions(
+        flavour=given["format_"],
+        batch=given["batch"] or ENGINE_BATCHES,
+        sizes=given["sizes"],
+        workspace_mib=given["workspace"],
+        optimization_level=given["optimization_level"],
+        version_compatible=given["version_compatible"],
+        hardware_compatible=given["hardware_compatible"],
+        strip_weights=given["strip_weights"],
+        detailed_profiling=given["detailed_profiling"],
+        compute_capabilities=given["compute_capability"],
+        timing_cache=given["timing_cache"],
+    )
+
+
+def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "ExportOptions":
+    """The options with the precision that --precision auto stands for."""
+    from dataclasses import replace
+
+    from cgan.spec import GateError
+    from export.search import search_precision
+
+    chosen, trials = search_precision(source, options, given["prefer"] or "size")
+    _say(given["quiet"], _trials(trials))
+    if chosen is None:
+        raise GateError(f"no precision reaches {options.tolerance}; allow less, or calibrate on more photos")
+    return replace(options, precision=chosen)
+
+
+def _trials(trials: list["Trial"]) -> str:
+    lines = ["precision       MB  images/s   PSNR"]
+    for trial in trials:
+        if trial.failure is None:
+            psnr = "equal" if trial.psnr is None else f"{trial.psnr:.1f}"
+            lines.append(f"{trial.precision:<9} {trial.megabytes:8.1f} {trial.images_per_second:9.1f} {psnr:>6}")
+        else:
+            lines.append(f"{trial.precision:<9} {trial.failure}")
+    return "\n".join(lines)
 
 
 def _table(path: Path, numbers: dict[str, Any]) -> str:
+    """What was compared, for people."""
     if not numbers["verified"]:
-        return f"{path}: written, NOT compared with the trained model"
-    rows = [
-        f"  {c['images']:<8} batch {c['batch_size']:<3} max {c['max_difference']:.2e}  mean {c['mean_difference']:.2e}"
-        for c in numbers["comparisons"]
+        lines = [f"{path}: written, {numbers['reason'].upper()[:3]}{numbers['reason'][3:]}"]
+        if "onnx" in numbers and numbers["onnx"]["verified"]:
+            lines += ["the ONNX file that it was built from agrees with the trained model:", *_rows(numbers["onnx"])]
+        return "\n".join(lines)
+    return "\n".join([f"{path}: agrees with the trained model", *_rows(numbers)])
+
+
+def _rows(numbers: dict[str, Any]) -> list[str]:
+    return [
+        "  images    batch  size         max       mean      PSNR   >1/255 off",
+        *map(_row, numbers["comparisons"]),
     ]
-    return "\n".join(
-        [f"{path}: equals the trained model within {numbers['atol']:g} + {numbers['rtol']:g} x |reference|", *rows]
+
+
+def _row(c: dict[str, Any]) -> str:
+    psnr = "equal" if c["psnr"] is None else f"{c['psnr']:.1f}"
+    return (
+        f"  {c['images']:<8} {c['batch_size']:>6}  {c['height']:>4} x {c['width']:<4} {c['max_difference']:9.2e} "
+        f"{c['mean_difference']:9.2e}  {psnr:>6}  {c['off']:8.2%}"
     )
+
+
+class _BuildProgress:
+    """A bar for the phase that the engine builder is in, on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.shown = not quiet and sys.stderr.isatty()
+        self.bar: Any = None
+        self.phase = ""
+
+    def __enter__(self) -> "_BuildProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        """Show how far a phase is."""
+        if not self.shown:
+            return
+        from tqdm import tqdm
+
+        if phase != self.phase:
+            if self.bar:
+                self.bar.close()
+            self.bar, self.phase = tqdm(total=total, desc=phase, leave=False), phase
+        self.bar.update(done - self.bar.n)
 
 
 def _say(quiet: bool, text: str) -> None:

@@ -1,5 +1,7 @@
 """The numeric gate between the trained model and an artefact."""
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,62 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cgan.checkpoint import load_generator
-from cgan.spec import ChangedFileError, GateError, ModelSpec
+from cgan.spec import ChangedFileError, GateError, ModelSpec, UserError
 from export.onnx_model import GrayToRGB
 from infer.backends import open_model
 from infer.backends.base import Backend
 
+Gray = NDArray[np.float32]
+
 BATCH_SIZES = (1, 3, 8)
-DEFAULT_ATOL = 1e-4
-"""A fortieth of an 8-bit level: far above the rounding of fp32 sums (about 1e-6), far below what can be seen."""
-DEFAULT_RTOL = 0.0
+LEVEL = 1 / 255
+"""One level of an 8-bit picture: smaller differences can vanish in rounding, larger ones cannot."""
+SECOND_SIZE = (5, 7)
+"""Height and width, in size multiples, at which an artefact of dynamic size is compared once more: odd and unequal."""
 SEED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What an artefact may differ from the trained model by; a limit that is None does not apply.
+
+    Raises:
+        UserError: a limit out of its range.
+    """
+
+    atol: float | None = None
+    """Largest absolute difference of a value in [0, 1], beside rtol x |reference|."""
+    rtol: float = 0.0
+    min_psnr: float | None = None
+    """Least peak signal-to-noise ratio over a batch of photos in dB."""
+    max_off: float | None = None
+    """Largest share of the values of a batch of photos that are more than one 8-bit level off."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--atol", self.atol), ("--rtol", self.rtol), ("--max-off", self.max_off)):
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"{flag}: found {value}, expected a number from 0 to 1")
+        if self.min_psnr is not None and not math.isfinite(self.min_psnr):
+            raise UserError(f"--min-psnr: found {self.min_psnr}, expected a finite number")
+
+    def __str__(self) -> str:
+        limits = [
+            (self.atol, f"max {self.atol} + {self.rtol:g} x |reference|"),
+            (self.min_psnr, f"PSNR at least {self.min_psnr} dB"),
+            (self.max_off, f"at most {self.max_off or 0:.1%} more than 1/255 off"),
+        ]
+        return ", ".join(text for limit, text in limits if limit is not None)
+
+
+TOLERANCES = {
+    # A fortieth of an 8-bit level: far above the rounding of fp32 sums (about 1e-6), far below what can be seen.
+    "fp32": Tolerance(atol=1e-4),
+    # Half precision keeps 11 bits; trained models come to about 83 dB and move no value by an 8-bit level.
+    "fp16": Tolerance(min_psnr=60.0, max_off=0.001),
+    # Eight bits an activation: trained models come to about 54 dB, with a few values in a hundred a level off.
+    "int8": Tolerance(min_psnr=40.0, max_off=0.2),
+}
+"""What each precision is held to by default."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +76,79 @@ class Comparison:
 
     images: str
     batch_size: int
+    height: int
+    width: int
     max_difference: float
     mean_difference: float
+    psnr: float | None
+    """In dB; None where there is no difference at all."""
+    off: float
+    """Share of values more than one 8-bit level off."""
     excess: float
-    """Largest |difference| - (atol + rtol |reference|); above 0 is a failure."""
+    """Largest |difference| - rtol |reference|, which atol bounds."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an artefact has to equal."""
+
+    rgb: Callable[[Gray], Gray]
+    """Gray, N x 1 x H x W, to RGB, N x 3 x H x W."""
+    spec: ModelSpec
+    name: str
+    """What it is, for people."""
+    source: Path
+
+
+def checkpoint_reference(source: Path) -> Reference:
+    """PyTorch in fp32 on the run or checkpoint as it now lies on disk.
+
+    Raises:
+        UserError: not a run or checkpoint.
+        GateError: its weights were changed.
+    """
+    generator, spec = load_generator(source)
+    model = GrayToRGB(generator, spec.color_space).eval()
+
+    @torch.no_grad()
+    def rgb(gray: Gray) -> Gray:
+        result: Tensor = model(torch.from_numpy(gray))
+        return np.asarray(result)
+
+    return Reference(rgb, spec, f"PyTorch {torch.__version__}, fp32, CPU", source)
+
+
+def onnx_reference(path: Path) -> Reference:
+    """An ONNX file of this project in ONNX Runtime on the CPU, for an engine that was built from it."""
+
+    def rgb(gray: Gray) -> Gray:
+        with open_model(path, "cpu") as backend:
+            return backend.run(gray)
+
+    with open_model(path, "cpu") as backend:
+        return Reference(rgb, backend.spec, backend.engine, path)
 
 
 def verify(
     artefact: Path,
-    source: Path,
-    atol: float = DEFAULT_ATOL,
-    rtol: float = DEFAULT_RTOL,
+    reference: Reference,
+    photos: Gray | None = None,
+    tolerance: Tolerance | None = None,
+    batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    *,
+    device: str = "cpu",
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Run an artefact against PyTorch in fp32 on the checkpoint as it now lies on disk.
+    """Run an artefact against its reference on the same photos.
 
     Args:
         artefact: a model file that `infer.backends` can run.
-        source: the run folder or checkpoint that it was made from.
-        atol: allowed absolute difference of a value in [0, 1].
-        rtol: allowed difference relative to the reference.
+        reference: what it has to equal.
+        photos: N x 1 x size x size float32 in [0, 1] at the model's render size; noise with the spectrum of photos
+            when None.
+        tolerance: the limits; those of the artefact's precision when None.
+        batch_sizes: photos in each batch that is compared; fewer photos than that are repeated.
+        device: where the artefact runs, "cpu" or "cuda".
         name: what the artefact will be called, where it still lies under a temporary name.
 
     Returns:
@@ -58,66 +159,66 @@ def verify(
             than the tolerance.
     """
     name = name or artefact.name
-    generator, spec = load_generator(source)
-    reference = GrayToRGB(generator, spec.color_space).eval()
     try:
-        with open_model(artefact, device="cpu", suffix=Path(name).suffix) as backend:
-            _check_origin(name, backend.spec, source, spec)
+        with open_model(artefact, device=device, suffix=Path(name).suffix) as backend:
+            _check_origin(name, backend.spec, reference)
+            tolerance = tolerance or TOLERANCES[backend.spec.precision]
             comparisons = [
-                _compare(kind, gray, _torch_rgb(reference, gray), _artefact_rgb(backend, gray, name), atol, rtol)
-                for batch_size in BATCH_SIZES
-                for kind, gray in _images(batch_size, spec.render_size)
+                _compare(kind, gray, reference.rgb(gray), _artefact_rgb(backend, gray, name), tolerance.rtol)
+                for kind, gray in _batches(backend.spec, photos, batch_sizes)
             ]
             engine = backend.engine
     except ChangedFileError as error:
         raise GateError(str(error)) from error
-    worst = max(comparisons, key=lambda c: c.excess)
-    if not worst.excess <= 0:
-        raise GateError(
-            f"{name} is not the trained model: on {worst.images} images at batch {worst.batch_size} it differs "
-            f"by up to {worst.max_difference:.3g}, allowed is {atol:g} + {rtol:g} x |reference|; do not ship it"
-        )
+    _check(name, comparisons, tolerance)
+    of_photos = [c.psnr for c in comparisons if c.psnr is not None and c.images != "random"]
     return {
         "verified": True,
-        "reference": f"PyTorch {torch.__version__}, fp32, CPU",
+        "reference": reference.name,
         "engine": engine,
-        "atol": atol,
-        "rtol": rtol,
+        "photos": "noise with the spectrum of photos" if photos is None else len(photos),
+        "tolerance": asdict(tolerance),
         "max_difference": max(c.max_difference for c in comparisons),
+        "min_psnr": min(of_photos, default=None),
+        "max_off": max(c.off for c in comparisons),
         "comparisons": [{k: v for k, v in asdict(c).items() if k != "excess"} for c in comparisons],
     }
 
 
-def random_images(count: int, size: int, seed: int) -> NDArray[np.float32]:
-    """Uniform noise in [0, 1], count x 1 x size x size: reaches the extremes that photos do not."""
-    return np.random.default_rng(seed).random((count, 1, size, size), np.float32)
+def random_images(count: int, height: int, seed: int, width: int | None = None) -> Gray:
+    """Uniform noise in [0, 1], count x 1 x height x width: reaches the extremes that photos do not."""
+    return np.random.default_rng(seed).random((count, 1, height, width or height), np.float32)
 
 
-def natural_images(count: int, size: int, seed: int) -> NDArray[np.float32]:
-    """Noise with the amplitude spectrum of photos, 1/f (Field 1987), stretched to [0, 1]; count x 1 x size x size."""
-    noise = np.random.default_rng(seed).standard_normal((count, size, size))
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None, :])
+def natural_images(count: int, height: int, seed: int, width: int | None = None) -> Gray:
+    """Noise with the amplitude spectrum of photos, 1/f (Field 1987), in [0, 1]; count x 1 x height x width."""
+    width = width or height
+    noise = np.random.default_rng(seed).standard_normal((count, height, width))
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
     frequency[0, 0] = 1  # the mean is set by the stretch below
     images = np.fft.ifft2(np.fft.fft2(noise) / frequency).real
     low, high = images.min(axis=(1, 2), keepdims=True), images.max(axis=(1, 2), keepdims=True)
-    stretched: NDArray[np.float32] = ((images - low) / (high - low)).astype(np.float32)[:, None]
+    stretched: Gray = ((images - low) / (high - low)).astype(np.float32)[:, None]
     return stretched
 
 
-def _images(batch_size: int, size: int) -> list[tuple[str, NDArray[np.float32]]]:
-    return [
-        ("natural", natural_images(batch_size, size, SEED + batch_size)),
-        ("random", random_images(batch_size, size, SEED + batch_size)),
-    ]
+def _batches(spec: ModelSpec, photos: Gray | None, batch_sizes: tuple[int, ...]) -> Iterator[tuple[str, Gray]]:
+    size = spec.render_size
+    begun = 0
+    for count in batch_sizes:
+        if photos is None:
+            yield "natural", natural_images(count, size, SEED + count)
+        else:
+            yield "photos", photos[np.arange(begun, begun + count) % len(photos)]
+            begun += count
+        if spec.precision == "fp32":  # less precise ones answer for photos alone
+            yield "random", random_images(count, size, SEED + count)
+    if spec.dynamic_size:
+        height, width = (multiples * spec.size_multiple for multiples in SECOND_SIZE)
+        yield "natural", natural_images(2, height, SEED, width)
 
 
-@torch.no_grad()
-def _torch_rgb(reference: GrayToRGB, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-    rgb: Tensor = reference(torch.from_numpy(gray))
-    return np.asarray(rgb)
-
-
-def _artefact_rgb(backend: Backend, gray: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+def _artefact_rgb(backend: Backend, gray: Gray, name: str) -> Gray:
     try:
         return backend.run(gray)
     except Exception as error:  # the base class and each engine raise types of their own
@@ -125,27 +226,48 @@ def _artefact_rgb(backend: Backend, gray: NDArray[np.float32], name: str) -> NDA
         raise GateError(f"{name} cannot be run like the trained model ({reason}); do not ship it") from error
 
 
-def _compare(
-    images: str,
-    gray: NDArray[np.float32],
-    expected: NDArray[np.float32],
-    found: NDArray[np.float32],
-    atol: float,
-    rtol: float,
-) -> Comparison:
+def _compare(images: str, gray: Gray, expected: Gray, found: Gray, rtol: float) -> Comparison:
     difference = np.abs(found.astype(np.float64) - expected)
+    error = float(np.square(difference).mean())
     return Comparison(
         images=images,
         batch_size=len(gray),
+        height=gray.shape[2],
+        width=gray.shape[3],
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
-        excess=float((difference - atol - rtol * np.abs(expected)).max()),
+        psnr=-10 * math.log10(error) if error else None,
+        off=float((difference > LEVEL).mean()),
+        excess=float((difference - rtol * np.abs(expected)).max()),
     )
 
 
-def _check_origin(name: str, found: ModelSpec, source: Path, expected: ModelSpec) -> None:
-    if found.weights_sha256 != expected.weights_sha256:
+def _check(name: str, comparisons: list[Comparison], tolerance: Tolerance) -> None:
+    """Raise for the worst batch that breaks a limit."""
+    psnr = {id(c): math.inf if c.psnr is None else c.psnr for c in comparisons}
+    broken = [
+        c
+        for c in comparisons
+        if not (
+            (tolerance.atol is None or c.excess <= tolerance.atol)
+            and (tolerance.min_psnr is None or psnr[id(c)] >= tolerance.min_psnr)
+            and (tolerance.max_off is None or c.off <= tolerance.max_off)
+        )
+    ]
+    if broken:
+        worst = min(broken, key=lambda c: psnr[id(c)])
         raise GateError(
-            f"{name} comes from other weights ({found.weights_sha256[:16]}...) than {source} now holds "
-            f"({expected.weights_sha256[:16]}...); export it again"
+            f"{name} is not the trained model: on {worst.images} images at batch {worst.batch_size}, "
+            f"{worst.height} x {worst.width}, it differs by up to {worst.max_difference:.3g}, PSNR "
+            f"{psnr[id(worst)]:.1f} dB, {worst.off:.1%} of the values more than 1/255 off; allowed is {tolerance}; "
+            "do not ship it"
+        )
+
+
+def _check_origin(name: str, found: ModelSpec, reference: Reference) -> None:
+    expected = reference.spec.weights_sha256
+    if found.weights_sha256 != expected:
+        raise GateError(
+            f"{name} comes from other weights ({found.weights_sha256[:16]}...) than {reference.source} now holds "
+            f"({expected[:16]}...); export it again"
         )

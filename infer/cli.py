@@ -164,7 +164,7 @@ def info(model: Path | None, device: str) -> None:
             "fixed_size": backend.fixed_size,
             "spec": backend.spec.to_json(),
             "sidecar": backend.sidecar
-            and {"file_sha256": backend.sidecar.file_sha256, "verification": backend.sidecar.verification},
+            and {name: value for name, value in backend.sidecar.to_json().items() if name != "spec"},
         }
     print(json.dumps(values, indent=2))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from cgan.spec import UserError
 from infer.backends.base import Backend
 
-BACKENDS = {".onnx": "infer.backends.ort:OrtBackend"}
+BACKENDS = {".onnx": "infer.backends.ort:OrtBackend", ".plan": "infer.backends.trt:TrtBackend"}
 """Class that runs a file of this suffix, imported when it is needed."""
 
 DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "flowers.onnx"

@@ -112,10 +112,21 @@ def test_reflect_pad_keeps_type_and_layout(dtype: torch.dtype) -> None:
     assert padded.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_only_channels_last_tensors_are_padded_by_copies() -> None:
+def test_only_channels_last_tensors_take_their_own_way() -> None:
     slow, fast = (random_tensor((2, 3, 4, 4), layout) for layout in LAYOUTS)
-    assert "_ReflectPadBackward" in steps_back(reflect_pad(slow))
-    assert "_ReflectPadBackward" not in steps_back(reflect_pad(fast))
+    own = {"_ReflectPadBackward", "_DenseGradientBackward"}
+    assert steps_back(reflect_pad(slow)) | steps_back(concatenate(slow, fast)) > own
+    assert not own & (steps_back(reflect_pad(fast)) | steps_back(concatenate(fast, slow)))
+
+
+def test_torch_compile_sees_torch_s_own_operations() -> None:
+    x = random_tensor((2, 3, 4, 4), torch.channels_last)
+    pad, join = (torch.compile(function, backend="eager") for function in (reflect_pad, concatenate))
+    padded, joined = pad(x), join(x, x)
+    assert torch.equal(padded, torch_pad(x))
+    assert torch.equal(joined, torch_concatenate(x, x))
+    own = {"ReflectionPad2DBackward0", "CatBackward0", "torch::autograd::AccumulateGrad"}
+    assert steps_back(padded) | steps_back(joined) == own
 
 
 # concatenation

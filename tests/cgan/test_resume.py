@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,10 @@ from cgan.spec import GateError
 from cgan.state import Run
 from cgan.training import fit, setup
 
-BASE = TrainConfig(width=2, size=32, epochs=3, batch_size=4, test_fraction=0.25, fid=False, best_by="l1", save_every=1)
-CONFIG = replace(BASE, device="cpu", precision="fp32", lr=0.002)
+BASE = TrainConfig(
+    width=2, size=32, epochs=3, batch_size=4, test_fraction=0.25, lr=0.002, device="cpu", precision="fp32"
+)
+CONFIG = replace(BASE, discriminator="patch", fid=False, best_by="l1", save_every=1)
 
 EVERYTHING: dict[str, Any] = {
     "color_space": "ycbcr",
@@ -56,20 +59,40 @@ def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Phot
     return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
 
 
-@pytest.fixture
-def start(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """`start(name, resume=False, **options)`: a run in tmp_path / name whose clocks tick with each look at them.
+@pytest.fixture(scope="module", autouse=True)
+def ticking_clocks() -> Iterator[None]:
+    """Clocks that tick with each look at them, so that equal runs leave equal bytes, and curves as text.
 
-    So equal runs leave equal bytes. The curves, which have tests of their own, are those of the history as text.
+    The curves have tests of their own and take their time.
     """
-    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
-    monkeypatch.setattr(training, "time", SimpleNamespace(time=lambda: 1e9))
-    monkeypatch.setattr(run_folder, "save_curves", lambda history, path: path.write_text(json.dumps(history)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+        patch.setattr(training, "time", SimpleNamespace(time=lambda: 1e9))
+        patch.setattr(run_folder, "save_curves", lambda history, path: path.write_text(json.dumps(history)))
+        yield
+
+
+@pytest.fixture
+def start(tmp_path: Path, photos: Photos) -> Start:
+    """`start(name, resume=False, **options)`: a run in tmp_path / name."""
 
     def new(name: str, resume: bool = False, **options: Any) -> Run:
         return setup(tmp_path / name, replace(CONFIG, **options), photos, resume)
 
     return new
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, photos: Photos) -> Callable[..., Run]:
+    """`whole_run(**options)`: the run of three epochs that was never stopped."""
+
+    @cache
+    def run(**options: Any) -> Run:
+        run = setup(tmp_path_factory.mktemp("whole") / "run", replace(CONFIG, **options), photos)
+        fit(run)
+        return run
+
+    return run
 
 
 def contents(run: Run) -> dict[str, bytes]:
@@ -93,16 +116,14 @@ def assert_same_run(found: Run, expected: Run) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {**EVERYTHING, "decay_epochs": 0}, {"discriminator": "none", "ema": 0.5}])
-def test_one_epoch_and_two_more_are_three(start: Start, options: dict[str, Any]) -> None:
-    whole = start("whole", **options)
-    fit(whole)
+def test_one_epoch_and_two_more_are_three(start: Start, whole_run: Callable[..., Run], options: dict[str, Any]) -> None:
     fit(start("parts", epochs=1, **options))
     torch.manual_seed(1234)
     resumed = start("parts", resume=True, **options)
     assert [metrics["epoch"] for metrics in resumed.history] == [1]
     assert resumed.steps == 2
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run(**options))
 
 
 def test_the_training_state_holds_all_networks_and_optimisers(start: Start) -> None:
@@ -157,17 +178,15 @@ def second_call_dies(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("name", ["train_epoch", "calibrate_batch_norm", "evaluate"])
 def test_a_run_killed_before_the_state_of_its_second_epoch_is_written(
-    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    whole = start("whole")
-    fit(whole)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(training, name, second_call_dies(getattr(training, name)))
         fit(start("killed"))
     resumed = start("killed", resume=True)
     assert len(resumed.history) == 1
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run())
 
 
 def dies_before(name: str, patch: pytest.MonkeyPatch) -> None:
@@ -192,10 +211,8 @@ FILES = (
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_run_killed_between_the_files_of_its_second_epoch(
-    start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    whole = start("whole", ema=0.5)
-    fit(whole)
     killed = start("killed", ema=0.5)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         fit(killed, on_epoch=lambda _: dies_before(name, patch))
@@ -203,25 +220,27 @@ def test_a_run_killed_between_the_files_of_its_second_epoch(
     resumed = start("killed", ema=0.5, resume=True)
     assert len(resumed.history) == (1 if name == FILES[0] else 2)
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run(ema=0.5))
 
 
-@pytest.mark.parametrize("name", ["config.json", *FILES[1:]])
-def test_a_run_killed_again_while_it_is_resumed(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    whole = start("whole")
-    fit(whole)
+@pytest.mark.parametrize("name", ["config.json", "last.safetensors", "epoch-0002.png"])
+def test_a_run_killed_again_while_it_is_resumed(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        fit(start("killed", epochs=2), on_epoch=lambda m: m["epoch"] == 1 and dies_before(FILES[1], patch))
+        fit(start("killed"), on_epoch=lambda _: dies_before(FILES[1], patch))
     with monkeypatch.context() as patch, pytest.raises(Killed):
         dies_before(name, patch)
         start("killed", resume=True)
     resumed = start("killed", resume=True)
     assert len(resumed.history) == 2
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run())
 
 
-def test_a_run_killed_while_it_appends_to_its_events(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_while_it_appends_to_its_events(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dies(folder: Path, history: list[dict[str, Any]]) -> None:
         write(folder, history)
         if len(history) == 2:
@@ -230,29 +249,25 @@ def test_a_run_killed_while_it_appends_to_its_events(start: Start, monkeypatch: 
             raise Killed
 
     write = run_folder.write_events
-    whole = start("whole")
-    fit(whole)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(run_folder, "write_events", dies)
         fit(start("killed"))
     resumed = start("killed", resume=True)
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run())
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_again(start: Start) -> None:
-    whole = start("whole")
-    fit(whole)
+def test_a_run_killed_before_its_first_checkpoint_begins_again(start: Start, whole_run: Callable[..., Run]) -> None:
     start("killed")
     resumed = start("killed", resume=True)
     assert resumed.history == []
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run())
 
 
-def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = start("whole")
-    fit(whole)
+def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = start("run")
 
     def fill(_: Any) -> None:
@@ -268,7 +283,7 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(start: Start, monkey
     resumed = start("run", resume=True)
     assert len(resumed.history) == 1
     fit(resumed)
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, whole_run())
 
 
 # killed with kill -9
@@ -328,26 +343,23 @@ def training_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
 
 
-@pytest.mark.parametrize("options", [{}, EVERYTHING])
+@pytest.mark.parametrize("options", [{"discriminator": "unet"}, EVERYTHING])
 def test_four_epochs_are_two_and_a_kill_in_the_third_and_the_rest(
-    photo_folder: Path, tmp_path: Path, orders: list[Any], options: dict[str, Any]
+    invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, orders: list[Any], options: dict[str, Any]
 ) -> None:
-    config = {**replace(CONFIG, epochs=4, **options).to_json(), "compile": False}
-    arguments = [str(photo_folder), "--quiet", *flags(config)]
+    arguments = [str(photo_folder), "--quiet", *flags(replace(CONFIG, epochs=4, **options).to_json())]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "save_curves", lambda history, path: path.touch())
-        main([*arguments, "--out", str(whole)])
-        driver = DRIVER.format(call=2 * 2 + 2)  # between the two steps of the third epoch
-        process = subprocess.run([sys.executable, "-c", driver, *arguments, "--out", str(parts)])
-        assert process.returncode == -signal.SIGKILL
-        assert len((parts / "metrics.jsonl").read_text().splitlines()) == 2
-        main([*arguments, "--out", str(parts), "--resume"])
+    assert invoke(main, *arguments, "--out", whole) == (0, "", "")
+    driver = DRIVER.format(call=2 * 2 + 2)  # between the two steps of the third epoch
+    process = subprocess.run([sys.executable, "-c", driver, *arguments, "--out", str(parts)])
+    assert process.returncode == -signal.SIGKILL
+    assert len((parts / "metrics.jsonl").read_text().splitlines()) == 2
+    assert invoke(main, *arguments, "--out", parts, "--resume") == (0, "", "")
     assert len(orders) == 4 + 2
     assert orders[4:] == orders[2:4] != orders[:2]
 
     (found, progress), (expected, expected_progress) = training_state(parts), training_state(whole)
-    networks = {"generator", "discriminator", *(["average"] if options else [])}
+    networks = {"generator", "discriminator", *(["average"] if "ema" in options else [])}
     assert {name.partition(".")[0] for name in found} == networks | {"generator_adam", "discriminator_adam"}
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []

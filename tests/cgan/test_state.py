@@ -152,13 +152,13 @@ def test_autocast_is_of_the_precision(begin: Callable[..., Run], precision: str,
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_compiled_networks_are_what_the_step_calls(
-    begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "compile", lambda network: ("compiled", network))
+def test_compiled_networks_are_what_the_step_calls(begin: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network: nn.Sequential(network))
     plain, compiled = begin(), begin(compile=True)
-    assert plain.stepped == plain.networks
-    assert compiled.stepped == {name: ("compiled", network) for name, network in compiled.networks.items()}
+    assert plain.stepped == plain.compiled == plain.networks
+    assert compiled.stepped == compiled.compiled
+    for name, network in compiled.networks.items():
+        assert list(compiled.compiled[name].children()) == [network]
     assert digests(compiled) == digests(plain)  # names of weights too: a run can be read without --compile
 
 

@@ -384,7 +384,7 @@ def test_training_learns_what_is_learnable(tmp_path: Path, start: Start, photos:
     # Every photo is orange of some lightness: the colours are a function of luma.
     lightness = photos.pixels[:, :1].float()
     orange = (lightness * torch.tensor([1.0, 0.6, 0.1]).view(1, 3, 1, 1)).to(torch.uint8)
-    config = replace(CONFIG, width=4, epochs=10, lr=2e-2, batch_size=3)
+    config = replace(CONFIG, discriminator="patch", epochs=10, lr=2e-2, batch_size=3)
     run = setup(tmp_path / "orange", config, replace(photos, pixels=orange))
     fit(run)
     first, last = run.history[0], run.history[-1]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
 from cgan.spec import GateError, UserError, sidecar_path
-from export.verify import BATCH_SIZES, natural_images, random_images, verify
+from export.verify import BATCH_SIZES, Tolerance, checkpoint_reference, natural_images, random_images, verify
 
 
 def changed(source: Path, target: Path, change: Callable[[ModelProto], None]) -> Path:
@@ -85,7 +85,7 @@ def test_natural_images_span_the_whole_range() -> None:
 
 
 def test_a_faithful_export_passes_with_its_numbers(exported_onnx: Path, trained_run: Path) -> None:
-    numbers = verify(exported_onnx, trained_run)
+    numbers = verify(exported_onnx, checkpoint_reference(trained_run))
     assert numbers["verified"] is True
     assert (numbers["atol"], numbers["rtol"]) == (1e-4, 0)
     assert numbers["reference"].startswith(f"PyTorch {torch.__version__}, fp32")
@@ -112,42 +112,42 @@ def test_a_changed_graph_fails(
 ) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", change)
     with pytest.raises(GateError, match=r"model\.onnx is not the trained model.*do not ship it") as caught:
-        verify(artefact, trained_run)
+        verify(artefact, checkpoint_reference(trained_run))
     assert caught.value.exit_code == 1
 
 
 def test_the_measured_difference_is_the_difference(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", add(0.05))
-    numbers = verify(artefact, trained_run, atol=0.5)
+    numbers = verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=0.5))
     # the sigmoid is flatter than 1/4 and its input moves by 0.05 everywhere
     assert 0.001 < numbers["max_difference"] <= 0.05 / 4
     assert numbers["atol"] == 0.5
     worst = numbers["max_difference"]
-    assert verify(artefact, trained_run, atol=worst * 1.001)["verified"]
+    assert verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=worst * 1.001))["verified"]
     with pytest.raises(GateError, match="is not the trained model"):
-        verify(artefact, trained_run, atol=worst * 0.999)
+        verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=worst * 0.999))
 
 
 def test_the_worst_comparison_decides(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", edit("head.weight", lambda values: values * 2))
-    found = sorted(c["max_difference"] for c in verify(artefact, trained_run, atol=1)["comparisons"])
+    found = sorted(c["max_difference"] for c in verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=1))["comparisons"])
     assert found[0] < found[-1]
     with pytest.raises(GateError, match=f"by up to {found[-1]:.3g}, allowed is"):
-        verify(artefact, trained_run, atol=(found[-2] + found[-1]) / 2)
+        verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=(found[-2] + found[-1]) / 2))
 
 
 def test_either_tolerance_may_let_it_pass(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", add(0.05))
     with pytest.raises(GateError):
-        verify(artefact, trained_run, rtol=1e-4)
+        verify(artefact, checkpoint_reference(trained_run), rtol=1e-4)
     # sigmoid(x + d) / sigmoid(x) is below e^d
-    assert verify(artefact, trained_run, atol=0, rtol=0.0513)["rtol"] == 0.0513
+    assert verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=0, rtol=0.0513))["rtol"] == 0.0513
 
 
 def test_a_graph_that_gives_no_numbers_fails(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", add(float("nan")))
     with pytest.raises(GateError, match=r"^model\.onnx cannot be run.*not finite"):
-        verify(artefact, trained_run, atol=0.5)
+        verify(artefact, checkpoint_reference(trained_run), tolerance=Tolerance(atol=0.5))
 
 
 def test_a_graph_of_another_size_fails(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_graph_of_another_size_fails(exported_onnx: Path, trained_run: Path, t
 
     artefact = changed(exported_onnx, tmp_path / "model.onnx", enlarge)
     with pytest.raises(GateError, match=r"^model\.onnx cannot be run.*\(48, 32\)"):
-        verify(artefact, trained_run)
+        verify(artefact, checkpoint_reference(trained_run))
 
 
 @pytest.mark.parametrize("position", [100, -100])
@@ -167,12 +167,12 @@ def test_a_changed_byte_fails_where_a_sidecar_vouches(
 ) -> None:
     artefact = Path(shutil.copy(exported_onnx, tmp_path))
     shutil.copy(sidecar_path(exported_onnx), tmp_path)
-    assert verify(artefact, trained_run)["verified"]
+    assert verify(artefact, checkpoint_reference(trained_run))["verified"]
     content = bytearray(artefact.read_bytes())
     content[position] ^= 1
     artefact.write_bytes(content)
     with pytest.raises(GateError, match="changed since its export") as caught:
-        verify(artefact, trained_run)
+        verify(artefact, checkpoint_reference(trained_run))
     assert caught.value.exit_code == 1
 
 
@@ -183,7 +183,7 @@ def test_the_artefact_of_another_training_fails(exported_onnx: Path, trained_run
         generator.body.head.bias += 1e-7  # far below the tolerance: it is the origin that is compared
     save_generator(run / "checkpoints" / "last.safetensors", generator, TrainConfig(width=4, size=32, device="cpu"))
     with pytest.raises(GateError, match=rf"comes from other weights \({spec.weights_sha256[:16]}.*export it again"):
-        verify(exported_onnx, run)
+        verify(exported_onnx, checkpoint_reference(run))
 
 
 def test_a_checkpoint_altered_on_disk_fails(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_checkpoint_altered_on_disk_fails(exported_onnx: Path, trained_run: Pa
     tensors["body.head.bias"][0] += 1e-3
     save_file(tensors, checkpoint, metadata)
     with pytest.raises(GateError, match="changed after training"):
-        verify(exported_onnx, checkpoint)
+        verify(exported_onnx, checkpoint_reference(checkpoint))
 
 
 def test_a_file_of_another_make_is_refused(trained_run: Path, exported_onnx: Path, tmp_path: Path) -> None:
@@ -202,23 +202,23 @@ def test_a_file_of_another_make_is_refused(trained_run: Path, exported_onnx: Pat
         del model.metadata_props[:]
 
     with pytest.raises(UserError, match="this project did not write it") as caught:
-        verify(changed(exported_onnx, tmp_path / "model.onnx", forget), trained_run)
+        verify(changed(exported_onnx, tmp_path / "model.onnx", forget), checkpoint_reference(trained_run))
     assert caught.value.exit_code == 2
     (tmp_path / "broken.onnx").write_bytes(exported_onnx.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot load it"):
-        verify(tmp_path / "broken.onnx", trained_run)
+        verify(tmp_path / "broken.onnx", checkpoint_reference(trained_run))
     with pytest.raises(UserError, match="found no such file"):
-        verify(tmp_path / "nothing.onnx", trained_run)
+        verify(tmp_path / "nothing.onnx", checkpoint_reference(trained_run))
     (tmp_path / "model.bin").write_bytes(exported_onnx.read_bytes())
     with pytest.raises(UserError, match=r"\.bin"):
-        verify(tmp_path / "model.bin", trained_run)
+        verify(tmp_path / "model.bin", checkpoint_reference(trained_run))
 
 
 def test_a_file_under_a_temporary_name_is_taken_for_what_it_will_be(
     trained_run: Path, exported_onnx: Path, tmp_path: Path
 ) -> None:
     shutil.copy(exported_onnx, tmp_path / ".cgan-123.tmp")
-    assert verify(tmp_path / ".cgan-123.tmp", trained_run, name="model.onnx")["verified"]
+    assert verify(tmp_path / ".cgan-123.tmp", checkpoint_reference(trained_run), name="model.onnx")["verified"]
     changed(exported_onnx, tmp_path / ".cgan-123.tmp", swap_channels)
     with pytest.raises(GateError, match=r"^model\.onnx is not the trained model"):
-        verify(tmp_path / ".cgan-123.tmp", trained_run, name="model.onnx")
+        verify(tmp_path / ".cgan-123.tmp", checkpoint_reference(trained_run), name="model.onnx")

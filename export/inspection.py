@@ -1,0 +1,46 @@
+"""What an artefact is: contract, precision by node type, sizes, how it was verified, and where it can run."""
+
+from pathlib import Path
+from typing import Any
+
+from cgan.spec import ModelSpec, UserError, read_sidecar
+from infer.backends import BACKENDS, open_model
+
+
+def inspect_artefact(path: Path) -> dict[str, Any]:
+    """Everything that can be told of an ONNX file or an engine on this machine, as JSON values.
+
+    Args:
+        path: an artefact of cgan-export.
+
+    Raises:
+        UserError: no such file, another kind of file, or one that this project did not write.
+    """
+    from export.onnx_model import inspect_onnx
+
+    if not path.is_file():
+        raise UserError(f"{path}: found no such file, expected a model that cgan-export wrote")
+    if path.suffix.lower() not in BACKENDS:
+        raise UserError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(BACKENDS)}")
+    sidecar = read_sidecar(path)
+    facts: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size}
+    spec: ModelSpec | None = sidecar.spec if sidecar else None
+    if path.suffix.lower() == ".onnx":
+        facts["onnx"] = inspect_onnx(path)
+    facts["runs_here"] = {device: _tried(path, device) for device in ("cpu", "cuda")}
+    if spec is None:
+        with open_model(path, "cpu") as backend:
+            spec = backend.spec
+    facts["spec"] = spec.to_json()
+    facts["verification"] = sidecar.verification if sidecar else "no sidecar beside it: nothing vouches for the file"
+    facts["build"] = sidecar.build if sidecar else None
+    return facts
+
+
+def _tried(path: Path, device: str) -> str:
+    """What runs the file on a device, or why nothing does."""
+    try:
+        with open_model(path, device) as backend:
+            return backend.engine
+    except UserError as error:
+        return f"no: {error}"

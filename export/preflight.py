@@ -1,0 +1,96 @@
+"""What makes an export wrong and can be seen in the model before anything is written."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from cgan.networks import Generator
+from cgan.spec import GateError
+
+BATCH = 8
+BATCH_TOLERANCE = 1e-4
+"""Difference of a photo's colours between a batch of one and of BATCH; rounding makes about 1e-6."""
+
+HALF_MAX = torch.finfo(torch.float16).max
+"""Largest number in fp16: 65,504."""
+
+
+def check_model(generator: Generator, photos: NDArray[np.float32], precision: str) -> None:
+    """Refuse a generator whose export could not equal it, or would depend on what else is in the batch.
+
+    Args:
+        generator: as it is to be exported, on the CPU in fp32.
+        photos: N x 1 x H x W float32 in [0, 1]; what activations are measured on.
+        precision: of the artefact; fp16 and below need weights and activations within fp16's range.
+
+    Raises:
+        GateError: names the layer and what to do.
+    """
+    _check_modes(generator)
+    _check_finite(generator)
+    gray = torch.from_numpy(photos[np.arange(BATCH) % len(photos)])
+    _check_batch(generator, gray)
+    if precision == "fp16":
+        _check_half(generator, gray)
+
+
+def _check_modes(generator: Generator) -> None:
+    for name, layer in generator.named_modules():
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+            raise GateError(
+                f"{name}: batch norm uses the statistics of its batch, expected those of training; "
+                "call eval() before the export"
+            )
+        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
+            raise GateError(f"{name}: dropout is active, expected none in an export; call eval() before the export")
+
+
+def _check_finite(generator: Generator) -> None:
+    for name, tensor in generator.state_dict().items():
+        if not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise GateError(f"{name}: found {count} weights that are not finite numbers; export another checkpoint")
+
+
+@torch.no_grad()
+def _check_batch(generator: Generator, gray: Tensor) -> None:
+    together = generator(gray)
+    alone = torch.cat([generator(one) for one in torch.split(gray, 1)])
+    difference = float((together - alone).abs().max())
+    if not difference <= BATCH_TOLERANCE:
+        raise GateError(
+            f"the model's colours of a photo depend on the rest of its batch: they differ by up to {difference:.3g} "
+            f"between batch 1 and {len(gray)}; only models without that can be exported"
+        )
+
+
+@torch.no_grad()
+def _check_half(generator: Generator, gray: Tensor) -> None:
+    for name, tensor in generator.state_dict().items():
+        if tensor.is_floating_point() and float(tensor.abs().max()) > HALF_MAX:
+            raise GateError(
+                f"{name}: found a weight of {float(tensor.abs().max()):.3g}, fp16 ends at {HALF_MAX:.0f}; use fp32"
+            )
+    largest: dict[str, float] = {}
+    hooks = []
+    for name, layer in generator.named_modules():
+        if not list(layer.children()):
+
+            def record(_: nn.Module, __: object, output: Tensor, name: str = name) -> None:
+                largest[name] = float(output.abs().max())
+
+            hooks.append(layer.register_forward_hook(record))
+    try:
+        generator(gray)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, value in largest.items():
+        if not value <= HALF_MAX:
+            raise GateError(
+                f"{name}: its output reaches {value:.3g} on photos, fp16 ends at {HALF_MAX:.0f}; "
+                "use --precision fp32, or train with --precision fp16"
+            )

@@ -1,0 +1,236 @@
+"""From a run or checkpoint to a verified artefact under its final name, or to nothing at all."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgan.checkpoint import held_out_photos, load_generator
+from cgan.spec import (
+    GateError,
+    ModelSpec,
+    Sidecar,
+    UserError,
+    atomic_path,
+    cannot_write,
+    file_sha256,
+    sidecar_path,
+    write_sidecar,
+)
+from export.calibration import calibration_batches
+from export.engine import EngineOptions, Progress, build_engine
+from export.onnx_model import export_onnx, inspect_onnx
+from export.precision import quantize_int8
+from export.preflight import check_model
+from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
+from infer.backends import open_model
+from infer.backends.ort import gpu_present
+from infer.backends.trt import sealed
+
+COMPARED_PHOTOS = 64
+"""Photos of a calibration folder on which an artefact is compared, drawn apart from those that calibrate int8."""
+
+FAILED_SUFFIX = ".failed"
+"""Appended to the name of an artefact that failed its gate and was kept: no command opens a file of this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to make, and what it is held to."""
+
+    precision: str = "fp32"
+    int8_target: str = "cpu"
+    """Engine whose int8 kernels the quantisation suits, "cpu" or "tensorrt"."""
+    dynamic_size: bool = False
+    calibration: Path | None = None
+    """Folder of photos for int8 and for the comparison."""
+    batch_sizes: tuple[int, ...] = (1, 3, 8)
+    """Photos in each batch of the comparison."""
+    tolerance: Tolerance | None = None
+    """Limits of the comparison; the precision's own when None."""
+    verify: bool = True
+    keep_failed: bool = False
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A file that was written, with its sidecar."""
+
+    path: Path
+    sidecar: Sidecar
+
+
+def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
+    """Export SOURCE as ONNX; the file takes its name only after it was compared with the trained model.
+
+    Args:
+        source: a run folder or a checkpoint.
+        out: folder for the artefact; made where it is missing.
+        options: see ExportOptions.
+
+    Raises:
+        UserError: a source or a calibration folder that cannot be used.
+        GateError: the model cannot be exported, or the artefact differs from it by more than the tolerance.
+    """
+    generator, spec = load_generator(source)
+    created = {**spec.created_with, **{name: version(name) for name in ("onnx", "onnxscript")}}
+    spec = replace(spec, precision=options.precision, dynamic_size=options.dynamic_size, created_with=created)
+    photos = comparison_photos(source, spec, options.calibration)
+    check_model(generator, natural_images(8, spec.render_size, 0) if photos is None else photos, spec.precision)
+    reference = checkpoint_reference(source) if options.verify else None
+    with _publishing(out / artefact_name(spec, "onnx", options.int8_target), options.keep_failed) as (temporary, name):
+        build: dict[str, Any] = {}
+        if spec.precision == "int8":
+            with tempfile.TemporaryDirectory() as folder:
+                full = Path(folder) / "fp32.onnx"
+                export_onnx(generator, replace(spec, precision="fp32"), full)
+                calibration = _calibration(spec, options.calibration)
+                quantize_int8(full, spec, calibration, options.int8_target, temporary)
+                build = {"int8_target": options.int8_target, "calibration_photos": len(calibration)}
+        else:
+            export_onnx(generator, spec, temporary)
+        numbers = _compared(temporary, reference, photos, options, name)
+        sidecar = Sidecar(
+            spec=spec,
+            file_sha256=file_sha256(temporary),
+            verification=numbers,
+            build={**build, "onnx": inspect_onnx(temporary)},
+        )
+        # First the sidecar: a kill between the two leaves a file that is refused, never one without a voucher.
+        write_sidecar(out / name, sidecar)
+    return Artefact(out / name, sidecar)
+
+
+def make_engine(
+    source: Path,
+    out: Path,
+    options: ExportOptions,
+    engine: EngineOptions,
+    on_progress: Progress | None = None,
+) -> Artefact:
+    """Build a TensorRT engine from a run, a checkpoint, or an ONNX file of this project.
+
+    The ONNX file it is made from is compared with the trained model first. The engine itself is compared where a GPU
+    can run it; where none is, its sidecar says so.
+
+    Args:
+        source: a run folder, a checkpoint or an ONNX file with its sidecar.
+        out: folder for the plan; made where it is missing.
+        options: see ExportOptions; of an ONNX file the precision is its own.
+        engine: how to build.
+        on_progress: called with (phase, steps done, steps in all).
+
+    Raises:
+        UserError: a source that cannot be used, or a builder that is not here.
+        GateError: the model cannot be exported, or a file differs from it by more than the tolerance.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if source.suffix.lower() == ".onnx":
+            onnx = source
+            with open_model(onnx, "cpu") as backend:
+                if backend.sidecar is None:
+                    raise UserError(
+                        f"{onnx}: found no sidecar beside it, expected {sidecar_path(onnx).name}; export it again"
+                    )
+                sidecar = backend.sidecar
+        else:
+            made = make_onnx(source, Path(folder), replace(options, int8_target="tensorrt", keep_failed=False))
+            onnx, sidecar = made.path, made.sidecar
+        target = out / artefact_name(sidecar.spec, engine.flavour, "tensorrt")
+        with _publishing(target, options.keep_failed) as (temporary, name):
+            record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
+            reason = "no GPU here" if options.verify else "--no-verify"
+            numbers = {"verified": False, "reason": f"not verified: {reason}", "onnx": sidecar.verification}
+            voucher = sealed(
+                Sidecar(spec=sidecar.spec, file_sha256=file_sha256(temporary), verification=numbers, build=record)
+            )
+            if gpu_present() and options.verify:
+                reference = onnx_reference(onnx) if onnx == source else checkpoint_reference(source)
+                photos = comparison_photos(source, sidecar.spec, options.calibration)
+                numbers |= _verified_on_gpu(temporary, name, reference, photos, voucher, options)
+                voucher = sealed(replace(voucher, verification=numbers))
+            write_sidecar(target, voucher)
+    return Artefact(target, voucher)
+
+
+def compare(artefact: Path, source: Path, options: ExportOptions) -> dict[str, Any]:
+    """Compare an existing artefact with SOURCE, a run or checkpoint; the numbers, as `verify` gives them.
+
+    Raises:
+        UserError: a source or an artefact that cannot be used.
+        GateError: the artefact differs from the trained model by more than the tolerance.
+    """
+    reference = checkpoint_reference(source)
+    photos = comparison_photos(source, reference.spec, options.calibration)
+    device = "cuda" if artefact.suffix.lower() == ".plan" else "cpu"
+    return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, device=device)
+
+
+def comparison_photos(source: Path, spec: ModelSpec, calibration: Path | None) -> NDArray[np.float32] | None:
+    """Photos to compare on, N x 1 x size x size: of the calibration folder, else the run's held-out ones, else None."""
+    if calibration:
+        return calibration_batches(calibration, spec.render_size, COMPARED_PHOTOS, seed=1).gray
+    return held_out_photos(source) if source.suffix.lower() != ".onnx" else None
+
+
+def artefact_name(spec: ModelSpec, format_: str, int8_target: str) -> str:
+    """File name that says model, colour space, size and precision: unet-w32-rgb-128-fp32.onnx."""
+    size = f"{spec.render_size}{'-dynamic' if spec.dynamic_size else ''}"
+    precision = f"{spec.precision}-{int8_target}" if spec.precision == "int8" and format_ == "onnx" else spec.precision
+    ending = ".onnx" if format_ == "onnx" else f"-{format_}.plan"
+    blocks = f"b{spec.blocks}" if spec.blocks > 1 else ""
+    return f"{spec.model}-w{spec.base_width}{blocks}-{spec.color_space}-{size}-{precision}{ending}"
+
+
+def _calibration(spec: ModelSpec, folder: Path | None) -> NDArray[np.float32]:
+    if folder is None:
+        raise UserError(
+            "--precision int8: found no --calibration FOLDER, expected photos like those that the model will colour"
+        )
+    return calibration_batches(folder, spec.render_size).gray
+
+
+def _compared(
+    artefact: Path, reference: Reference | None, photos: NDArray[np.float32] | None, options: ExportOptions, name: str
+) -> dict[str, Any]:
+    if reference is None:
+        return {"verified": False, "reason": "not verified: --no-verify"}
+    return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, name=name)
+
+
+@contextmanager
+def _publishing(target: Path, keep_failed: bool) -> Iterator[tuple[Path, str]]:
+    """A temporary path for an artefact, and its name, which it takes when the block ends without an exception."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            try:
+                yield temporary, target.name
+            except GateError:
+                if keep_failed and temporary.exists():
+                    temporary.replace(target.with_name(target.name + FAILED_SUFFIX))
+                raise
+    except OSError as error:
+        raise cannot_write(target.parent, error) from error
+
+
+def _verified_on_gpu(
+    plan: Path,
+    name: str,
+    reference: Reference,
+    photos: NDArray[np.float32] | None,
+    voucher: Sidecar,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """The plan compared on this machine's GPU; an engine is only ever loaded with a sidecar beside it."""
+    write_sidecar(plan, voucher)
+    try:
+        return verify(plan, reference, photos, options.tolerance, options.batch_sizes, device="cuda", name=name)
+    finally:
+        sidecar_path(plan).unlink()

@@ -1,0 +1,166 @@
+"""cgan-train --resume from the outside: it goes on, or says why it does not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cgan import training
+from cgan.checkpoint import TRAINING_FILE, load_generator
+from cgan.cli import main
+
+Train = Callable[..., Any]
+
+
+@pytest.fixture
+def train(
+    monkeypatch: pytest.MonkeyPatch, invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
+) -> Train:
+    """`train(*options, data=..., out=...)`: one tiny epoch into tmp_path / "run".
+
+    Without curves, which have tests of their own and take longer than an epoch here.
+    """
+    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
+
+    def call(*options: object, data: Path | str = photo_folder, out: Path = tmp_path / "run") -> Any:
+        return invoke(main, data, "--out", out, *tiny_options, "--epochs", 1, *options)
+
+    return call
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of `trained_run`, two epochs at a learning rate of 0.005."""
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def weights(run: Path) -> str:
+    return load_generator(run)[1].weights_sha256
+
+
+def epochs(run: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_resume_goes_on_after_the_last_epoch(train: Train, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train("--epochs", 3, "--flip", out=whole).code == 0
+    assert train("--epochs", 1, "--flip", out=parts).code == 0
+    assert train("--epochs", 3, "--flip", "--resume", out=parts) == (0, "", "")
+    assert weights(whole) == weights(parts)
+    assert epochs(whole) == epochs(parts) == [1, 2, 3]
+    assert json.loads((parts / "config.json").read_text())["epochs"] == 3
+
+
+def test_interrupted_training_says_how_to_go_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    real = training.train_epoch
+
+    def interrupt(run: Any, epoch: int, *args: Any) -> Any:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(run, epoch, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", interrupt)
+        result = train("--epochs", 2)
+    assert (result.code, result.out) == (130, "")
+    assert result.err == f"interrupted; go on with --resume --out {run}\n"
+    assert epochs(run) == [1]
+    assert train("--epochs", 2, "--resume").code == 0
+    assert train("--epochs", 2, out=tmp_path / "whole").code == 0
+    assert weights(run) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lr", 0.001), "lr was 0.005 and is 0.001;"),
+        (("--discriminator", "patch"), "discriminator was unet and is patch;"),
+        (("--color-space", "hsv", "--ema", 0.5), "color_space was rgb and is hsv, ema was 0.0 and is 0.5;"),
+        (("--flip",), "flip was False and is True;"),
+        (("--precision", "bf16"), "precision was fp32 and is bf16;"),
+        (("--decay-epochs", 1), "decay_epochs was 0 and is 1;"),
+        (("--best-by", "l1"), "best_by was psnr and is l1;"),
+    ],
+)
+def test_resume_with_other_options_names_old_and_new(
+    train: Train, run: Path, options: tuple[object, ...], message: str
+) -> None:
+    before = contents(run)
+    assert message in train("--lr", 0.005, "--epochs", 3, "--resume", *options).error(2)
+    assert contents(run) == before
+
+
+def test_resume_with_other_photos_is_refused(train: Train, run: Path, photo_folder: Path, tmp_path: Path) -> None:
+    fewer = shutil.copytree(photo_folder, tmp_path / "photos")
+    next(fewer.rglob("*.png")).unlink()
+    error = train("--lr", 0.005, "--epochs", 3, "--resume", data=fewer).error(2)
+    assert "the photos are not those" in error
+
+
+def test_resume_with_one_photo_retouched_is_refused(
+    train: Train, run: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    photos = shutil.copytree(photo_folder, tmp_path / "photos")
+    for path in sorted(photos.rglob("*.png")):
+        content = path.read_bytes()
+        path.write_bytes(content + b"\0")
+        error = train("--lr", 0.005, "--epochs", 3, "--resume", data=photos).error(2)
+        assert "the photos are not those" in error
+        path.write_bytes(content)
+
+
+def test_resume_without_a_run_is_refused(train: Train, tmp_path: Path) -> None:
+    assert "config.json cannot be read" in train("--resume").error(2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_to_fewer_epochs_than_there_are_is_refused(train: Train, run: Path) -> None:
+    before = contents(run)
+    assert "--epochs 1: the run has 2 already; give at least 2" in train("--lr", 0.005, "--resume").error(2)
+    assert contents(run) == before
+
+
+def test_other_epochs_after_the_learning_rate_began_to_fall_are_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decay = ("--discriminator", "patch", "--decay-epochs", 3)
+    with monkeypatch.context() as patch:  # stop after the second of five epochs
+        patch.setattr(training, "train_epoch", after_epochs(2, training.train_epoch))
+        assert train("--epochs", 5, *decay).code == 130
+        assert train("--epochs", 6, *decay, "--resume").code == 130  # it has not begun yet
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", after_epochs(4, training.train_epoch))
+        assert train("--epochs", 6, *decay, "--resume").code == 130
+    before = contents(tmp_path / "run")
+    for changed, message in ((3, "has 4 already"), (5, "give --epochs 6"), (9, "give --epochs 6")):
+        error = train("--epochs", changed, *decay, "--resume").error(2)
+        assert f"--epochs {changed}: " in error and message in error
+    assert contents(tmp_path / "run") == before
+    assert train("--epochs", 6, *decay, "--resume").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr"] / 5e-4 for line in lines] == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def after_epochs(count: int, train_epoch: Callable[..., Any]) -> Callable[..., Any]:
+    """Control-C in the epoch after these."""
+
+    def interrupt(run: Any, epoch: int, *args: Any) -> Any:
+        if epoch > count:
+            raise KeyboardInterrupt
+        return train_epoch(run, epoch, *args)
+
+    return interrupt
+
+
+def test_a_changed_training_state_is_not_resumed(train: Train, run: Path) -> None:
+    (run / "checkpoints" / TRAINING_FILE).write_bytes(b"not a checkpoint")
+    assert "not a safetensors checkpoint" in train("--lr", 0.005, "--epochs", 3, "--resume").error(2)

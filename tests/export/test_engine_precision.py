@@ -1,0 +1,177 @@
+"""Shares of FP16 layers, and what is refused because of them."""
+
+import json
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cgan.spec import GateError, ModelSpec
+from export.engine_precision import inspected_precision, network_precision, require_precision
+
+
+def spec(precision: str = "fp16", parameters: int = 14_639_267) -> ModelSpec:
+    return ModelSpec(
+        model="unet",
+        color_space="rgb",
+        render_size=128,
+        base_width=32,
+        parameters=parameters,
+        precision=precision,
+        config_sha256="",
+        weights_sha256="",
+    )
+
+
+def record(network: float = 1.0, engine: float | None = None, int8: float = 0.0, **changes: Any) -> dict[str, Any]:
+    size = changes.get("size", 30_522_612)
+    return {
+        "flags": {"strip_weights": changes.get("strip", False)},
+        "plan_bytes": size,
+        "bytes_per_parameter": round(size / 14_639_267, 3),
+        "precision": {
+            "network": {"fp16_share": network, "int8_share": int8},
+            "engine": None if engine is None else {"fp16_share": engine},
+        },
+    }
+
+
+class Kind(Enum):
+    CONVOLUTION = 0
+    DECONVOLUTION = 1
+    MATRIX_MULTIPLY = 2
+    ACTIVATION = 3
+    CAST = 4
+    CONSTANT = 5
+    DEQUANTIZE = 6
+    QUANTIZE = 7
+    ASSERTION = 8
+
+
+class Type(Enum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+
+
+def network(*layers: tuple[Kind, str, str | None, Type]) -> SimpleNamespace:
+    """A network of layers: kind, name of the input, name of the output, type of the output."""
+
+    def layer(kind: Kind, source: str, target: str | None, dtype: Type) -> SimpleNamespace:
+        return SimpleNamespace(
+            type=kind,
+            num_outputs=int(target is not None),
+            get_input=[SimpleNamespace(name=source)].__getitem__,
+            get_output=[SimpleNamespace(name=target, dtype=dtype)].__getitem__,
+        )
+
+    made = [layer(*values) for values in layers]
+    return SimpleNamespace(num_layers=len(made), get_layer=lambda i: made[i])
+
+
+def test_only_layers_with_weights_decide_the_share() -> None:
+    found = network_precision(
+        network(
+            (Kind.CAST, "gray", "a", Type.HALF),
+            (Kind.CONSTANT, "", "w", Type.FLOAT),
+            (Kind.CONVOLUTION, "a", "b", Type.HALF),
+            (Kind.DECONVOLUTION, "b", "c", Type.HALF),
+            (Kind.MATRIX_MULTIPLY, "c", "d", Type.HALF),
+            (Kind.CONVOLUTION, "d", "e", Type.FLOAT),
+            (Kind.ASSERTION, "e", None, Type.FLOAT),
+            (Kind.ACTIVATION, "e", "f", Type.FLOAT),
+        )
+    )
+    assert found == {"fp16_share": 0.75, "int8_share": 0.0, "layers": {"FLOAT": 2, "HALF": 4}}
+
+
+def test_a_layer_is_int8_where_its_input_was_quantised() -> None:
+    found = network_precision(
+        network(
+            (Kind.QUANTIZE, "gray", "q", Type.INT8),
+            (Kind.DEQUANTIZE, "q", "a", Type.FLOAT),
+            (Kind.CONVOLUTION, "a", "b", Type.FLOAT),
+            (Kind.CONVOLUTION, "b", "c", Type.FLOAT),
+        )
+    )
+    assert found["int8_share"] == 0.5
+    assert network_precision(network()) == {"fp16_share": 0.0, "int8_share": 0.0, "layers": {}}
+
+
+def inspected(*layers: tuple[str, str, str]) -> str:
+    return json.dumps(
+        {
+            "Layers": [
+                {"Name": name, "Inputs": [{"Format/Datatype": first}], "Outputs": [{"Format/Datatype": last}]}
+                for name, first, last in layers
+            ]
+        }
+    )
+
+
+def test_the_inspector_tells_types_of_fused_layers() -> None:
+    text = inspected(
+        ("cast", "Row major linear FP32", "Channel major FP16 format where channel % 8 == 0"),
+        ("conv", "Half", "Half"),
+        ("q", "Half", "Int8"),
+        ("color", "Float", "Float"),
+        ("shape", "Int64", "Int64"),
+        ("{ForeignNode[a...z]}", "Float", "Float"),
+    )
+    layers = {"FP16": 1, "FP16+FP32": 1, "FP16+INT8": 1, "FP32": 1}
+    assert inspected_precision(text) == {"fp16_share": 0.75, "layers": layers}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", '{"Layers": ["conv", "cast"]}', inspected(("{ForeignNode[a]}", "Float", "Float")), inspected(("x", "", ""))],
+    ids=["nothing", "names", "opaque", "untold"],
+)
+def test_an_inspector_that_tells_no_types_does_not_decide(text: str) -> None:
+    assert inspected_precision(text) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"network": 0.9},
+        {"engine": 0.5},
+        {"size": 59_770_100, "strip": True},
+        {"size": 59_770_100, "engine": 1.0},
+    ],
+    ids=["all", "most", "fused", "stripped", "inspected"],
+)
+def test_an_fp16_engine_passes(changes: dict[str, Any]) -> None:
+    require_precision(record(**changes), spec())
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"network": 0.89}, r"found 89% of its layers in FP16 \(tensor types.*at least 90%"),
+        ({"engine": 0.49}, r"found 49% of its layers in FP16 \(engine inspector\), expected at least 50%"),
+        ({"network": 0.0, "engine": 1.0}, r"found 0% of its layers in FP16 \(tensor types.*at least 90%"),
+        ({"size": 59_770_100}, r"found a plan of 59,770,100 bytes, 4\.083 a parameter, expected at most 52,306,409"),
+    ],
+    ids=["network", "engine", "network although engine", "plan size"],
+)
+def test_an_engine_that_is_not_fp16_is_refused(changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(GateError, match=f"the engine is not fp16: {found}.*export the fp16 ONNX file again") as refused:
+        require_precision(record(**changes), spec())
+    assert refused.value.exit_code == 1
+    assert "\n" not in str(refused.value)
+
+
+def test_kernels_do_not_make_the_plan_of_a_small_model_fp32() -> None:
+    require_precision(record(size=1_946_404), spec(parameters=229_543))
+
+
+def test_other_precisions_are_held_to_their_word() -> None:
+    require_precision(record(network=0.0, int8=0.1), spec("int8"))
+    require_precision(record(network=0.0), spec("fp32"))
+    with pytest.raises(GateError, match="not int8"):
+        require_precision(record(int8=0.0), spec("int8"))
+    with pytest.raises(GateError, match="not fp32: found 5% of its layers in FP16, expected none"):
+        require_precision(record(network=0.05), spec("fp32"))
