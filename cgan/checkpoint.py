@@ -153,17 +153,23 @@ def load_training(
             prefix = f"{name}."
             network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
         for name, optimizer in optimizers.items():
+            weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in tensors.items():
                 if key.startswith(f"{name}."):
                     _, index, field = key.split(".")
-                    states.setdefault(int(index), {})[field] = tensor
+                    states.setdefault(int(index), {})[field] = _in_layout_of(weights[int(index)], tensor)
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
         progress: dict[str, Any] = json.loads(metadata["progress"])
     except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
     return progress
+
+
+def _in_layout_of(weights: Tensor, state: Tensor) -> Tensor:
+    """An optimiser's state in the memory layout of its weights: the fused kernels walk through both side by side."""
+    return torch.empty_like(weights, dtype=state.dtype).copy_(state) if state.shape == weights.shape else state
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

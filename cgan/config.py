@@ -133,6 +133,10 @@ class TrainConfig:
         if self.discriminator == "none":
             for name in (*_DISCRIMINATOR_OPTIONS, "gan_loss", "warmup_epochs"):
                 self._needs_default(name, "a discriminator")
+        if self.discriminator == "none" or self.warmup_epochs:
+            _check(
+                self.l1_weight > 0, "--l1-weight", self.l1_weight, "more than 0 where L1 is all there is to learn from"
+            )
         if self.discriminator != "unet":
             self._needs_default("discriminator_scales", "--discriminator unet")
         if self.gan_loss != "bce":
@@ -140,9 +144,14 @@ class TrainConfig:
         if self.gan_loss != "wasserstein":
             self._needs_default("gradient_penalty", "--gan-loss wasserstein")
             self._needs_default("weight_clip", "--gan-loss wasserstein")
+        if self.spectral_norm:
+            _check(not self.weight_clip, "--weight-clip", self.weight_clip, "0 with --spectral-norm, which undoes it")
         if self.compile:
-            for name in ("gradient_penalty", "r1"):  # torch.compile cannot differentiate twice
-                self._needs_default(name, "--no-compile")
+            for name in ("gradient_penalty", "r1"):
+                value = getattr(self, name)
+                _check(
+                    not value, _flag(name), value, "0 with --compile, because torch.compile cannot differentiate twice"
+                )
         if not self.fid:
             _check(self.best_by not in ("fid", "kid"), "--best-by", self.best_by, "psnr or l1 with --no-fid")
 

@@ -109,7 +109,12 @@ class EngineOptions:
 
 def flag(option: str) -> str:
     """The flag of the command that sets a field of `EngineOptions`."""
-    names = {"flavour": "format", "sizes": "size", "compute_capabilities": "compute-capability"}
+    names = {
+        "flavour": "format",
+        "sizes": "size",
+        "workspace_mib": "workspace",
+        "compute_capabilities": "compute-capability",
+    }
     return "--" + names.get(option, option.replace("_", "-"))
 
 
@@ -139,10 +144,7 @@ def build_engine(
     log = messages(trt)
     log.clear()
     builder = trt.Builder(log)
-    # TensorRT 11 knows no other networks and may drop the flag.
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
-    _parse(trt, network, onnx_file, spec)
+    network = _network(trt, builder, onnx_file, spec)
     profile = _profile(spec, options)
     config = builder.create_builder_config()
     shapes = builder.create_optimization_profile()
@@ -200,8 +202,11 @@ def _gpu(options: EngineOptions) -> Gpu | None:
     return gpu
 
 
-def _parse(trt: ModuleType, network: Any, onnx_file: Path, spec: ModelSpec) -> None:
-    """Parse the file into the network and check that it is the contract's."""
+def _network(trt: ModuleType, builder: Any, onnx_file: Path, spec: ModelSpec) -> Any:
+    """The strongly typed network of a file, once it is the contract's."""
+    # TensorRT 11 knows no other networks and may drop the flag.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, messages(trt))
     if not parser.parse_from_file(str(onnx_file)):
         error = parser.get_error(0)
@@ -216,6 +221,7 @@ def _parse(trt: ModuleType, network: Any, onnx_file: Path, spec: ModelSpec) -> N
     size = -1 if spec.dynamic_size else spec.render_size
     if found != [-1, 1, size, size]:
         raise UserError(f"{onnx_file}: found an input of {found}, expected {[-1, 1, size, size]}; export it again")
+    return network
 
 
 def _profile(spec: ModelSpec, options: EngineOptions) -> dict[str, list[int]]:

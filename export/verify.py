@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -270,4 +270,10 @@ def _check_origin(name: str, found: ModelSpec, reference: Reference) -> None:
         raise GateError(
             f"{name} comes from other weights ({found.weights_sha256[:16]}...) than {reference.source} now holds "
             f"({expected[:16]}...); export it again"
+        )
+    free = {name: getattr(found, name) for name in ("precision", "dynamic_size", "created_with")}
+    contract = replace(reference.spec, **free).to_json()
+    if changed := [name for name, value in found.to_json().items() if value != contract[name]]:
+        raise GateError(
+            f"{name} has another contract than {reference.source}: {', '.join(changed)} differ; export it again"
         )

@@ -254,18 +254,14 @@ class TrtBackend(Backend):
         self._record = check_sidecar(self.sidecar, self.path)
         assert self.sidecar is not None
         if self.device == "cpu":
-            raise UserError(
-                f"{self.path}: found --device cpu, expected cuda or auto; a plan runs on an NVIDIA GPU alone"
-            )
+            raise UserError(f"{self.path}: found --device cpu, expected cuda or auto; a plan runs on an NVIDIA GPU")
         trt = load_flavour(self._record["flavour"])
         machine = Machine(trt.__version__, find_gpu(), sysconfig.get_platform())
         check_machine(self._record, machine, self.path)
         assert machine.gpu is not None
         self._engine_text = f"{FLAVOURS[self._record['flavour']].label} {machine.version}, {machine.gpu.name}"
         if self._record["gpu"] not in (None, machine.gpu.name):
-            self.note = (
-                f"built on {self._record['gpu']}, found {machine.gpu.name}: it may be slower than one built here"
-            )
+            self.note = f"built on {self._record['gpu']}, found {machine.gpu.name}: one built here may be faster"
         self._cuda = _load_cuda(self._record["flavour"])
         self._log = messages(trt)
         self._log.clear()
@@ -335,14 +331,15 @@ class TrtBackend(Backend):
         to_host = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         with self._lock:
             gray_address, rgb_address = self._reserve(source, gray.nbytes), self._reserve(target, rgb.nbytes)
+            self._call("cudaMemcpyAsync", gray_address, gray.ctypes.data, gray.nbytes, to_device, self._stream)
             self._log.clear()
-            ready = (
+            started = (
                 self._context.set_input_shape(source, gray.shape)
                 and self._context.set_tensor_address(source, gray_address)
                 and self._context.set_tensor_address(target, rgb_address)
+                and self._context.execute_async_v3(int(self._stream))
             )
-            self._call("cudaMemcpyAsync", gray_address, gray.ctypes.data, gray.nbytes, to_device, self._stream)
-            if not (ready and self._context.execute_async_v3(int(self._stream))):
+            if not started:
                 raise RuntimeError(f"{self._engine_text} failed on a batch of {count}: {self._log.reason()}")
             self._call("cudaMemcpyAsync", rgb.ctypes.data, rgb_address, rgb.nbytes, to_host, self._stream)
             self._call("cudaStreamSynchronize", self._stream)

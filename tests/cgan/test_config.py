@@ -194,8 +194,6 @@ WITHOUT_EFFECT = [
         for loss in ("bce", "hinge")
         for name in ("gradient_penalty", "weight_clip")
     ),
-    ({"compile": True, "gan_loss": "wasserstein"}, "gradient_penalty", 10.0, "--no-compile"),
-    ({"compile": True}, "r1", 10.0, "--no-compile"),
 ]
 """(options, field that has no effect beside them, its value, what it needs)."""
 
@@ -283,3 +281,32 @@ def test_each_field_changes_the_digest() -> None:
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         TrainConfig().epochs = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "flag", "found", "other"),
+    [
+        (
+            {"compile": True, "gan_loss": "wasserstein", "gradient_penalty": 10.0},
+            "--gradient-penalty",
+            10.0,
+            "--compile",
+        ),
+        ({"compile": True, "r1": 10.0}, "--r1", 10.0, "--compile"),
+        (
+            {"gan_loss": "wasserstein", "spectral_norm": True, "weight_clip": 0.1},
+            "--weight-clip",
+            0.1,
+            "--spectral-norm",
+        ),
+        ({"discriminator": "none", "l1_weight": 0.0}, "--l1-weight", 0.0, "L1 is all there is"),
+        ({"warmup_epochs": 1, "l1_weight": 0.0}, "--l1-weight", 0.0, "L1 is all there is"),
+    ],
+)
+def test_options_that_cannot_work_together_are_refused(
+    options: dict[str, Any], flag: str, found: float, other: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        TrainConfig(**options)
+    assert str(error.value).startswith(f"{flag}: found {found}, expected ")
+    assert other in str(error.value)

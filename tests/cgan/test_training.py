@@ -194,8 +194,7 @@ def test_every_training_photo_is_seen_once_in_an_order_of_seed_and_epoch(
         seen.clear(), mixes.clear()
     orders, flips, all_mixes = zip(*found, strict=True)
     for columns in (orders, flips, all_mixes):
-        assert columns[0] == columns[3]
-        assert columns[0] != columns[1] and columns[0] != columns[2] and columns[1] != columns[2]
+        assert columns[3] == columns[0] != columns[1] != columns[2] != columns[0]
     assert (orders[4], set(flips[4]), all_mixes[4]) == (orders[0], {9}, all_mixes[0])
     assert set(flips[0]) == set(flips[1]) == {0, 1}
 
@@ -284,6 +283,15 @@ def test_a_step_that_breaks_the_weights_is_not_saved(start: Start) -> None:
     assert not (run.folder.path / "checkpoints").exists()
 
 
+def test_the_first_broken_step_is_named_however_late_it_is_looked_for(start: Start) -> None:
+    run = start(batch_size=3)
+    tally = training._Tally(run, 7)  # on a GPU, which looks only now and then
+    for l1, norm in ((0.5, 1.0), (0.5, torch.inf), (torch.nan, torch.nan), (0.5, 1.0)):
+        tally.add({"l1": torch.tensor(l1), "generator_gradient_norm": torch.tensor(norm)}, training._plan(run, 7)[0])
+    with pytest.raises(GateError, match=r"^generator_gradient_norm not finite at step 2 of epoch 7"):
+        tally.check()
+
+
 @pytest.fixture
 def scaled(start: Start) -> Callable[..., Run]:
     """`scaled(scale)`: a run with fp16's gradient scaling, in fp32 since there is no GPU; three steps an epoch."""
@@ -369,13 +377,12 @@ def test_an_epoch_tells_where_its_time_went(start: Start, monkeypatch: pytest.Mo
         assert sum(shares.values()) <= 1
         assert metrics["images_per_second"] > 0
 
-    # A second passes at each look at the clock: two in each phase, beside those between phases.
+    # A second passes at each look at the clock: two looks in each phase, beside those between phases.
     monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     run = start("ticks", batch_size=16, discriminator="none")
     fit(run)
-    # made, data (2 looks, twice), forward (2), backward (2), step (2, twice), the epoch's end: 14 looks
+    # made, data twice, forward, backward, step twice, the epoch's end; evaluation, the shares' end: 17 looks
     assert run.history[0]["images_per_second"] == pytest.approx(9 / 13)
-    # evaluation (2), the shares' end: 17 looks, in 16 s
     parts = {"data": 2, "forward": 1, "backward": 1, "step": 2, "evaluation": 1}
     assert run.history[0]["time_shares"] == pytest.approx({name: count / 16 for name, count in parts.items()})
 

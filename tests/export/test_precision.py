@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from cgan.checkpoint import load_generator
 from cgan.networks import Generator, count_parameters
 from cgan.spec import METADATA_KEY, ModelSpec
 from export.calibration import calibration_batches
-from export.onnx_model import export_onnx
+from export.onnx_model import export_onnx, inspect_onnx
 from export.precision import TARGETS, quantize_int8, rewrite_transposed_convolutions
 
 ROOT = Path(__file__).parent.parent.parent
 Floats = NDArray[np.float32]
+Files = dict[str, Path]
 
 
 def run(model: ModelProto | Path, gray: Floats) -> Floats:
@@ -49,20 +49,16 @@ def node_types(model: ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-# --- the rewrite
-
-
-def doubling_model(activation: str | None = None, bias: bool = True, sizes: tuple[Any, Any] = ("h", "w")) -> ModelProto:
+def doubling_model(activation: str | None = None, bias: bool = True) -> ModelProto:
     """x, N x 3 x h x w, through one transposed convolution to 5 channels and an activation."""
     random = np.random.default_rng(0)
     weights = {"kernel": random.standard_normal((3, 5, 4, 4)), "bias": random.standard_normal(5)}
     inputs = ["x", "kernel", *(["bias"] if bias else [])]
-    attributes = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
-    nodes = [helper.make_node("ConvTranspose", inputs, ["y"], "up", **attributes)]
+    nodes = [helper.make_node("ConvTranspose", inputs, ["y"], "up", strides=[2, 2], pads=[1, 1, 1, 1])]
     if activation:
         alpha = {"alpha": 0.3} if activation == "LeakyRelu" else {}
         nodes.append(helper.make_node(activation, ["y"], ["z"], "act", **alpha))
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, *sizes])
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, "h", "w"])
     out = helper.make_tensor_value_info("z" if activation else "y", onnx.TensorProto.FLOAT, ["N", 5, None, None])
     tensors = [numpy_helper.from_array(weights[name].astype(np.float32), name) for name in inputs[1:]]
     graph = helper.make_graph(nodes, "doubling", [x], [out], tensors)
@@ -73,28 +69,17 @@ def doubling_model(activation: str | None = None, bias: bool = True, sizes: tupl
 @pytest.mark.parametrize("activation", [None, "Relu", "LeakyRelu"])
 def test_the_rewrite_computes_the_same_at_any_size_and_batch(activation: str | None, bias: bool) -> None:
     model = doubling_model(activation, bias)
+    before = model.SerializeToString()
     rewritten = rewrite_transposed_convolutions(model)
+    assert model.SerializeToString() == before
     onnx.checker.check_model(rewritten, full_check=True)
-    assert "ConvTranspose" not in node_types(rewritten)
+    assert node_types(rewritten) == ["Conv", *([activation] if activation else []), "DepthToSpace", "Slice"]
+    assert {"kernel", "bias"}.isdisjoint(constants(rewritten))
     for shape in [(1, 3, 1, 1), (1, 3, 3, 5), (3, 3, 4, 7), (2, 3, 6, 2)]:
         x = np.random.default_rng(1).standard_normal(shape, np.float32)
         expected = run(model, x)
         assert expected.shape == (shape[0], 5, 2 * shape[2], 2 * shape[3])
         np.testing.assert_allclose(run(rewritten, x), expected, rtol=0, atol=1e-5)
-
-
-def test_the_rewrite_leaves_its_argument_alone() -> None:
-    model = doubling_model("Relu")
-    before = model.SerializeToString()
-    rewritten = rewrite_transposed_convolutions(model)
-    assert model.SerializeToString() == before
-    assert {"kernel", "bias"}.isdisjoint(constants(rewritten))
-
-
-@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
-def test_an_activation_moves_next_to_the_convolution(activation: str) -> None:
-    rewritten = rewrite_transposed_convolutions(doubling_model(activation))
-    assert node_types(rewritten) == ["Conv", activation, "DepthToSpace", "Slice"]
 
 
 def test_an_activation_stays_where_others_read_its_input() -> None:
@@ -109,13 +94,7 @@ def test_an_activation_stays_where_others_read_its_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("strides", [1, 1]),
-        ("pads", [0, 0, 0, 0]),
-        ("output_padding", [1, 1]),
-        ("dilations", [2, 2]),
-    ],
+    ("name", "value"), [("strides", [1, 1]), ("pads", [0, 0, 0, 0]), ("output_padding", [1, 1]), ("dilations", [2, 2])]
 )
 def test_other_transposed_convolutions_stay(name: str, value: Any) -> None:
     model = doubling_model()
@@ -126,7 +105,9 @@ def test_other_transposed_convolutions_stay(name: str, value: Any) -> None:
     assert node_types(rewrite_transposed_convolutions(model)) == ["ConvTranspose"]
 
 
-# --- quantisation of two networks: one trained, in RGB; one dynamic, in HSV
+@pytest.fixture(scope="module")
+def spec(trained_run: Path) -> ModelSpec:
+    return load_generator(trained_run)[1]
 
 
 @pytest.fixture(scope="module")
@@ -135,23 +116,17 @@ def gray(photo_folder: Path) -> Floats:
 
 
 @pytest.fixture(scope="module")
-def quantized(
-    tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path, trained_run: Path, gray: Floats
-) -> dict[str, Path]:
+def quantized(tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path, spec: ModelSpec, gray: Floats) -> Files:
     """`trained_run` in int8, by target."""
     folder = tmp_path_factory.mktemp("int8")
     files = {target: folder / f"{target}.onnx" for target in TARGETS}
     for target, path in files.items():
-        quantize_int8(exported_onnx, load_generator(trained_run)[1], gray[:8], target, path)
+        quantize_int8(exported_onnx, spec, gray[:8], target, path)
     return files
 
 
-def dynamic_spec(trained: ModelSpec, generator: Generator) -> ModelSpec:
-    return replace(trained, color_space="hsv", parameters=count_parameters(generator), blocks=2, dynamic_size=True)
-
-
 @pytest.fixture(scope="module")
-def dynamic(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, gray: Floats) -> dict[str, Path]:
+def dynamic(tmp_path_factory: pytest.TempPathFactory, spec: ModelSpec, gray: Floats) -> Files:
     """Files of an untrained generator with two blocks: "fp32" and those of both targets, all of dynamic size."""
     torch.manual_seed(1)
     generator = Generator(2, 4, blocks=2)
@@ -159,7 +134,8 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, gray: F
         generator(torch.from_numpy(gray))  # so that batch norm knows the range of activations
     folder = tmp_path_factory.mktemp("dynamic")
     files = {name: folder / f"{name}.onnx" for name in ("fp32", *TARGETS)}
-    spec = dynamic_spec(load_generator(trained_run)[1], generator)
+    count = count_parameters(generator)
+    spec = replace(spec, color_space="hsv", parameters=count, blocks=2, dynamic_size=True)
     export_onnx(generator.eval(), spec, files["fp32"])
     for target in TARGETS:
         quantize_int8(files["fp32"], spec, gray, target, files[target])
@@ -167,19 +143,17 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, gray: F
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_int8_looks_like_fp32_on_other_photos(
-    quantized: dict[str, Path], exported_onnx: Path, gray: Floats, target: str
-) -> None:
+def test_int8_looks_like_fp32_on_other_photos(quantized: Files, exported_onnx: Path, gray: Floats, target: str) -> None:
     others = gray[8:]
     expected, found = run(exported_onnx, others), run(quantized[target], others)
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    assert 40 < psnr(found, expected) < 80  # above 80 it would be float
+    assert 35 < psnr(found, expected) < 80  # above 80 it would be float
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 1, 64, 32), (2, 1, 48, 80)])
-def test_int8_takes_any_batch_and_size(dynamic: dict[str, Path], target: str, shape: tuple[int, ...]) -> None:
+def test_int8_takes_any_batch_and_size(dynamic: Files, target: str, shape: tuple[int, ...]) -> None:
     smooth = np.random.default_rng(3).random((shape[0], 1, 4, 4), np.float32)
     x = torch.nn.functional.interpolate(torch.from_numpy(smooth), shape[2:], mode="bicubic").clamp(0, 1).numpy()
     expected, found = run(dynamic["fp32"], x), run(dynamic[target], x)
@@ -190,21 +164,12 @@ def test_int8_takes_any_batch_and_size(dynamic: dict[str, Path], target: str, sh
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_file_carries_the_contract_with_its_precision(
-    quantized: dict[str, Path], dynamic: dict[str, Path], trained_run: Path, target: str
-) -> None:
-    spec = load_generator(trained_run)[1]
-    metadata = {entry.key: entry.value for entry in onnx.load(quantized[target]).metadata_props}
-    assert metadata.keys() == {METADATA_KEY}
-    assert ModelSpec.from_metadata(metadata, "file") == replace(spec, precision="int8")
-    metadata = {entry.key: entry.value for entry in onnx.load(dynamic[target]).metadata_props}
-    assert ModelSpec.from_metadata(metadata, "file").dynamic_size
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_file_is_ours_and_self_contained(quantized: dict[str, Path], target: str) -> None:
+def test_the_file_is_ours_and_self_contained(quantized: Files, spec: ModelSpec, target: str) -> None:
     model = onnx.load(quantized[target], load_external_data=False)
     onnx.checker.check_model(quantized[target], full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata.keys() == {METADATA_KEY}
+    assert ModelSpec.from_metadata(metadata, "file") == replace(spec, precision="int8")
     assert model.producer_name == "cgan-export"
     assert {node.domain for node in model.graph.node} == {""}
     assert not any(tensor.external_data for tensor in model.graph.initializer)
@@ -213,7 +178,7 @@ def test_the_file_is_ours_and_self_contained(quantized: dict[str, Path], target:
         assert trace.encode() not in content, trace
 
 
-def test_activations_are_as_each_target_wants_them(quantized: dict[str, Path]) -> None:
+def test_activations_are_as_each_target_wants_them(quantized: Files) -> None:
     for target, dtype in (("cpu", np.uint8), ("tensorrt", np.int8)):
         model = onnx.load(quantized[target])
         values = constants(model)
@@ -226,7 +191,7 @@ def test_activations_are_as_each_target_wants_them(quantized: dict[str, Path]) -
 
 
 @pytest.mark.parametrize(("target", "largest"), [("cpu", 64), ("tensorrt", 127)])
-def test_weights_are_symmetric_per_output_channel(quantized: dict[str, Path], target: str, largest: int) -> None:
+def test_weights_are_symmetric_per_output_channel(quantized: Files, target: str, largest: int) -> None:
     model = onnx.load(quantized[target])
     values = constants(model)
     weights = [
@@ -250,9 +215,7 @@ def float_convolutions(model: ModelProto) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_first_convolution_and_the_head_stay_float(
-    quantized: dict[str, Path], dynamic: dict[str, Path], target: str
-) -> None:
+def test_the_first_convolution_and_the_head_stay_float(quantized: Files, dynamic: Files, target: str) -> None:
     model = onnx.load(quantized[target])
     assert float_convolutions(model) == [(4, 1, 3, 3), (3, 8, 1, 1)]
     assert float_convolutions(onnx.load(dynamic[target])) == [(4, 1, 3, 3), (2, 8, 1, 1)]
@@ -263,7 +226,7 @@ def test_the_first_convolution_and_the_head_stay_float(
     assert (logits.op_type, producer.op_type) == ("Conv", "Concat")
 
 
-def test_the_conversion_to_rgb_stays_float(dynamic: dict[str, Path]) -> None:
+def test_the_conversion_to_rgb_stays_float(dynamic: Files) -> None:
     for target in TARGETS:
         nodes = list(onnx.load(dynamic[target]).graph.node)
         sigmoid = next(index for index, node in enumerate(nodes) if node.op_type == "Sigmoid")
@@ -271,7 +234,7 @@ def test_the_conversion_to_rgb_stays_float(dynamic: dict[str, Path]) -> None:
         assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in nodes[sigmoid:]}
 
 
-def test_onnxruntime_runs_the_body_on_integers(quantized: dict[str, Path], tmp_path: Path) -> None:
+def test_onnxruntime_runs_the_body_on_integers(quantized: Files, tmp_path: Path) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # it warns that such a file is for this machine alone
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -283,7 +246,7 @@ def test_onnxruntime_runs_the_body_on_integers(quantized: dict[str, Path], tmp_p
     assert found.count("DequantizeLinear") == 2  # what the last concatenation takes
 
 
-def test_tensorrt_takes_the_file_for_tensorrt(quantized: dict[str, Path]) -> None:
+def test_tensorrt_takes_the_file_for_tensorrt(quantized: Files) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -300,30 +263,33 @@ def test_tensorrt_takes_the_file_for_tensorrt(quantized: dict[str, Path]) -> Non
     assert builder.build_serialized_network(network, config) is not None
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_about_one_byte_a_parameter(tmp_path: Path, trained_run: Path, gray: Floats, target: str) -> None:
+def test_about_one_byte_a_parameter(tmp_path: Path, spec: ModelSpec, gray: Floats) -> None:
     torch.manual_seed(0)
     generator = Generator(3, 16).eval()
-    spec = replace(load_generator(trained_run)[1], base_width=16, parameters=count_parameters(generator))
+    spec = replace(spec, base_width=16, parameters=count_parameters(generator))
     export_onnx(generator, spec, tmp_path / "fp32.onnx")
-    quantize_int8(tmp_path / "fp32.onnx", spec, gray, target, tmp_path / "int8.onnx")
-    assert 1 < (tmp_path / "int8.onnx").stat().st_size / spec.parameters < 1.05
+    for target in TARGETS:
+        quantize_int8(tmp_path / "fp32.onnx", spec, gray, target, tmp_path / "int8.onnx")
+        assert 1 < (tmp_path / "int8.onnx").stat().st_size / spec.parameters < 1.05
 
 
-def test_calibration_photos_set_the_ranges(
-    tmp_path: Path, exported_onnx: Path, trained_run: Path, quantized: dict[str, Path], gray: Floats
+def test_ranges_hold_what_every_calibration_photo_needs(
+    tmp_path: Path, exported_onnx: Path, spec: ModelSpec, gray: Floats
 ) -> None:
-    spec = load_generator(trained_run)[1]
-    quantize_int8(exported_onnx, spec, 0.1 * gray[:8], "tensorrt", tmp_path / "dark.onnx")
-    light, dark = (constants(onnx.load(path)) for path in (quantized["tensorrt"], tmp_path / "dark.onnx"))
-    scale = next(
-        node.input[1] for node in onnx.load(quantized["tensorrt"]).graph.node if node.op_type == "QuantizeLinear"
+    def scales(calibration: Floats) -> NDArray[np.float32]:
+        path = tmp_path / "int8.onnx"
+        quantize_int8(exported_onnx, spec, calibration, "tensorrt", path)
+        model = onnx.load(path)
+        values = constants(model)
+        return np.array([values[n.input[1]] for n in model.graph.node if n.op_type == "QuantizeLinear"])
+
+    flat = np.full((12, 1, 32, 32), 0.5, np.float32)
+    odd_one = gray[:1]
+    of_flat, of_odd = scales(flat), scales(odd_one)
+    assert np.mean(of_flat < 0.9 * of_odd) > 0.5
+    np.testing.assert_allclose(
+        scales(np.concatenate([flat, odd_one, flat])), np.maximum(of_flat, of_odd), rtol=1e-4, atol=0
     )
-    assert dark[scale] < 0.5 * light[scale]
-    # An odd photo out is not clipped away, wherever it stands.
-    mixed = np.concatenate([0.1 * gray, gray[:1], 0.1 * gray])
-    quantize_int8(exported_onnx, spec, mixed, "tensorrt", tmp_path / "mixed.onnx")
-    assert constants(onnx.load(tmp_path / "mixed.onnx"))[scale] > 0.7 * light[scale]
 
 
 def test_nothing_is_left_behind_and_nothing_is_said(
@@ -331,7 +297,7 @@ def test_nothing_is_left_behind_and_nothing_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     exported_onnx: Path,
-    trained_run: Path,
+    spec: ModelSpec,
     gray: Floats,
 ) -> None:
     folders = {name: tmp_path / name for name in ("source", "temporary", "here", "out")}
@@ -343,7 +309,6 @@ def test_nothing_is_left_behind_and_nothing_is_said(
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])  # as in a command; pytest adds its own
     capfd.readouterr()
-    spec = load_generator(trained_run)[1]
     quantize_int8(folders["source"] / "fp32.onnx", spec, gray, "cpu", folders["out"] / "int8.onnx")
     assert capfd.readouterr() == ("", "")
     assert root.handlers == []
@@ -366,22 +331,20 @@ def test_nothing_is_left_behind_and_nothing_is_said(
     ],
 )
 def test_wrong_requests_are_refused(
-    tmp_path: Path, exported_onnx: Path, trained_run: Path, gray: Floats, change: dict[str, Any], message: str
+    tmp_path: Path, exported_onnx: Path, spec: ModelSpec, gray: Floats, change: dict[str, Any], message: str
 ) -> None:
     arguments = {"calibration": gray, "target": "cpu"} | change
     with pytest.raises(ValueError, match=message):
-        quantize_int8(exported_onnx, load_generator(trained_run)[1], **arguments, path=tmp_path / "int8.onnx")
+        quantize_int8(exported_onnx, spec, **arguments, path=tmp_path / "int8.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_an_int8_file_is_not_quantised_again(
-    tmp_path: Path, quantized: dict[str, Path], trained_run: Path, gray: Floats
-) -> None:
+def test_an_int8_file_is_not_quantised_again(tmp_path: Path, quantized: Files, spec: ModelSpec, gray: Floats) -> None:
     with pytest.raises(ValueError, match="expected an fp32 file"):
-        quantize_int8(quantized["cpu"], load_generator(trained_run)[1], gray, "cpu", tmp_path / "again.onnx")
+        quantize_int8(quantized["cpu"], spec, gray, "cpu", tmp_path / "again.onnx")
 
 
-TWICE = """
+WRITE = """
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -390,27 +353,46 @@ from cgan.checkpoint import load_generator
 from export.onnx_model import export_onnx
 from export.precision import quantize_int8
 
-run, out = Path(sys.argv[1]), Path(sys.argv[2])
+run, fp32, out = map(Path, sys.argv[1:])
 out.mkdir()
 generator, spec = load_generator(run)
-spec = replace(spec, dynamic_size=True)
-export_onnx(generator, spec, out / "fp32.onnx")
-export_onnx(generator, replace(spec, precision="fp16"), out / "fp16.onnx")
+export_onnx(generator, replace(spec, precision="fp16", dynamic_size=True), out / "fp16.onnx")
 gray = np.random.default_rng(0).random((8, 1, 32, 32), np.float32)
 for target in ("cpu", "tensorrt"):
-    quantize_int8(out / "fp32.onnx", spec, gray, target, out / f"{target}.onnx")
+    quantize_int8(fp32, spec, gray, target, out / f"{target}.onnx")
 """
 
 
-def test_two_processes_write_the_same_bytes(tmp_path: Path, trained_run: Path) -> None:
-    files: Callable[[str], dict[str, bytes]] = lambda seed: {  # noqa: E731
-        path.name: path.read_bytes() for path in (tmp_path / seed).iterdir()
-    }
-    for seed in ("1", "2"):
-        arguments = [sys.executable, "-c", TWICE, str(trained_run), str(tmp_path / seed)]
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        result = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-    first = files("1")
-    assert sorted(first) == ["cpu.onnx", "fp16.onnx", "fp32.onnx", "tensorrt.onnx"]
-    assert files("2") == first
+def test_two_processes_write_the_same_bytes(tmp_path: Path, exported_onnx: Path, trained_run: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, trained_run, exported_onnx, tmp_path / seed],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        for seed in ("1", "2")
+    ]
+    for process in processes:
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / seed).iterdir()} for seed in ("1", "2"))
+    assert sorted(first) == ["cpu.onnx", "fp16.onnx", "tensorrt.onnx"]
+    assert first == second
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_facts_about_an_int8_file(quantized: Files, target: str) -> None:
+    facts = inspect_onnx(quantized[target])
+    nodes = node_types(onnx.load(quantized[target]))
+    assert facts["quantize_nodes"] == nodes.count("QuantizeLinear") > 20
+    assert facts["dequantize_nodes"] == nodes.count("DequantizeLinear") > facts["quantize_nodes"]
+    assert facts["precision"]["Conv"] == {"float32": 2, "int8": 17}
+    assert facts["precision"]["DepthToSpace"] == {"int8": 4}
+    assert facts["precision"]["Pad"] == {"float32": 1, "int8": 9}
+    assert facts["precision"]["Sigmoid"] == {"float32": 1}
+    others = {"cpu": {"float32": 1, "int8": 4}, "tensorrt": {"float32": 5}}
+    assert facts["precision"]["Concat"] == others[target]
+    assert 0.99 < facts["weight_share"]["int8"] < 1
+    assert sum(facts["weight_share"].values()) == pytest.approx(1)

@@ -18,7 +18,7 @@ import pytest
 
 from cgan.spec import ModelSpec, Sidecar, UserError, file_sha256, write_sidecar
 from infer.backends import open_model, trt
-from infer.backends.trt import Gpu, TrtBackend, sealed
+from infer.backends.trt import Gpu, TrtBackend, messages, sealed
 
 A10 = Gpu("NVIDIA A10", "8.6")
 FLAGS = {"version_compatible": False, "strip_weights": False}
@@ -128,14 +128,20 @@ class Library(ModuleType):
         super().__init__(name)
         self.__version__ = version
         self.refused: set[str] = set()
-        self.runtimes: list[Any] = []
+        self.leans: list[str | None] = []
+        """Path of the lean runtime, None for the library's own, of each runtime made."""
+        self.released: list[str] = []
         self.refitted: list[str] = []
         library = self
 
         class ILogger:
             INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
 
-        class Context:
+        class Counted:
+            def __del__(self) -> None:
+                library.released.append(type(self).__name__)
+
+        class Context(Counted):
             def __init__(self) -> None:
                 self.addresses: dict[str, int] = {}
 
@@ -166,22 +172,19 @@ class Library(ModuleType):
                 cuda.queue.append(work)
                 return True
 
-        class Engine:
+        class Engine(Counted):
             def create_execution_context(self) -> Context | None:
                 return None if "context" in library.refused else Context()
 
-        class Runtime:
+        class Runtime(Counted):
             engine_host_code_allowed: bool | None = None
 
-            def __init__(self, log: Any) -> None:
+            def __init__(self, log: Any, lean: str | None = None) -> None:
                 library.log = log
-                library.runtimes.append(self)
-                self.lean: str | None = None
+                library.leans.append(lean)
 
-            def load_runtime(self, path: str) -> "Runtime":
-                loaded = Runtime(library.log)
-                loaded.lean = path
-                return loaded
+            def load_runtime(self, path: str) -> "Runtime | None":
+                return None if "lean" in library.refused else Runtime(library.log, path)
 
             def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
                 assert self.engine_host_code_allowed is False
@@ -237,6 +240,8 @@ def test_batches_run_one_after_another_and_all_is_released(plan: Path, stubs: St
             assert np.array_equal(backend.run(image), expected(image))
         assert sorted(len(buffer) for buffer in stubs.cuda.memory.values()) == [4 * 4 * 32**2, 3 * 4 * 4 * 32**2]
         assert not stubs.cuda.queue
+        assert stubs.library.released == []
+    assert stubs.library.released == ["Context", "Engine", "Runtime"]
     assert (stubs.cuda.memory, stubs.cuda.streams) == ({}, set())
     with pytest.raises(RuntimeError, match="outside its context"):
         backend.run(gray(1, 1, 32, 32))
@@ -302,6 +307,7 @@ def test_what_tensorrt_refuses_is_one_line(plan: Path, stubs: Stubs, refused: st
 def test_a_batch_that_fails_is_a_runtime_error(plan: Path, stubs: Stubs, refused: str, line: str) -> None:
     with open_model(plan) as backend:
         stubs.library.refused.add(refused)
+        stubs.library.log.log(stubs.library.ILogger.ERROR, "IRuntime::another: long ago")
         with pytest.raises(RuntimeError, match=rf"NVIDIA A10 failed on a batch of 2: .*{line}"):
             backend.run(gray(2, 1, 32, 32))
 
@@ -339,7 +345,7 @@ def test_an_older_version_compatible_engine_needs_its_lean_runtime(
     flags = {**FLAGS, "version_compatible": True}
     write_record(plan, flags=flags)
     with open_model(plan):
-        assert [runtime.lean for runtime in stubs.library.runtimes] == [None]
+        assert stubs.library.leans == [None]
     write_record(plan, flags=flags, tensorrt_version="1.2.0.54")
     assert refusal(plan).startswith("found no lean runtime here, needed that of TensorRT 1.2, which built it")
     package = tmp_path / "site" / "tensorrt_lean_libs"
@@ -348,8 +354,17 @@ def test_an_older_version_compatible_engine_needs_its_lean_runtime(
     (package / "libnvinfer_lean.so.1").touch()
     monkeypatch.syspath_prepend(package.parent)
     with open_model(plan) as backend:
-        assert stubs.library.runtimes[-1].lean == str(package / "libnvinfer_lean.so.1")
+        assert stubs.library.leans[-2:] == [None, str(package / "libnvinfer_lean.so.1")]
+        stubs.library.released.clear()
         assert backend.run(gray(1, 1, 32, 32)).shape == (1, 3, 32, 32)
+        assert stubs.library.released == []
+    stubs.library.refused.add("lean")
+    assert "cannot load the lean runtime for it" in refusal(plan)
+
+
+def test_a_new_logger_has_no_messages(stubs: Stubs) -> None:
+    log = messages(stubs.library)
+    assert (log.errors, log.warnings, log.reason()) == ([], [], "tensorrt_rtx gave no reason")
 
 
 def test_another_gpu_of_the_same_kind_is_noted(plan: Path, stubs: Stubs) -> None:
