@@ -104,14 +104,15 @@ def checkpoint_path(source: Path) -> Path:
     return path
 
 
-def held_out_photos(source: Path) -> NDArray[np.float32] | None:
+def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
     """Gray held-out photos that a run kept, N x 1 x size x size in [0, 1]; None where `source` has none.
 
     Args:
         source: a run folder, or a checkpoint in one.
+        size: the model's render size.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they cannot be read, or are of another shape.
     """
     file = (source if source.is_dir() else source.parent.parent) / HELD_OUT_FILE
     if not file.exists():
@@ -120,6 +121,11 @@ def held_out_photos(source: Path) -> NDArray[np.float32] | None:
         gray: NDArray[np.uint8] = np.load(file)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file}: not readable as held-out photos ({error}); give --calibration FOLDER") from error
+    if gray.dtype != np.uint8 or gray.ndim != 4 or not len(gray) or gray.shape[1:] != (1, size, size):
+        raise UserError(
+            f"{file}: found {gray.shape} {gray.dtype}, expected some photos of 1 x {size} x {size} uint8; "
+            "give --calibration FOLDER"
+        )
     return gray.astype(np.float32) / np.float32(255)
 
 

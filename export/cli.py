@@ -27,7 +27,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
     name = "min,opt,max"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        numbers = [part for part in str(value).split(",") if part.isdigit() and int(part) > 0]
+        numbers = [part for part in str(value).split(",") if part.isdecimal() and int(part) > 0]
         found = tuple(map(int, numbers))
         if len(found) != 3 or len(str(value).split(",")) != 3 or list(found) != sorted(found):
             flag = param.opts[0] if param else "value"
@@ -38,7 +38,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the artefact.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="onnx", show_default=True)
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Kind of file.  [default: onnx]")
 @click.option(
     "--precision",
     type=click.Choice(PRECISION_CHOICES),
@@ -91,6 +91,9 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     if (source is None) != (inspect is not None):
         raise UserError("expected SOURCE, a run or a checkpoint, with --out and --verify, and none with --inspect")
     _check_options(given, existing is not None, inspect is not None)
+    own = {name for name in ("precision", "dynamic_size") if given[name]}
+    if source is not None and source.suffix.lower() == ".onnx" and own:
+        _refuse(own, f"{source}, an ONNX file whose own counts")
     try:
         from export import inspection, produce
     except ModuleNotFoundError as error:
@@ -106,7 +109,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     assert out is not None
     if given["precision"] == "auto":
         options = _search(source, options, given)
-    if given["format_"] == "onnx":
+    if given["format_"] in (None, "onnx"):
         artefact = produce.make_onnx(source, out, options)
     else:
         with _BuildProgress(given["quiet"]) as progress:
@@ -131,25 +134,34 @@ _OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration"})
 
 def _check_options(given: dict[str, Any], compares: bool, looks: bool) -> None:
     """Refuse options that would have no effect beside the others."""
-    used = {name for name, value in given.items() if value not in (None, False, ())} - {"format_", "quiet"}
+    # By identity: a limit of 0 is not the same as none.
+    used = {name for name, value in given.items() if value is not None and value is not False and value != ()}
+    used -= {"quiet"}
     if compares and (idle := used - _OF_A_COMPARISON):
         _refuse(idle, "--verify, which writes nothing")
-    if looks and used:
-        _refuse(used, "--inspect, which only looks")
-    if given["format_"] == "onnx":
+    if looks and (idle := used | ({"quiet"} if given["quiet"] else set())):
+        _refuse(idle, "--inspect, which only looks")
+    engine = given["format_"] not in (None, "onnx")
+    if not engine:
         _needs(used, _ENGINE_ONLY, "--format tensorrt or tensorrt-rtx")
     elif "int8_target" in used:
         _refuse({"int8_target"}, f"--format {given['format_']}, whose int8 is always for TensorRT")
     if not given["dynamic_size"]:
         _needs(used, ("sizes",), "--dynamic-size")
-    if given["precision"] not in ("int8", "auto"):
+    if given["precision"] == "auto" and given["calibration"] is None:
+        _needs(used, ("int8_target",), "--calibration, without which auto does not try int8")
+    elif given["precision"] not in ("int8", "auto"):
         _needs(used, ("int8_target",), "--precision int8")
     if given["precision"] != "auto":
         _needs(used, ("prefer",), "--precision auto")
     elif given["min_psnr"] is None:
         raise UserError("--precision auto: found no --min-psnr, expected the least PSNR in dB that it has to reach")
     if given["no_verify"]:
-        _needs(used, (*_LIMITS, "keep_failed"), "a comparison, which --no-verify leaves out")
+        _needs(
+            used,
+            (*_LIMITS, "keep_failed", *(() if engine else ("batch",))),
+            "a comparison, which --no-verify leaves out",
+        )
         if given["precision"] == "auto":
             raise UserError("--precision auto chooses by comparison, which --no-verify leaves out; drop one")
     if "atol" not in used:
@@ -166,14 +178,16 @@ def _refuse(idle: set[str], beside: str) -> None:
 
 
 def _flags(names: set[str]) -> str:
-    return ", ".join(sorted({"sizes": "--size"}.get(name, f"--{name.replace('_', '-')}") for name in names))
+    return ", ".join(
+        sorted({"sizes": "--size", "format_": "--format"}.get(name, f"--{name.replace('_', '-')}") for name in names)
+    )
 
 
 def _export_options(given: dict[str, Any]) -> "ExportOptions":
     from export.produce import ExportOptions
     from export.verify import Tolerance
 
-    engine = given["format_"] != "onnx"
+    engine = given["format_"] not in (None, "onnx")
     limits = {name: given[name] for name in _LIMITS if given[name] is not None}
     return ExportOptions(
         precision=given["precision"] or ("fp16" if engine else "fp32"),

@@ -5,6 +5,7 @@ from typing import Any
 
 from cgan.spec import ModelSpec, UserError, read_sidecar
 from infer.backends import BACKENDS, open_model
+from infer.backends.trt import check_sidecar
 
 
 def inspect_artefact(path: Path) -> dict[str, Any]:
@@ -23,6 +24,8 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in BACKENDS:
         raise UserError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(BACKENDS)}")
     sidecar = read_sidecar(path)
+    if path.suffix.lower() == ".plan":
+        check_sidecar(sidecar, path)
     facts: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size}
     spec: ModelSpec | None = sidecar.spec if sidecar else None
     if path.suffix.lower() == ".onnx":

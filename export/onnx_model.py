@@ -58,7 +58,7 @@ class HalfGenerator(nn.Module):
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.generator = _fold_batch_norm(copy.deepcopy(generator)).half()
+        self.generator = fold_batch_norm(copy.deepcopy(generator)).half()
 
     def forward(self, gray: Tensor) -> Tensor:
         """Colours in [0, 1], N x channels x H x W float32, for luma in [0, 1], N x 1 x H x W float32."""
@@ -189,7 +189,7 @@ def _example(spec: ModelSpec) -> tuple[Tensor, dict[int, Any]]:
     return torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0)), dynamic
 
 
-def _fold_batch_norm(network: Generator) -> Generator:
+def fold_batch_norm(network: Generator) -> Generator:
     """Fold each batch norm into the convolution before it, in place."""
     for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index in range(len(sequence) - 1):

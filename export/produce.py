@@ -31,7 +31,7 @@ from export.preflight import check_model
 from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
 from infer.backends import open_model
 from infer.backends.ort import gpu_present
-from infer.backends.trt import sealed
+from infer.backends.trt import load_flavour, sealed
 
 COMPARED_PHOTOS = 64
 """Photos of a calibration folder on which an artefact is compared, drawn apart from those that calibrate int8."""
@@ -83,7 +83,6 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
     spec = replace(spec, precision=options.precision, dynamic_size=options.dynamic_size, created_with=created)
     photos = comparison_photos(source, spec, options.calibration)
     check_model(generator, natural_images(8, spec.render_size, 0) if photos is None else photos, spec.precision)
-    reference = checkpoint_reference(source) if options.verify else None
     with _publishing(out / artefact_name(spec, "onnx", options.int8_target), options.keep_failed) as (temporary, name):
         build: dict[str, Any] = {}
         if spec.precision == "int8":
@@ -95,7 +94,8 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
                 build = {"int8_target": options.int8_target, "calibration_photos": len(calibration)}
         else:
             export_onnx(generator, spec, temporary)
-        numbers = _compared(temporary, reference, photos, options, name)
+        # The checkpoint as it lies on disk now: one that changed meanwhile is not what was exported.
+        numbers = _compared(temporary, checkpoint_reference(source) if options.verify else None, photos, options, name)
         sidecar = Sidecar(
             spec=spec,
             file_sha256=file_sha256(temporary),
@@ -130,6 +130,7 @@ def make_engine(
         UserError: a source that cannot be used, or a builder that is not here.
         GateError: the model cannot be exported, or a file differs from it by more than the tolerance.
     """
+    load_flavour(engine.flavour)  # before the minutes that the export may take
     with tempfile.TemporaryDirectory() as folder:
         if source.suffix.lower() == ".onnx":
             onnx = source
@@ -153,7 +154,8 @@ def make_engine(
             if gpu_present() and options.verify:
                 reference = onnx_reference(onnx) if onnx == source else checkpoint_reference(source)
                 photos = comparison_photos(source, sidecar.spec, options.calibration)
-                numbers |= _verified_on_gpu(temporary, name, reference, photos, voucher, options)
+                found = _verified_on_gpu(temporary, name, reference, photos, voucher, options)
+                numbers = {**found, "onnx": sidecar.verification}
                 voucher = sealed(replace(voucher, verification=numbers))
             write_sidecar(target, voucher)
     return Artefact(target, voucher)
@@ -176,7 +178,7 @@ def comparison_photos(source: Path, spec: ModelSpec, calibration: Path | None) -
     """Photos to compare on, N x 1 x size x size: of the calibration folder, else the run's held-out ones, else None."""
     if calibration:
         return calibration_batches(calibration, spec.render_size, COMPARED_PHOTOS, seed=1).gray
-    return held_out_photos(source) if source.suffix.lower() != ".onnx" else None
+    return held_out_photos(source, spec.render_size) if source.suffix.lower() != ".onnx" else None
 
 
 def artefact_name(spec: ModelSpec, format_: str, int8_target: str) -> str:
@@ -207,6 +209,10 @@ def _compared(
 @contextmanager
 def _publishing(target: Path, keep_failed: bool) -> Iterator[tuple[Path, str]]:
     """A temporary path for an artefact, and its name, which it takes when the block ends without an exception."""
+    if target.is_dir():
+        raise UserError(
+            f"{target}: found a folder of that name, expected none or a file; remove it or choose another --out"
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:

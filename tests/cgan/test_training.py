@@ -177,14 +177,9 @@ def test_every_training_photo_is_seen_once_in_an_order_of_seed_and_epoch(
     monkeypatch.setattr(Run, "batches", record)
     steps_of(monkeypatch, step)
     found = []
-    for name, epoch, options in [
-        ("a", 1, {"flip": True}),
-        ("b", 2, {"flip": True}),
-        ("c", 1, {"flip": True, "seed": 1}),
-        ("d", 1, {"flip": True}),
-        ("e", 1, {}),
-    ]:
-        run = start(name, **options)
+    runs = [("a", 1, 0, True), ("b", 2, 0, True), ("c", 1, 1, True), ("d", 1, 0, True), ("e", 1, 0, False)]
+    for name, epoch, seed, flip in runs:
+        run = start(name, seed=seed, flip=flip)
         epoch_of(run, epoch)
         order, flips = torch.cat(seen, 1)
         assert sorted(order.tolist()) == list(run.split.train)

@@ -175,7 +175,6 @@ def test_the_tolerances_change_the_verdict(
         assert sidecar.verification["tolerance"] == nothing | limits
 
 
-@pytest.mark.xfail(reason="bug: a limit of 0 counts as not given, because 0 is in (None, False, ())")
 def test_an_absolute_tolerance_of_zero_leaves_the_relative_one(
     invoke: Callable[..., Any], trained_run: Path, tmp_path: Path, fast_export: Callable[..., None]
 ) -> None:
@@ -196,7 +195,6 @@ def test_the_reference_is_not_the_generator_that_was_exported(
     assert files(tmp_path) == []
 
 
-@pytest.mark.xfail(reason="bug: the reference is read before the export, no longer after it")
 def test_the_reference_is_the_checkpoint_as_it_lies_on_disk(
     invoke: Callable[..., Any], trained_run: Path, tmp_path: Path, exported_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

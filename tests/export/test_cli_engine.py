@@ -294,7 +294,6 @@ def test_an_engine_is_compared_where_a_gpu_can_run_it(
     assert read_sidecar(artefact.path) == sidecar
 
 
-@pytest.mark.xfail(reason="bug: the reason stays 'not verified: no GPU here' beside 'verified': true")
 def test_a_verified_engine_does_not_say_that_it_is_not(
     on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path
 ) -> None:

@@ -21,9 +21,6 @@ FOLDER = Path(__file__).parent
 RTX = ("--format", "tensorrt-rtx")
 TRT = ("--format", "tensorrt")
 
-ZERO = pytest.mark.xfail(reason="bug: 0 counts as not given, because 0 is in (None, False, ())")
-IDLE = pytest.mark.xfail(reason="bug: an option without effect is taken in silence")
-
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, ExportOptions, EngineOptions | None]]:
@@ -201,22 +198,19 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         pytest.param(
             (*OUT, "--batch", "1,2,\u00b3"),
             "--batch: found 1,2,\u00b3",
-            marks=pytest.mark.xfail(reason="bug: isdigit() holds for a superscript, int() raises: a traceback"),
         ),
-        pytest.param((*OUT, "--optimization-level", "0"), f"--optimization-level: {ENGINE}", marks=ZERO),
-        pytest.param((*OUT, "--no-verify", "--max-off", "0"), f"--max-off: {COMPARISON}", marks=ZERO),
-        pytest.param((*OUT, "--no-verify", "--atol", "0"), f"--atol: {COMPARISON}", marks=ZERO),
-        pytest.param((*INSPECT, "--atol", "0"), "--atol: no effect beside --inspect", marks=ZERO),
-        pytest.param((*OUT, "--rtol", "0"), "--rtol: no effect without --atol", marks=ZERO),
-        pytest.param((*OUT, "--no-verify", "--batch", "1,2,3"), f"--batch: {COMPARISON}", marks=IDLE),
-        pytest.param((*VERIFY, *TRT), "--format: no effect beside --verify", marks=IDLE),
-        pytest.param((*INSPECT, *RTX), "--format: no effect beside --inspect", marks=IDLE),
-        pytest.param((*INSPECT, "--quiet"), "--quiet: no effect beside --inspect", marks=IDLE),
-        pytest.param(("m.onnx", *OUT[1:], *RTX, "--precision", "fp32"), "--precision: no effect", marks=IDLE),
-        pytest.param(("m.onnx", *OUT[1:], *RTX, "--precision", "int8"), "--precision: no effect", marks=IDLE),
-        pytest.param(
-            (*OUT, *AUTO, "--int8-target", "tensorrt"), "--int8-target: no effect without --calibration", marks=IDLE
-        ),
+        pytest.param((*OUT, "--optimization-level", "0"), f"--optimization-level: {ENGINE}"),
+        pytest.param((*OUT, "--no-verify", "--max-off", "0"), f"--max-off: {COMPARISON}"),
+        pytest.param((*OUT, "--no-verify", "--atol", "0"), f"--atol: {COMPARISON}"),
+        pytest.param((*INSPECT, "--atol", "0"), "--atol: no effect beside --inspect"),
+        pytest.param((*OUT, "--rtol", "0"), "--rtol: no effect without --atol"),
+        pytest.param((*OUT, "--no-verify", "--batch", "1,2,3"), f"--batch: {COMPARISON}"),
+        pytest.param((*VERIFY, *TRT), "--format: no effect beside --verify"),
+        pytest.param((*INSPECT, *RTX), "--format: no effect beside --inspect"),
+        pytest.param((*INSPECT, "--quiet"), "--quiet: no effect beside --inspect"),
+        pytest.param(("m.onnx", *OUT[1:], *RTX, "--precision", "fp32"), "--precision: no effect"),
+        pytest.param(("m.onnx", *OUT[1:], *RTX, "--precision", "int8"), "--precision: no effect"),
+        pytest.param((*OUT, *AUTO, "--int8-target", "tensorrt"), "--int8-target: no effect without --calibration"),
     ],
 )
 def test_options_without_effect_are_refused(

@@ -116,16 +116,10 @@ def test_a_changed_byte_is_refused(
     assert "changed since its export" in invoke(main, trained_run, "--verify", path).error(1)
 
 
-@pytest.mark.xfail(reason="bug: a forged sidecar of a plan is shown as if it vouched; only runs_here says otherwise")
 def test_a_changed_sidecar_of_a_plan_is_refused(invoke: Callable[..., Any], plan: Path) -> None:
     text = sidecar_path(plan).read_text()
     sidecar_path(plan).write_text(text.replace('"verified": false', '"verified": true '))
     assert "its sidecar was changed since its export" in invoke(main, "--inspect", plan).error(2)
-
-
-def test_a_changed_sidecar_is_seen_where_it_would_run(plan: Path) -> None:
-    sidecar_path(plan).write_text(sidecar_path(plan).read_text().replace('["8.6"]', '["8.9"]'))
-    assert all("its sidecar was changed" in reason for reason in inspect_artefact(plan)["runs_here"].values())
 
 
 def test_a_plan_without_a_sidecar_is_refused(invoke: Callable[..., Any], plan: Path) -> None:

@@ -276,7 +276,6 @@ def test_batch_sizes_and_tolerance_reach_the_gate(
         np.zeros(3, np.uint8),
     ],
 )
-@pytest.mark.xfail(reason="bug: held-out photos of another shape are taken, and end in a traceback or a wrong verdict")
 def test_held_out_photos_of_another_shape_are_refused(
     stub_export: Callable[..., None], trained_run: Path, tmp_path: Path, content: np.ndarray
 ) -> None:
@@ -330,7 +329,6 @@ def test_a_failed_file_is_opened_by_no_command(
     invoke(main, failed, "--out", tmp_path / "out", "--format", "tensorrt-rtx").error(2)
 
 
-@pytest.mark.xfail(reason="bug: the sidecar stays where the file cannot take its name")
 def test_a_name_that_is_taken_by_a_folder_leaves_no_sidecar(
     stub_export: Callable[..., None], trained_run: Path, tmp_path: Path
 ) -> None:
