@@ -90,10 +90,8 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         )
     if (source is None) != (inspect is not None):
         raise UserError("expected SOURCE, a run or a checkpoint, with --out and --verify, and none with --inspect")
-    _check_options(given, existing is not None, inspect is not None)
-    own = {name for name in ("precision", "dynamic_size") if given[name]}
-    if source is not None and source.suffix.lower() == ".onnx" and own:
-        _refuse(own, f"{source}, an ONNX file whose own counts")
+    from_onnx = source is not None and source.suffix.lower() == ".onnx"
+    _check_options(given, existing is not None, inspect is not None, from_onnx)
     try:
         from export import inspection, produce
     except ModuleNotFoundError as error:
@@ -132,7 +130,7 @@ _LIMITS = ("atol", "rtol", "min_psnr", "max_off")
 _OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration"})
 
 
-def _check_options(given: dict[str, Any], compares: bool, looks: bool) -> None:
+def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx: bool) -> None:
     """Refuse options that would have no effect beside the others."""
     # By identity: a limit of 0 is not the same as none.
     used = {name for name, value in given.items() if value is not None and value is not False and value != ()}
@@ -146,7 +144,9 @@ def _check_options(given: dict[str, Any], compares: bool, looks: bool) -> None:
         _needs(used, _ENGINE_ONLY, "--format tensorrt or tensorrt-rtx")
     elif "int8_target" in used:
         _refuse({"int8_target"}, f"--format {given['format_']}, whose int8 is always for TensorRT")
-    if not given["dynamic_size"]:
+    if from_onnx and (idle := used & {"precision", "dynamic_size"}):
+        _refuse(idle, "SOURCE, an ONNX file whose own counts")
+    if not (given["dynamic_size"] or from_onnx):
         _needs(used, ("sizes",), "--dynamic-size")
     if given["precision"] == "auto" and given["calibration"] is None:
         _needs(used, ("int8_target",), "--calibration, without which auto does not try int8")

@@ -200,7 +200,7 @@ def test_tensorrt_without_a_gpu_is_one_line(
         ("--version-compatible",),
         ("--hardware-compatible",),
         ("--timing-cache", "cache"),
-        ("--dynamic-size", "--size", "32,48,64"),  # the file is of a fixed size
+        ("--size", "32,48,64"),  # the file is of a fixed size
         ("--compute-capability", "1.0"),
         ("--batch", "0,1,2"),
     ],

@@ -236,7 +236,7 @@ def test_else_photos_are_those_that_the_run_held_out(
         held_out = np.load(trained_run / HELD_OUT_FILE)
         assert held_out.shape == (3, 1, 32, 32)
         assert np.array_equal(compared[-1]["photos"], held_out.astype(np.float32) / 255)
-        assert np.array_equal(held_out_photos(source), compared[-1]["photos"])
+        assert np.array_equal(held_out_photos(source, 32), compared[-1]["photos"])
 
 
 def test_else_there_are_none(compared: list[dict[str, Any]], trained_run: Path, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_sidecar(
 ) -> None:
     stub_export()
     (tmp_path / "unet-w4-rgb-32-fp32.onnx").mkdir()
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="found a folder of that name"):
         make_onnx(trained_run, tmp_path, ExportOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["unet-w4-rgb-32-fp32.onnx"]
 
