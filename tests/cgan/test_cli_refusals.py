@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,11 +84,13 @@ def test_bad_values_are_refused_by_name(train: Train, tmp_path: Path, options: t
         (("--gan-loss", "hinge", "--label-smoothing", 0.8), "--label-smoothing 0.8: it has no effect without --gan"),
         (("--gradient-penalty", 10), "--gradient-penalty 10.0: it has no effect without --gan-loss wasserstein"),
         (("--weight-clip", 0.01), "--weight-clip 0.01: it has no effect without --gan-loss wasserstein"),
-        (("--compile", "--r1", 10), "--r1 10.0: it has no effect without --no-compile"),
+        (("--compile", "--r1", 10), "--r1: found 10.0, expected 0 with --compile"),
+        (("--gan-loss", "wasserstein", "--weight-clip", 1, "--spectral-norm"), "--weight-clip: found 1.0, expected 0"),
+        (("--discriminator", "none", "--l1-weight", 0), "--l1-weight: found 0.0, expected more than 0"),
         (("--inception-weights", "file.pth"), "--inception-weights file.pth: it has no effect with --no-fid"),
     ],
 )
-def test_options_without_effect_are_refused(
+def test_options_that_do_not_go_together_are_refused(
     train: Train, tmp_path: Path, options: tuple[object, ...], message: str
 ) -> None:
     assert train(*options).error(2).startswith(f"error: {message}")
@@ -122,8 +126,34 @@ def test_device_cuda_without_one_is_refused(train: Train, tmp_path: Path, monkey
 
 def test_missing_packages_are_named_with_the_extra(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cgan, "state")
-    monkeypatch.setitem(__import__("sys").modules, "cgan.state", None)
+    monkeypatch.setitem(sys.modules, "cgan.state", None)
     assert "pip install 'cgan[train]'" in train().error(2)
+
+
+WITHOUT = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorboard", "matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from cgan.cli import main
+main()
+"""
+"""cgan-train where two packages look as if they were not installed."""
+
+
+def test_packages_that_an_epoch_ends_with_are_missed_before_it_begins(
+    photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
+) -> None:
+    options = [photo_folder, "--out", tmp_path / "run", *tiny_options, "--epochs", 1]
+    command = [sys.executable, "-c", WITHOUT, *map(str, options)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and "pip install 'cgan[train]'" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 # photos

@@ -19,9 +19,10 @@ from cgan.checkpoint import load_generator, weights_digest
 from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import TrainConfig
 from cgan.dataset import Photos, epoch_batches, prepare
+from cgan.distributed import World
 from cgan.evaluation import calibrate_batch_norm, evaluate
 from cgan.metrics import FeatureNetwork, colorfulness, kid, psnr
-from cgan.spec import COLOR_SPACES
+from cgan.spec import COLOR_SPACES, GateError
 from cgan.state import Run
 from cgan.stopwatch import Stopwatch
 from cgan.training import fit, setup, train_epoch
@@ -135,6 +136,14 @@ def test_calibration_is_a_function_of_weights_and_photos(trained: Start) -> None
     before = states(run)
     calibrate_batch_norm(run, 1)
     assert states(run) == before
+
+
+def test_every_process_has_photos_to_calibrate_with(start: Start) -> None:
+    run = start(batch_size=7)
+    run.world = World(rank=2, size=3)
+    calibrate_batch_norm(run, 1)
+    (indices,) = run.epoch_batches(1)  # seven photos and two would leave none for the third process
+    check_statistics(run.generator.body.stem, [run.gray_and_truth(run.photos(indices[2::3]))[0]])
 
 
 def test_calibration_stops_at_its_number_of_photos(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +313,12 @@ class Colors(nn.Module):
 
 def colors() -> FeatureNetwork:
     return FeatureNetwork(Colors(), 6, {"network": "random colours", "weights_sha256": "0" * 64})
+
+
+def test_pictures_that_are_no_numbers_are_not_blamed_on_the_feature_network(start: Start) -> None:
+    run = start(lr=1e30, batch_size=16, discriminator="none", fid=True, best_by="fid")
+    with pytest.raises(GateError, match=r"^test_l1 not finite on the held-out photos after epoch 1; .* --lr"):
+        fit(run, colors())
 
 
 @pytest.mark.parametrize("space", COLOR_SPACES)

@@ -185,6 +185,20 @@ def test_batches_are_the_photos_of_each_choice(begin: Callable[..., Run]) -> Non
     assert all(torch.equal(pixels, run.photos(*choice)) for pixels, choice in zip(found, choices, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "expected"),
+    [(3, 1, [3, 3, 3]), (4, 1, [4, 5]), (7, 1, [7, 2]), (7, 2, [7, 2]), (7, 3, [9]), (6, 3, [6, 3]), (6, 4, [9])],
+)
+def test_every_process_has_a_photo_of_every_step(
+    begin: Callable[..., Run], batch_size: int, processes: int, expected: list[int]
+) -> None:
+    run = begin(batch_size=batch_size)
+    run.world = World(size=processes)
+    batches = list(run.epoch_batches(1))
+    assert [len(batch) for batch in batches] == expected
+    assert sorted(torch.cat(batches).tolist()) == list(run.split.train)
+
+
 @pytest.mark.parametrize("space", COLOR_SPACES)
 def test_gray_and_truth_are_of_the_colour_space(begin: Callable[..., Run], photos: Photos, space: str) -> None:
     gray, truth = begin(color_space=space).gray_and_truth(photos.pixels)
