@@ -1,5 +1,6 @@
 """What is measured after an epoch: losses and colours of the held-out photos."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -70,7 +71,7 @@ def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
         if distances:
             distances.update(picture, photo)
     metrics = _means({name: torch.cat(parts) for name, parts in columns.items()})
-    if distances:
+    if distances and math.isfinite(metrics["test_l1"]):  # else the pictures are to blame, and the caller says so
         metrics |= {f"test_{name}": value for name, value in distances.compute().items()}
     return metrics
 
