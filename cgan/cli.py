@@ -107,6 +107,9 @@ def command(
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect with --no-fid; drop one")
     try:
+        import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
+        import tensorboard  # noqa: F401
+
         from cgan import distributed, metrics, state
     except ModuleNotFoundError as error:
         raise UserError(
