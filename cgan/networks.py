@@ -210,6 +210,26 @@ class Generator(nn.Module):
         return torch.sigmoid(self.body(gray))
 
 
+class GrayToRGB(nn.Module):
+    """The generator as the contract wants it: gray in, RGB out, whatever colour space it was trained in.
+
+    Args:
+        generator: a `Generator`, or what stands in for it, that predicts colours of `color_space`.
+        color_space: one of `cgan.spec.COLOR_SPACES`.
+    """
+
+    def __init__(self, generator: nn.Module, color_space: str) -> None:
+        super().__init__()
+        self.generator = generator
+        self.to_rgb = COLOR_TARGETS[color_space].to_rgb
+        self.clamp = color_space != "rgb"  # the generator's own RGB ends in a sigmoid
+
+    def forward(self, gray: Tensor) -> Tensor:
+        """RGB in [0, 1], N x 3 x H x W, for luma in [0, 1], N x 1 x H x W."""
+        rgb = self.to_rgb(gray, self.generator(gray))
+        return rgb.clamp(0, 1) if self.clamp else rgb
+
+
 class PatchDiscriminator(nn.Module):
     """A logit per patch of 8 x 8 pixels: N x 1 x H/8 x W/8."""
 

@@ -31,7 +31,9 @@ class Calibration:
     """Photos that cannot be read, with the reason."""
 
 
-def calibration_batches(folder: Path, size: int, limit: int = DEFAULT_LIMIT, seed: int = 0) -> Calibration:
+def calibration_batches(
+    folder: Path, size: int, limit: int = DEFAULT_LIMIT, seed: int = 0, *, from_end: bool = False
+) -> Calibration:
     """Photos of a folder, chosen at random, decoded as `cgan-infer folder` decodes them.
 
     The choice depends on the seed and on the names below the folder alone. Photos that cannot be read are reported,
@@ -41,7 +43,8 @@ def calibration_batches(folder: Path, size: int, limit: int = DEFAULT_LIMIT, see
         folder: searched recursively.
         size: height and width in pixels, the model's render size.
         limit: photos at most; at least LEAST_PHOTOS.
-        seed: of the choice.
+        seed: of the order in which photos are tried.
+        from_end: try them in the reverse order, so that two choices of a large folder share no photo.
 
     Raises:
         UserError: no such folder, or fewer than LEAST_PHOTOS readable photos in it.
@@ -51,6 +54,8 @@ def calibration_batches(folder: Path, size: int, limit: int = DEFAULT_LIMIT, see
         raise ValueError(f"limit is {limit}, expected at least {LEAST_PHOTOS}")
     paths = scan(folder)
     random.Random(seed).shuffle(paths)
+    if from_end:
+        paths.reverse()
     read: dict[Path, NDArray[np.float32]] = {}
     failures: list[tuple[Path, str]] = []
     results = prefetch(paths, lambda path: _gray_or_reason(path, size), PREPARE_AHEAD, PREPARE_THREADS)

@@ -76,7 +76,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
     help="Compare FILE with SOURCE; write nothing.",
 )
 @click.option("--inspect", type=click.Path(path_type=Path), metavar="FILE", help="Print what FILE is, as JSON.")
-@click.option("--quiet", is_flag=True, help="Only errors.")
+@click.option("--quiet", is_flag=True, help="Only notes and errors.")
 @click.version_option(package_name="cgan")
 def command(source: Path | None, out: Path | None, existing: Path | None, inspect: Path | None, **given: Any) -> None:
     """Turn SOURCE, a run of cgan-train or a checkpoint, into a file to deploy.
@@ -94,24 +94,33 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     _check_options(given, existing is not None, inspect is not None, from_onnx)
     try:
         from export import inspection, produce
+        from export.engine import find_builder
+        from infer.images import use_own_pixel_limit
     except ModuleNotFoundError as error:
         raise UserError(f"export needs the package {error.name}; install it with pip install 'cgan[export]'") from error
     if inspect:
         print(json.dumps(inspection.inspect_artefact(inspect), indent=2))
         return
     assert source is not None
+    use_own_pixel_limit()
     options = _export_options(given)
     if existing:
-        _say(given["quiet"], _table(existing, produce.compare(existing, source, options)))
+        numbers, notes = produce.compare(existing, source, options)
+        _note(notes)
+        _say(given["quiet"], _table(existing, numbers))
         return
     assert out is not None
+    engine = _engine_options(given) if given["format_"] not in (None, "onnx") else None
     if given["precision"] == "auto":
+        if engine:
+            find_builder(engine)  # before the minutes that the search may take
         options = _search(source, options, given)
-    if given["format_"] in (None, "onnx"):
+    if engine is None:
         artefact = produce.make_onnx(source, out, options)
     else:
         with _BuildProgress(given["quiet"]) as progress:
-            artefact = produce.make_engine(source, out, options, _engine_options(given), progress.update)
+            artefact = produce.make_engine(source, out, options, engine, progress.update)
+    _note(artefact.notes)
     _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
 
 
@@ -229,7 +238,7 @@ def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "E
     chosen, trials = search_precision(source, options, given["prefer"] or "size")
     _say(given["quiet"], _trials(trials))
     if chosen is None:
-        raise GateError(f"no precision reaches {options.tolerance}; allow less, or calibrate on more photos")
+        raise GateError(f"no precision keeps {options.tolerance}; allow less, or calibrate on more photos")
     return replace(options, precision=chosen)
 
 
@@ -295,6 +304,11 @@ class _BuildProgress:
                 self.bar.close()
             self.bar, self.phase = tqdm(total=total, desc=phase, leave=False), phase
         self.bar.update(done - self.bar.n)
+
+
+def _note(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _say(quiet: bool, text: str) -> None:

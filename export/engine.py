@@ -31,7 +31,7 @@ from export.engine_precision import (
     network_precision,
     require_precision,
 )
-from infer.backends.trt import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release
+from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release
 
 Progress = Callable[[str, int, int], None]
 """`on_progress(phase, done, steps)`: TensorRT finished so many steps of a phase. Phases nest; any thread may call."""
@@ -139,8 +139,7 @@ def build_engine(
         GateError: the build failed, or the engine is not of the precision that the contract names.
         OSError: `target` cannot be written.
     """
-    trt = load_flavour(options.flavour)
-    gpu = _gpu(options)
+    trt, gpu = find_builder(options)
     log = messages(trt)
     log.clear()
     builder = trt.Builder(log)
@@ -178,8 +177,13 @@ def build_engine(
     return record
 
 
-def _gpu(options: EngineOptions) -> Gpu | None:
-    """The GPU that the engine is built on, None where none is needed."""
+def find_builder(options: EngineOptions) -> tuple[ModuleType, Gpu | None]:
+    """The module that builds, and the GPU that it builds on, None where none is needed.
+
+    Raises:
+        UserError: one of them is missing, or is too old for the options.
+    """
+    trt = load_flavour(options.flavour)
     gpu, none = find_gpu(), "found no NVIDIA GPU or no driver for it here"
     if options.flavour == "tensorrt-rtx":
         if options.strip_weights and gpu is None:
@@ -188,7 +192,7 @@ def _gpu(options: EngineOptions) -> Gpu | None:
                 f"{flag('strip_weights')}: {none}, expected one: without it TensorRT for RTX builds only "
                 "engines that hold their weights; leave it out"
             )
-        return None
+        return trt, None
     if gpu is None:
         raise UserError(
             f"{flag('flavour')} tensorrt: {none}, expected the one that will run the engine; "
@@ -199,7 +203,7 @@ def _gpu(options: EngineOptions) -> Gpu | None:
             f"{flag('hardware_compatible')}: found {gpu.name} of compute capability {gpu.compute_capability}, "
             f"expected {AMPERE_PLUS}; leave it out"
         )
-    return gpu
+    return trt, gpu
 
 
 def _network(trt: ModuleType, builder: Any, onnx_file: Path, spec: ModelSpec) -> Any:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from cgan.spec import GateError, ModelSpec
-from infer.backends.trt import messages
+from infer.backends.flavours import messages
 
 FROM_NETWORK = "tensor types of the strongly typed network, and the plan's size"
 FROM_ENGINE = "engine inspector"

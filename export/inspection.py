@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cgan.spec import ModelSpec, UserError, read_sidecar
-from infer.backends import BACKENDS, open_model
+from infer.backends import ARTEFACTS, open_model
 from infer.backends.trt import check_sidecar
 
 
@@ -21,8 +21,8 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a model that cgan-export wrote")
-    if path.suffix.lower() not in BACKENDS:
-        raise UserError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(BACKENDS)}")
+    if path.suffix.lower() not in ARTEFACTS:
+        raise UserError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(ARTEFACTS)}")
     sidecar = read_sidecar(path)
     if path.suffix.lower() == ".plan":
         check_sidecar(sidecar, path)

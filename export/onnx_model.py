@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cgan import __version__
-from cgan.color import COLOR_TARGETS
-from cgan.networks import Generator
+from cgan.networks import Generator, GrayToRGB
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError
 
 OPSET = 20
@@ -24,26 +23,6 @@ LEAST_MULTIPLES = 2
 """Least height and width of a dynamic size, in multiples: reflect padding takes two pixels at the smallest scale."""
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-
-
-class GrayToRGB(nn.Module):
-    """The generator as the contract wants it: gray in, RGB out, whatever colour space it was trained in.
-
-    Args:
-        generator: a `Generator`, or what stands in for it, that predicts colours of `color_space`.
-        color_space: one of `cgan.spec.COLOR_SPACES`.
-    """
-
-    def __init__(self, generator: nn.Module, color_space: str) -> None:
-        super().__init__()
-        self.generator = generator
-        self.to_rgb = COLOR_TARGETS[color_space].to_rgb
-        self.clamp = color_space != "rgb"  # the generator's own RGB ends in a sigmoid
-
-    def forward(self, gray: Tensor) -> Tensor:
-        """RGB in [0, 1], N x 3 x H x W, for luma in [0, 1], N x 1 x H x W."""
-        rgb = self.to_rgb(gray, self.generator(gray))
-        return rgb.clamp(0, 1) if self.clamp else rgb
 
 
 class HalfGenerator(nn.Module):

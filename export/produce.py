@@ -1,5 +1,6 @@
 """From a run or checkpoint to a verified artefact under its final name, or to nothing at all."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from cgan.checkpoint import held_out_photos, load_generator
@@ -24,17 +26,21 @@ from cgan.spec import (
     write_sidecar,
 )
 from export.calibration import calibration_batches
-from export.engine import EngineOptions, Progress, build_engine
+from export.engine import EngineOptions, Progress, build_engine, find_builder
 from export.onnx_model import export_onnx, inspect_onnx
 from export.precision import quantize_int8
 from export.preflight import check_model
 from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
 from infer.backends import open_model
 from infer.backends.ort import gpu_present
-from infer.backends.trt import load_flavour, sealed
+from infer.backends.trt import sealed
 
 COMPARED_PHOTOS = 64
-"""Photos of a calibration folder on which an artefact is compared, drawn apart from those that calibrate int8."""
+"""Photos of a calibration folder on which an artefact is compared; those that calibrate int8 come from the other end
+of the same random order, so only a folder smaller than both lends a photo to both."""
+
+FEW_PHOTOS = 32
+"""With fewer photos to calibrate int8 the worst outputs get worse; see `export.calibration.DEFAULT_LIMIT`."""
 
 FAILED_SUFFIX = ".failed"
 """Appended to the name of an artefact that failed its gate and was kept: no command opens a file of this name."""
@@ -53,7 +59,7 @@ class ExportOptions:
     batch_sizes: tuple[int, ...] = (1, 3, 8)
     """Photos in each batch of the comparison."""
     tolerance: Tolerance | None = None
-    """Limits of the comparison; the precision's own when None."""
+    """Limits of the comparison; those it leaves open are the precision's own."""
     verify: bool = True
     keep_failed: bool = False
 
@@ -64,6 +70,8 @@ class Artefact:
 
     path: Path
     sidecar: Sidecar
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was made."""
 
 
 def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
@@ -78,10 +86,16 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
         UserError: a source or a calibration folder that cannot be used.
         GateError: the model cannot be exported, or the artefact differs from it by more than the tolerance.
     """
+    if options.precision == "int8" and options.calibration is None:
+        raise UserError(
+            "--precision int8: found no --calibration FOLDER, expected photos like those that the model will colour"
+        )
     generator, spec = load_generator(source)
     created = {**spec.created_with, **{name: version(name) for name in ("onnx", "onnxscript")}}
+    if options.precision == "int8":
+        created["onnxruntime"] = onnxruntime.__version__  # from the package or from its GPU build
     spec = replace(spec, precision=options.precision, dynamic_size=options.dynamic_size, created_with=created)
-    photos = comparison_photos(source, spec, options.calibration)
+    photos, notes = comparison_photos(source, spec, options.calibration)
     check_model(generator, natural_images(8, spec.render_size, 0) if photos is None else photos, spec.precision)
     with _publishing(out / artefact_name(spec, "onnx", options.int8_target), options.keep_failed) as (temporary, name):
         build: dict[str, Any] = {}
@@ -89,9 +103,14 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
             with tempfile.TemporaryDirectory() as folder:
                 full = Path(folder) / "fp32.onnx"
                 export_onnx(generator, replace(spec, precision="fp32"), full)
-                calibration = _calibration(spec, options.calibration)
-                quantize_int8(full, spec, calibration, options.int8_target, temporary)
-                build = {"int8_target": options.int8_target, "calibration_photos": len(calibration)}
+                assert options.calibration is not None
+                calibration = calibration_batches(options.calibration, spec.render_size)
+                quantize_int8(full, spec, calibration.gray, options.int8_target, temporary)
+                notes = (*notes, *(f"{path}: not calibrated on, {reason}" for path, reason in calibration.failures))
+                count = len(calibration.photos)
+                build = {"int8_target": options.int8_target, "calibration_photos": count}
+                if count < FEW_PHOTOS:
+                    notes = (*notes, f"int8 was calibrated on {count} photos; {FEW_PHOTOS} or more clip less")
         else:
             export_onnx(generator, spec, temporary)
         # The checkpoint as it lies on disk now: one that changed meanwhile is not what was exported.
@@ -104,7 +123,7 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
         )
         # First the sidecar: a kill between the two leaves a file that is refused, never one without a voucher.
         write_sidecar(out / name, sidecar)
-    return Artefact(out / name, sidecar)
+    return Artefact(out / name, sidecar, notes)
 
 
 def make_engine(
@@ -130,7 +149,7 @@ def make_engine(
         UserError: a source that cannot be used, or a builder that is not here.
         GateError: the model cannot be exported, or a file differs from it by more than the tolerance.
     """
-    load_flavour(engine.flavour)  # before the minutes that the export may take
+    find_builder(engine)  # before the minutes that the export may take
     with tempfile.TemporaryDirectory() as folder:
         if source.suffix.lower() == ".onnx":
             onnx = source
@@ -140,9 +159,15 @@ def make_engine(
                         f"{onnx}: found no sidecar beside it, expected {sidecar_path(onnx).name}; export it again"
                     )
                 sidecar = backend.sidecar
+            if options.verify and not sidecar.verification.get("verified"):
+                raise UserError(
+                    f"{onnx}: found it {sidecar.verification.get('reason', 'not verified')}, expected one that was "
+                    "compared with its model; export it again, or build from it with --no-verify"
+                )
+            notes: tuple[str, ...] = ()
         else:
             made = make_onnx(source, Path(folder), replace(options, int8_target="tensorrt", keep_failed=False))
-            onnx, sidecar = made.path, made.sidecar
+            onnx, sidecar, notes = made.path, made.sidecar, made.notes
         target = out / artefact_name(sidecar.spec, engine.flavour, "tensorrt")
         with _publishing(target, options.keep_failed) as (temporary, name):
             record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
@@ -153,32 +178,47 @@ def make_engine(
             )
             if gpu_present() and options.verify:
                 reference = onnx_reference(onnx) if onnx == source else checkpoint_reference(source)
-                photos = comparison_photos(source, sidecar.spec, options.calibration)
-                found = _verified_on_gpu(temporary, name, reference, photos, voucher, options)
+                photos, unread = comparison_photos(source, sidecar.spec, options.calibration)
+                notes = tuple(dict.fromkeys((*notes, *unread)))
+                weights = onnx if engine.strip_weights else None
+                found = _verified_on_gpu(temporary, name, weights, reference, photos, voucher, options)
                 numbers = {**found, "onnx": sidecar.verification}
                 voucher = sealed(replace(voucher, verification=numbers))
+            if engine.strip_weights and onnx.parent.resolve() != out.resolve():
+                # The loader refits the weights from this file, which it looks for beside the plan.
+                with atomic_path(out / onnx.name) as copy:
+                    shutil.copyfile(onnx, copy)
+                    write_sidecar(out / onnx.name, sidecar)
+                notes = (*notes, f"{out / onnx.name} holds its weights: keep it beside the plan")
             write_sidecar(target, voucher)
-    return Artefact(target, voucher)
+    return Artefact(target, voucher, notes)
 
 
-def compare(artefact: Path, source: Path, options: ExportOptions) -> dict[str, Any]:
-    """Compare an existing artefact with SOURCE, a run or checkpoint; the numbers, as `verify` gives them.
+def compare(artefact: Path, source: Path, options: ExportOptions) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Compare an existing artefact with SOURCE, a run or checkpoint; the numbers, as `verify` gives them, and notes.
 
     Raises:
         UserError: a source or an artefact that cannot be used.
         GateError: the artefact differs from the trained model by more than the tolerance.
     """
     reference = checkpoint_reference(source)
-    photos = comparison_photos(source, reference.spec, options.calibration)
+    photos, notes = comparison_photos(source, reference.spec, options.calibration)
     device = "cuda" if artefact.suffix.lower() == ".plan" else "cpu"
-    return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, device=device)
+    return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, device=device), notes
 
 
-def comparison_photos(source: Path, spec: ModelSpec, calibration: Path | None) -> NDArray[np.float32] | None:
-    """Photos to compare on, N x 1 x size x size: of the calibration folder, else the run's held-out ones, else None."""
+def comparison_photos(
+    source: Path, spec: ModelSpec, calibration: Path | None
+) -> tuple[NDArray[np.float32] | None, tuple[str, ...]]:
+    """Photos to compare on, N x 1 x size x size: of the calibration folder, else the run's held-out ones, else None.
+
+    With them come notes on photos of the folder that cannot be read.
+    """
     if calibration:
-        return calibration_batches(calibration, spec.render_size, COMPARED_PHOTOS, seed=1).gray
-    return held_out_photos(source, spec.render_size) if source.suffix.lower() != ".onnx" else None
+        chosen = calibration_batches(calibration, spec.render_size, COMPARED_PHOTOS, from_end=True)
+        notes = (f"{path}: not compared, {reason}" for path, reason in chosen.failures)
+        return chosen.gray, tuple(notes)
+    return (held_out_photos(source, spec.render_size) if source.suffix.lower() != ".onnx" else None), ()
 
 
 def artefact_name(spec: ModelSpec, format_: str, int8_target: str) -> str:
@@ -188,14 +228,6 @@ def artefact_name(spec: ModelSpec, format_: str, int8_target: str) -> str:
     ending = ".onnx" if format_ == "onnx" else f"-{format_}.plan"
     blocks = f"b{spec.blocks}" if spec.blocks > 1 else ""
     return f"{spec.model}-w{spec.base_width}{blocks}-{spec.color_space}-{size}-{precision}{ending}"
-
-
-def _calibration(spec: ModelSpec, folder: Path | None) -> NDArray[np.float32]:
-    if folder is None:
-        raise UserError(
-            "--precision int8: found no --calibration FOLDER, expected photos like those that the model will colour"
-        )
-    return calibration_batches(folder, spec.render_size).gray
 
 
 def _compared(
@@ -229,14 +261,26 @@ def _publishing(target: Path, keep_failed: bool) -> Iterator[tuple[Path, str]]:
 def _verified_on_gpu(
     plan: Path,
     name: str,
+    weights: Path | None,
     reference: Reference,
     photos: NDArray[np.float32] | None,
     voucher: Sidecar,
     options: ExportOptions,
 ) -> dict[str, Any]:
-    """The plan compared on this machine's GPU; an engine is only ever loaded with a sidecar beside it."""
-    write_sidecar(plan, voucher)
-    try:
-        return verify(plan, reference, photos, options.tolerance, options.batch_sizes, device="cuda", name=name)
-    finally:
-        sidecar_path(plan).unlink()
+    """The plan compared on this machine's GPU.
+
+    An engine is only ever loaded with a sidecar beside it, and one without weights with the ONNX file that has them.
+    """
+
+    def compared(file: Path) -> dict[str, Any]:
+        write_sidecar(file, voucher)
+        try:
+            return verify(file, reference, photos, options.tolerance, options.batch_sizes, device="cuda", name=name)
+        finally:
+            sidecar_path(file).unlink()
+
+    if weights is None:
+        return compared(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(weights, Path(folder) / weights.name)
+        return compared(Path(shutil.copyfile(plan, Path(folder) / plan.name)))

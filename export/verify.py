@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cgan.checkpoint import load_generator
+from cgan.networks import GrayToRGB
 from cgan.spec import ChangedFileError, GateError, ModelSpec, UserError
-from export.onnx_model import GrayToRGB
 from infer.backends import open_model
 from infer.backends.base import Backend
 
@@ -29,7 +29,7 @@ SEED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What an artefact may differ from the trained model by; a limit that is None does not apply.
+    """What an artefact may differ from the trained model by; a limit that is None is left open.
 
     Raises:
         UserError: a limit out of its range.
@@ -49,6 +49,11 @@ class Tolerance:
                 raise UserError(f"{flag}: found {value}, expected a number from 0 to 1")
         if self.min_psnr is not None and not math.isfinite(self.min_psnr):
             raise UserError(f"--min-psnr: found {self.min_psnr}, expected a finite number")
+
+    def or_else(self, other: "Tolerance") -> "Tolerance":
+        """These limits, with those of `other` where they are left open."""
+        own = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(other, **own)
 
     def __str__(self) -> str:
         limits = [
@@ -146,7 +151,7 @@ def verify(
         reference: what it has to equal.
         photos: N x 1 x size x size float32 in [0, 1] at the model's render size; noise with the spectrum of photos
             when None.
-        tolerance: the limits; those of the artefact's precision when None.
+        tolerance: the limits; those that it leaves open are the ones of the artefact's precision.
         batch_sizes: photos in each batch that is compared; fewer photos than that are repeated.
         device: where the artefact runs, "cpu" or "cuda".
         name: what the artefact will be called, where it still lies under a temporary name.
@@ -162,7 +167,7 @@ def verify(
     try:
         with open_model(artefact, device=device, suffix=Path(name).suffix) as backend:
             _check_origin(name, backend.spec, reference)
-            tolerance = tolerance or TOLERANCES[backend.spec.precision]
+            tolerance = (tolerance or Tolerance()).or_else(TOLERANCES[backend.spec.precision])
             comparisons = [
                 _compare(kind, gray, reference.rgb(gray), _artefact_rgb(backend, gray, name), tolerance.rtol)
                 for kind, gray in _batches(backend.spec, photos, batch_sizes)

@@ -1,17 +1,33 @@
-"""What test modules share: photos, one tiny trained run, its export, and commands called in process."""
+"""What test modules share: photos, a tiny trained run, its export, commands called in process, folder runs."""
 
+import json
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
 
+from cgan.spec import ModelSpec
+from infer.backends.base import Backend
+from infer.jobs import make_plan
+from infer.journal import Journal
+from infer.pipeline import Event, FolderOptions, Outcome, color_folder
+from infer.storage import LocalFolder
+
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Shells start background jobs with Ctrl-C ignored, which they and their children would keep.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -121,3 +137,173 @@ def exported_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -
     assert exit_code(main, trained_run, "--out", folder, "--quiet") == 0
     (artefact,) = folder.glob("*.onnx")
     return artefact
+
+
+class Tinted(Backend):
+    """A model without a file: answers with the input, redder, and remembers the shapes of its batches."""
+
+    engine = "test CPU"
+    fixed_size: tuple[int, int] | None = (32, 32)
+    size_range: tuple[int, int] | None = None
+
+    def __init__(self) -> None:
+        super().__init__(Path("tinted.onnx"))
+        self.batches: list[tuple[int, ...]] = []
+        self.weights = "first"
+        """Stands for the weights' digest."""
+        self.before: Callable[[np.ndarray], object] = lambda gray: None
+        """Called with each batch; may raise."""
+        self.opened: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        """How a folder run asked for its model."""
+
+    def _activate(self) -> ModelSpec:
+        digests = {"config_sha256": "", "weights_sha256": self.weights}
+        return ModelSpec(model="unet", color_space="rgb", render_size=32, base_width=1, parameters=1, **digests)
+
+    def _deactivate(self) -> None:
+        pass
+
+    def _run(self, gray: np.ndarray) -> np.ndarray:
+        self.before(gray)
+        self.batches.append(gray.shape)
+        return np.concatenate([np.minimum(gray + 0.2, 1), gray, gray], axis=1)
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """How `cgan-infer folder` ended."""
+
+    result: Result
+    target: Path
+
+    @property
+    def code(self) -> int:
+        return self.result.code
+
+    @property
+    def err(self) -> str:
+        return self.result.err
+
+    @property
+    def report(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.target / "report.json").read_text())
+        return values
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Files that are done, skipped and failed."""
+        return tuple(self.report[state] for state in ("done", "skipped", "failed"))  # type: ignore[return-value]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What --log-json printed."""
+        return [json.loads(line) for line in self.result.out.splitlines()]
+
+
+@pytest.fixture
+def tinted(monkeypatch: pytest.MonkeyPatch) -> Tinted:
+    """A `Tinted`, which folder runs of this process take for the model."""
+    backend = Tinted()
+
+    def open_model(*arguments: Any, **options: Any) -> Tinted:
+        backend.opened = arguments, options
+        return backend
+
+    monkeypatch.setattr("infer.folder.open_model", open_model)
+    return backend
+
+
+@pytest.fixture
+def color(invoke: Callable[..., Result], tinted: Tinted) -> Callable[..., FolderRun]:
+    """`color(source, target, *options)`: run `cgan-infer folder` in this process with `tinted` for its model."""
+    from infer.cli import main
+
+    def call(source: object, target: Path | str, *options: object) -> FolderRun:
+        return FolderRun(invoke(main, "folder", source, target, "--workers", 2, *options), Path(target))
+
+    return call
+
+
+class WatchedFolder(LocalFolder):
+    """An OUTPUT that calls `before` with each name it is to publish."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.before: Callable[[str], object] = lambda name: None
+
+    def publish(self, name: str, content: bytes | memoryview) -> None:
+        self.before(name)
+        super().publish(name, content)
+
+
+class PipelineRun:
+    """A run from `in` to `out` of a folder, to be changed before it is called; the journal stays between calls."""
+
+    def __init__(self, folder: Path, backend: Tinted) -> None:
+        self.source, self.target = LocalFolder(folder / "in"), WatchedFolder(folder / "out")
+        self.backend = backend
+        self.journal = Journal(folder / "journal.sqlite")
+        self.stop = threading.Event()
+        self.recipe = "recipe"
+        self.events: list[Event] = []
+        self.on_event: Callable[[Event, Outcome], object] = lambda event, outcome: None
+
+    def __call__(self, **options: Any) -> Outcome:
+        self.events = []
+        self.backend.batches = []
+
+        def note(event: Event, outcome: Outcome) -> None:
+            self.events.append(event)
+            self.on_event(event, outcome)
+
+        plan = make_plan(self.source, self.target, known=dict(self.journal.outputs()))
+        values = FolderOptions(**{"batch_size": 4, "workers": 2, **options})
+        with self.backend:
+            return color_folder(
+                plan.jobs, self.source, self.target, self.backend, values, self.journal, self.recipe, note, self.stop
+            )
+
+    def states(self) -> dict[str, str]:
+        """By input, as the journal has it."""
+        rows = {name: self.journal.find(name) for name, _ in self.journal.outputs()}
+        return {name: row.state for name, row in rows.items() if row}
+
+    def outputs(self) -> list[str]:
+        return sorted(path.name for path in self.target.path.iterdir() if path.name != ".cgan")
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return [shape[0] for shape in self.backend.batches]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tinted: Tinted) -> Iterator[PipelineRun]:
+    """A `PipelineRun` from `tmp_path / "in"` to `tmp_path / "out"` with `tinted` for its model."""
+    made = PipelineRun(tmp_path, tinted)
+    with closing(made.journal):
+        yield made
+
+
+@pytest.fixture(scope="session")
+def gray_photos() -> Callable[..., Path]:
+    """`gray_photos(folder, count=3, size=(40, 30))`: write 000.png, 001.png and so on, and return the folder."""
+
+    def write(folder: Path, count: int = 3, size: tuple[int, int] = (40, 30)) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(0)
+        for i in range(count):
+            Image.fromarray(random.integers(60, 180, size[::-1], np.uint8)).save(folder / f"{i:03d}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def files_in() -> Callable[[Path], dict[str, bytes]]:
+    """`files_in(folder)`: content of all files in it and below by relative path, the journal's aside."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = (path for path in folder.rglob("*") if path.is_file() and ".cgan" not in path.parts)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return read

@@ -53,6 +53,20 @@ def test_the_choice_is_of_the_seed_and_the_names(tmp_path: Path, photo_folder: P
     assert len(set(first)) == 8
 
 
+def test_choices_from_both_ends_share_no_photo_of_a_large_folder(
+    tmp_path: Path, make_photos: Callable[..., Path]
+) -> None:
+    folder = make_photos(tmp_path, 17)
+    first, last = calibration_batches(folder, 16, limit=8), calibration_batches(folder, 16, limit=8, from_end=True)
+    assert (len(first.photos), len(last.photos)) == (8, 8)
+    assert set(first.photos).isdisjoint(last.photos)
+    # The same order, tried from its two ends.
+    whole = calibration_batches(folder, 16)
+    assert whole.photos[:8] == first.photos
+    assert whole.photos[::-1][:8] == last.photos
+    assert np.array_equal(whole.gray[::-1][:8], last.gray)
+
+
 def test_limit_by_default(tmp_path: Path, make_photos: Callable[..., Path]) -> None:
     assert len(calibration_batches(make_photos(tmp_path, DEFAULT_LIMIT + 3), 16).photos) == DEFAULT_LIMIT
 

@@ -16,7 +16,7 @@ from cgan.checkpoint import load_generator
 from cgan.spec import GateError, UserError, file_sha256, read_sidecar, sidecar_path
 from export import cli, engine, produce
 from export.cli import main
-from export.produce import ExportOptions, make_engine, make_onnx
+from export.produce import ExportOptions, make_engine
 from infer.backends.ort import gpu_present
 from infer.backends.trt import check_sidecar, sealed
 
@@ -26,12 +26,6 @@ without_gpu = pytest.mark.skipif(gpu_present(), reason="with a GPU the engine is
 
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-@pytest.fixture(scope="module")
-def half_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
-    """`trained_run` as a verified fp16 file."""
-    return make_onnx(trained_run, tmp_path_factory.mktemp("half"), ExportOptions(precision="fp16")).path
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +39,6 @@ def built(tmp_path_factory: pytest.TempPathFactory, half_onnx: Path) -> Path:
         main([str(argument) for argument in arguments])
     (plan,) = folder.glob("*.plan")
     return plan
-
-
-@pytest.fixture
-def stub_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`stub_build(error=None)`: a builder that writes a few bytes, then fails where told to."""
-
-    def use(error: Exception | None = None) -> None:
-        def build(onnx: Path, spec: Any, options: Any, target: Path, progress: Any = None) -> dict[str, Any]:
-            target.write_bytes(b"a plan")
-            if error:
-                raise error
-            return {"flavour": options.flavour, "onnx_sha256": file_sha256(onnx)}
-
-        monkeypatch.setattr(produce, "build_engine", build)
-
-    return use
 
 
 # TensorRT for RTX

@@ -21,7 +21,7 @@ from cgan.networks import Generator
 from cgan.spec import GateError, ModelSpec, UserError
 from export.engine import EngineOptions, build_engine
 from export.engine_precision import FROM_NETWORK, LEAST_SHARE
-from infer.backends.trt import find_gpu
+from infer.backends.flavours import find_gpu
 
 SIZE, WIDTH = 32, 4
 NO_GPU = find_gpu() is None

@@ -15,7 +15,7 @@ from cgan.spec import GateError, ModelSpec, UserError, file_sha256
 from export import engine
 from export.engine import EngineOptions, build_engine, flag
 from export.engine_precision import FROM_ENGINE, FROM_NETWORK
-from infer.backends.trt import FLAVOURS, Gpu, messages
+from infer.backends.flavours import FLAVOURS, Gpu, messages
 
 A10 = Gpu("NVIDIA A10", "8.6")
 SPEC = ModelSpec(

@@ -8,7 +8,7 @@ import pytest
 
 from cgan.spec import UserError
 from export.engine import UNSUPPORTED, EngineOptions, flag
-from infer.backends.trt import FLAVOURS
+from infer.backends.flavours import FLAVOURS
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from onnx import ModelProto
 
 from cgan import __version__
 from cgan.checkpoint import load_generator
-from cgan.networks import Generator, count_parameters
+from cgan.networks import Generator, GrayToRGB, count_parameters
 from cgan.spec import METADATA_KEY, ModelSpec, UserError
-from export.onnx_model import OPSET, GrayToRGB, export_onnx, inspect_onnx
+from export.onnx_model import OPSET, export_onnx, inspect_onnx
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnxruntime
 import pytest
-from onnx import numpy_helper
 
 from cgan.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator
 from cgan.cli import main as train
 from cgan.spec import COLOR_SPACES, GateError, ModelSpec, UserError, read_sidecar, sidecar_path
 from export import produce
-from export.calibration import calibration_batches
-from export.produce import FAILED_SUFFIX, Artefact, ExportOptions, artefact_name, make_onnx
+from export.calibration import DEFAULT_LIMIT, calibration_batches
+from export.produce import COMPARED_PHOTOS, FAILED_SUFFIX, Artefact, ExportOptions, artefact_name, make_onnx
 from export.verify import TOLERANCES, Tolerance, natural_images
 from infer.backends import open_model
 
@@ -76,23 +75,6 @@ def exports(
     return export
 
 
-@pytest.fixture
-def stub_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callable[[float], None]:
-    """`stub_export(amount)`: the exporter writes `exported_onnx` with so much more in the last layer's bias."""
-
-    def use(amount: float = 0.0) -> None:
-        def write(generator: Any, spec: ModelSpec, path: Path) -> None:
-            model = onnx.load(exported_onnx)
-            (bias,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias")]
-            bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(amount), bias.name))
-            onnx.helper.set_model_props(model, spec.to_metadata())
-            onnx.save(model, path)
-
-        monkeypatch.setattr(produce, "export_onnx", write)
-
-    return use
-
-
 # every colour space and precision
 
 
@@ -114,6 +96,8 @@ def test_a_trained_run_passes_the_gate_on_photos(
     assert (spec.color_space, spec.precision) == (color_space, precision)
     assert spec.weights_sha256 == load_generator(runs(color_space))[1].weights_sha256
     assert {"onnx", "onnxscript", "torch", "cgan"} <= spec.created_with.keys()
+    # The quantiser is part of ONNX Runtime.
+    assert spec.created_with.get("onnxruntime") == (onnxruntime.__version__ if precision == "int8" else None)
     with open_model(artefact.path, "cpu") as backend:
         rgb = backend.run(natural_images(2, 32, 5))
     assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.std() > 0.01
@@ -157,8 +141,10 @@ def test_the_sidecar_of_int8_says_how_it_was_calibrated(
     assert other.sidecar.file_sha256 != exports("rgb", "int8").sidecar.file_sha256
 
 
-def test_int8_needs_photos(trained_run: Path, tmp_path: Path, stub_export: Callable[..., None]) -> None:
-    stub_export()
+def test_int8_needs_photos_before_anything_is_read(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(produce, "load_generator", lambda source: pytest.fail("the source was read"))
     with pytest.raises(UserError, match="--precision int8: found no --calibration FOLDER") as caught:
         make_onnx(trained_run, tmp_path / "out", ExportOptions(precision="int8"))
     assert caught.value.exit_code == 2
@@ -226,6 +212,27 @@ def test_photos_come_from_the_calibration_folder(
     make_onnx(trained_run, tmp_path, ExportOptions(calibration=photo_folder))
     found, folder = compared[0]["photos"], calibration_batches(photo_folder, 32, 64).gray
     assert sorted(p.tobytes() for p in found) == sorted(p.tobytes() for p in folder)
+
+
+def test_photos_that_calibrate_are_not_those_that_are_compared(
+    compared: list[dict[str, Any]],
+    trained_run: Path,
+    make_photos: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[np.ndarray] = []
+
+    def quantize(full: Path, spec: ModelSpec, gray: np.ndarray, engine: str, path: Path) -> None:
+        shown.append(gray)
+        shutil.copy(full, path)
+
+    monkeypatch.setattr(produce, "quantize_int8", quantize)
+    folder = make_photos(tmp_path / "photos", DEFAULT_LIMIT + COMPARED_PHOTOS)
+    make_onnx(trained_run, tmp_path / "out", ExportOptions(precision="int8", calibration=folder))
+    calibrated, others = ({photo.tobytes() for photo in photos} for photos in (shown[0], compared[0]["photos"]))
+    assert (len(calibrated), len(others)) == (DEFAULT_LIMIT, COMPARED_PHOTOS)
+    assert calibrated.isdisjoint(others)
 
 
 def test_else_photos_are_those_that_the_run_held_out(

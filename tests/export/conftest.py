@@ -1,0 +1,53 @@
+"""What test modules of export share: a verified fp16 file, an exporter and a builder that do next to nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from cgan.spec import ModelSpec, file_sha256
+from export import produce
+from export.produce import ExportOptions, make_onnx
+
+
+@pytest.fixture(scope="session")
+def half_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
+    """`trained_run` as a verified fp16 file."""
+    return make_onnx(trained_run, tmp_path_factory.mktemp("half"), ExportOptions(precision="fp16")).path
+
+
+@pytest.fixture
+def stub_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callable[[float], None]:
+    """`stub_export(amount)`: the exporter writes `exported_onnx` with so much more in the last layer's bias."""
+
+    def use(amount: float = 0.0) -> None:
+        def write(generator: Any, spec: ModelSpec, path: Path) -> None:
+            model = onnx.load(exported_onnx)
+            (bias,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias")]
+            bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(amount), bias.name))
+            onnx.helper.set_model_props(model, spec.to_metadata())
+            onnx.save(model, path)
+
+        monkeypatch.setattr(produce, "export_onnx", write)
+
+    return use
+
+
+@pytest.fixture
+def stub_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`stub_build(error=None)`: a builder that writes a few bytes, then fails where told to."""
+
+    def use(error: Exception | None = None) -> None:
+        def build(onnx: Path, spec: Any, options: Any, target: Path, progress: Any = None) -> dict[str, Any]:
+            target.write_bytes(b"a plan")
+            if error:
+                raise error
+            return {"flavour": options.flavour, "onnx_sha256": file_sha256(onnx)}
+
+        monkeypatch.setattr(produce, "build_engine", build)
+
+    return use
