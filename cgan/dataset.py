@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cgan.metrics import NEAR_GRAY, colorfulness
-from cgan.spec import FULL_DISK, PHOTO_FORMATS, GateError, UserError, atomic_path, json_sha256
+from cgan.spec import FULL_DISK, PHOTO_FORMATS, GateError, UserError, atomic_path, cache_folder, json_sha256
 
 FLOWERS102 = "flowers102"
 """The word that stands for the Oxford 102 Flowers photos, which torchvision downloads."""
@@ -89,17 +89,10 @@ class Split:
     """In random order: the first few are a fair sample."""
 
 
-def default_cache_folder() -> Path:
-    """Where prepared photos are kept: $CGAN_CACHE, or cgan in the user's cache folder."""
-    if folder := os.environ.get("CGAN_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cgan"
-
-
 def source_folder(data: str) -> Path:
     """The folder of photos that DATA names: the word flowers102, or else a path.
 
-    The first use of flowers102 downloads Oxford 102 Flowers (345 MB) below `default_cache_folder()`; torchvision shows
+    The first use of flowers102 downloads Oxford 102 Flowers (345 MB) below `cache_folder()`; torchvision shows
     its progress on stderr. All 8,189 photos are there, not one of torchvision's three parts: the report splits anew.
     "./flowers102" is a folder of that name.
 
@@ -109,7 +102,7 @@ def source_folder(data: str) -> Path:
     """
     if data != FLOWERS102:
         return Path(data)
-    root = default_cache_folder() / FLOWERS102
+    root = cache_folder() / FLOWERS102
     photos = root / "flowers-102" / "jpg"  # torchvision's names
     try:
         if not (photos / WHOLE).exists():
@@ -158,7 +151,7 @@ def prepare(
     Args:
         folder: searched recursively.
         size: height and width in pixels.
-        cache: where caches lie; `default_cache_folder()` when None.
+        cache: where caches lie; `cache_folder()` when None.
         progress: called with (done, total) while photos are decoded.
         paths: what `scan(folder)` gave, where the caller has it already.
 
@@ -170,7 +163,7 @@ def prepare(
     names = [path.relative_to(folder).as_posix() for path in paths]
     digests = list(prefetch(paths, _digest_or_empty, PREPARE_AHEAD, PREPARE_THREADS))
     key = json_sha256([CACHE_VERSION, size, list(zip(names, digests, strict=True))])
-    cache = cache or default_cache_folder()
+    cache = cache or cache_folder()
     pixels_file, index_file = cache / f"{key}.npy", cache / f"{key}.json"
     cached = _read_cache(pixels_file, index_file, len(paths), size)
     if cached is None:

@@ -88,7 +88,7 @@ class GateError(UserError):
     exit_code = 1
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path | str, error: OSError) -> UserError:
     """The error to raise where `path` could not be written: a GateError if the disk is full or broken."""
     kind = GateError if error.errno in FULL_DISK else UserError
     return kind(f"{path}: cannot be written ({error}); make room or permission there, or choose another place")
@@ -284,6 +284,13 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
             f"{sidecar.file_sha256[:16]}...; export the model again"
         )
     return sidecar
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $CGAN_CACHE, or cgan in the user's cache folder."""
+    if folder := os.environ.get("CGAN_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cgan"
 
 
 def canonical_json(values: object) -> str:

@@ -10,12 +10,31 @@ from numpy.typing import NDArray
 
 from cgan.spec import ModelSpec, Sidecar, UserError, read_sidecar
 
+CPU_BATCH, GPU_BATCH = 4, 64
+"""Photos in a batch where nothing else is asked for: larger ones gain nothing on a CPU, and a GPU idles below."""
+
+MEMORY_MESSAGES = (
+    "out of memory",  # CUDA and PyTorch
+    "memoryallocation",  # cudaErrorMemoryAllocation
+    "alloc_failed",  # cuDNN and cuBLAS
+    "failed to allocate",  # ONNX Runtime's arena
+    "bad_alloc",
+    "bad allocation",
+    "can't allocate memory",  # PyTorch on the CPU
+    "not enough memory",
+)
+"""By these, in lower case, the engines' errors tell that memory ran out."""
+
+
+class OutOfMemory(RuntimeError):  # noqa: N818 (what happened, in the field's words)
+    """The engine ran out of GPU or host memory on a batch; a smaller one may fit."""
+
 
 class Backend(ABC):
-    """Runs one model on one device; used as a context manager.
+    """Runs one model on one device; used as a context manager. `run` may be called by several threads at once.
 
     Args:
-        path: the model file.
+        path: the model file, or for PyTorch a run folder.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for one run; 0 leaves the choice to the engine.
     """
@@ -27,7 +46,10 @@ class Backend(ABC):
         self.sidecar: Sidecar | None = None
         """What vouches for the file; None where no sidecar lies beside it."""
         self.note: str | None = None
-        """What a user should know about the device that "auto" chose."""
+        """What a user should know about the device that "auto" chose and how the engine runs; may come with a run."""
+        self.batch_size: int | None = None
+        """Set it to have `run` fill smaller batches up to this many photos where a new batch shape costs time, see
+        `pads`; None where batches may have any size. It is clipped to `batch_range`."""
         self._spec: ModelSpec | None = None
 
     def __enter__(self) -> Self:
@@ -36,17 +58,22 @@ class Backend(ABC):
         Raises:
             UserError: a changed file, a file of another make, or a device that is not here.
         """
-        self.sidecar = read_sidecar(self.path)
-        self._spec = self._activate()
-        if self.sidecar and self.sidecar.spec != self._spec:
+        self.note = None
+        self.sidecar = read_sidecar(self.path) if self.path.is_file() else None
+        try:
+            spec = self._activate()
+            if self.sidecar and self.sidecar.spec != spec:
+                raise UserError(f"{self.path}: its contract is not the one in its sidecar; export the model again")
+        except BaseException:
             self._deactivate()
-            raise UserError(f"{self.path}: its contract is not the one in its sidecar; export the model again")
+            raise
+        self._spec = spec
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the engine."""
+        """Release the engine; no `run` may be under way."""
         self._spec = None
         self._deactivate()
 
@@ -63,23 +90,68 @@ class Backend(ABC):
         """What runs the model and where, for people: "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the loaded model runs on a GPU."""
+        return False
+
+    @property
     @abstractmethod
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width that the file was exported for, or None where any multiple of 16 will do."""
+        """Height and width that the file was exported for, or None where it takes others."""
+
+    @property
+    def size_range(self) -> tuple[int, int] | None:
+        """Least and largest height and width of an engine of dynamic size; None where there is no such limit."""
+        return None
+
+    @property
+    def batch_range(self) -> tuple[int, int | None]:
+        """Least and largest batch that the engine takes, None where there is no largest; `run` fills smaller ones."""
+        return 1, None
+
+    @property
+    def default_batch(self) -> int:
+        """Photos in a batch where nothing else is asked for, within `batch_range`."""
+        return self._within_range(GPU_BATCH if self.on_gpu else CPU_BATCH)
+
+    @property
+    def pads(self) -> bool:
+        """Whether a new batch shape costs the engine time, so that `run` fills batches up to `batch_size`."""
+        return self.on_gpu
 
     def run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         """Colour a batch.
 
         Args:
-            gray: N x 1 x H x W float32 in [0, 1], Rec.601 luma.
+            gray: N x 1 x H x W float32 in [0, 1], Rec.601 luma; N at most the largest of `batch_range`.
 
         Returns:
             N x 3 x H x W float32 in [0, 1], sRGB.
 
         Raises:
-            ValueError: an array that the contract does not allow.
-            RuntimeError: the engine gave another shape, or values that are not numbers.
+            ValueError: an array that the contract or the engine does not allow.
+            OutOfMemory: the engine ran out of memory; a smaller batch may fit.
+            RuntimeError: the engine failed, gave another shape, or values that are not numbers.
         """
+        self._check(gray)
+        try:
+            batch = self._filled(np.ascontiguousarray(gray))
+            rgb = self._run(batch)
+        except MemoryError as error:
+            raise OutOfMemory(f"no memory for a batch of {len(gray)} ({error})") from error
+        except RuntimeError as error:
+            if any(message in str(error).lower() for message in MEMORY_MESSAGES):
+                raise OutOfMemory(str(error)) from error
+            raise
+        if rgb.shape != (len(batch), 3, *gray.shape[2:]) or rgb.dtype != np.float32:
+            raise RuntimeError(f"{self.path}: gave {rgb.shape} {rgb.dtype} for an input of {batch.shape}")
+        rgb = rgb[: len(gray)]
+        if broken := int(np.count_nonzero(~np.isfinite(rgb))):
+            raise RuntimeError(f"{self.path}: gave {broken} values that are not finite numbers")
+        return rgb
+
+    def _check(self, gray: NDArray[np.float32]) -> None:
+        """Refuse what the contract or the engine does not allow."""
         spec = self.spec
         if gray.dtype != np.float32 or gray.ndim != 4 or gray.shape[1] != 1 or not len(gray):
             raise ValueError(f"expected gray as N x 1 x H x W float32, found {gray.shape} {gray.dtype}")
@@ -88,12 +160,22 @@ class Backend(ABC):
             raise ValueError(f"expected height and width {self.fixed_size}, found {size}")
         if any(side < 1 or side % spec.size_multiple for side in size):
             raise ValueError(f"expected height and width in multiples of {spec.size_multiple}, found {size}")
-        rgb = self._run(np.ascontiguousarray(gray))
-        if rgb.shape != (len(gray), 3, *size) or rgb.dtype != np.float32:
-            raise RuntimeError(f"{self.path}: gave {rgb.shape} {rgb.dtype} for an input of {gray.shape}")
-        if broken := int(np.count_nonzero(~np.isfinite(rgb))):
-            raise RuntimeError(f"{self.path}: gave {broken} values that are not finite numbers")
-        return rgb
+        most = self.batch_range[1]
+        if most is not None and len(gray) > most:
+            raise ValueError(f"expected a batch of at most {most}, found {len(gray)}")
+
+    def _filled(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The batch with its last photo repeated as often as the engine needs, or runs faster with."""
+        wanted = self.batch_size if self.pads and self.batch_size else 1
+        missing = self._within_range(wanted) - len(gray)
+        return np.concatenate([gray, np.repeat(gray[-1:], missing, axis=0)]) if missing > 0 else gray
+
+    def _within_range(self, batch: int) -> int:
+        least, most = self.batch_range
+        return max(least, batch if most is None else min(batch, most))
+
+    def _add_note(self, note: str) -> None:
+        self.note = f"{self.note}; {note}" if self.note else note
 
     @abstractmethod
     def _activate(self) -> ModelSpec:
@@ -101,8 +183,8 @@ class Backend(ABC):
 
     @abstractmethod
     def _deactivate(self) -> None:
-        """Release what `_activate` took."""
+        """Release what `_activate` took, all of it or the part that it came to before it failed."""
 
     @abstractmethod
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colour a checked, contiguous batch."""
+        """Colour a checked, contiguous batch; failures of the engine are RuntimeError."""

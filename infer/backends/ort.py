@@ -1,9 +1,11 @@
-"""ONNX Runtime, on the CPU or on an NVIDIA GPU."""
+"""ONNX Runtime, on the CPU or on an NVIDIA GPU through one of its providers."""
 
 import contextlib
-import ctypes
 import os
 import sys
+import threading
+from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +13,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError
+from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError, cache_folder, file_sha256
 from infer.backends.base import Backend
+from infer.backends.flavours import find_gpu
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "nv-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+"""ONNX Runtime's name of each provider."""
+
+NEEDS = {
+    "cuda": "install 'onnxruntime-gpu[cuda,cudnn]' and an NVIDIA driver",
+    "tensorrt": "install 'onnxruntime-gpu[cuda,cudnn]', 'tensorrt-cu13==10.*' and an NVIDIA driver",
+    "nv-tensorrt-rtx": "export an engine with --format tensorrt-rtx, use an ONNX Runtime built with this provider",
+}
+"""What makes a provider available."""
+
+BOUND = ("cuda", "tensorrt")
+"""Providers that run on CUDA memory given to them. The builds with NvTensorRTRTX have no allocator for it in Python."""
+
+SOURCE, TARGET = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
+
 ERRORS_ONLY, FATAL_ONLY = 3, 4
 """Log severities of ONNX Runtime."""
 
@@ -24,17 +46,34 @@ class ProviderError(UserError):
 
 
 class OrtBackend(Backend):
-    """Runs .onnx files. Device "auto" is cuda where a GPU is present and usable, else cpu, and `note` says why."""
+    """Runs .onnx files. Device "auto" is cuda where a GPU is present and usable, else cpu, and `note` says why.
 
-    def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
+    Args:
+        path: the model file.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads for one run; 0 leaves the choice to ONNX Runtime.
+        provider: one of PROVIDERS, which is then the only one tried; None goes by the device.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int = 0, provider: str | None = None) -> None:
         super().__init__(path, device, threads)
+        self.provider = provider
+        self._chosen = "cpu"
         self._session: Any = None
         self._version = ""
+        self._bindings: dict[tuple[int, ...], list[_Binding]] = {}
+        """Device buffers by the shape of the batch that no run is using."""
+        self._lock = threading.Lock()
 
     @property
     def engine(self) -> str:
         """Version and provider of the session."""
         return f"ONNX Runtime {self._version}, {self._session.get_providers()[0]}"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the loaded model runs on a GPU."""
+        return self._chosen != "cpu"
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -43,78 +82,213 @@ class OrtBackend(Backend):
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def _activate(self) -> ModelSpec:
+        wanted = self._wanted()
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
         import onnxruntime as ort
 
         self._version = ort.__version__
-        device = ("cuda" if gpu_present() else "cpu") if self.device == "auto" else self.device
         try:
-            return self._load(ort, device)
+            return self._load(ort, wanted or ("cuda" if gpu_present() else "cpu"))
         except ProviderError as error:
-            if self.device != "auto":
+            if wanted:
                 raise
-            self.note = f"{error}; going on with the CPU"
+            self._add_note(f"{error}; going on with the CPU")
             return self._load(ort, "cpu")
 
-    def _load(self, ort: ModuleType, device: str) -> ModelSpec:
-        if device == "cuda":
-            if not gpu_present():
-                raise ProviderError(
-                    "--device cuda: found no NVIDIA GPU or no driver for it here; use --device cpu or auto"
-                )
-            if hasattr(ort, "preload_dlls"):
-                with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for our own JSON
-                    ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
-            ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
-        options = ort.SessionOptions()
+    def _wanted(self) -> str | None:
+        """The provider that was asked for by its name or by the device; None leaves the choice."""
+        if self.provider is None:
+            return None if self.device == "auto" else self.device
+        if self.provider not in PROVIDERS:
+            raise UserError(f"--provider: found {self.provider}, expected one of {', '.join(PROVIDERS)}")
+        if self.device not in ("auto", "cpu" if self.provider == "cpu" else "cuda"):
+            raise UserError(
+                f"--device {self.device}: found --provider {self.provider}, which does not run there; "
+                "leave one of the two out"
+            )
+        return self.provider
+
+    def _load(self, ort: ModuleType, provider: str) -> ModelSpec:
+        options, settings = ort.SessionOptions(), {}
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = self.threads
         # Threads that spin between two runs take the cores from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(str(self.path), options, providers=[PROVIDERS[device]])
-        except Exception as error:  # the binding raises its own types, one for each status code
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
-        self._assert_provider(device, ort.get_available_providers())
-        spec = ModelSpec.from_metadata(self._session.get_modelmeta().custom_metadata_map, self.path)
-        names = [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]
-        if names != ([INPUT_CONTRACT["name"]], [OUTPUT_CONTRACT["name"]]):
-            raise UserError(f"{self.path}: found inputs and outputs {names}, expected gray and rgb; export it again")
-        return spec
+        if provider != "cpu":
+            self._prepare_gpu(ort, provider)
+            options.log_severity_level = FATAL_ONLY
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            settings = self._settings(ort, provider)
+        self._session = _open(ort, self.path, options, provider, settings)
+        self._assert_provider(provider)
+        self._chosen = provider
+        return _contract(self._session, self.path)
+
+    def _prepare_gpu(self, ort: ModuleType, provider: str) -> None:
+        """Refuse a provider that cannot be here, and load the libraries it needs."""
+        asked = f"--provider {provider}" if self.provider else f"--device {provider}"
+        if not gpu_present():
+            raise ProviderError(f"{asked}: found no NVIDIA GPU or no driver for it here; use --device cpu or auto")
+        here = ort.get_available_providers()
+        if PROVIDERS[provider] not in here:
+            raise ProviderError(
+                f"{PROVIDERS[provider]} is not available: found {', '.join(here)} in this build of ONNX Runtime; "
+                f"{NEEDS[provider]}, or use --device cpu"
+            )
+        if hasattr(ort, "preload_dlls"):
+            with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for our own JSON
+                ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
+        if provider == "tensorrt":
+            with contextlib.suppress(ImportError, OSError, RuntimeError):
+                import_module("tensorrt")  # its package's libraries, which the loader would not find
+        ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
+
+    def _settings(self, ort: ModuleType, provider: str) -> dict[str, str]:
+        """Options of a GPU provider."""
+        if provider == "cuda":
+            return {"use_tf32": "0"}  # fp32 stays what the gate compared
+        if provider == "nv-tensorrt-rtx":
+            return {"nv_runtime_cache_path": str(engine_cache(self.path, provider))}
+        precision, folder = read_contract(self.path).precision, str(engine_cache(self.path, provider))
+        return {
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": "True",
+            "trt_timing_cache_path": folder,
+            # It builds weakly typed networks, where half precision and integers have to be allowed.
+            "trt_fp16_enable": str(precision == "fp16"),
+            "trt_int8_enable": str(precision == "int8"),
+        }
+
+    def _assert_provider(self, provider: str) -> None:
+        """ONNX Runtime leaves to the CPU what a provider does not take, with no more than a warning; here an error."""
+        wanted = PROVIDERS[provider]
+        found = self._session.get_providers()[0]
+        if found != wanted:
+            raise ProviderError(
+                f"{wanted} is not available (its libraries or the driver cannot be loaded), found {found}; "
+                f"{NEEDS[provider]}, or use --device cpu"
+            )
+        # Releases before 1.24 cannot tell where nodes went.
+        if provider != "cpu" and hasattr(self._session, "get_provider_graph_assignment_info"):
+            parts = self._session.get_provider_graph_assignment_info()
+            elsewhere = Counter(node.op_type for part in parts if part.ep_name != wanted for node in part.get_nodes())
+            if elsewhere:
+                raise ProviderError(
+                    f"{self.path}: {wanted} leaves nodes to the CPU: found {dict(elsewhere)}, expected none; "
+                    "use another --provider or --device cpu"
+                )
 
     def _deactivate(self) -> None:
+        self._bindings.clear()
         self._session = None
 
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            rgb: NDArray[np.float32] = self._session.run([OUTPUT_CONTRACT["name"]], {INPUT_CONTRACT["name"]: gray})[0]
-        except Exception as error:  # as in _activate
+            if self._chosen in BOUND:
+                return self._run_bound(gray)
+            rgb: NDArray[np.float32] = self._session.run([TARGET], {SOURCE: gray})[0]
+        except Exception as error:  # as in _load
             raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {error}") from error
         return rgb
 
-    def _assert_provider(self, device: str, compiled_in: list[str]) -> None:
-        """ONNX Runtime falls back to the CPU with no more than a warning; here that is an error."""
-        found = self._session.get_providers()[0]
-        if found == PROVIDERS[device]:
-            return
-        self._session = None
-        hint = (
-            "its CUDA 13 and cuDNN 9 libraries or the driver cannot be loaded"
-            if PROVIDERS[device] in compiled_in
-            else f"this build of ONNX Runtime has only {', '.join(compiled_in)}"
+    def _run_bound(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run on device buffers that are kept for the next batch of this shape; a binding serves one thread a time."""
+        with self._lock:
+            free = self._bindings.get(gray.shape)
+            binding = free.pop() if free else None
+        try:
+            binding = binding or _Binding(self._session, gray.shape)
+            rgb = binding.run(gray)
+        except Exception:
+            with self._lock:
+                self._bindings.clear()  # where memory ran out, a smaller batch needs it
+            raise
+        with self._lock:
+            self._bindings.setdefault(gray.shape, []).append(binding)
+        return rgb
+
+
+class _Binding:
+    """Device buffers for batches of one shape, bound to the input and output of a session."""
+
+    def __init__(self, session: Any, shape: tuple[int, ...]) -> None:
+        import onnxruntime as ort
+
+        count, _, height, width = shape
+        make = ort.OrtValue.ortvalue_from_shape_and_type
+        self.session = session
+        self.gray = make(list(shape), np.float32, "cuda", 0)
+        self.rgb = make([count, 3, height, width], np.float32, "cuda", 0)
+        self.binding = session.io_binding()
+        self.binding.bind_ortvalue_input(SOURCE, self.gray)
+        self.binding.bind_ortvalue_output(TARGET, self.rgb)
+
+    def run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Copy there, run, copy back."""
+        self.gray.update_inplace(gray)
+        self.session.run_with_iobinding(self.binding)  # returns when the device is done
+        rgb: NDArray[np.float32] = self.rgb.numpy()
+        return rgb
+
+
+def read_contract(path: Path) -> ModelSpec:
+    """The contract in an ONNX file, with nothing prepared for running it.
+
+    Raises:
+        UserError: ONNX Runtime cannot read the file, or this project did not write it.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _contract(_open(ort, path, options, "cpu", {}), path)
+
+
+def _open(ort: ModuleType, path: Path, options: Any, provider: str, settings: dict[str, str]) -> Any:
+    """A session on a provider that has the file loaded."""
+    try:
+        # Without enable_fallback a provider that fails, now or in a run, is an error; else the CPU takes over.
+        return ort.InferenceSession(
+            str(path), options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
         )
+    except Exception as error:  # the binding raises its own types, one for each status code
+        reason = str(error).splitlines()[0][:300]
+        if provider == "cpu":
+            raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
         raise ProviderError(
-            f"{PROVIDERS[device]} is not available ({hint}), found {found}; "
-            "install 'onnxruntime-gpu[cuda,cudnn]' and an NVIDIA driver, or use --device cpu"
-        )
+            f"{path}: {PROVIDERS[provider]} cannot load it ({reason}); {NEEDS[provider]}, or use --device cpu"
+        ) from error
+
+
+def _contract(session: Any, path: Path) -> ModelSpec:
+    spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, path)
+    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if names != ([SOURCE], [TARGET]):
+        raise UserError(f"{path}: found inputs and outputs {names}, expected gray and rgb; export it again")
+    return spec
 
 
 def gpu_present() -> bool:
     """Whether the NVIDIA driver is installed and shows at least one GPU."""
+    return find_gpu() is not None
+
+
+def engine_cache(model: Path, provider: str) -> Path:
+    """The folder where a provider keeps what it builds of a model: below `cache_folder()`.
+
+    Engines are executable content, so nobody else may write there. A changed model has another folder.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = cache_folder() / "engines" / provider / file_sha256(model)
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot keep engines there ({error}); make it writable or set CGAN_CACHE to another folder"
+        ) from error
+    return folder

@@ -4,58 +4,32 @@ A plan is executable content, so nothing of it reaches the library before its si
 the sidecar's build record fits this machine. Host code in a plan is never allowed to run.
 """
 
-import ctypes
-import os
-import re
 import sysconfig
-import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from json import dumps, loads
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, Sidecar, UserError, file_sha256, json_sha256
+from cgan.spec import ModelSpec, Sidecar, UserError, file_sha256, json_sha256
 from infer.backends.base import Backend
+from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release
+from infer.backends.slots import Cuda, Slot
+
+SLOTS = 2
+"""Runs that may be under way at a time: while one computes, the other copies."""
 
 SEAL = "seal"
 """Key of the build record under which the digest of the whole sidecar lies."""
 
 LEAN_LIBRARIES = "tensorrt_lean_libs"
 """Package with the lean runtime that loads version compatible engines of an older TensorRT."""
-
-
-@dataclass(frozen=True)
-class Flavour:
-    """One of the libraries that build and run engines; their Python modules have the same names in them."""
-
-    module: str
-    label: str
-    """Its name, for people."""
-    oldest: tuple[int, int]
-    """Oldest release that works: TensorRT 10.12 is the first where only the types of the network decide."""
-
-
-FLAVOURS = {
-    "tensorrt": Flavour("tensorrt", "TensorRT", (10, 12)),
-    "tensorrt-rtx": Flavour("tensorrt_rtx", "TensorRT for RTX", (1, 7)),
-}
-"""The flavours by the name of the export format, which is also that of the extra to install."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """An NVIDIA GPU as its driver describes it."""
-
-    name: str
-    compute_capability: str
-    """Such as "8.6"."""
 
 
 @dataclass(frozen=True)
@@ -67,82 +41,6 @@ class Machine:
     gpu: Gpu | None
     platform: str
     """Such as "linux-x86_64"."""
-
-
-def load_flavour(name: str) -> ModuleType:
-    """The module of a flavour.
-
-    Raises:
-        UserError: it is not installed, cannot be loaded, or is too old.
-    """
-    flavour = FLAVOURS[name]
-    install = f"install it with pip install 'cgan[{name}]'"
-    try:
-        module = import_module(flavour.module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{flavour.label} needs the package {error.name}; {install}") from error
-    except (ImportError, OSError, RuntimeError) as error:  # its shared libraries
-        raise UserError(f"{flavour.label} cannot be loaded ({_line(str(error))}); {install}") from error
-    if release(module.__version__) < flavour.oldest:
-        oldest = ".".join(map(str, flavour.oldest))
-        raise UserError(f"found {flavour.label} {module.__version__}, expected {oldest} or newer; {install}")
-    return module
-
-
-def release(version: str) -> tuple[int, int]:
-    """Major and minor number of a version such as "10.12.0.36" or of a compute capability."""
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
-
-
-@cache
-def messages(trt: ModuleType) -> Any:
-    """The logger of a flavour. It shows nothing and keeps errors and warnings, for the line of an error.
-
-    One for the whole process, because TensorRT goes on with the first logger that it was given. Call its `clear()`
-    before an operation; `reason()` is then why it failed, as one line.
-    """
-
-    class Messages(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.clear()
-
-        def clear(self) -> None:
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(_line(text))
-            elif severity == trt.ILogger.WARNING:
-                self.warnings.append(_line(text))
-
-        def reason(self) -> str:
-            calls = [error for error in self.errors if re.match(r"I\w+::", error)]  # what failed, such as IBuilder::
-            return (calls or self.errors or [f"{trt.__name__} gave no reason"])[0]
-
-    return Messages()
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:400]
-
-
-def find_gpu() -> Gpu | None:
-    """The first GPU that the NVIDIA driver shows, or None where there is no driver or no GPU."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return None
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    driver.cuDeviceGetName(name, len(name), device)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # ..._MINOR
-    return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
 
 
 def sealed(sidecar: Sidecar) -> Sidecar:
@@ -220,14 +118,14 @@ class TrtBackend(Backend):
         self._record: dict[str, Any] = {}
         self._engine_text = ""
         self._log: Any = None
-        self._cuda: Any = None
         self._runtimes: list[Any] = []
         self._engine: Any = None
-        self._context: Any = None
-        self._stream: Any = None
-        self._buffers: dict[str, tuple[int, int]] = {}
-        """Address and size in bytes of the device memory of each tensor."""
-        self._lock = threading.Lock()  # an execution context serves one thread at a time
+        self._config: Any = None
+        self._opened = ExitStack()
+        """Closes all slots."""
+        self._free: SimpleQueue[Slot] = SimpleQueue()
+        """Slots that no run is using."""
+        self._graph_failures: list[str] = []
 
     @property
     def engine(self) -> str:
@@ -241,9 +139,20 @@ class TrtBackend(Backend):
         return (low[2], low[3]) if low[2:] == high[2:] else None
 
     @property
+    def size_range(self) -> tuple[int, int] | None:
+        """Least and largest side of a square that the profile spans, None where it holds one size."""
+        low, high = self._profile["min"], self._profile["max"]
+        return None if self.fixed_size else (max(low[2:]), min(high[2:]))
+
+    @property
     def batch_range(self) -> tuple[int, int]:
         """Smallest and largest batch that the engine was built for."""
         return self._profile["min"][0], self._profile["max"][0]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def _profile(self) -> dict[str, list[int]]:
@@ -261,15 +170,12 @@ class TrtBackend(Backend):
         assert machine.gpu is not None
         self._engine_text = f"{FLAVOURS[self._record['flavour']].label} {machine.version}, {machine.gpu.name}"
         if self._record["gpu"] not in (None, machine.gpu.name):
-            self.note = f"built on {self._record['gpu']}, found {machine.gpu.name}: one built here may be faster"
-        self._cuda = _load_cuda(self._record["flavour"])
+            self._add_note(f"built on {self._record['gpu']}, found {machine.gpu.name}: one built here may be faster")
+        cuda = Cuda(extra=self._record["flavour"])
         self._log = messages(trt)
         self._log.clear()
-        try:
-            self._load(trt)
-        except BaseException:
-            self._deactivate()
-            raise
+        self._load(trt)
+        self._open_slots(trt, cuda)
         return self.sidecar.spec
 
     def _load(self, trt: ModuleType) -> None:
@@ -284,10 +190,26 @@ class TrtBackend(Backend):
         self._refuse_none(self._engine, "load it")
         if self._record["flags"]["strip_weights"]:
             self._refit(trt)
-        self._context = self._engine.create_execution_context()
-        self._refuse_none(self._context, "prepare it to run")
-        # The default stream would wait for all others of the process at each step.
-        self._stream = self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
+
+    def _open_slots(self, trt: ModuleType, cuda: Cuda) -> None:
+        own_graphs = FLAVOURS[self._record["flavour"]].own_graphs
+        if own_graphs:
+            self._config = self._engine.create_runtime_config()
+            self._config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        for number in range(SLOTS):
+            context = self._engine.create_execution_context(*([self._config] if own_graphs else []))
+            if context is None and number:
+                self._add_note(f"copies do not overlap: no room for another execution context ({self._log.reason()})")
+                return
+            self._refuse_none(context, "prepare it to run")
+            slot = Slot(cuda, context, self._log, not own_graphs, self._note_graph_failure)
+            self._opened.callback(slot.close)
+            self._free.put(slot)
+
+    def _note_graph_failure(self, reason: str) -> None:
+        self._graph_failures.append(reason)
+        if len(self._graph_failures) == 1:  # each slot reports its own
+            self._add_note(f"runs without CUDA graphs, which failed ({reason})")
 
     def _refit(self, trt: ModuleType) -> None:
         """Give a stripped engine the weights of the very ONNX file that it was built from."""
@@ -313,73 +235,28 @@ class TrtBackend(Backend):
             )
 
     def _deactivate(self) -> None:
-        self._context = self._engine = None
-        self._runtimes = []  # only after the engine: TensorRT wants each object gone before the one that made it
-        buffers, self._buffers = self._buffers, {}
-        for address, _ in buffers.values():
-            self._call("cudaFree", address)
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            self._call("cudaStreamDestroy", stream)
+        self._free = SimpleQueue()
+        self._graph_failures.clear()
+        try:
+            self._opened.close()
+        finally:
+            # Only after the contexts: TensorRT wants each object gone before the one that made it.
+            self._config = self._engine = None
+            self._runtimes = []
 
-    def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        count, _, height, width = gray.shape
-        self._check_profile(count, height, width)
-        rgb = np.empty((count, 3, height, width), np.float32)
-        source, target = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
-        to_device = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        to_host = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        with self._lock:
-            gray_address, rgb_address = self._reserve(source, gray.nbytes), self._reserve(target, rgb.nbytes)
-            self._call("cudaMemcpyAsync", gray_address, gray.ctypes.data, gray.nbytes, to_device, self._stream)
-            self._log.clear()
-            started = (
-                self._context.set_input_shape(source, gray.shape)
-                and self._context.set_tensor_address(source, gray_address)
-                and self._context.set_tensor_address(target, rgb_address)
-                and self._context.execute_async_v3(int(self._stream))
-            )
-            if not started:
-                raise RuntimeError(f"{self._engine_text} failed on a batch of {count}: {self._log.reason()}")
-            self._call("cudaMemcpyAsync", rgb.ctypes.data, rgb_address, rgb.nbytes, to_host, self._stream)
-            self._call("cudaStreamSynchronize", self._stream)
-        return rgb
-
-    def _check_profile(self, count: int, height: int, width: int) -> None:
-        (few, _, *small), (many, _, *large) = self._profile["min"], self._profile["max"]
-        if not few <= count <= many:
-            raise ValueError(f"expected a batch of {few} to {many}, found {count}")
+    def _check(self, gray: NDArray[np.float32]) -> None:
+        super()._check(gray)
+        height, width = gray.shape[2:]
+        small, large = self._profile["min"][2:], self._profile["max"][2:]
         if not (small[0] <= height <= large[0] and small[1] <= width <= large[1]):
             raise ValueError(f"expected height and width from {tuple(small)} to {tuple(large)}, found {height, width}")
 
-    def _reserve(self, tensor: str, size: int) -> int:
-        """The address of at least `size` bytes of device memory that belong to a tensor."""
-        address, reserved = self._buffers.get(tensor, (0, 0))
-        if reserved < size:
-            if self._buffers.pop(tensor, None):
-                self._call("cudaFree", address)
-            address = int(self._call("cudaMalloc", size))
-            self._buffers[tensor] = address, size
-        return address
-
-    def _call(self, function: str, *arguments: Any) -> Any:
-        """Call the CUDA runtime and return what it gives beside its status.
-
-        Raises:
-            RuntimeError: the status is not success.
-        """
-        status, *values = getattr(self._cuda, function)(*arguments)
-        if status != self._cuda.cudaError_t.cudaSuccess:
-            text = self._cuda.cudaGetErrorString(status)[1].decode()
-            raise RuntimeError(f"CUDA failed in {function}: {text} ({status.name})")
-        return values[0] if values else None
-
-
-def _load_cuda(flavour: str) -> ModuleType:
-    try:
-        return import_module("cuda.bindings.runtime")
-    except ImportError as error:
-        raise UserError(f"engines need the package cuda-bindings; pip install 'cgan[{flavour}]'") from error
+    def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
+        slot = self._free.get()
+        try:
+            return slot.run(gray)
+        finally:
+            self._free.put(slot)
 
 
 def _lean_library(version: str, plan: Path) -> Path:

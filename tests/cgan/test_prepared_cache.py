@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from cgan import dataset
-from cgan.dataset import default_cache_folder, prepare, scan
+from cgan.dataset import prepare, scan
+from cgan.spec import cache_folder
 from cgan.metrics import NEAR_GRAY, colorfulness
 from cgan.spec import GateError, UserError, atomic_path
 
@@ -80,13 +81,13 @@ def test_any_change_is_prepared_anew(photos: Path, change: str, photo_cache: Pat
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CGAN_CACHE", "/one")
-    assert default_cache_folder() == Path("/one")
+    assert cache_folder() == Path("/one")
     monkeypatch.delenv("CGAN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/two")
-    assert default_cache_folder() == Path("/two/cgan")
+    assert cache_folder() == Path("/two/cgan")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/three")
-    assert default_cache_folder() == Path("/home/three/.cache/cgan")
+    assert cache_folder() == Path("/home/three/.cache/cgan")
 
 
 def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,15 +16,12 @@ import pytest
 
 from cgan.spec import ChangedFileError, ModelSpec, Sidecar, UserError, file_sha256, sidecar_path, write_sidecar
 from export.engine import EngineOptions, build_engine
-from infer.backends import open_model, trt
-from infer.backends.trt import Gpu, Machine, TrtBackend, check_machine, find_gpu, messages, release, sealed
+from infer.backends import flavours, open_model, trt
+from infer.backends.flavours import Gpu, find_gpu, messages, release
+from infer.backends.trt import Machine, TrtBackend, check_machine, sealed
 
 A10 = Gpu("NVIDIA A10", "8.6")
 NO_GPU = find_gpu() is None
-
-
-def gray(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).random(shape, np.float32)
 
 
 def write_plan(onnx_file: Path, folder: Path, **options: Any) -> Path:
@@ -288,7 +286,7 @@ class Driver:
 
 def test_the_driver_describes_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for driver, found in ((Driver(), A10), (Driver(0), None)):
-        monkeypatch.setattr(trt.ctypes, "CDLL", lambda name, driver=driver: driver)
+        monkeypatch.setattr(flavours.ctypes, "CDLL", lambda name, driver=driver: driver)
         assert find_gpu() == found
 
 
@@ -326,12 +324,15 @@ def test_the_real_library_says_why_it_cannot_load(
     assert capfd.readouterr() == ("", "")
 
 
+on_a_gpu = pytest.mark.skipif(NO_GPU, reason="needs an NVIDIA GPU")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(NO_GPU, reason="needs an NVIDIA GPU")
+@on_a_gpu
 @pytest.mark.parametrize("options", [{}, {"strip_weights": True}, {"detailed_profiling": True}], ids=str)
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_an_engine_agrees_with_onnxruntime(
-    exported_onnx: Path, tmp_path: Path, flavour: str, options: dict[str, Any]
+    exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str, options: dict[str, Any]
 ) -> None:
     pytest.importorskip(flavour.replace("-", "_"))
     shutil.copy(exported_onnx, tmp_path)
@@ -340,3 +341,39 @@ def test_an_engine_agrees_with_onnxruntime(
         for count in (1, 4, 2):
             image = gray(count, 1, 32, 32)
             assert np.abs(engine.run(image) - reference.run(image)).max() < 2e-3
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_replayed_graphs_equal_plain_runs(
+    exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str
+) -> None:
+    """The first runs of each slot are plain, later ones replays; then a graph of another shape takes its place."""
+    pytest.importorskip(flavour.replace("-", "_"))
+    plan = write_plan(exported_onnx, tmp_path, flavour=flavour)
+    with open_model(plan) as engine:
+        for count in (4, 2, 4):
+            image, other = gray(count, 1, 32, 32), 1 - gray(count, 1, 32, 32)
+            plain = engine.run(image), engine.run(image)
+            different = engine.run(other), engine.run(other)
+            replayed = engine.run(image), engine.run(image)
+            assert all(np.abs(rgb - plain[0]).max() < 1e-5 for rgb in (*plain, *replayed))
+            assert all(np.abs(rgb - plain[0]).max() > 1e-2 for rgb in different)
+        assert engine.note is None
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_two_threads_get_their_own_answers(
+    exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str
+) -> None:
+    pytest.importorskip(flavour.replace("-", "_"))
+    plan = write_plan(exported_onnx, tmp_path, flavour=flavour)
+    images = [gray(1 + i % 4, 1, 32, 32) * np.float32(i / 64) for i in range(64)]
+    with open_model(plan) as engine, ThreadPoolExecutor(2) as pool:
+        alone = [engine.run(image) for image in images]
+        for _ in range(4):
+            together = pool.map(engine.run, images)
+            assert all(np.abs(a - b).max() < 1e-5 for a, b in zip(alone, together, strict=True))

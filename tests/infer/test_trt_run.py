@@ -1,63 +1,22 @@
-"""How plans run: on stubs of TensorRT and CUDA, since CI has no GPU.
+"""How plans are loaded and run, on the stubs of conftest.py; slots and CUDA graphs are in test_trt_slots.py."""
 
-The stubs keep "device" memory on the host and do the work of a stream only when it is waited for. On the real modules
-the same is run by the tests marked gpu in test_trt.py.
-"""
-
-import ctypes
-import sys
-import threading
+import gc
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cgan.spec import ModelSpec, Sidecar, UserError, file_sha256, write_sidecar
-from infer.backends import open_model, trt
-from infer.backends.trt import Gpu, TrtBackend, messages, sealed
+from cgan.spec import UserError, file_sha256
+from infer.backends import open_model
+from infer.backends.base import OutOfMemory
+from infer.backends.flavours import messages
+from infer.backends.trt import TrtBackend
 
-A10 = Gpu("NVIDIA A10", "8.6")
+Array = Callable[..., np.ndarray]
+Write = Callable[..., None]
 FLAGS = {"version_compatible": False, "strip_weights": False}
-RECORD = {
-    "flavour": "tensorrt-rtx",
-    "tensorrt_version": "1.7.1.116",
-    "compute_capabilities": ["8.0+"],
-    "gpu": None,
-    "platform": "linux-x86_64",
-    "onnx_sha256": "",
-    "profiles": [{"min": [1, 1, 32, 32], "opt": [2, 1, 32, 32], "max": [4, 1, 32, 32]}],
-    "flags": FLAGS,
-}
-SPEC = ModelSpec(
-    model="unet",
-    color_space="rgb",
-    render_size=32,
-    base_width=4,
-    parameters=1000,
-    config_sha256="",
-    weights_sha256="",
-)
-
-
-def gray(*shape: int) -> np.ndarray:
-    return np.random.default_rng(0).random(shape, np.float32)
-
-
-def write_record(plan: Path, **changes: Any) -> None:
-    build = {**RECORD, **changes}
-    write_sidecar(plan, sealed(Sidecar(spec=SPEC, file_sha256=file_sha256(plan), verification={}, build=build)))
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
-    path = tmp_path / "model.plan"
-    path.write_bytes(b"a plan")
-    write_record(path)
-    return path
 
 
 def refusal(plan: Path) -> str:
@@ -68,212 +27,40 @@ def refusal(plan: Path) -> str:
     return str(refused.value).removeprefix(f"{plan}: ")
 
 
-class Cuda(ModuleType):
-    """cuda.bindings.runtime with "device" memory on the host; a stream's work is done when it is waited for."""
-
-    cudaStreamNonBlocking = 1  # noqa: N815
-
-    def __init__(self) -> None:
-        super().__init__("cuda.bindings.runtime")
-        self.cudaError_t = Enum("cudaError_t", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2})
-        self.cudaMemcpyKind = Enum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
-        self.memory: dict[int, Any] = {}
-        self.queue: list[Callable[[], None]] = []
-        self.streams: set[int] = set()
-        self.most = 10**9
-
-    def result(self, *values: Any) -> tuple[Any, ...]:
-        return self.cudaError_t.cudaSuccess, *values
-
-    def cudaGetErrorString(self, status: Any) -> tuple[Any, bytes]:  # noqa: N802
-        return self.cudaError_t.cudaSuccess, b"out of memory"
-
-    def cudaMalloc(self, size: int) -> tuple[Any, ...]:  # noqa: N802
-        if size > self.most:
-            return self.cudaError_t.cudaErrorMemoryAllocation, 0
-        buffer = ctypes.create_string_buffer(size)
-        self.memory[ctypes.addressof(buffer)] = buffer
-        return self.result(ctypes.addressof(buffer))
-
-    def cudaFree(self, address: int) -> tuple[Any, ...]:  # noqa: N802
-        del self.memory[address]
-        return self.result()
-
-    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:  # noqa: N802
-        assert flags == self.cudaStreamNonBlocking
-        self.streams.add(7)
-        return self.result(7)
-
-    def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
-        self.streams.remove(stream)
-        return self.result()
-
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> tuple[Any, ...]:  # noqa: N802
-        assert stream in self.streams
-        device = target if kind is self.cudaMemcpyKind.cudaMemcpyHostToDevice else source
-        assert len(self.memory[device]) >= size
-        self.queue.append(lambda: ctypes.memmove(target, source, size) and None)
-        return self.result()
-
-    def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
-        while self.queue:
-            self.queue.pop(0)()
-        return self.result()
-
-
-class Library(ModuleType):
-    """A flavour's module whose engines give (gray, 1 - gray, gray / 2)."""
-
-    def __init__(self, name: str, version: str, cuda: Cuda) -> None:
-        super().__init__(name)
-        self.__version__ = version
-        self.refused: set[str] = set()
-        self.leans: list[str | None] = []
-        """Path of the lean runtime, None for the library's own, of each runtime made."""
-        self.released: list[str] = []
-        self.refitted: list[str] = []
-        library = self
-
-        class ILogger:
-            INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
-
-        class Counted:
-            def __del__(self) -> None:
-                library.released.append(type(self).__name__)
-
-        class Context(Counted):
-            def __init__(self) -> None:
-                self.addresses: dict[str, int] = {}
-
-            def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-                self.shape = tuple(shape)
-                return name == "gray" and "shape" not in library.refused
-
-            def set_tensor_address(self, name: str, address: int) -> bool:
-                self.addresses[name] = address
-                return address in cuda.memory
-
-            def execute_async_v3(self, stream: int) -> bool:
-                assert stream in cuda.streams
-                if "execute" in library.refused:
-                    library.log.log(ILogger.ERROR, "IExecutionContext::enqueueV3: no")
-                    return False
-                count, _, height, width = self.shape
-                addresses = dict(self.addresses)
-
-                def work() -> None:
-                    pixels = count * height * width
-                    floats = ctypes.POINTER(ctypes.c_float)
-                    source = np.ctypeslib.as_array(ctypes.cast(addresses["gray"], floats), (pixels,))
-                    target = np.ctypeslib.as_array(ctypes.cast(addresses["rgb"], floats), (3 * pixels,))
-                    values = source.reshape(count, 1, height, width)
-                    target[:] = np.concatenate([values, 1 - values, values / 2], axis=1).ravel()
-
-                cuda.queue.append(work)
-                return True
-
-        class Engine(Counted):
-            def create_execution_context(self) -> Context | None:
-                return None if "context" in library.refused else Context()
-
-        class Runtime(Counted):
-            engine_host_code_allowed: bool | None = None
-
-            def __init__(self, log: Any, lean: str | None = None) -> None:
-                library.log = log
-                library.leans.append(lean)
-
-            def load_runtime(self, path: str) -> "Runtime | None":
-                return None if "lean" in library.refused else Runtime(library.log, path)
-
-            def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
-                assert self.engine_host_code_allowed is False
-                if "engine" in library.refused:
-                    library.log.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: version tag does not match")
-                    return None
-                return Engine()
-
-        class Refitter:
-            def __init__(self, engine: Engine, log: Any) -> None: ...
-
-            def refit_cuda_engine(self) -> bool:
-                return "refit" not in library.refused
-
-        class OnnxParserRefitter:
-            def __init__(self, refitter: Refitter, log: Any) -> None: ...
-
-            def refit_from_file(self, path: str) -> bool:
-                library.refitted.append(Path(path).name)
-                return True
-
-        self.ILogger, self.Runtime = ILogger, Runtime
-        self.Refitter, self.OnnxParserRefitter = Refitter, OnnxParserRefitter
-
-
-Stubs = SimpleNamespace
-
-
-@pytest.fixture
-def stubs(monkeypatch: pytest.MonkeyPatch) -> Stubs:
-    """Stubs of CUDA and TensorRT for RTX in the place of the modules, and an NVIDIA A10."""
-    cuda = Cuda()
-    library = Library("tensorrt_rtx", str(RECORD["tensorrt_version"]), cuda)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", library)
-    monkeypatch.setattr(trt, "find_gpu", lambda: A10)
-    return Stubs(cuda=cuda, library=library)
-
-
-def expected(image: np.ndarray) -> np.ndarray:
-    return np.concatenate([image, 1 - image, image / 2], axis=1)
-
-
-def test_batches_run_one_after_another_and_all_is_released(plan: Path, stubs: Stubs) -> None:
-    with open_model(plan) as backend:
+@pytest.mark.parametrize("flavour", ["tensorrt-rtx", "tensorrt"])
+def test_batches_run_one_after_another_and_all_is_released(
+    stub_plan: Path, stubs: SimpleNamespace, gray: Array, write_record: Write, flavour: str
+) -> None:
+    write_record(stub_plan, flavour)
+    library = stubs.rtx if flavour == "tensorrt-rtx" else stubs.tensorrt
+    with open_model(stub_plan) as backend:
         assert isinstance(backend, TrtBackend)
-        assert backend.engine == f"TensorRT for RTX {stubs.library.__version__}, NVIDIA A10"
-        assert (backend.fixed_size, backend.batch_range) == ((32, 32), (1, 4))
+        assert backend.engine.endswith(f" {library.__version__}, NVIDIA A10")
+        assert (backend.fixed_size, backend.size_range, backend.batch_range) == ((32, 32), None, (1, 4))
+        assert (backend.on_gpu, backend.pads, backend.default_batch) == (True, True, 4)
         assert backend.note is None
         assert backend.spec.render_size == 32
-        for count in (2, 1, 4, 3):
-            image = gray(count, 1, 32, 32)
-            assert np.array_equal(backend.run(image), expected(image))
-        assert sorted(len(buffer) for buffer in stubs.cuda.memory.values()) == [4 * 4 * 32**2, 3 * 4 * 4 * 32**2]
-        assert not stubs.cuda.queue
-        assert stubs.library.released == []
-    assert stubs.library.released == ["Context", "Engine", "Runtime"]
-    assert (stubs.cuda.memory, stubs.cuda.streams) == ({}, set())
+        for count in (2, 1, 4, 3, 3, 3):
+            image = gray(count, 1, 32, 32) / (1 + len(library.shapes))
+            assert np.array_equal(backend.run(image), stubs.expected(image))
+        assert library.released == []
+    assert library.released == ["Context", "Context", "Engine", "Runtime"]
+    assert stubs.cuda.left() == {}
     with pytest.raises(RuntimeError, match="outside its context"):
         backend.run(gray(1, 1, 32, 32))
     with backend:  # and again
         assert backend.run(gray(1, 1, 32, 32)).shape == (1, 3, 32, 32)
+    assert stubs.cuda.left() == {}
 
 
-def test_threads_share_one_context_in_turn(plan: Path, stubs: Stubs) -> None:
-    images = [gray(1 + i % 4, 1, 32, 32) * i / 16 for i in range(16)]
-    answers: dict[int, np.ndarray] = {}
-    with open_model(plan) as backend:
-
-        def work(i: int) -> None:
-            answers[i] = backend.run(images[i].astype(np.float32))
-
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(len(images))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert all(np.array_equal(answers[i], expected(images[i].astype(np.float32))) for i in range(len(images)))
-
-
-def test_batches_and_sizes_outside_the_profile_are_refused(plan: Path, stubs: Stubs) -> None:
-    profile = {"min": [2, 1, 16, 32], "opt": [2, 1, 32, 32], "max": [4, 1, 64, 48]}
-    write_record(plan, profiles=[profile])
-    with open_model(plan) as backend:
-        assert isinstance(backend, TrtBackend)
-        assert (backend.fixed_size, backend.batch_range) == (None, (2, 4))
-        for count in (1, 5):
-            with pytest.raises(ValueError, match=f"expected a batch of 2 to 4, found {count}"):
-                backend.run(gray(count, 1, 32, 32))
+def test_batches_and_sizes_outside_the_profile_are_refused(
+    stub_plan: Path, stubs: SimpleNamespace, gray: Array, write_record: Write
+) -> None:
+    write_record(stub_plan, profiles=[{"min": [2, 1, 16, 32], "opt": [2, 1, 32, 32], "max": [4, 1, 64, 48]}])
+    with open_model(stub_plan) as backend:
+        assert (backend.fixed_size, backend.size_range, backend.batch_range) == (None, (32, 48), (2, 4))
+        with pytest.raises(ValueError, match="expected a batch of at most 4, found 5"):
+            backend.run(gray(5, 1, 32, 32))
         for size in ((80, 32), (16, 16), (64, 64)):
             wrong = rf"expected height and width from \(16, 32\) to \(64, 48\), found \({size[0]}, {size[1]}\)"
             with pytest.raises(ValueError, match=wrong):
@@ -282,7 +69,20 @@ def test_batches_and_sizes_outside_the_profile_are_refused(plan: Path, stubs: St
             backend.run(gray(2, 1, 33, 32))
         for size in ((16, 32), (64, 48), (32, 48)):
             image = gray(3, 1, *size)
-            assert np.array_equal(backend.run(image), expected(image))
+            assert np.array_equal(backend.run(image), stubs.expected(image))
+
+
+def test_a_batch_below_the_profile_is_filled_up(
+    stub_plan: Path, stubs: SimpleNamespace, gray: Array, write_record: Write
+) -> None:
+    write_record(stub_plan, profiles=[{"min": [3, 1, 32, 32], "opt": [8, 1, 32, 32], "max": [8, 1, 32, 32]}])
+    with open_model(stub_plan) as backend:
+        assert backend.default_batch == 8
+        for wanted, count, ran in ((None, 1, 3), (None, 5, 5), (6, 2, 6), (6, 7, 7), (64, 1, 8), (1, 2, 3)):
+            backend.batch_size = wanted
+            image = gray(count, 1, 32, 32)
+            assert np.array_equal(backend.run(image), stubs.expected(image))
+            assert stubs.rtx.shapes[-1] == (ran, 1, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -295,98 +95,130 @@ def test_batches_and_sizes_outside_the_profile_are_refused(plan: Path, stubs: St
         ("context", "cannot prepare it to run"),
     ],
 )
-def test_what_tensorrt_refuses_is_one_line(plan: Path, stubs: Stubs, refused: str, line: str) -> None:
-    stubs.library.refused.add(refused)
+def test_what_tensorrt_refuses_is_one_line(stub_plan: Path, stubs: SimpleNamespace, refused: str, line: str) -> None:
+    stubs.rtx.refused.add(refused)
     with pytest.raises(UserError, match=rf"model\.plan: TensorRT for RTX [\d.]+, NVIDIA A10 {line}") as error:
-        open_model(plan).__enter__()
+        open_model(stub_plan).__enter__()
     assert "\n" not in str(error.value)
-    assert (stubs.cuda.memory, stubs.cuda.streams) == ({}, set())
+    assert stubs.cuda.left() == {}
 
 
-@pytest.mark.parametrize(("refused", "line"), [("execute", "enqueueV3: no"), ("shape", "gave no reason")])
-def test_a_batch_that_fails_is_a_runtime_error(plan: Path, stubs: Stubs, refused: str, line: str) -> None:
-    with open_model(plan) as backend:
-        stubs.library.refused.add(refused)
-        stubs.library.log.log(stubs.library.ILogger.ERROR, "IRuntime::another: long ago")
-        with pytest.raises(RuntimeError, match=rf"NVIDIA A10 failed on a batch of 2: .*{line}"):
+@pytest.mark.parametrize(
+    ("refused", "count", "line"),
+    [("execute", 2, "enqueueV3: no"), ("execute", 3, "enqueueV3"), ("shape", 3, "no reason")],
+)
+def test_a_batch_that_fails_is_a_runtime_error(
+    stub_plan: Path, stubs: SimpleNamespace, gray: Array, refused: str, count: int, line: str
+) -> None:
+    with open_model(stub_plan) as backend:
+        for _ in range(2):  # both slots are set up for two photos
             backend.run(gray(2, 1, 32, 32))
+        stubs.rtx.refused.add(refused)
+        stubs.rtx.log.log(stubs.rtx.ILogger.ERROR, "IRuntime::another: long ago")
+        with pytest.raises(RuntimeError, match=rf"TensorRT failed on a batch of {count}: .*{line}") as failed:
+            backend.run(gray(count, 1, 32, 32))
+        assert not isinstance(failed.value, OutOfMemory)
+        stubs.rtx.refused.clear()
+        image = gray(2, 1, 32, 32)
+        assert np.array_equal(backend.run(image), stubs.expected(image))
+    assert stubs.cuda.left() == {}
 
 
-def test_a_cuda_error_is_a_runtime_error_and_what_was_taken_is_released(plan: Path, stubs: Stubs) -> None:
-    with open_model(plan) as backend:
-        stubs.cuda.most = 3 * 4 * 32**2
+@pytest.mark.parametrize("function", ["cudaMalloc", "cudaMallocHost"])
+def test_a_batch_too_large_for_the_memory_says_so_and_gives_back_what_it_took(
+    stub_plan: Path, stubs: SimpleNamespace, gray: Array, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    allocate = getattr(stubs.cuda, function)
+
+    def limited(size: int) -> object:
+        too_large = stubs.cuda.cudaError_t.cudaErrorMemoryAllocation, None
+        return too_large if size > 3 * 4 * 32**2 else allocate(size)
+
+    monkeypatch.setattr(stubs.cuda, function, limited)
+    with open_model(stub_plan) as backend:
         small = gray(1, 1, 32, 32)
-        assert np.array_equal(backend.run(small), expected(small))
-        found = r"CUDA failed in cudaMalloc: out of memory \(cudaErrorMemoryAllocation\)"
-        with pytest.raises(RuntimeError, match=found):
+        with pytest.raises(OutOfMemory, match=rf"CUDA failed in {function}: out of memory \(cudaErrorMemoryAlloc"):
             backend.run(gray(4, 1, 32, 32))
-        assert np.array_equal(backend.run(small), expected(small))
-    assert stubs.cuda.memory == {}
+        assert not stubs.cuda.device
+        assert not stubs.cuda.pinned
+        assert np.array_equal(backend.run(small), stubs.expected(small))
+    assert stubs.cuda.left() == {}
 
 
-def test_a_stripped_engine_takes_its_weights_from_the_file_it_was_built_from(plan: Path, stubs: Stubs) -> None:
-    onnx_file = plan.parent / "renamed.onnx"
+def test_a_stripped_engine_takes_its_weights_from_the_file_it_was_built_from(
+    stub_plan: Path, stubs: SimpleNamespace, write_record: Write
+) -> None:
+    onnx_file = stub_plan.parent / "renamed.onnx"
     onnx_file.write_bytes(b"weights")
-    write_record(plan, flags={**FLAGS, "strip_weights": True}, onnx_sha256=file_sha256(onnx_file))
+    write_record(stub_plan, flags={**FLAGS, "strip_weights": True}, onnx_sha256=file_sha256(onnx_file))
     onnx_file.unlink()
-    assert refusal(plan).startswith("its weights were stripped: found no ONNX file beside it, needed the ONNX file")
-    (plan.parent / "another.onnx").write_bytes(b"other weights")
-    assert refusal(plan).startswith("its weights were stripped: found another.onnx beside it")
+    assert refusal(stub_plan).startswith("its weights were stripped: found no ONNX file beside it, needed the ONNX")
+    (stub_plan.parent / "another.onnx").write_bytes(b"other weights")
+    assert refusal(stub_plan).startswith("its weights were stripped: found another.onnx beside it")
     onnx_file.write_bytes(b"weights")
-    with open_model(plan):
-        assert stubs.library.refitted == ["renamed.onnx"]
-    stubs.library.refused.add("refit")
-    assert "cannot take its weights from renamed.onnx" in refusal(plan)
+    with open_model(stub_plan):
+        assert stubs.rtx.refitted == ["renamed.onnx"]
+    stubs.rtx.refused.add("refit")
+    assert "cannot take its weights from renamed.onnx" in refusal(stub_plan)
 
 
 def test_an_older_version_compatible_engine_needs_its_lean_runtime(
-    plan: Path, stubs: Stubs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stub_plan: Path,
+    stubs: SimpleNamespace,
+    gray: Array,
+    write_record: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = {**FLAGS, "version_compatible": True}
-    write_record(plan, flags=flags)
-    with open_model(plan):
-        assert stubs.library.leans == [None]
-    write_record(plan, flags=flags, tensorrt_version="1.2.0.54")
-    assert refusal(plan).startswith("found no lean runtime here, needed that of TensorRT 1.2, which built it")
+    write_record(stub_plan, flags=flags)
+    with open_model(stub_plan):
+        assert stubs.rtx.leans == [None]
+    write_record(stub_plan, flags=flags, tensorrt_version="1.2.0.54")
+    assert refusal(stub_plan).startswith("found no lean runtime here, needed that of TensorRT 1.2, which built it")
     package = tmp_path / "site" / "tensorrt_lean_libs"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "libnvinfer_lean.so.1").touch()
     monkeypatch.syspath_prepend(package.parent)
-    with open_model(plan) as backend:
-        assert stubs.library.leans[-2:] == [None, str(package / "libnvinfer_lean.so.1")]
-        stubs.library.released.clear()
+    with open_model(stub_plan) as backend:
+        assert stubs.rtx.leans[-2:] == [None, str(package / "libnvinfer_lean.so.1")]
+        gc.collect()  # the runtime of the refusal above lives on in its traceback
+        stubs.rtx.released.clear()
         assert backend.run(gray(1, 1, 32, 32)).shape == (1, 3, 32, 32)
-        assert stubs.library.released == []
-    stubs.library.refused.add("lean")
-    assert "cannot load the lean runtime for it" in refusal(plan)
+        assert stubs.rtx.released == []
+    stubs.rtx.refused.add("lean")
+    assert "cannot load the lean runtime for it" in refusal(stub_plan)
 
 
-def test_a_new_logger_has_no_messages(stubs: Stubs) -> None:
-    log = messages(stubs.library)
+def test_a_new_logger_has_no_messages(stubs: SimpleNamespace) -> None:
+    log = messages(stubs.rtx)
     assert (log.errors, log.warnings, log.reason()) == ([], [], "tensorrt_rtx gave no reason")
 
 
-def test_another_gpu_of_the_same_kind_is_noted(plan: Path, stubs: Stubs) -> None:
-    write_record(plan, gpu="NVIDIA GeForce RTX 3090")
-    with open_model(plan) as backend:
+def test_another_gpu_of_the_same_kind_is_noted(stub_plan: Path, stubs: SimpleNamespace, write_record: Write) -> None:
+    write_record(stub_plan, gpu="NVIDIA GeForce RTX 3090")
+    with open_model(stub_plan) as backend:
         assert backend.note is not None
         assert backend.note.startswith("built on NVIDIA GeForce RTX 3090, found NVIDIA A10")
 
 
-def test_the_stubs_have_the_names_of_the_modules(stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stubs_have_the_names_of_the_modules(stubs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what the stubs prove holds for the stubs alone."""
     monkeypatch.undo()
     import tensorrt_rtx
     from cuda.bindings import runtime
 
-    names = [name for name in dir(Cuda) if name.startswith("cuda")]
-    assert len(names) == 8
-    assert all(hasattr(runtime, name) for name in (*names, "cudaError_t", "cudaMemcpyKind"))
-    for kind in ("cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"):
-        assert hasattr(runtime.cudaMemcpyKind, kind)
-    for name in ("Runtime", "Refitter", "OnnxParserRefitter"):
-        stub = getattr(stubs.library, name)
-        assert {n for n in vars(stub) if n[0] != "_"} <= set(dir(getattr(tensorrt_rtx, name)))
-    context = {"set_input_shape", "set_tensor_address", "execute_async_v3"}
-    assert context <= set(dir(tensorrt_rtx.IExecutionContext))
+    names = [name for name in {*dir(type(stubs.cuda)), *vars(stubs.cuda)} if name.startswith("cuda")]
+    assert len(names) == 22
+    assert all(hasattr(runtime, name) for name in names)
+    for kind in ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode"):
+        values = getattr(stubs.cuda, kind)
+        assert all(getattr(getattr(runtime, kind), value.name) == value.value for value in values)
+    for name in ("Runtime", "Refitter", "OnnxParserRefitter", "IExecutionContext", "ICudaEngine"):
+        stub = getattr(stubs.rtx, name)
+        public = {n for n, value in vars(stub).items() if n[0] != "_" and (callable(value) or n.startswith("engine"))}
+        assert public
+        assert public <= set(dir(getattr(tensorrt_rtx, name)))
+    assert hasattr(tensorrt_rtx.IRuntimeConfig, "cuda_graph_strategy")
+    assert hasattr(tensorrt_rtx.CudaGraphStrategy, stubs.rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE)

@@ -1,0 +1,370 @@
+"""What the tests of backends share: arrays, a model to spoil, and stubs of CUDA and TensorRT, since CI has no GPU.
+
+The stubs keep "device" and page-locked memory on the host and do a stream's work only when it is waited for. They fail
+where the real ones would do something undefined. On the real modules the same is run by the tests marked gpu.
+"""
+
+import ctypes
+import shutil
+import sys
+import sysconfig
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cgan.spec import ModelSpec, Sidecar, file_sha256, sidecar_path, write_sidecar
+from infer.backends import trt
+from infer.backends.flavours import Gpu
+from infer.backends.trt import sealed
+
+VERSIONS = {"tensorrt-rtx": "1.7.1.116", "tensorrt": "11.4.0.106"}
+RECORD = {
+    "flavour": "tensorrt-rtx",
+    "compute_capabilities": ["8.0+"],
+    "gpu": None,
+    "platform": sysconfig.get_platform(),
+    "onnx_sha256": "",
+    "profiles": [{"min": [1, 1, 32, 32], "opt": [2, 1, 32, 32], "max": [4, 1, 32, 32]}],
+    "flags": {"version_compatible": False, "strip_weights": False},
+}
+SPEC = ModelSpec(
+    model="unet", color_space="rgb", render_size=32, base_width=4, parameters=1, config_sha256="", weights_sha256=""
+)
+
+Array = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def gray() -> Array:
+    """`gray(*shape)`: random float32 in [0, 1)."""
+    return lambda *shape: np.random.default_rng(0).random(shape, np.float32)
+
+
+@pytest.fixture
+def model(exported_onnx: Path, tmp_path: Path) -> Path:
+    """A copy of the exported model with its sidecar, to be spoilt."""
+    shutil.copy(sidecar_path(exported_onnx), tmp_path)
+    return Path(shutil.copy(exported_onnx, tmp_path))
+
+
+@pytest.fixture
+def write_record() -> Callable[..., None]:
+    """`write_record(plan, flavour=..., **changes)`: a sealed sidecar with this build record."""
+
+    def write(plan: Path, flavour: str = "tensorrt-rtx", **changes: Any) -> None:
+        build = {**RECORD, "flavour": flavour, "tensorrt_version": VERSIONS[flavour], **changes}
+        write_sidecar(plan, sealed(Sidecar(spec=SPEC, file_sha256=file_sha256(plan), verification={}, build=build)))
+
+    return write
+
+
+@pytest.fixture
+def stub_plan(tmp_path: Path, write_record: Callable[..., None]) -> Path:
+    """A plan of TensorRT for RTX that only the stubs can run."""
+    path = tmp_path / "model.plan"
+    path.write_bytes(b"a plan")
+    write_record(path)
+    return path
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stubs of CUDA and both flavours in the place of the modules, and an NVIDIA A10.
+
+    `cuda`, `rtx` and `tensorrt` are the modules, `expected(image)` is what their engines make of an image.
+    """
+    cuda = Cuda()
+    flavours = {name: Library(name.replace("-", "_"), VERSIONS[name], cuda) for name in VERSIONS}
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    for library in flavours.values():
+        monkeypatch.setitem(sys.modules, library.__name__, library)
+    monkeypatch.setattr(trt, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))
+    return SimpleNamespace(cuda=cuda, rtx=flavours["tensorrt-rtx"], tensorrt=flavours["tensorrt"], expected=answer)
+
+
+def answer(image: np.ndarray) -> np.ndarray:
+    """What the stubs' engines give."""
+    return np.concatenate([image, 1 - image, image / 2], axis=1)
+
+
+class Work:
+    """Something that a stream does later."""
+
+    def __init__(self, do: Callable[[], object], uses: Iterable[int], context: object = None) -> None:
+        self.do = do
+        self.uses = set(uses)
+        """Addresses of the memory that it needs."""
+        self.context = context
+        """The execution context that enqueued it."""
+
+
+class Cuda(ModuleType):
+    """cuda.bindings.runtime. Each thing that was made is in one of the dicts until it is released, exactly once."""
+
+    cudaStreamNonBlocking = 1  # noqa: N815
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.runtime")
+        errors = {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2, "cudaErrorStreamCaptureUnsupported": 900}
+        self.cudaError_t = Enum("cudaError_t", errors)
+        self.cudaMemcpyKind = Enum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
+        modes = ("Global", "ThreadLocal", "Relaxed")
+        numbers = {f"cudaStreamCaptureMode{mode}": number for number, mode in enumerate(modes)}
+        self.cudaStreamCaptureMode = Enum("cudaStreamCaptureMode", numbers)
+        self.modes = threading.local()
+        """`now` is the capture mode of the calling thread."""
+        self.device: dict[int, Any] = {}
+        self.pinned: dict[int, Any] = {}
+        self.streams: dict[int, list[Work]] = {}
+        self.graphs: dict[int, list[Work]] = {}
+        self.executables: dict[int, list[Work]] = {}
+        self.captures: dict[int, tuple[int, list[Work]]] = {}
+        """The thread that captures a stream, and what it captured."""
+        self.most = 10**9
+        """Bytes of the largest allocation."""
+        self.failing: set[str] = set()
+        """Functions that give an error."""
+        self.calls = Counter[str]()
+        self.handles = iter(range(1000, 10**9))
+
+    def left(self) -> dict[str, int]:
+        """How many of what are not yet released."""
+        kinds = ("device", "pinned", "streams", "graphs", "executables", "captures")
+        return {kind: len(getattr(self, kind)) for kind in kinds if getattr(self, kind)}
+
+    def result(self, function: str, *values: Any) -> tuple[Any, ...]:
+        self.calls[function] += 1
+        if function in self.failing:
+            return self.cudaError_t.cudaErrorStreamCaptureUnsupported, None
+        return self.cudaError_t.cudaSuccess, *values
+
+    def cudaGetErrorString(self, status: Any) -> tuple[Any, bytes]:  # noqa: N802
+        texts = {"cudaErrorMemoryAllocation": b"out of memory"}
+        return self.cudaError_t.cudaSuccess, texts.get(status.name, b"operation not permitted")
+
+    def cudaGetLastError(self) -> tuple[Any, ...]:  # noqa: N802
+        self.calls["cudaGetLastError"] += 1
+        return (self.cudaError_t.cudaErrorStreamCaptureUnsupported,)
+
+    def cudaThreadExchangeStreamCaptureMode(self, mode: Any) -> tuple[Any, ...]:  # noqa: N802
+        before = self.mode()
+        self.modes.now = mode
+        return self.result("cudaThreadExchangeStreamCaptureMode", before)
+
+    def mode(self) -> Any:
+        return getattr(self.modes, "now", self.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal)
+
+    def check_may_reserve(self) -> None:
+        """Another thread may be capturing at any moment, and this one must not."""
+        assert self.mode() is self.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+        assert threading.get_ident() not in {thread for thread, _ in self.captures.values()}
+
+    def allocate(self, memory: dict[int, Any], size: int) -> tuple[Any, ...]:
+        self.check_may_reserve()
+        if size > self.most:
+            return self.cudaError_t.cudaErrorMemoryAllocation, None
+        buffer = ctypes.create_string_buffer(size)
+        memory[ctypes.addressof(buffer)] = buffer
+        return self.cudaError_t.cudaSuccess, ctypes.addressof(buffer)
+
+    def release(self, function: str, things: dict[int, Any], handle: int) -> tuple[Any, ...]:
+        waiting = [work for works in self.streams.values() for work in works]
+        assert handle not in {address for work in waiting for address in work.uses}, "something still uses it"
+        assert not self.streams.get(handle), "the stream is at work"
+        del things[handle]
+        return self.result(function)
+
+    def cudaMalloc(self, size: int) -> tuple[Any, ...]:  # noqa: N802
+        return self.allocate(self.device, size)
+
+    def cudaMallocHost(self, size: int) -> tuple[Any, ...]:  # noqa: N802
+        return self.allocate(self.pinned, size)
+
+    def cudaFree(self, address: int) -> tuple[Any, ...]:  # noqa: N802
+        self.check_may_reserve()
+        return self.release("cudaFree", self.device, address)
+
+    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:  # noqa: N802
+        self.check_may_reserve()
+        return self.release("cudaFreeHost", self.pinned, address)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        assert flags == self.cudaStreamNonBlocking
+        stream = next(self.handles)
+        self.streams[stream] = []
+        return self.result("cudaStreamCreateWithFlags", stream)
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        return self.release("cudaStreamDestroy", self.streams, stream)
+
+    def enqueue(self, stream: int, work: Work) -> None:
+        (self.captures[stream][1] if stream in self.captures else self.streams[stream]).append(work)
+
+    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: Any, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        there = kind is self.cudaMemcpyKind.cudaMemcpyHostToDevice
+        host, device = (source, target) if there else (target, source)
+        assert min(len(self.pinned[host]), len(self.device[device])) >= size
+        self.enqueue(stream, Work(lambda: ctypes.memmove(target, source, size), (target, source)))
+        return self.result("cudaMemcpyAsync")
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        assert stream not in self.captures
+        works = self.streams[stream]
+        while works:
+            works.pop(0).do()
+        return self.result("cudaStreamSynchronize")
+
+    def cudaStreamBeginCapture(self, stream: int, mode: Any) -> tuple[Any, ...]:  # noqa: N802
+        assert mode is self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        assert self.mode() is self.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal, "left as it was found"
+        if "cudaStreamBeginCapture" not in self.failing:
+            self.captures[stream] = threading.get_ident(), []
+        return self.result("cudaStreamBeginCapture")
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        thread, works = self.captures.pop(stream)
+        assert thread == threading.get_ident()
+        if "cudaStreamEndCapture" in self.failing:
+            return self.result("cudaStreamEndCapture")
+        graph = next(self.handles)
+        self.graphs[graph] = works
+        return self.result("cudaStreamEndCapture", graph)
+
+    def cudaGraphGetNodes(self, graph: int, numNodes: int = 0) -> tuple[Any, ...]:  # noqa: N802, N803
+        return self.result("cudaGraphGetNodes", [], len(self.graphs[graph]))
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        if "cudaGraphInstantiate" in self.failing:
+            return self.result("cudaGraphInstantiate")
+        executable = next(self.handles)
+        self.executables[executable] = self.graphs[graph]
+        return self.result("cudaGraphInstantiate", executable)
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[Any, ...]:  # noqa: N802
+        del self.graphs[graph]
+        return self.result("cudaGraphDestroy")
+
+    def cudaGraphExecDestroy(self, executable: int) -> tuple[Any, ...]:  # noqa: N802
+        del self.executables[executable]
+        return self.result("cudaGraphExecDestroy")
+
+    def cudaGraphLaunch(self, executable: int, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        self.streams[stream].extend(self.executables[executable])
+        return self.result("cudaGraphLaunch")
+
+
+class Library(ModuleType):
+    """A flavour's module."""
+
+    def __init__(self, name: str, version: str, cuda: Cuda) -> None:
+        super().__init__(name)
+        self.__version__ = version
+        self.refused: set[str] = set()
+        """What fails: engine, context, second context, execute, capture, shape, lean, refit."""
+        self.leans: list[str | None] = []
+        """Path of the lean runtime, None for the library's own, of each runtime made."""
+        self.released: list[str] = []
+        self.refitted: list[str] = []
+        self.strategies: list[str] = []
+        """CUDA graph strategy of each context that was given a configuration."""
+        self.shapes: list[tuple[int, ...]] = []
+        """Of each batch that ran."""
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called while the engine computes."""
+        library = self
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+        class Counted:
+            def __del__(self) -> None:
+                library.released.append(type(self).__name__)
+
+        class Context(Counted):
+            def __init__(self) -> None:
+                self.addresses: dict[str, int] = {}
+
+            def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+                captured = {work.context for works in cuda.executables.values() for work in works}
+                assert self not in captured, "a graph of this context is still there"
+                self.shape = tuple(shape)
+                return name == "gray" and "shape" not in library.refused
+
+            def set_tensor_address(self, name: str, address: int) -> bool:
+                self.addresses[name] = address
+                return address in cuda.device
+
+            def execute_async_v3(self, stream: int) -> bool:
+                if "execute" in library.refused or ("capture" in library.refused and stream in cuda.captures):
+                    library.log.log(ILogger.ERROR, "IExecutionContext::enqueueV3: no")
+                    return False
+                if "stream" not in library.refused:
+                    shape, addresses = self.shape, dict(self.addresses)
+                    work = Work(lambda: library.compute(shape, addresses), addresses.values(), self)
+                    cuda.enqueue(stream, work)
+                return True
+
+        class Engine(Counted):
+            contexts = 0
+
+            def create_runtime_config(self) -> Any:
+                return SimpleNamespace(cuda_graph_strategy="DISABLED")
+
+            def create_execution_context(self, config: Any = None) -> Context | None:
+                self.contexts += 1
+                if config is not None:
+                    library.strategies.append(config.cuda_graph_strategy)
+                refused = "context" in library.refused or ("second context" in library.refused and self.contexts > 1)
+                return None if refused else Context()
+
+        class Runtime(Counted):
+            engine_host_code_allowed: bool | None = None
+
+            def __init__(self, log: Any, lean: str | None = None) -> None:
+                library.log = log
+                library.leans.append(lean)
+
+            def load_runtime(self, path: str) -> "Runtime | None":
+                return None if "lean" in library.refused else Runtime(library.log, path)
+
+            def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
+                assert self.engine_host_code_allowed is False
+                if "engine" in library.refused:
+                    library.log.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: version tag does not match")
+                    return None
+                return Engine()
+
+        class Refitter:
+            def __init__(self, engine: Engine, log: Any) -> None: ...
+
+            def refit_cuda_engine(self) -> bool:
+                return "refit" not in library.refused
+
+        class OnnxParserRefitter:
+            def __init__(self, refitter: Refitter, log: Any) -> None: ...
+
+            def refit_from_file(self, path: str) -> bool:
+                library.refitted.append(Path(path).name)
+                return True
+
+        self.ILogger, self.Runtime, self.IExecutionContext, self.ICudaEngine = ILogger, Runtime, Context, Engine
+        self.Refitter, self.OnnxParserRefitter = Refitter, OnnxParserRefitter
+        self.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
+
+    def compute(self, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
+        """What the engine does on the device."""
+        self.meanwhile()
+        self.shapes.append(shape)
+        count, _, height, width = shape
+        pixels = count * height * width
+        floats = ctypes.POINTER(ctypes.c_float)
+        source = np.ctypeslib.as_array(ctypes.cast(addresses["gray"], floats), (pixels,)).reshape(shape)
+        target = np.ctypeslib.as_array(ctypes.cast(addresses["rgb"], floats), (3 * pixels,))
+        target[:] = answer(source).ravel()
