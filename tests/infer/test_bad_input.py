@@ -2,6 +2,9 @@
 
 import json
 import os
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,8 @@ import pytest
 from PIL import Image
 
 from infer.cli import main
+from infer.images import PhotoError, decode, use_own_pixel_limit
+from infer.storage import WORK_FOLDER
 
 GRAY = np.random.default_rng(0).integers(0, 256, (33, 47), np.uint8)
 COLOR = np.random.default_rng(1).integers(0, 256, (33, 47, 4), np.uint8)
@@ -18,6 +23,7 @@ GOOD = {
     "progressive.jpg",
     "gray16.png",
     "gray16.tif",
+    "color16.png",
     "float.tif",
     "la.png",
     "rgba.png",
@@ -40,13 +46,44 @@ GOOD = {
     os.fsdecode(b"latin-\xe9.png"),
     "link.png",
 }
+NOTES = {
+    "animated.gif": "first frame of several",
+    "animated.webp": "first frame of several",
+    "pages.tif": "first frame of several",
+    "color16.png": "read with 8 of its 16 bits a channel, all that Pillow reads where there is colour or alpha",
+    "xmp.jpg": "XMP kept without its extension: Pillow reads only the part that fits into 64 KiB",
+    "profile.png": "ICC profile left out: it is for GRAY, not RGB",
+    "stretched.tif": "values from -3 to 7 stretched to the range of gray",
+    "exif.jpg": "EXIF and orientation left out: damaged (",
+}
+"""Good files of which there is something to say."""
+GOOD |= NOTES.keys()
 BAD = {
     "empty.jpg": "the file is empty",
     "truncated.jpg": "truncated",
+    "truncated.png": "damaged: ",
+    "truncated.tif": "damaged: ",
+    "truncated.webp": "damaged: ",
+    "nan.tif": "it has values that are not finite numbers",
     "text.png": "not an image",
     "jpeg.png": "its content is JPEG but its name says PNG",
     "bomb.png": "the limit is",
 }
+
+
+def png16(samples: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel in RGB, which Pillow does not write; H x W x 3, big-endian."""
+    height, width, _ = samples.shape
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in samples)),
+        b"IEND": b"",
+    }
+    written = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +118,21 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gray.save(folder / name)
     (folder / "link.png").symlink_to(folder / "gray16.png")
 
-    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "color16.png").write_bytes(png16(COLOR[..., :3].astype(">u2") * 257))
+    extension = b"\xff\xe1" + struct.pack(">H", 52) + b"http://ns.adobe.com/xmp/extension/\0" + bytes(15)
     content = (folder / "color.jpg").read_bytes()
-    (folder / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "xmp.jpg").write_bytes(content[:2] + extension + content[2:])
+    gray.save(folder / "profile.png", icc_profile=bytes(16) + b"GRAY" + bytes(108))
+    Image.fromarray(np.linspace(-3, 7, GRAY.size, dtype=np.float32).reshape(GRAY.shape)).save(folder / "stretched.tif")
+    # The horizontal resolution as text, where a fraction belongs.
+    text = struct.pack("<HHHI4sI", 1, 282, 2, 4, b"abc", 0)
+    gray.save(folder / "exif.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + text)
+
+    (folder / "empty.jpg").write_bytes(b"")
+    for name in ("color.jpg", "rgba.png", "gray16.tif", "same.webp"):
+        whole = (folder / name).read_bytes()
+        (folder / f"truncated{Path(name).suffix}").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(folder / "nan.tif")
     (folder / "text.png").write_bytes(b"hello")
     (folder / "jpeg.png").write_bytes(content)
     Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
@@ -103,8 +152,11 @@ def test_each_file_is_done_or_named_with_a_true_reason(hostile: Path, tmp_path: 
     for name, reason in BAD.items():
         assert reason in report["failures"][name]
     assert report["done"] == len(GOOD)
+    for name, note in NOTES.items():
+        assert [n for n in report["notes"][name] if n.startswith(note)], name
     assert report["passed_over"].keys() == {"loop", "pipe.png"}
     outputs = [path for path in out.rglob("*") if path.is_file() and path.name != "report.json"]
+    outputs = [path for path in outputs if WORK_FOLDER not in path.parts]
     assert len(outputs) == len(GOOD)
     for path in outputs:
         with Image.open(path) as image:
@@ -138,6 +190,36 @@ def test_inputs_are_untouched_and_read_only_inputs_work(hostile: Path, tmp_path:
     with pytest.raises(SystemExit):
         main(["folder", str(hostile), str(tmp_path), "--device", "cpu", "--quiet"])
     assert {path: path.read_bytes() for path in hostile.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("pixels", [33 * 47 - 1, 33 * 47 // 2 - 1], ids=["a warning", "an error"])
+def test_pillow_s_own_limit_gives_way_to_that_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, pixels: int
+) -> None:
+    """A photo of more pixels than Pillow's limit warns, one of twice as many is refused."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(GRAY).save(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+    with pytest.raises(SystemExit) as end:
+        main(["folder", str(tmp_path / "in"), str(tmp_path / "out"), "--device", "cpu", "--quiet"])
+    assert end.value.code in (None, 0)
+    assert [w for w in recwarn if issubclass(w.category, Image.DecompressionBombWarning)] == []
+
+
+def test_the_own_limit_silences_pillow_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    Image.fromarray(GRAY).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(PhotoError, match="DecompressionBombError"):
+        decode(tmp_path / "a.png")
+    use_own_pixel_limit()
+    assert np.array_equal(decode(tmp_path / "a.png").luma, GRAY)
+    with pytest.raises(PhotoError, match="47 x 33 pixels, the limit is 1550"):
+        decode(tmp_path / "a.png", max_pixels=1550)
+    for module in ("PIL.TiffImagePlugin", "PILLOW", "infer.images"):
+        warnings.warn_explicit("truncated file", UserWarning, "a.py", 1, module=module, registry={})
+    assert len(recwarn) == 2
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")
