@@ -1,11 +1,12 @@
-"""How close a folder run comes to a bare ONNX Runtime loop over one batch in memory.
+"""Folder runs against a bare ONNX Runtime loop, and against other ways to colour a folder.
 
-    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 2000]
+    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 1000] [--side 1024] [--quick]
 
-Both run the same model with the same number of threads and batch size, by turns over several rounds, in one process.
-The bare loop is one session with all threads, as ONNX Runtime comes; it neither reads nor writes files. A folder run
-has a run of one thread for each worker instead, which can be faster than that even with the files. Without --photos,
-crops of the pictures in examples/ are used.
+All run the same architecture on the same photos with the same number of cores, by turns over several rounds. The bare
+loop is one ONNX Runtime session with all threads over one batch in memory, as ONNX Runtime comes; it neither reads nor
+writes files. The peers, in benchmarks/peers.py, are loops as people write them. Each peer and each folder run is a
+process of its own, timed from the first photo to the last file, imports and loading left out. Without --photos, crops
+of the pictures in examples/ are used.
 """
 
 import json
@@ -14,9 +15,13 @@ import platform
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -24,115 +29,216 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.peers import NEEDED, PEERS
 from cgan.spec import PHOTO_FORMATS
 from infer.backends import DEFAULT_MODEL, open_model
-from infer.backends.base import Backend
 from infer.images import decode, model_input
 from infer.jobs import make_plan
-from infer.pipeline import FolderOptions, Outcome, color_folder
+from infer.journal import Journal
+from infer.pipeline import FolderOptions, color_folder
+from infer.storage import LocalFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BARE_SECONDS = 5.0
+CORES = len(os.sched_getaffinity(0))
+FOLDER, BARE = "cgan-infer folder", "bare ONNX Runtime, no files"
+WARM_UP = 8
+"""Photos that each process colours before the clock starts."""
+
+
+@dataclass
+class Measured:
+    """One turn of one contestant."""
+
+    images_per_second: float
+    cpu_use: float
+    """Share of all cores' time that was used."""
+    peak_rss_mib: float
 
 
 @click.command()
 @click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Folder of photos, copied and repeated.")
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL)
-@click.option("--files", type=click.IntRange(min=1), default=2000, show_default=True, help="Photos in a folder run.")
+@click.option("--files", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos in a turn.")
+@click.option("--side", type=click.IntRange(min=16), help="Photos are resized to this height and width first.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)), show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)), show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default=True)
+@click.option("--peers/--no-peers", default=True, show_default=True, help="Whether the peers take part.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-@click.option("--quick", is_flag=True, help="300 files, one round.")
+@click.option("--quick", is_flag=True, help="200 files, one round.")
+@click.option("--turn", hidden=True, help="What a process of its own is to measure.")
+@click.option("--folder", "folder_", type=click.Path(path_type=Path), hidden=True)
 def main(
     photos: Path | None,
     model: Path,
     files: int,
+    side: int | None,
     rounds: int,
     batch_size: int,
     workers: int,
-    threads: int,
+    peers: bool,
     json_file: Path | None,
     quick: bool,
+    turn: str | None,
+    folder_: Path | None,
 ) -> None:
-    """Print images a second of both, and their ratio last."""
+    """Print images a second of all, and the ratios last."""
+    if turn and folder_:
+        print(json.dumps(asdict(measure(turn, folder_, model, batch_size, workers))))
+        return
     if quick:
-        files, rounds = 300, 1
-    options = FolderOptions(batch_size=batch_size, workers=workers, streams=workers + 1)
-    figures: list[dict[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder, open_model(model, "cpu", max(1, threads // workers)) as backend:
-        source = Path(folder) / "in"
-        make_photos(photos, source, files)
-        batch = batch_of(source, backend, batch_size)
-        print(f"{files} files, {backend.path.name} on {backend.engine}, batch {batch_size}, {threads} threads")
-        session = bare_session(backend.path, threads)
-        bare_loop(session, batch, BARE_SECONDS / 5)  # warm-up
-        for number in range(1, rounds + 1):
-            # The bare loop before and after, so that a machine that drifts favours neither.
-            before = bare_loop(session, batch, BARE_SECONDS)
-            outcome = folder_run(backend, source, Path(folder) / f"out{number}", options)
-            after = bare_loop(session, batch, BARE_SECONDS)
-            speed, bare = len(outcome.done) / outcome.seconds, (before + after) / 2
-            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            figures.append({"bare": bare, "folder": speed, "ratio": speed / bare, "peak_rss_mib": rss})
-            print(f"round {number}: bare {bare:.1f} images/s, folder {speed:.1f} images/s, peak RSS {rss:.0f} MiB")
-    ratio = statistics.median(figure["ratio"] for figure in figures)
+        files, rounds = 200, 1
+    names = [BARE, FOLDER, *(name for name, peer in PEERS.items() if peers and find_spec(NEEDED.get(peer, "json")))]
+    figures: dict[str, list[Measured]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        make_photos(photos, Path(folder) / "in", files, side)
+        print(
+            f"{files} photos{f' of {side} x {side}' if side else ''}, {model.name}, batch {batch_size}, {CORES} cores"
+        )
+        for number in range(rounds):
+            # Every other round backwards, so that a machine that drifts favours no one.
+            for name in names if number % 2 == 0 else reversed(names):
+                figures[name].append(in_process(name, Path(folder), model, batch_size, workers))
+            speeds = (f"{name} {figures[name][-1].images_per_second:.1f}" for name in names)
+            print(f"round {number + 1}, images/s: {', '.join(speeds)}")
+    ratios = {
+        name: [a.images_per_second / b.images_per_second for a, b in zip(figures[FOLDER], figures[name], strict=True)]
+        for name in names
+        if name != FOLDER
+    }
     if json_file:
-        machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-        record = {"arguments": sys.argv[1:], "machine": machine, "rounds": figures, "ratio": ratio}
+        machine = {"cpu": cpu_name(), "cores": CORES, "python": platform.python_version(), "ort": ort.__version__}
+        record = {
+            "arguments": sys.argv[1:],
+            "machine": machine,
+            "figures": {name: [asdict(turn) for turn in turns] for name, turns in figures.items()},
+            "ratios": ratios,
+        }
         json_file.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"folder / bare = {ratio:.3f}")
+    for name in names:
+        print(f"{name:<40} {line(figures[name])}")
+    for name, values in ratios.items():
+        spread = f" ({min(values):.2f} to {max(values):.2f})" if rounds > 1 else ""
+        print(f"{FOLDER} / {name} = {statistics.median(values):.2f}{spread}")
 
 
-def make_photos(photos: Path | None, target: Path, count: int) -> None:
-    """Fill `target` with `count` files: copies of the photos, or 128 x 128 crops of the examples."""
+def line(turns: list[Measured]) -> str:
+    """Medians of a contestant."""
+    speed, cpu, rss = (
+        statistics.median(getattr(turn, field) for turn in turns)
+        for field in ("images_per_second", "cpu_use", "peak_rss_mib")
+    )
+    return f"{speed:8.1f} images/s  {cpu:4.0%} of {CORES} cores  {rss:6.0f} MiB"
+
+
+def in_process(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> Measured:
+    """One turn in a process of its own, so that nobody inherits another's memory or threads."""
+    arguments = ["--turn", name, "--folder", folder, "--model", model, "--batch-size", batch_size, "--workers", workers]
+    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} failed with exit code {done.returncode}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> Measured:
+    """Colour the photos of folder/in into a fresh folder, once a few for warm-up and then all."""
+    source, few = folder / "in", folder / "few"
+    shutil.rmtree(few, ignore_errors=True)
+    few.mkdir()
+    for path in sorted(source.iterdir())[:WARM_UP]:
+        shutil.copyfile(path, few / path.name)
+    if name == BARE:
+        return bare_loop(model, few, batch_size)
+    with tempfile.TemporaryDirectory(dir=folder) as outputs:
+        if name == FOLDER:
+            return folder_run(source, few, Path(outputs), model, batch_size, workers)
+        peer = PEERS[name]
+        (Path(outputs) / "few").mkdir()
+        (Path(outputs) / "all").mkdir()
+        peer(few, Path(outputs) / "few", model, CORES)
+        began = Clock()
+        peer(source, Path(outputs) / "all", model, CORES)
+        return began.measured(len(list((Path(outputs) / "all").iterdir())))
+
+
+class Clock:
+    """Wall and processor time from its making."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), cpu_seconds()
+
+    def measured(self, images: int) -> Measured:
+        """What so many images took."""
+        wall, cpu = time.perf_counter() - self.wall, cpu_seconds() - self.cpu
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return Measured(images / wall, cpu / wall / CORES, rss)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of children that ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def folder_run(source: Path, few: Path, outputs: Path, model: Path, batch_size: int, workers: int) -> Measured:
+    """What the command does between loading the model and writing the report; every file has to come through."""
+    options = FolderOptions(batch_size=batch_size, workers=workers, streams=workers + 1)
+    with open_model(model, "cpu", max(1, CORES // workers)) as backend:
+        for folder in (few, source):
+            began = Clock()
+            inputs, target = LocalFolder(folder), LocalFolder(outputs / folder.name)
+            target.path.mkdir()
+            plan = make_plan(inputs, target)
+            with closing(Journal(target.path / "journal.sqlite")) as journal:
+                outcome = color_folder(plan.jobs, inputs, target, backend, options, journal, "benchmark")
+            if outcome.done != len(plan.jobs):
+                raise SystemExit(f"{len(outcome.failed)} files failed: {outcome.failed}")
+        return began.measured(outcome.done)
+
+
+def bare_loop(model: Path, photos: Path, batch_size: int) -> Measured:
+    """ONNX Runtime as it comes, with nothing but the number of threads set, over one batch in memory."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = CORES
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    height, width = session.get_inputs()[0].shape[2:]
+    paths = sorted(photos.iterdir())
+    batch = np.stack([model_input(decode(paths[i % len(paths)]), height, width) for i in range(batch_size)])
+    warm_up = Clock()
+    while time.perf_counter() - warm_up.wall < BARE_SECONDS / 5:
+        session.run(None, {"gray": batch})
+    began, done = Clock(), 0
+    while time.perf_counter() - began.wall < BARE_SECONDS:
+        session.run(None, {"gray": batch})
+        done += batch_size
+    return began.measured(done)
+
+
+def make_photos(photos: Path | None, target: Path, count: int, side: int | None = None) -> None:
+    """Fill `target` with `count` JPEGs: copies of the photos, or 128 x 128 crops of the examples."""
     target.mkdir()
     if photos:
         found = sorted(path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_FORMATS)
         for i in range(count):
-            shutil.copyfile(found[i % len(found)], target / f"{i:06d}{found[i % len(found)].suffix}")
+            path = found[i % len(found)]
+            if side is None:
+                shutil.copyfile(path, target / f"{i:06d}{path.suffix}")
+            else:
+                photo = Image.open(path).convert("L").resize((side, side), Image.Resampling.BICUBIC)
+                photo.save(target / f"{i:06d}.jpg", quality=90)
         return
     rng = np.random.default_rng(0)
     images = [Image.open(path).convert("L") for path in sorted(EXAMPLES.glob("*.*")) if path.suffix in PHOTO_FORMATS]
     for i in range(count):
         image = images[i % len(images)]
-        left, top = (int(rng.integers(side - 127)) for side in image.size)
-        image.crop((left, top, left + 128, top + 128)).save(target / f"{i:06d}.jpg", quality=90)
-
-
-def batch_of(source: Path, backend: Backend, size: int) -> np.ndarray:
-    """A batch of the photos as the model sees them."""
-    render = backend.fixed_size or (backend.spec.render_size,) * 2
-    paths = sorted(source.iterdir())
-    return np.stack([model_input(decode(paths[i % len(paths)]), *render) for i in range(size)])
-
-
-def bare_session(model: Path, threads: int) -> ort.InferenceSession:
-    """ONNX Runtime as it comes, with nothing but the number of threads set."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
-def bare_loop(session: ort.InferenceSession, batch: np.ndarray, seconds: float) -> float:
-    """Images a second of the model alone."""
-    done = 0
-    started = time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        session.run(None, {"gray": batch})
-        done += len(batch)
-    return done / elapsed
-
-
-def folder_run(backend: Backend, source: Path, target: Path, options: FolderOptions) -> Outcome:
-    """A whole folder run; every file has to come through."""
-    target.mkdir()
-    plan = make_plan(source, target)
-    outcome = color_folder(plan.jobs, target, backend, options)
-    if len(outcome.done) != len(plan.jobs):
-        raise SystemExit(f"{len(outcome.failed)} files failed: {outcome.failed}")
-    return outcome
+        left, top = (int(rng.integers(length - 127)) for length in image.size)
+        crop = image.crop((left, top, left + 128, top + 128))
+        crop = crop if side is None else crop.resize((side, side), Image.Resampling.BICUBIC)
+        crop.save(target / f"{i:06d}.jpg", quality=90)
 
 
 def cpu_name() -> str:

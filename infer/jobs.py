@@ -1,33 +1,33 @@
 """Which input goes to which output: the plan that is made before a run begins."""
 
-import os
-import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
+from types import MappingProxyType
 
 from cgan.spec import PHOTO_FORMATS, UserError
 from infer.images import WRITE_FORMATS
-
-WORK_FOLDER = ".cgan"
-"""Folder in OUTPUT for files that are not whole yet."""
+from infer.journal import BEGUN, DONE, FAILED, Row
+from infer.storage import WORK_FOLDER, Entry, LocalFolder, Status, Storage
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
 """Formats that hold colour and are written; photos in others become PNG."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One photo to colour."""
 
     name: str
-    """Path below INPUT, for reports."""
-    source: Path
-    target: Path
+    """Path below INPUT."""
+    output: str
+    """Path below OUTPUT."""
     format: str
     """Pillow's name of the output format."""
+    identity: str
+    """Size and version of the input when it was found."""
 
 
 @dataclass(frozen=True)
@@ -43,65 +43,131 @@ class Plan:
     """Files whose names are not those of photos, hidden files included."""
 
 
-def make_plan(source: Path, target: Path, format_: str = "same") -> Plan:
+def make_plan(
+    source: Storage,
+    target: Storage,
+    format_: str = "same",
+    known: Mapping[str, str] = MappingProxyType({}),
+    choose: Callable[[Entry], bool] | None = None,
+) -> Plan:
     """Find the photos below `source` and give each an output of its own below `target`.
 
     Paths are mirrored. A photo whose format is kept keeps its name; otherwise the suffix changes, or is
     added where two photos would meet in one output.
 
     Args:
-        source: folder of photos, searched recursively.
-        target: folder for the outputs; never searched, though it may lie inside `source`.
+        source: photos, searched recursively.
+        target: the outputs; never searched, though it may lie inside `source`.
         format_: "same" or a key of WRITE_FORMATS.
+        known: outputs that earlier runs made, by input name; they stay with their inputs.
+        choose: which files to take for now; all when None, and then there have to be photos.
 
     Raises:
         UserError: `source` is no folder, the two folders would overwrite inputs, or there are no photos.
+        OSError: a store that cannot be searched.
     """
-    if not source.is_dir():
-        if source.exists():
-            raise UserError(f"{source}: found a file, expected a folder of photos")
-        raise UserError(f"{source}: found no such folder, expected one that holds photos")
-    real_source, real_target = source.resolve(), target.resolve()
-    if real_source.is_relative_to(real_target):
-        raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target}: found a file, expected a folder for the outputs")
-    names: list[str] = []
+    check_folders(source, target)
+    found: dict[str, str] = {}
     passed_over: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     other_files = 0
-    for path, problem in _walk(real_source, real_target, unreadable):
-        name = os.path.relpath(path, real_source)
-        if problem:
-            passed_over[name] = problem
-        elif path.suffix.lower() in PHOTO_FORMATS and not path.name.startswith("."):
-            names.append(name)
-        else:
+    for entry in source.walk(target):
+        path = PurePath(entry.name)
+        if entry.unreadable:
+            unreadable[entry.name] = str(entry.problem)
+        elif entry.status is None:
+            passed_over[entry.name] = str(entry.problem)
+        elif path.suffix.lower() not in PHOTO_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
             other_files += 1
-    if unreadable and not names:
+        elif choose is None or choose(entry):
+            found[entry.name] = identity_of(entry.status)
+    if choose is None and unreadable and not found:
         raise UserError(f"{source}: cannot be searched ({next(iter(unreadable.values()))}); give permission to read it")
-    if not names:
+    if choose is None and not found:
         raise UserError(f"{source}: found no photos in it or below it ({', '.join(PHOTO_FORMATS)})")
-    names.sort()
-    jobs = []
-    for name, output in zip(names, _output_names(names, format_), strict=True):
-        jobs.append(Job(name, source / name, target / output, _output_format(name, format_)))
-    _refuse_overwriting_inputs(jobs)
-    return Plan(tuple(jobs), passed_over, unreadable, other_files)
+    names = sorted(found)
+    jobs = tuple(
+        Job(name, output, _output_format(name, format_), found[name])
+        for name, output in zip(names, _output_names(names, format_, known), strict=True)
+    )
+    _refuse_overwriting_inputs(jobs, source, target)
+    return Plan(jobs, passed_over, unreadable, other_files)
 
 
-def _refuse_overwriting_inputs(jobs: list[Job]) -> None:
+def identity_of(status: Status) -> str:
+    """What tells a version of an input from another without reading it."""
+    return f"{status.size}:{status.version}"
+
+
+def check(
+    job: Job, row: Row | None, there: Status | None, same: bool, recipe: str, root: str, overwrite: bool
+) -> tuple[str, str]:
+    """What a run has to do with a job.
+
+    Args:
+        job: the photo.
+        row: what the journal knows of it.
+        there: the file at its output, None where there is none.
+        same: whether the row speaks of the input as it is now.
+        recipe: digest of the model and the options that change the picture.
+        root: the INPUT folder.
+        overwrite: whether any output is made again.
+
+    Returns:
+        "do", "skip" or "fail", and why.
+    """
+    if overwrite:
+        return "do", "--overwrite"
+    if there is None:
+        return "do", "no output yet" if row is None or row.state != DONE else "its output is gone"
+    if row is None or row.output != job.output:
+        return "fail", f"{job.output} is there and no run wrote it; move it away, or replace it with --overwrite"
+    if row.state == BEGUN:
+        return "do", "not finished"
+    if there.size == 0:  # after a power cut, on some file systems
+        return "do", "its output is empty"
+    if there.size != row.size:
+        return "fail", f"{job.output} was changed since it was written; move it away, or replace it with --overwrite"
+    if row.state == FAILED:
+        return "do", "failed before"
+    if same:
+        return ("skip", "") if row.recipe == recipe else ("do", "another model or other options")
+    if row.root != root:
+        return "fail", (
+            f"{job.output} was made from another photo of this name, in {row.root}; choose another OUTPUT, or replace "
+            "it with --overwrite"
+        )
+    return "do", "the photo changed"
+
+
+def check_folders(source: Storage, target: Storage) -> None:
+    """Refuse an INPUT that is not there, and an OUTPUT that is no folder or could overwrite the inputs.
+
+    Raises:
+        UserError: see above.
+    """
+    if isinstance(source, LocalFolder) and not source.path.is_dir():
+        if source.path.exists():
+            raise UserError(f"{source}: found a file, expected a folder of photos")
+        raise UserError(f"{source}: found no such folder, expected one that holds photos")
+    if isinstance(target, LocalFolder) and target.path.exists() and not target.path.is_dir():
+        raise UserError(f"{target}: found a file, expected a folder for the outputs")
+    if type(source) is type(target) and PurePath(source.identity).is_relative_to(target.identity):
+        raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
+
+
+def _refuse_overwriting_inputs(jobs: tuple[Job, ...], source: Storage, target: Storage) -> None:
     """Links can make an output the same file as an input, whatever the two are called."""
-    inputs = {_identity(job.source) for job in jobs}
-    for job in jobs:
-        identity = _identity(job.target)
-        if identity and identity in inputs:
-            raise UserError(f"{job.target}: this output is one of the input files; choose another OUTPUT")
+    if not (isinstance(source, LocalFolder) and isinstance(target, LocalFolder)):
+        return
+    outputs = {found: job for job in jobs if (found := _file(target, job.output))}
+    if outputs and (job := next((outputs[f] for j in jobs if (f := _file(source, j.name)) in outputs), None)):
+        raise UserError(f"{target.path / job.output}: this output is one of the input files; choose another OUTPUT")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _file(folder: LocalFolder, name: str) -> tuple[int, int] | None:
     try:
-        status = path.stat()
+        status = (folder.path / name).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -110,25 +176,33 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _output_format(name: str, format_: str) -> str:
     if format_ != "same":
         return WRITE_FORMATS[format_]
-    found = PHOTO_FORMATS[Path(name).suffix.lower()]
+    found = PHOTO_FORMATS[PurePath(name).suffix.lower()]
     return found if found in KEPT_FORMATS else "PNG"
 
 
-def _output_names(names: list[str], format_: str) -> list[str]:
+def _output_names(names: list[str], format_: str, known: Mapping[str, str]) -> list[str]:
     """One output path for each input path, all different, also where case does not distinguish files."""
     wanted = []
     for name in names:
-        kept = PHOTO_FORMATS[Path(name).suffix.lower()] == _output_format(name, format_)
-        wanted.append(name if kept else str(Path(name).with_suffix(FORMAT_SUFFIXES[_output_format(name, format_)])))
+        output_format = _output_format(name, format_)
+        kept = PHOTO_FORMATS[PurePath(name).suffix.lower()] == output_format
+        wanted.append(name if kept else str(PurePath(name).with_suffix(FORMAT_SUFFIXES[output_format])))
     counts = Counter(output.casefold() for output in wanted)
-    taken = {output.casefold() for output, name in zip(wanted, names, strict=True) if output == name}
+    # Outputs that earlier runs gave away stay with their inputs, also while those are not among the names.
+    given = {name: output for name, output in known.items() if _suits(output, name, format_)}
+    owners = {output.casefold(): name for name, output in given.items()}
+    taken = {o.casefold() for o, n in zip(wanted, names, strict=True) if o == n and owners.get(o.casefold(), n) == n}
     outputs = []
     for name, output in zip(names, wanted, strict=True):
-        if output != name and (counts[output.casefold()] > 1 or output.casefold() in taken):
-            suffix = FORMAT_SUFFIXES[_output_format(name, format_)]
+        if name in given and given[name].casefold() not in taken:
+            output = given[name]
+        elif owners.get(output.casefold(), name) != name or (
+            output != name and (counts[output.casefold()] > 1 or output.casefold() in taken)
+        ):
+            suffix = FORMAT_SUFFIXES.get(_output_format(name, format_), PurePath(name).suffix)
             output = name + suffix
             number = 2
-            while output.casefold() in taken or counts[output.casefold()]:
+            while output.casefold() in taken or counts[output.casefold()] or output.casefold() in owners:
                 output = f"{name}.{number}{suffix}"
                 number += 1
         taken.add(output.casefold())
@@ -136,34 +210,8 @@ def _output_names(names: list[str], format_: str) -> list[str]:
     return outputs
 
 
-def _walk(source: Path, target: Path, unreadable: dict[str, str]) -> Iterator[tuple[Path, str | None]]:
-    """Files below source, and what is not followed or not a file, each with the reason; fills in `unreadable`."""
-    folders = [source]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            unreadable[os.path.relpath(folder, source)] = f"folder cannot be read: {error.strerror}"
-            continue
-        for entry in entries:
-            path = Path(entry.path)
-            if path == target:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            else:
-                yield path, _problem(path)
-
-
-def _problem(path: Path) -> str | None:
-    """Why a path is not followed as an input, or None."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        return f"link leads nowhere: {error.strerror}" if path.is_symlink() else str(error.strerror)
-    if stat.S_ISDIR(mode):
-        return "link to a folder, not followed"
-    if not stat.S_ISREG(mode):
-        return "not a regular file"
-    return None
+def _suits(output: str, name: str, format_: str) -> bool:
+    """Whether an output that an earlier run named has the format that this run writes."""
+    if PurePath(name).suffix.lower() not in PHOTO_FORMATS:
+        return False
+    return PHOTO_FORMATS.get(PurePath(output).suffix.lower()) == _output_format(name, format_)

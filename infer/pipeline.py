@@ -1,34 +1,55 @@
-"""Folder runs: decode, batch, run, merge and encode, overlapped and bounded.
+"""Folder runs: fetch, decode, batch, run, encode and publish, overlapped, bounded and in no fixed order.
 
-Everything happens in one pool of threads, which this thread feeds and empties. Only a few batches are under way
-at a time, so memory does not grow with the folder.
+One thread hands out all work and takes in what is finished, so nothing else needs a lock. Work for the processor runs
+in a pool of `workers` threads; waiting for disks and networks happens in a pool of its own. Photos under way are
+bounded by number and by pixels, so memory does not grow with the folder or with the photos.
 """
 
-import contextlib
 import errno
-import io
-import os
-import secrets
-import shutil
-import stat
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from infer.backends.base import Backend
-from infer.images import MAX_PIXELS, Floats, Photo, PhotoError, decode, encode, merge, model_input, raw_output
-from infer.jobs import WORK_FOLDER, Job
+from infer.backends.base import Backend, OutOfMemory
+from infer.images import (
+    MAX_PIXELS,
+    Floats,
+    Photo,
+    PhotoError,
+    decode,
+    model_input,
+    pixels_of,
+    render_size_for,
+)
+from infer.jobs import Job, check
+from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
+from infer.render import write_photo
+from infer.storage import Status, Storage
 
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that every later file would meet too."""
 
-PREFETCHED_BATCHES = 2
+IO_THREADS = 8
+"""Threads that wait for disks and networks."""
+
+JOURNAL_CHUNK = 256
+"""Inputs whose beginning is noted in one transaction."""
+
+COMMIT_SECONDS = 1.0
+"""How long a finished file may wait until the journal is flushed to disk."""
+
+PIXELS_UNDER_WAY = 2**26
+"""Photos are begun while those under way have fewer pixels in all; about 8 bytes each are held. A single larger photo
+is coloured alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,227 +66,433 @@ class FolderOptions:
     """Of JPEG and WebP."""
     resolution: str = "original"
     """"original", or "model" for the network's own output."""
+    render_longest: int | None = None
+    """Longest side at which a model of dynamic size sees a photo, aspect kept; its own size, square, when None."""
     overwrite: bool = False
     """Whether outputs that are there are made again."""
+    checksum: bool = False
+    """Whether inputs are told apart by content; otherwise by size and time of the last change."""
     max_failures: int | None = None
     """Stop after more failures than this."""
     max_pixels: int = MAX_PIXELS
 
+    def recipe(self) -> dict[str, Any]:
+        """The options that change the picture, which the journal compares."""
+        return {"quality": self.quality, "resolution": self.resolution, "render_longest": self.render_longest}
+
+
+@dataclass
+class Stage:
+    """Time that all threads together spent in one stage."""
+
+    files: int = 0
+    seconds: float = 0.0
+
 
 @dataclass
 class Outcome:
-    """What became of every job of a run."""
+    """What became of the jobs of a run."""
 
-    done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    done: int = 0
+    skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     """Name and reason."""
     notes: dict[str, list[str]] = field(default_factory=dict)
     """What a user should know of files that are done."""
+    run_notes: list[str] = field(default_factory=list)
+    """What a user should know of the run."""
     stopped: str | None = None
     """Why the run ended before its last file, or None."""
     seconds: float = 0.0
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> int:
+        """Files that are done, skipped or failed."""
+        return self.done + self.skipped + len(self.failed)
 
 
-OnFile = Callable[[Outcome], None]
-Batch = list[tuple[Job, Photo, Floats]]
+@dataclass(frozen=True)
+class Event:
+    """One file was settled."""
+
+    job: Job
+    state: str
+    """"done", "skipped" or "failed"."""
+    reason: str = ""
+
+
+OnEvent = Callable[[Event, Outcome], None]
+
+
+@dataclass(eq=False)
+class _Item:
+    """A photo under way."""
+
+    job: Job
+    content: Path | bytes | None = None
+    pixels: int = 0
+    admitted: bool = False
+    """Whether its pixels count among those under way."""
+    photo: Photo | None = None
+    gray: Floats | None = None
 
 
 def color_folder(
     jobs: tuple[Job, ...],
-    target: Path,
+    source: Storage,
+    target: Storage,
     backend: Backend,
     options: FolderOptions,
-    on_file: OnFile | None = None,
+    journal: Journal,
+    recipe: str,
+    on_event: OnEvent | None = None,
     stop: threading.Event | None = None,
 ) -> Outcome:
     """Colour the jobs' photos; a file that fails is noted and the run goes on.
 
     Args:
         jobs: from `infer.jobs.make_plan`.
-        target: the output folder; unfinished files lie in a folder inside it.
+        source: INPUT.
+        target: OUTPUT, which the journal's lock keeps for this run alone.
         backend: entered.
         options: see FolderOptions.
-        on_file: called after each file.
+        journal: of the OUTPUT.
+        recipe: digest of the model and of the options that change the picture.
+        on_event: called after each file.
         stop: when set, no more files are begun and those under way are finished.
 
     Returns:
         Each job as done, skipped or failed; jobs that were not begun when the run stopped are in none.
 
     Raises:
-        OSError: nothing can be written below `target`; no photo was begun.
+        OSError: nothing can be written to `target`; no photo was begun.
     """
-    return _FolderRun(target, backend, options, on_file, stop or threading.Event()).color(jobs)
+    run = _FolderRun(source, target, backend, options, journal, recipe, on_event, stop or threading.Event())
+    return run.color(jobs)
 
 
 class _FolderRun:
     def __init__(
-        self, target: Path, backend: Backend, options: FolderOptions, on_file: OnFile | None, stop: threading.Event
+        self,
+        source: Storage,
+        target: Storage,
+        backend: Backend,
+        options: FolderOptions,
+        journal: Journal,
+        recipe: str,
+        on_event: OnEvent | None,
+        stop: threading.Event,
     ) -> None:
+        self.source = source
+        self.target = target
         self.backend = backend
         self.options = options
-        self.on_file = on_file
+        self.journal = journal
+        self.recipe = recipe
+        self.on_event = on_event
         self.stop = stop
-        self.outcome = Outcome()
-        self.work_folder = target / WORK_FOLDER / f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.render_size = backend.fixed_size or (backend.spec.render_size, backend.spec.render_size)
+        self.outcome = Outcome(stages={name: Stage() for name in ("fetch", "decode", "run", "encode", "publish")})
+        self.batch_size = options.batch_size
+        self.root = source.identity
+        self.finished: queue.SimpleQueue[tuple[Callable[[], None], str, int, float]] = queue.SimpleQueue()
+        """What to do next, after which stage, of how many photos, and the seconds that it took."""
+        self.tasks = 0
+        """Tasks that were handed out and not taken in."""
+        self.photos = 0
+        """Photos under way."""
+        self.pixels = 0
+        """Pixels of those that are being decoded or are decoded."""
+        self.fetching = self.decoding = self.running = 0
+        self.fetched: deque[_Item] = deque()
+        self.decoded: deque[_Item] = deque()
+        self.committed = 0.0
 
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
         """See `color_folder`."""
-        started = time.perf_counter()
-        _remove_abandoned(self.work_folder.parent)
-        self.work_folder.mkdir(parents=True)
-        running: deque[tuple[Batch, Future[Floats]]] = deque()
-        encoding: deque[tuple[Job, Future[tuple[str, ...]]]] = deque()
-        limit = PREFETCHED_BATCHES * self.options.batch_size
+        started = self.committed = time.monotonic()
+        self.target.prepare()
+        waiting = self._to_do(jobs)
         try:
-            with ThreadPoolExecutor(self.options.workers) as pool:
-                for batch in self._batches(self._decoded(pool, jobs)):
-                    if len(running) == self.options.streams:
-                        encoding.extend(self._encode(pool, *running.popleft()))
-                    running.append((batch, pool.submit(self._colors, batch)))
-                    while len(encoding) > limit:
-                        self._settle(*encoding.popleft())
-                while running:
-                    encoding.extend(self._encode(pool, *running.popleft()))
-                while encoding:
-                    self._settle(*encoding.popleft())
+            with ThreadPoolExecutor(self.options.workers) as pool, ThreadPoolExecutor(IO_THREADS) as io_pool:
+                self.pool, self.io_pool = pool, io_pool
+                while True:
+                    self._hand_out(waiting)
+                    if not self.tasks:
+                        break
+                    self._take_in()
+            self._noted(self.journal.commit)
         finally:
-            shutil.rmtree(self.work_folder, ignore_errors=True)
-            _remove_if_empty(self.work_folder.parent)
-        if self.stop.is_set() and self.outcome.stopped is None:
+            self.target.finish()
+        if self.stop.is_set() and self.outcome.stopped is None and self.outcome.settled < len(jobs):
             self.outcome.stopped = "interrupted"
-        self.outcome.seconds = time.perf_counter() - started
+        self.outcome.seconds = time.monotonic() - started
         return self.outcome
 
-    def _decoded(self, pool: ThreadPoolExecutor, jobs: tuple[Job, ...]) -> Iterator[tuple[Job, Photo, Floats]]:
-        """Photos in the order of jobs, decoded ahead by a bounded number of batches."""
-        ahead: deque[tuple[Job, Future[tuple[Photo, Floats]]]] = deque()
-        limit = PREFETCHED_BATCHES * self.options.batch_size
+    def _hand_out(self, waiting: Iterator[Job]) -> None:
+        """Begin what the bounds allow, in the order in which photos come nearer to their end."""
+        batches = self.options.streams + 4  # run, and two each before and after
+        while self.photos < batches * self.batch_size + self.options.workers and not self._stopping():
+            job = next(waiting, None)
+            if job is None:
+                break
+            self.photos += 1
+            self.fetching += 1
+            self._submit(self.io_pool, "fetch", self._fetch, (_Item(job),), self._fetched)
+        while self.fetched and (self.pixels + self.fetched[0].pixels <= PIXELS_UNDER_WAY or not self.pixels):
+            item = self.fetched.popleft()
+            item.admitted = True
+            self.pixels += item.pixels
+            self.decoding += 1
+            self._submit(self.pool, "decode", self._decode, (item,), self._decoded)
+        more = self.decoding or self.fetching
+        while self.decoded and self.running < self.options.streams:
+            # Photos that no others can join, because none come or memory is full, go as a smaller batch.
+            batch = self._next_batch(partial=not more or (not self.decoding and bool(self.fetched)))
+            if not batch:
+                break
+            self.running += 1
+            self._submit(self.pool, "run", self._colors, (batch,), self._colored)
+
+    def _next_batch(self, partial: bool) -> list[_Item]:
+        """Photos of one render size that fill a batch, or as many as there are of the first one's."""
+        by_size: dict[tuple[int, ...], list[_Item]] = {}
+        for item in self.decoded:
+            assert item.gray is not None
+            same = by_size.setdefault(item.gray.shape, [])
+            same.append(item)
+            if len(same) == self.batch_size:
+                break
+        else:
+            # Sizes that have too few photos must not fill the whole bound.
+            if not partial and len(self.decoded) < 2 * self.batch_size * self.options.streams:
+                return []
+            same = max(by_size.values(), key=len)
+        for item in same:
+            self.decoded.remove(item)
+        return same
+
+    def _take_in(self) -> None:
+        then, stage, files, seconds = self.finished.get()
+        self.tasks -= 1
+        total = self.outcome.stages[stage]
+        total.files += files
+        total.seconds += seconds
+        then()
+        if time.monotonic() - self.committed > COMMIT_SECONDS:
+            self.committed = time.monotonic()
+            self._noted(self.journal.commit)
+
+    def _submit(
+        self,
+        pool: Executor,
+        stage: str,
+        work: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        then: Callable[..., None],
+    ) -> None:
+        """Run `work` in a pool; after it this thread calls `then` with the arguments and the future."""
+        spent = 0.0
+        files = len(arguments[0]) if isinstance(arguments[0], list) else 1
+
+        def timed() -> Any:
+            nonlocal spent
+            begun = time.perf_counter()
+            try:
+                return work(*arguments)
+            finally:
+                spent = time.perf_counter() - begun
+
+        def report(future: Future[Any]) -> None:
+            self.finished.put((lambda: then(*arguments, future), stage, files, spent))
+
+        self.tasks += 1
+        pool.submit(timed).add_done_callback(report)
+
+    def _to_do(self, jobs: tuple[Job, ...]) -> Iterator[Job]:
+        """The jobs that have to be done, each noted in the journal as begun before it is handed out."""
+        identified = self._identified(jobs)
+        while chunk := list(islice(identified, JOURNAL_CHUNK)):
+            rows: list[tuple[str, Row]] = []
+            begun: list[Job] = []
+            for job, checksum in chunk:
+                if self._stopping():
+                    return
+                try:
+                    there = self.target.status(job.output)
+                    if self._is_to_do(job, checksum, there):
+                        begun.append(job)
+                        size = there.size if there else 0
+                        row = Row(job.output, job.identity, checksum, self.recipe, self.root, BEGUN, size, "")
+                        rows.append((job.name, row))
+                except JournalError as error:
+                    self.outcome.stopped = str(error)
+                    return
+                except OSError as error:
+                    self._fail(job, error)
+            if not self._noted(lambda rows=rows: self.journal.begin(rows)):  # type: ignore[misc]
+                return
+            yield from begun
+
+    def _identified(self, jobs: tuple[Job, ...]) -> Iterator[tuple[Job, str]]:
+        """The jobs with the checksums of their photos, empty where those are not asked for."""
+        if not self.options.checksum:
+            yield from ((job, "") for job in jobs)
+            return
+        ahead: deque[tuple[Job, Future[str]]] = deque()
         waiting = iter(jobs)
         while True:
-            while len(ahead) < limit and not self._stopping():
-                job = next(waiting, None)
-                if job is None:
-                    break
-                if not self.options.overwrite and _is_there(job.target):
-                    self.outcome.skipped.append(job.name)
-                    self._report()
-                    continue
-                ahead.append((job, pool.submit(self._prepare, job)))
+            while len(ahead) < 4 * IO_THREADS and (job := next(waiting, None)):
+                ahead.append((job, self.io_pool.submit(self.source.checksum, job.name)))
             if not ahead:
                 return
             job, future = ahead.popleft()
             try:
-                photo, gray = future.result()
-            except Exception as error:  # one file's failure, whatever its kind, must not end the run
+                checksum = future.result()
+            except OSError as error:
                 self._fail(job, error)
-                continue
-            yield job, photo, gray
+            else:
+                yield job, checksum
 
-    def _batches(self, photos: Iterator[tuple[Job, Photo, Floats]]) -> Iterator[Batch]:
-        batch: Batch = []
-        for item in photos:
-            batch.append(item)
-            if len(batch) == self.options.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+    def _is_to_do(self, job: Job, checksum: str, there: Status | None) -> bool:
+        """Whether a job has to be done; otherwise it is settled."""
+        row = self.journal.find(job.name)
+        same = row is not None and row.is_of(job.identity, checksum)
+        verdict, reason = check(job, row, there, same, self.recipe, self.root, self.options.overwrite)
+        if verdict == "fail":
+            self._settle(job, "failed", reason)
+        elif verdict == "skip":
+            if row and row.identity != job.identity:  # the same content with another time
+                self.journal.refresh(job.name, job.identity)
+            self._settle(job, "skipped")
+        return verdict == "do"
 
-    def _colors(self, batch: Batch) -> Floats:
-        return self.backend.run(np.stack([gray for _, _, gray in batch]))
+    def _fetch(self, item: _Item) -> None:
+        item.content = self.source.fetch(item.job.name)
+        item.pixels = pixels_of(item.content, item.job.name)
 
-    def _encode(
-        self, pool: ThreadPoolExecutor, batch: Batch, future: Future[Floats]
-    ) -> list[tuple[Job, Future[tuple[str, ...]]]]:
-        """Begin to write a batch's photos; where the network failed, the batch's files have failed."""
-        try:
-            colors = future.result()
-        except RuntimeError as error:  # what befalls one batch: memory, values that are not finite
-            for job, _, _ in batch:
-                self._fail(job, error)
-            return []
-        return [
-            (job, pool.submit(self._finish, job, photo, gray, rgb))
-            for (job, photo, gray), rgb in zip(batch, colors, strict=True)
-        ]
+    def _decode(self, item: _Item) -> None:
+        assert item.content is not None
+        photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
+        item.content = None
+        item.photo, item.gray = photo, model_input(photo, *self._render_size(photo))
 
-    def _prepare(self, job: Job) -> tuple[Photo, Floats]:
-        photo = decode(job.source, self.options.max_pixels)
-        return photo, model_input(photo, *self.render_size)
+    def _render_size(self, photo: Photo) -> tuple[int, int]:
+        spec, longest = self.backend.spec, self.options.render_longest
+        if longest:
+            return render_size_for(photo.size, longest, spec.size_multiple)
+        return self.backend.fixed_size or (spec.render_size, spec.render_size)
 
-    def _finish(self, job: Job, photo: Photo, gray: Floats, colors: Floats) -> tuple[str, ...]:
-        """Write one output under a name that no one looks for, then rename it."""
-        image = raw_output(colors) if self.options.resolution == "model" else merge(photo, gray, colors)
-        temporary = self.work_folder / secrets.token_hex(8)
-        try:
-            # Encoded in memory first: Pillow's codecs do not always notice that a disk is full, write() does.
-            content = io.BytesIO()
-            notes = encode(image, photo, content, job.format, self.options.quality)
-            temporary.write_bytes(content.getbuffer())
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(job.target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return (*photo.notes, *notes)
+    def _colors(self, batch: list[_Item]) -> list[Floats]:
+        return list(self.backend.run(np.stack([item.gray for item in batch if item.gray is not None])))
 
-    def _settle(self, job: Job, future: Future[tuple[str, ...]]) -> None:
-        try:
-            notes = future.result()
-        except Exception as error:  # as above
-            self._fail(job, error)
+    def _write(self, item: _Item, colors: Floats) -> tuple[bytes | memoryview, tuple[str, ...]]:
+        assert item.photo is not None and item.gray is not None
+        content, notes = write_photo(
+            item.photo,
+            item.gray,
+            colors,
+            item.job.format,
+            quality=self.options.quality,
+            raw=self.options.resolution == "model",
+        )
+        notes = (*item.photo.notes, *notes)
+        item.photo = item.gray = None
+        return content, notes
+
+    def _publish(self, item: _Item, content: bytes | memoryview) -> int:
+        self.target.publish(item.job.output, content)
+        return len(content)
+
+    def _fetched(self, item: _Item, future: Future[None]) -> None:
+        self.fetching -= 1
+        if self._came_through([item], future):
+            self.fetched.append(item)
+
+    def _decoded(self, item: _Item, future: Future[None]) -> None:
+        self.decoding -= 1
+        if self._came_through([item], future):
+            self.decoded.append(item)
+
+    def _colored(self, batch: list[_Item], future: Future[list[Floats]]) -> None:
+        self.running -= 1
+        # Smaller batches than the engine takes are filled up, so halving no longer helps.
+        if isinstance(future.exception(), OutOfMemory) and len(batch) > self.backend.batch_range[0]:
+            half = -(-len(batch) // 2)
+            if half < self.batch_size:
+                self.batch_size = self.backend.batch_size = half
+                self.outcome.run_notes.append(f"{future.exception()}; going on with batches of {half}")
+            self.decoded.extendleft(reversed(batch))
+        elif self._came_through(batch, future):
+            for item, colors in zip(batch, future.result(), strict=True):
+                self._submit(self.pool, "encode", self._write, (item, colors), self._written)
+
+    def _written(self, item: _Item, colors: Floats, future: Future[tuple[bytes | memoryview, tuple[str, ...]]]) -> None:
+        if self._came_through([item], future):
+            content, notes = future.result()
+            self._submit(
+                self.io_pool,
+                "publish",
+                self._publish,
+                (item, content),
+                lambda *arguments: self._published(item, notes, arguments[-1]),
+            )
+
+    def _published(self, item: _Item, notes: tuple[str, ...], future: Future[int]) -> None:
+        if not self._came_through([item], future):
             return
-        self.outcome.done.append(job.name)
+        self._leave(item)
         if notes:
-            self.outcome.notes[job.name] = list(notes)
-        self._report()
+            self.outcome.notes[item.job.name] = list(notes)
+        if self._noted(lambda: self.journal.settle(item.job.name, DONE, size=future.result())):
+            self._settle(item.job, "done")
+
+    def _came_through(self, items: list[_Item], future: Future[Any]) -> bool:
+        """Whether a task ended well; otherwise its photos have failed, and the run goes on."""
+        error = future.exception()
+        if error is None:
+            return True
+        if not isinstance(error, Exception):
+            raise error
+        for item in items:
+            self._leave(item)
+            self._fail(item.job, error)
+        return False
+
+    def _leave(self, item: _Item) -> None:
+        self.photos -= 1
+        if item.admitted:
+            self.pixels -= item.pixels
 
     def _fail(self, job: Job, error: Exception) -> None:
         reason = str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
-        self.outcome.failed[job.name] = reason
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
-        limit = self.options.max_failures
-        if limit is not None and len(self.outcome.failed) > limit:
-            self.outcome.stopped = f"more than {limit} files failed"
-        self._report()
+        else:
+            self._noted(lambda: self.journal.settle(job.name, FAILED, reason=reason))
+        self._settle(job, "failed", reason)
+
+    def _settle(self, job: Job, state: str, reason: str = "") -> None:
+        if state == "done":
+            self.outcome.done += 1
+        elif state == "skipped":
+            self.outcome.skipped += 1
+        else:
+            self.outcome.failed[job.name] = reason
+            limit = self.options.max_failures
+            if limit is not None and len(self.outcome.failed) > limit:
+                self.outcome.stopped = f"more than {limit} files failed"
+        if self.on_event:
+            self.on_event(Event(job, state, reason), self.outcome)
+
+    def _noted(self, note: Callable[[], None]) -> bool:
+        """Whether the journal took a note; where it cannot be written, the run stops."""
+        try:
+            note()
+        except JournalError as error:
+            self.outcome.stopped = str(error)
+            return False
+        return True
 
     def _stopping(self) -> bool:
         return self.stop.is_set() or self.outcome.stopped is not None
-
-    def _report(self) -> None:
-        if self.on_file:
-            self.on_file(self.outcome)
-
-
-def _is_there(path: Path) -> bool:
-    """Whether a file with content has this name; a power cut can leave an empty one behind."""
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size > 0
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed runs left: work folders of processes that no longer exist."""
-    for path in folder.glob("*-*"):
-        pid = path.name.split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it is there and belongs to someone else
-    return True
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # another run's files are in it, or it never was
-        folder.rmdir()

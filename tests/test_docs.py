@@ -89,3 +89,10 @@ def test_every_example_has_its_source_and_licence() -> None:
     photos = [path.name for path in (ROOT / "examples").iterdir() if path.suffix in PHOTO_FORMATS]
     assert photos
     assert all(f"| {name} |" in table for name in photos)
+
+
+def test_every_option_of_a_folder_run_is_in_the_readme() -> None:
+    table = README.split("### cgan-infer folder", 1)[1].split("\nINPUT and OUTPUT", 1)[0]
+    for parameter in infer.cli.command.commands["folder"].params:
+        for option in parameter.opts:
+            assert not option.startswith("--") or option in table, option

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from infer.backends.trt import FLAVOURS
+
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "torchvision", "torcheval", "onnx", "onnxscript", "tensorrt", "cuda", "safetensors")
+HEAVY = ("torch", "torchvision", "torcheval", "onnx", "onnxscript", "tensorrt", "tensorrt_rtx", "cuda", "safetensors")
 
 BLOCKER = """
 import sys
@@ -72,6 +74,10 @@ def test_export_imports_of_infer_only_backends_and_images(path: Path) -> None:
     assert all(name.startswith("infer.backends") or name == "infer.images" for name in ours)
 
 
+def test_the_modules_of_the_engines_count_as_heavy() -> None:
+    assert {flavour.module for flavour in FLAVOURS.values()} <= set(HEAVY)
+
+
 def test_loading_infer_loads_nothing_of_cgan_but_the_spec() -> None:
     code = """
 import importlib, pkgutil
@@ -87,9 +93,11 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("cgan", "exp
 
 def test_folder_run_works_where_torch_is_not_installed(tmp_path: Path) -> None:
     code = "from infer.cli import main; main(sys.argv[1:])"
-    result = run_python(code, "folder", "examples", str(tmp_path / "out"), "--device", "cpu", blocked=HEAVY)
+    result = run_python(
+        code, "folder", "examples", str(tmp_path / "out"), "--device", "cpu", blocked=(*HEAVY, "fsspec")
+    )
     assert result.returncode == 0, result.stderr
-    outputs = {path.name for path in (tmp_path / "out").iterdir()} - {"report.json"}
+    outputs = {path.name for path in (tmp_path / "out").iterdir()} - {"report.json", ".cgan"}
     assert outputs == {path.name for path in (ROOT / "examples").iterdir()} - {"README.md"}
 
 

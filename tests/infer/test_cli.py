@@ -1,218 +1,304 @@
-"""cgan-infer as a command: options, report, exit codes."""
+"""cgan-infer as a command: every option changes something, bad requests are one line, info tells the contract."""
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from infer.backends import ort
-from infer.backends.ort import gpu_present
-from infer.cli import CPU_BATCH, main
+from infer import folder
+from infer.backends import BACKENDS, ort
+from infer.backends.base import CPU_BATCH, GPU_BATCH
+from infer.backends.ort import PROVIDERS, gpu_present
+from infer.cli import BACKEND_CHOICES, FORMAT_CHOICES, PROVIDER_CHOICES, command, main
+from infer.images import MAX_PIXELS, WRITE_FORMATS
 
-ROOT = Path(__file__).parent.parent.parent
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        Image.fromarray(rng.integers(0, 256, (30 + i, 40, 3), np.uint8)).save(folder / f"{i}.png")
-    return folder
+Call = Callable[..., Any]
+cpu_only = pytest.mark.skipif(gpu_present(), reason="a GPU is here")
 
 
 @pytest.fixture
-def cgan_infer(capfd: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capfd.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return run
+def photos(tmp_path: Path, gray_photos: Callable[..., Path]) -> Path:
+    return gray_photos(tmp_path / "photos")
 
 
-def read(path: Path) -> dict[str, object]:
-    return json.loads(path.read_text())
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
 
 
-def test_folder_with_the_model_in_the_package(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out")
-    assert code == 0
-    assert "done 3, skipped 0, failed 0" in err
-    assert "flowers.onnx on ONNX Runtime" in err
-    report = read(tmp_path / "out" / "report.json")
+def test_choices_are_those_that_the_code_knows() -> None:
+    assert ("same", *WRITE_FORMATS) == FORMAT_CHOICES
+    assert ("auto", *BACKENDS) == BACKEND_CHOICES
+    assert tuple(PROVIDERS) == PROVIDER_CHOICES
+    options = {option.name: option for option in command.commands["folder"].params}
+    assert str(MAX_PIXELS) in str(getattr(options["max_pixels"], "help", ""))
+    assert f"{CPU_BATCH}, on a GPU {GPU_BATCH}" in str(getattr(options["batch_size"], "help", ""))
+
+
+def test_folder_with_the_model_in_the_package(photos: Path, out: Path, invoke: Call) -> None:
+    result = invoke(main, "folder", photos, out)
+    assert result.code == 0
+    assert "done 3  skipped 0  failed 0" in result.err
+    assert "flowers.onnx on ONNX Runtime" in result.err
+    assert "nothing vouches" not in result.err
+    report = json.loads((out / "report.json").read_text())
     assert (report["photos"], report["done"], report["failed"], report["not_begun"]) == (3, 3, 0, 0)
     assert report["model"]["spec"]["model"] == "unet"
+    for path in out.glob("*.png"):
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
 
 
-def test_failures_are_named_and_exit_code_is_1(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
+def test_failures_are_named_and_exit_code_is_1(photos: Path, out: Path, color: Call) -> None:
     (photos / "bad.jpg").write_bytes(b"no photo")
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--report", tmp_path / "r.json", "--quiet")
-    assert code == 1
-    assert err.splitlines() == ["failed: bad.jpg: not an image, or a kind of JPEG that Pillow cannot read"]
-    report = read(tmp_path / "r.json")
-    assert report["failures"] == {"bad.jpg": "not an image, or a kind of JPEG that Pillow cannot read"}
-    assert report["done"] == 3
-    assert not (tmp_path / "out" / "report.json").exists()
+    ran = color(photos, out, "--quiet")
+    assert ran.code == 1
+    assert ran.err.splitlines() == ["failed: bad.jpg: not an image, or a kind of JPEG that Pillow cannot read"]
+    assert ran.report["failures"] == {"bad.jpg": "not an image, or a kind of JPEG that Pillow cannot read"}
+    assert ran.counts == (3, 0, 1)
 
 
-def test_options_reach_the_run(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    options = ["--format", "jpg", "--quality", 50, "--resolution", "model", "--batch-size", 2, "--workers", 3]
-    options += ["--max-failures", 7, "--max-pixels", 10_000, "--device", "cpu"]
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", *options)
-    assert code == 0
-    assert "batch 2, 3 workers" in err
-    assert read(tmp_path / "out" / "report.json")["options"] == {
-        "batch_size": 2,
-        "workers": 3,
-        "streams": 4,
-        "quality": 50,
-        "resolution": "model",
-        "overwrite": False,
-        "max_failures": 7,
-        "max_pixels": 10_000,
-        "format": "jpg",
-    }
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".jpg", ".json"}
+# An option, what the report has for it under "options", and what it has without it.
+RECORDED: list[tuple[list[object], str, object, object]] = [
+    (["--batch-size", 2], "batch_size", 2, 1),
+    (["--workers", 3], "workers", 3, 5),
+    (["--workers", 3], "streams", 4, 6),
+    (["--format", "jpg"], "format", "jpg", "same"),
+    (["--quality", 50], "quality", 50, 95),
+    (["--resolution", "model"], "resolution", "model", "original"),
+    (["--render-size", 48], "render_longest", 48, None),
+    (["--overwrite"], "overwrite", True, False),
+    (["--checksum"], "checksum", True, False),
+    (["--max-failures", 7], "max_failures", 7, None),
+    (["--max-pixels", 10_000], "max_pixels", 10_000, MAX_PIXELS),
+]
 
 
-def test_second_run_skips_and_overwrite_does_not(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    cgan_infer("folder", photos, tmp_path / "out")
-    assert "done 0, skipped 3" in cgan_infer("folder", photos, tmp_path / "out")[2]
-    assert "done 3, skipped 0" in cgan_infer("folder", photos, tmp_path / "out", "--overwrite")[2]
+@pytest.mark.parametrize(("options", "name", "value", "default"), RECORDED)
+def test_options_are_in_the_report(
+    photos: Path, out: Path, color: Call, tinted: Any, options: list[object], name: str, value: object, default: object
+) -> None:
+    tinted.fixed_size = None
+    assert color(photos, out, "--workers", 5, *options).report["options"][name] == value
+    assert color(photos, out, "--workers", 5).report["options"][name] == default
 
 
-def test_defaults_are_printed(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    _, _, err = cgan_infer("folder", photos, tmp_path / "out", "--device", "cpu")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--device", "cpu"], ("flowers.onnx", "cpu", "auto", None)),
+        (["--backend", "ort"], ("flowers.onnx", "auto", "ort", None)),
+        (["--provider", "cuda"], ("flowers.onnx", "auto", "auto", "cuda")),
+        (["--model", "x.onnx"], ("x.onnx", "auto", "auto", None)),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_options_reach_the_model(
+    photos: Path, out: Path, color: Call, tinted: Any, options: list[str], expected: tuple[object, ...], dry_run: bool
+) -> None:
+    color(photos, out, *options, *["--dry-run"] * dry_run)
+    (model, device, _), chosen = tinted.opened
+    assert (model.name, device, chosen["backend"], chosen["provider"]) == expected
+
+
+def test_what_the_options_do_to_the_pictures(photos: Path, tmp_path: Path, color: Call, tinted: Any) -> None:
+    def picture(number: int, name: str, *options: object) -> tuple[str | None, tuple[int, int], int]:
+        path = color(photos, tmp_path / str(number), *options).target / name
+        with Image.open(path) as image:
+            return image.format, image.size, path.stat().st_size
+
+    assert picture(0, "000.png")[:2] == ("PNG", (40, 30))
+    assert picture(1, "000.png", "--resolution", "model")[:2] == ("PNG", (32, 32))
+    for number, (name, format_) in enumerate(WRITE_FORMATS.items()):
+        assert picture(2 + number, f"000.{name}", "--format", name)[:2] == (format_, (40, 30))
+    small = picture(6, "000.jpg", "--format", "jpg", "--quality", 10)
+    assert small[2] < picture(7, "000.jpg", "--format", "jpg")[2]
+    tinted.fixed_size, tinted.batches = None, []
+    picture(8, "000.png", "--render-size", 64)
+    assert {shape[2:] for shape in tinted.batches} == {(48, 64)}
+
+
+def test_what_the_options_do_to_the_run(photos: Path, tmp_path: Path, color: Call, tinted: Any) -> None:
+    color(photos, tmp_path / "1", "--batch-size", 3)
+    assert [shape[0] for shape in tinted.batches] == [3]
+    for number in range(3, 6):
+        (photos / f"{number:03d}.png").write_bytes(b"")
+    assert color(photos, tmp_path / "2", "--max-failures", 2).report["stopped"] == "more than 2 files failed"
+    assert color(photos, tmp_path / "3", "--max-failures", 3).report["stopped"] is None
+    assert color(photos, tmp_path / "4", "--max-pixels", 40 * 30 - 1).counts == (0, 0, 6)
+    report = tmp_path / "r.json"
+    color(photos, tmp_path / "5", "--report", report)
+    assert json.loads(report.read_text())["done"] == 3
+    assert not (tmp_path / "5" / "report.json").exists()
+
+
+def test_defaults_are_printed(photos: Path, out: Path, invoke: Call) -> None:
+    result = invoke(main, "folder", photos, out, "--device", "cpu")
     cores = len(os.sched_getaffinity(0))
-    assert f"batch {min(CPU_BATCH, -(-3 // cores))}, {cores} workers" in err
+    assert f"batch {min(CPU_BATCH, -(-3 // cores))}, {cores} workers" in result.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["folder", "{photos}", "{photos}"], "could overwrite the inputs"),
+        (["folder", "{photos}", "{photos}/.."], "could overwrite the inputs"),
+        (["folder", "{photos}", "file://{photos}"], "could overwrite the inputs"),
         (["folder", "{photos}/none", "out"], "found no such folder"),
+        (["folder", "{photos}/empty", "out"], "found no photos in it"),
         (["folder", "{photos}", "out", "--model", "none.onnx"], "found no such file"),
         (["folder", "{photos}", "out", "--model", "{photos}/0.png"], "expected one of .onnx"),
+        (["folder", "{photos}", "out", "--backend", "tensorrt"], "use --backend ort"),
+        (["folder", "{photos}", "out", "--dry-run", "--watch"], "leave one out"),
+        (["folder", "{photos}", "out", "--render-size", "64"], "takes 128 x 128 pixels alone"),
         (["folder", "{photos}", "{photos}/0.png"], "found a file, expected a folder"),
+        (["folder", "nope://x", "out"], "Protocol not known: nope"),
+        (["folder", "{photos}", "nope://x"], "Protocol not known: nope"),
         (["info", "none.onnx"], "found no such file"),
     ],
 )
-def test_bad_requests_are_one_line_and_exit_2(
-    photos: Path, tmp_path: Path, cgan_infer: Run, arguments: list[str], message: str
+def test_bad_requests_are_one_line_exit_2_and_write_nothing(
+    photos: Path,
+    tmp_path: Path,
+    invoke: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    (photos / "empty").mkdir()
+    (photos / "0.png").write_bytes((photos / "000.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = cgan_infer(*(argument.format(photos=photos) for argument in arguments))
-    assert code == 2
-    assert out == ""
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.count("\n") == 1
+    result = invoke(main, *(argument.format(photos=photos) for argument in arguments))
+    assert message in result.error(2)
+    assert result.out == ""
+    assert result.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.skipif(gpu_present(), reason="a GPU is here")
-def test_cuda_without_a_gpu_is_refused(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--device", "cuda")
-    assert code == 2
-    assert err == "error: --device cuda: found no NVIDIA GPU or no driver for it here; use --device cpu or auto\n"
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, ["--render-size", 64], "takes 32 x 32 pixels alone"),
+        ({"fixed_size": None}, ["--render-size", 50], "expected a multiple of 16"),
+        ({"fixed_size": None, "size_range": (32, 64)}, ["--render-size", 96], "expected 32 to 64"),
+        ({"batch_range": (1, 4)}, ["--batch-size", 5], "expected at most 4, which tinted.onnx was built for"),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused(
+    photos: Path,
+    out: Path,
+    color: Call,
+    tinted: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    options: list[object],
+    message: str,
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setattr(type(tinted), name, value)
+    assert message in color(photos, out, *options).result.error(2)
+    assert message in color(photos, out, *options, "--dry-run").result.error(2)
+    assert not out.exists()
 
 
-def test_a_report_that_cannot_be_written_is_an_error(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--report", tmp_path / "none" / "r.json")
-    assert code == 2
-    assert "none: cannot be written" in err
-    assert list((tmp_path / "out").iterdir()) == []  # said before the first photo
+def test_a_batch_within_the_model_s_range_is_chosen(
+    photos: Path, out: Path, color: Call, tinted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tinted), "batch_range", (1, 1))
+    assert color(photos, out).report["options"]["batch_size"] == 1
+    monkeypatch.setattr(type(tinted), "on_gpu", True)
+    monkeypatch.setattr(type(tinted), "batch_range", (1, None))
+    report = color(photos, out, "--overwrite").report
+    assert (report["options"]["batch_size"], report["options"]["streams"]) == (GPU_BATCH, 2)
+
+
+@cpu_only
+def test_cuda_without_a_gpu_is_refused(photos: Path, out: Path, invoke: Call) -> None:
+    error = invoke(main, "folder", photos, out, "--device", "cuda").error(2)
+    assert error.startswith("error: --device cuda: found no NVIDIA GPU or no driver for it here")
+    assert not out.exists()
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_first_photo(photos: Path, out: Path, color: Call) -> None:
+    ran = color(photos, out, "--report", out.parent / "none" / "r.json")
+    assert "none: cannot be written" in ran.result.error(2)
+    assert list(out.glob("*.png")) == []
+
+
+def test_a_report_that_cannot_be_written_in_the_end_is_exit_code_1(
+    photos: Path, out: Path, color: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "atomic_path", full)
+    ran = color(photos, out)
+    assert "report.json: the report cannot be written ([Errno 28] No space left on device)" in ran.result.error(1)
+    assert len(list(out.glob("*.png"))) == 3
 
 
 def test_a_folder_that_cannot_be_read_is_a_failure(
-    photos: Path, tmp_path: Path, cgan_infer: Run, monkeypatch: pytest.MonkeyPatch
+    photos: Path, out: Path, color: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "closed").mkdir()
     scandir = os.scandir
 
-    def refuse(path: Path) -> object:
-        if isinstance(path, Path) and path.name == "closed":
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--quiet")
-    assert code == 1
-    assert err == "failed: closed: folder cannot be read: Permission denied\n"
-    report = read(tmp_path / "out" / "report.json")
-    assert (report["done"], report["not_begun"]) == (3, 0)
+    ran = color(photos, out, "--quiet")
+    assert ran.code == 1
+    assert ran.err == "failed: closed: folder cannot be read: Permission denied\n"
+    assert (ran.report["done"], ran.report["failed"], ran.report["not_begun"]) == (3, 1, 0)
 
 
-def test_names_cannot_forge_lines(photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
+def test_names_cannot_forge_lines(photos: Path, out: Path, color: Call) -> None:
     (photos / "x\nerror: gone.png").write_bytes(b"")
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--quiet")
-    assert code == 1
-    assert err == "failed: x\\nerror: gone.png: the file is empty\n"
+    ran = color(photos, out, "--quiet")
+    assert ran.code == 1
+    assert ran.err == "failed: x\\nerror: gone.png: the file is empty\n"
 
 
-def test_info_prints_the_contract(cgan_infer: Run) -> None:
-    code, out, _ = cgan_infer("info")
-    values = json.loads(out)
-    assert code == 0
+def test_info_prints_the_contract(invoke: Call) -> None:
+    result = invoke(main, "info")
+    values = json.loads(result.out)
+    assert result.code == 0
     assert values["fixed_size"] == [128, 128]
     assert values["spec"]["input"]["name"] == "gray"
     assert values["sidecar"]["verification"]["verified"] is True
     assert "Provider" in values["engine"]
 
 
-@pytest.mark.skipif(gpu_present(), reason="a GPU is here")
+def test_info_takes_what_folder_takes(tmp_path: Path, invoke: Call) -> None:
+    assert "CPUExecutionProvider" in json.loads(invoke(main, "info", "--provider", "cpu").out)["engine"]
+    assert "use --backend ort" in invoke(main, "info", "--backend", "torch").error(2)
+
+
+@cpu_only
 def test_a_gpu_that_cannot_be_used_is_noted_everywhere(
-    photos: Path, tmp_path: Path, cgan_infer: Run, monkeypatch: pytest.MonkeyPatch
+    photos: Path, out: Path, invoke: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort, "gpu_present", lambda: True)
-    assert "going on with the CPU" in json.loads(cgan_infer("info")[1])["note"]
-    code, _, err = cgan_infer("folder", photos, tmp_path / "out", "--quiet")
-    assert code == 0
-    assert "going on with the CPU" in err
-    assert "going on with the CPU" in read(tmp_path / "out" / "report.json")["model"]["note"]
+    assert "going on with the CPU" in json.loads(invoke(main, "info").out)["note"]
+    result = invoke(main, "folder", photos, out, "--quiet")
+    assert result.code == 0
+    assert "going on with the CPU" in result.err
+    assert "going on with the CPU" in json.loads((out / "report.json").read_text())["model"]["note"]
 
 
-def test_a_model_without_sidecar_is_said(exported_onnx: Path, photos: Path, tmp_path: Path, cgan_infer: Run) -> None:
-    (tmp_path / "model.onnx").write_bytes(exported_onnx.read_bytes())
-    _, _, err = cgan_infer("folder", photos, tmp_path / "out", "--model", tmp_path / "model.onnx")
-    assert "nothing vouches for it" in err
-    _, _, err = cgan_infer("folder", photos, tmp_path / "out2", "--model", exported_onnx)
-    assert "nothing vouches for it" not in err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_interrupt_finishes_what_is_under_way_and_exits_130(tmp_path: Path) -> None:
-    source = tmp_path / "many"
-    source.mkdir()
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8))
-    for i in range(200):
-        image.save(source / f"{i:03d}.png", compress_level=0)
-    arguments = [sys.executable, "-c", "from infer.cli import main; main()", "folder", str(source)]
-    arguments += [str(tmp_path / "out"), "--device", "cpu"]
-    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not list((tmp_path / "out").glob("*.png")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped: interrupted; run the same command again to go on" in err
-    outputs = list((tmp_path / "out").glob("*.png"))
-    assert 0 < len(outputs) < 200
-    assert read(tmp_path / "out" / "report.json")["done"] == len(outputs)
-    for path in outputs:
-        Image.open(path).load()
+def test_a_model_that_nothing_vouches_for_is_said(
+    photos: Path, out: Path, color: Call, tinted: Any, tmp_path: Path
+) -> None:
+    assert "nothing vouches for it" not in color(photos, out).err
+    tinted.path = tmp_path / "model.onnx"
+    tinted.path.write_bytes(b"x")
+    assert "note: no model.onnx.json beside the model, so nothing vouches for it" in color(photos, out).err
+    assert color(photos, out).counts == (0, 3, 0)

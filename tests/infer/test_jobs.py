@@ -1,6 +1,7 @@
-"""The plan of a folder run."""
+"""The plan of a folder run: which input goes to which output, and what there is to do."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgan.spec import PHOTO_FORMATS, UserError
-from infer.jobs import _output_names, make_plan
+from infer.images import WRITE_FORMATS
+from infer.jobs import Job, Plan, _output_names, check, make_plan
+from infer.journal import BEGUN, DONE, FAILED, Row
+from infer.storage import Entry, LocalFolder, Status
+
+FORMATS = ["same", *WRITE_FORMATS]
+
+
+def plan_of(source: Path, target: Path, *arguments: object) -> Plan:
+    return make_plan(LocalFolder(source), LocalFolder(target), *arguments)  # type: ignore[arg-type]
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -20,8 +30,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def outputs(source: Path, target: Path, format_: str = "same") -> dict[str, str]:
-    plan = make_plan(source, target, format_)
-    return {job.name: job.target.relative_to(target).as_posix() for job in plan.jobs}
+    return {job.name: job.output for job in plan_of(source, target, format_).jobs}
 
 
 def test_paths_are_mirrored_and_names_kept(tmp_path: Path) -> None:
@@ -53,21 +62,162 @@ photo_names = st.builds(lambda stem, suffix: stem + suffix, stems, st.sampled_fr
 
 
 @settings(max_examples=300)
-@given(st.lists(photo_names, unique=True, min_size=1), st.sampled_from(["same", "jpg", "png", "webp", "tiff"]))
+@given(st.lists(photo_names, unique=True, min_size=1), st.sampled_from(FORMATS))
 def test_every_input_has_an_output_of_its_own(names: list[str], format_: str) -> None:
     names = sorted(names)
-    folded = [output.casefold() for output in _output_names(names, format_)]
+    folded = [output.casefold() for output in _output_names(names, format_, {})]
     # Inputs whose names differ in case alone can exist only where case distinguishes files.
     if len({name.casefold() for name in names}) == len(names):
         assert len(set(folded)) == len(names)
-    assert len(set(_output_names(names, format_))) == len(names)
+    assert len(set(_output_names(names, format_, {}))) == len(names)
 
 
-def test_other_files_are_counted_and_hidden_temporaries_are_no_photos(tmp_path: Path) -> None:
-    source = touch(tmp_path / "in", "a.jpg", "notes.txt", "b/.DS_Store")
-    plan = make_plan(source, tmp_path / "out")
+@settings(max_examples=300)
+@given(st.lists(photo_names, unique=True, min_size=1), st.sampled_from(FORMATS), st.data())
+def test_photos_that_arrive_later_change_no_output(names: list[str], format_: str, data: st.DataObject) -> None:
+    """Whatever came first and whatever is gone: an output stays with its input, and no two inputs share one."""
+    names = sorted({name.casefold(): name for name in names}.values())
+    first = sorted(data.draw(st.sets(st.sampled_from(names))))
+    known = dict(zip(first, _output_names(first, format_, {}), strict=True))
+    later = sorted(data.draw(st.sets(st.sampled_from(names))))
+    found = dict(zip(later, _output_names(later, format_, known), strict=True))
+    assert all(found[name] == known[name] for name in found.keys() & known.keys())
+    folded = [output.casefold() for output in {**known, **found}.values()]
+    assert len(set(folded)) == len(folded)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "outputs"),
+    [
+        ("a.gif", "a.png", {"a.gif": "a.png", "a.png": "a.png.png"}),
+        ("a.png", "a.gif", {"a.gif": "a.gif.png", "a.png": "a.png"}),
+        ("a.gif", "A.PNG", {"a.gif": "a.png", "A.PNG": "A.PNG.png"}),
+        ("A.png", "a.gif", {"a.gif": "a.gif.png", "A.png": "A.png"}),
+    ],
+)
+@pytest.mark.parametrize("first_is_gone", [False, True])
+def test_who_comes_first_keeps_the_output(first: str, then: str, outputs: dict[str, str], first_is_gone: bool) -> None:
+    known = {first: _output_names([first], "same", {})[0]}
+    names = [then] if first_is_gone else sorted([first, then])
+    assert dict(zip(names, _output_names(names, "same", known), strict=True)) == {n: outputs[n] for n in names}
+
+
+def test_another_format_gives_other_outputs_and_the_first_one_again_the_same() -> None:
+    names = ["a.gif", "a.png"]
+    known = {"a.gif": "a.gif.png", "a.png": "a.png"}
+    assert _output_names(names, "jpg", known) == ["a.gif.jpg", "a.png.jpg"]
+    assert _output_names(names, "same", {"a.gif": "a.gif.jpg"}) == ["a.gif.png", "a.png"]
+
+
+def test_names_that_differ_in_case_alone_get_outputs_that_do_not() -> None:
+    assert _output_names(["A.gif", "a.bmp"], "png", {}) == ["A.gif.png", "a.bmp.png"]
+
+
+def test_outputs_keep_what_the_journal_knows(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.gif", "a.png")
+    plan = plan_of(source, tmp_path / "out", "same", {"a.gif": "a.png"})
+    assert [(job.name, job.output, job.format) for job in plan.jobs] == [
+        ("a.gif", "a.png", "PNG"),
+        ("a.png", "a.png.png", "PNG"),
+    ]
+
+
+def test_a_choice_leaves_files_for_later_and_may_take_none(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.png", "b.png", "c.txt")
+    seen: list[str] = []
+
+    def choose(entry: Entry) -> bool:
+        seen.append(entry.name)
+        return entry.name == "b.png"
+
+    assert [job.name for job in plan_of(source, tmp_path / "out", "same", {}, choose).jobs] == ["b.png"]
+    assert seen == ["a.png", "b.png"]
+    assert plan_of(source, tmp_path / "out", "same", {}, lambda entry: False).jobs == ()
+
+
+def test_a_job_tells_size_and_time_of_its_photo(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.png")
+    os.utime(source / "a.png", ns=(0, 1234567891))
+    assert [job.identity for job in plan_of(source, tmp_path / "out").jobs] == ["1:1234567891"]
+
+
+JOB = Job("a.gif", "a.png", "PNG", "10:1")
+ROW = Row("a.png", "10:1", "", "recipe", "/in", DONE, 7, "")
+THERE = Status(7, "5")
+
+
+@pytest.mark.parametrize(
+    ("row", "there", "same", "overwrite", "verdict", "reason"),
+    [
+        (None, None, False, False, "do", "no output yet"),
+        (replace(ROW, state=BEGUN), None, True, False, "do", "no output yet"),
+        (replace(ROW, state=FAILED), None, True, False, "do", "no output yet"),
+        (ROW, None, True, False, "do", "its output is gone"),
+        (None, THERE, False, False, "fail", "no run wrote it"),
+        (replace(ROW, output="b.png"), THERE, True, False, "fail", "no run wrote it"),
+        (replace(ROW, state=BEGUN), THERE, True, False, "do", "not finished"),
+        (replace(ROW, state=BEGUN), Status(3, "5"), True, False, "do", "not finished"),
+        (ROW, Status(0, "5"), True, False, "do", "its output is empty"),
+        (ROW, Status(8, "5"), True, False, "fail", "was changed since it was written"),
+        (ROW, Status(8, "5"), False, False, "fail", "was changed since it was written"),
+        (replace(ROW, state=FAILED), THERE, True, False, "do", "failed before"),
+        (replace(ROW, state=FAILED), Status(8, "5"), True, False, "fail", "was changed since it was written"),
+        (ROW, THERE, True, False, "skip", ""),
+        (replace(ROW, root="/moved"), THERE, True, False, "skip", ""),
+        (replace(ROW, recipe="other"), THERE, True, False, "do", "another model or other options"),
+        (ROW, THERE, False, False, "do", "the photo changed"),
+        (replace(ROW, root="/other"), THERE, False, False, "fail", "another photo of this name, in /other"),
+        (ROW, THERE, True, True, "do", "--overwrite"),
+        (None, THERE, False, True, "do", "--overwrite"),
+    ],
+)
+def test_what_there_is_to_do(
+    row: Row | None, there: Status | None, same: bool, overwrite: bool, verdict: str, reason: str
+) -> None:
+    found, why = check(JOB, row, there, same, "recipe", "/in", overwrite)
+    assert found == verdict
+    assert reason in why
+    assert bool(why) is (verdict != "skip")
+
+
+rows = st.builds(
+    Row,
+    output=st.sampled_from(["a.png", "b.png"]),
+    identity=st.just("10:1"),
+    checksum=st.just(""),
+    recipe=st.sampled_from(["recipe", "other"]),
+    root=st.sampled_from(["/in", "/other"]),
+    state=st.sampled_from([BEGUN, DONE, FAILED]),
+    size=st.sampled_from([0, 7]),
+    reason=st.just(""),
+)
+statuses = st.none() | st.builds(Status, st.sampled_from([0, 7, 8]), st.just("5"))
+
+
+@given(st.none() | rows, statuses, st.booleans())
+def test_a_file_that_the_journal_does_not_know_is_never_replaced(
+    row: Row | None, there: Status | None, same: bool
+) -> None:
+    verdict, _ = check(JOB, row, there, same, "recipe", "/in", overwrite=False)
+    known = row is not None and row.output == JOB.output
+    finished = known and row is not None and row.state != BEGUN
+    if there and not known:
+        assert verdict == "fail"
+    if there and finished and row is not None and there.size not in (0, row.size):
+        assert verdict == "fail"  # nor one that was changed since
+    if verdict == "skip":
+        assert there and same and row is not None
+        assert (row.state, row.size, row.recipe) == (DONE, there.size, "recipe")
+    if there is None:
+        assert verdict == "do"
+    assert check(JOB, row, there, same, "recipe", "/in", overwrite=True)[0] == "do"
+
+
+def test_other_files_are_counted_and_work_files_are_no_photos(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.jpg", "notes.txt", "b/.DS_Store", ".cgan/work/b.jpg")
+    plan = plan_of(source, tmp_path / "out")
     assert [job.name for job in plan.jobs] == ["a.jpg"]
-    assert plan.other_files == 2
+    assert plan.other_files == 3
 
 
 def test_output_inside_input_is_never_read(tmp_path: Path) -> None:
@@ -79,27 +229,27 @@ def test_output_inside_input_is_never_read(tmp_path: Path) -> None:
 def test_output_that_could_overwrite_inputs_is_refused(tmp_path: Path, target: str) -> None:
     source = touch(tmp_path / "in", "a.jpg")
     with pytest.raises(UserError, match="could overwrite the inputs"):
-        make_plan(source, tmp_path / target)
+        plan_of(source, tmp_path / target)
 
 
 def test_output_through_a_link_to_input_is_refused(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.jpg")
     (tmp_path / "link").symlink_to(source)
     with pytest.raises(UserError, match="could overwrite the inputs"):
-        make_plan(source, tmp_path / "link")
+        plan_of(source, tmp_path / "link")
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found no such folder"):
-        make_plan(tmp_path / "none", tmp_path / "out")
+        plan_of(tmp_path / "none", tmp_path / "out")
     touch(tmp_path / "in", "notes.txt")
     with pytest.raises(UserError, match="found no photos"):
-        make_plan(tmp_path / "in", tmp_path / "out")
+        plan_of(tmp_path / "in", tmp_path / "out")
 
 
 def test_hidden_files_are_no_photos(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.jpg", "._a.jpg")
-    plan = make_plan(source, tmp_path / "out")
+    plan = plan_of(source, tmp_path / "out")
     assert [job.name for job in plan.jobs] == ["a.jpg"]
     assert plan.other_files == 1
 
@@ -109,7 +259,7 @@ def test_an_output_that_is_an_input_through_links_is_refused(tmp_path: Path) -> 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").symlink_to(source / "sub")
     with pytest.raises(UserError, match="is one of the input files"):
-        make_plan(source, tmp_path / "out")
+        plan_of(source, tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +272,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytes
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert make_plan(source, tmp_path / "out").unreadable == {"closed": "folder cannot be read: Permission denied"}
+    assert plan_of(source, tmp_path / "out").unreadable == {"closed": "folder cannot be read: Permission denied"}
 
 
 def test_links_and_special_files(tmp_path: Path) -> None:
@@ -132,7 +282,7 @@ def test_links_and_special_files(tmp_path: Path) -> None:
     (source / "loop").symlink_to(source)
     (source / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(source / "pipe.jpg")
-    plan = make_plan(source, tmp_path / "out")
+    plan = plan_of(source, tmp_path / "out")
     assert [job.name for job in plan.jobs] == ["a.jpg", "link.jpg"]
     reasons = plan.passed_over
     assert reasons.keys() == {"dead.jpg", "loop", "pipe.jpg"}

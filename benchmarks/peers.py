@@ -1,0 +1,126 @@
+"""Other ways to colour a folder of photos, as people write them, for benchmarks/folder.py.
+
+Each takes INPUT, OUTPUT, the ONNX model and a number of threads, writes a JPEG of the photo's own size for every photo,
+and gives nothing back. PyTorch runs the same architecture with random weights, which cost the same time.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+
+from cgan.spec import ModelSpec
+
+Peer = Callable[[Path, Path, Path, int], None]
+
+BATCH = 4
+"""Photos in a batch of the peers that batch; the default of a folder run on a CPU."""
+
+
+def pytorch_loop(source: Path, target: Path, model: Path, threads: int) -> None:
+    """PyTorch eager in fp32: read, colour, write, one photo after the other."""
+    import torch
+
+    network, size = _generator(model), _spec(model).render_size
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        for path in sorted(source.iterdir()):
+            gray = Image.open(path).convert("L")
+            rgb = network(torch.from_numpy(_input(gray, size)[None]))[0].numpy()
+            _save(gray, rgb, target / path.name)
+
+
+def pytorch_batches(source: Path, target: Path, model: Path, threads: int) -> None:
+    """PyTorch channels-last in bf16, with a DataLoader that decodes in worker processes, and batches."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    size = _spec(model).render_size
+    network = _generator(model).to(memory_format=torch.channels_last)
+    torch.set_num_threads(threads)
+    # One that reads ahead: more would only take the model's cores.
+    loader = DataLoader(_Files(source, size), batch_size=BATCH, num_workers=1, collate_fn=list)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for items in loader:
+            gray = torch.from_numpy(np.stack([item[1] for item in items]))
+            colors = network(gray.contiguous(memory_format=torch.channels_last)).float().numpy()
+            for (path, _, photo), rgb in zip(items, colors, strict=True):
+                _save(Image.fromarray(photo), rgb, target / path.name)
+
+
+def onnx_loop(source: Path, target: Path, model: Path, threads: int) -> None:
+    """One ONNX Runtime session as it comes, one photo after the other, as rembg's folder mode works."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    size = _spec(model).render_size
+    for path in sorted(source.iterdir()):
+        gray = Image.open(path).convert("L")
+        _save(gray, session.run(None, {"gray": _input(gray, size)[None]})[0][0], target / path.name)
+
+
+def openvino_loop(source: Path, target: Path, model: Path, threads: int) -> None:
+    """OpenVINO in the processor's own precision (bf16 where it has it), one photo after the other."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    size = _spec(model).render_size
+    for path in sorted(source.iterdir()):
+        gray = Image.open(path).convert("L")
+        _save(gray, next(iter(compiled(_input(gray, size)[None]).values()))[0], target / path.name)
+
+
+PEERS: dict[str, Peer] = {
+    "PyTorch fp32, one by one": pytorch_loop,
+    "PyTorch bf16 channels-last, DataLoader": pytorch_batches,
+    "ONNX Runtime, one by one": onnx_loop,
+    "OpenVINO, one by one": openvino_loop,
+}
+"""Peers by name."""
+
+NEEDED = {pytorch_loop: "torch", pytorch_batches: "torch", openvino_loop: "openvino"}
+"""Packages that peers need."""
+
+
+class _Files:
+    """Photos as a map-style data set."""
+
+    def __init__(self, source: Path, size: int) -> None:
+        self.paths = sorted(source.iterdir())
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Path, np.ndarray, np.ndarray]:
+        gray = Image.open(self.paths[index]).convert("L")
+        return self.paths[index], _input(gray, self.size), np.asarray(gray)
+
+
+def _input(gray: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(gray.resize((size, size), Image.Resampling.BICUBIC), np.float32)[None] / 255
+
+
+def _save(gray: Image.Image, rgb: np.ndarray, target: Path) -> None:
+    """The colours enlarged to the photo's size, under its own luma."""
+    colors = Image.fromarray((rgb.transpose(1, 2, 0) * 255 + 0.5).clip(0, 255).astype(np.uint8))
+    _, cb, cr = colors.resize(gray.size, Image.Resampling.BICUBIC).convert("YCbCr").split()
+    Image.merge("YCbCr", (gray, cb, cr)).convert("RGB").save(target, quality=95)
+
+
+def _spec(model: Path) -> ModelSpec:
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    return ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, model)
+
+
+def _generator(model: Path) -> Any:
+    from cgan.color import COLOR_TARGETS
+    from cgan.networks import Generator, GrayToRGB
+
+    spec = _spec(model)
+    channels = COLOR_TARGETS[spec.color_space].channels
+    return GrayToRGB(Generator(channels, spec.base_width, spec.blocks), spec.color_space).eval()

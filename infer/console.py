@@ -1,0 +1,124 @@
+"""What a run tells people on a terminal, and machines as lines of JSON."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infer.pipeline import Event, Outcome
+
+PLAIN_SECONDS = 30
+"""Where there is no terminal, a line of progress is printed this often."""
+
+SHOWN_FAILURES = 20
+"""Failures listed on screen; the report has all."""
+
+
+class Console:
+    """Progress of a run: a bar on a terminal, a line now and then elsewhere; or JSON for machines.
+
+    Args:
+        quiet: say only what went wrong.
+        log_json: write an object a line to standard output instead of progress.
+    """
+
+    def __init__(self, quiet: bool = False, log_json: bool = False) -> None:
+        self.quiet = quiet or log_json
+        self.log_json = log_json
+        self._bar: Any = None
+        self._lines = False
+        self._last_line = 0.0
+        self._total = 0
+
+    def begin(self, total: int) -> None:
+        """Files are about to be settled, so many in all."""
+        from tqdm import tqdm
+
+        self._total = total
+        self._lines = not self.quiet and not sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit="img", disable=self.quiet or self._lines)
+        self._last_line = time.monotonic()
+
+    def update(self, event: "Event", outcome: "Outcome") -> None:
+        """One more file was settled."""
+        self.log("file", name=event.job.name, output=event.job.output, state=event.state, reason=event.reason)
+        if not self._bar.disable:
+            failed = len(outcome.failed)
+            self._bar.set_postfix(done=outcome.done, skipped=outcome.skipped, failed=failed, refresh=False)
+            self._bar.update(1)
+        elif self._lines and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            say(f"{outcome.settled}/{self._total}  {counts(outcome)}")
+
+    def end(self) -> None:
+        """All files are settled, or the run stopped."""
+        if self._bar:
+            self._bar.close()
+
+    def note(self, text: str) -> None:
+        """What people want to know, unless they want quiet."""
+        if not self.quiet:
+            say(text)
+
+    def warn(self, text: str) -> None:
+        """What has to be known in any case."""
+        self.log("warning", text=text)
+        if not self.log_json:
+            say(text)
+
+    def log(self, event: str, **values: Any) -> None:
+        """An object for machines."""
+        if self.log_json:
+            print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), flush=True)
+
+
+class stop_on_signal:  # noqa: N801 (used like a function)
+    """The first Ctrl-C or SIGTERM sets an event, so that files under way are finished; another ends the process."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.received: int | None = None
+        """The signal that came."""
+
+    def __enter__(self) -> "stop_on_signal":
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._receive) for number in signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report for a process that the signal ended."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self.event.set()
+        with contextlib.suppress(OSError):  # not through sys.stderr, which the interrupted code may be writing to
+            os.write(2, b"finishing the photos under way; a second signal ends at once\n")
+        for other in self._previous:
+            # Waiting for threads could take minutes; a killed run is taken up where it was.
+            signal.signal(other, signal.SIG_DFL)
+
+
+def counts(outcome: "Outcome") -> str:
+    """How many files were done, skipped and failed."""
+    return f"done {outcome.done}  skipped {outcome.skipped}  failed {len(outcome.failed)}"
+
+
+def say(line: str) -> None:
+    """A line on standard error, in which nothing of a file name can move the cursor."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    print(shown, file=sys.stderr, flush=True)

@@ -1,0 +1,408 @@
+"""A folder run from end to end: plan, journal, model, pipeline, report; once, or again and again while files arrive."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cgan.spec import GateError, UserError, atomic_path, cannot_write, file_sha256, json_sha256
+from infer.backends import open_model
+from infer.backends.base import Backend
+from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
+from infer.images import use_own_pixel_limit
+from infer.jobs import Plan, check, check_folders, identity_of, make_plan
+from infer.journal import Journal, JournalError, journal_path
+from infer.pipeline import FolderOptions, Outcome, color_folder
+from infer.storage import WORK_FOLDER, Entry, LocalFolder, Storage, open_storage
+
+REPORT_NAME = "report.json"
+
+WATCH_SECONDS = 2.0
+"""Pause between two searches of a watched folder, at least; a file that did not change meanwhile is complete."""
+
+WATCH_SHARE = 10
+"""The pause is at least so many times as long as a search took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRequest:
+    """What `cgan-infer folder` was asked for."""
+
+    source: str
+    """Folder or fsspec URL."""
+    target: str
+    model: Path
+    backend: str = "auto"
+    provider: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    format: str = "same"
+    report: Path | None = None
+    watch: bool = False
+    options: FolderOptions
+    """With batch size, workers and streams still to be chosen."""
+
+
+def run_folder(request: FolderRequest, console: Console) -> int:
+    """Colour a folder; the command's exit code.
+
+    Raises:
+        UserError: the request cannot be met; nothing was written.
+    """
+    use_own_pixel_limit()
+    with stop_on_signal() as stop:
+        source, target = open_storage(request.source), open_storage(request.target)
+        check_folders(source, target)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = request.workers or cores
+        path = journal_path(target.identity, _work_folder(target))
+        first = None if path.exists() or request.watch else _make_plan(request, source, target)
+        with _open_model(request, max(1, cores // workers)) as backend:
+            _check_options(request, backend)
+            with closing(_open_journal(path, target)) as journal:
+                run = _Run(request, source, target, backend, journal, workers, console, stop)
+                outcome = run.watch() if request.watch else run.once(first)
+    if stop.event.is_set():
+        return stop.exit_code
+    return 1 if outcome.failed or outcome.stopped else 0
+
+
+def show_plan(request: FolderRequest, console: Console) -> int:
+    """Say what a run would do with each file, and write nothing; the command's exit code.
+
+    Raises:
+        UserError: the request cannot be met.
+    """
+    source, target = open_storage(request.source), open_storage(request.target)
+    check_folders(source, target)
+    verdicts = {"do": 0, "skip": 0, "fail": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        path = journal_path(target.identity, _work_folder(target))
+        journal = _open_journal(_copied(path, Path(folder)), target, path)
+        with closing(journal), _open_model(request, 0) as backend:
+            _check_options(request, backend)
+            recipe = _recipe(backend, request.options)
+            plan = _make_plan(request, source, target, journal)
+            for job in plan.jobs:
+                row = journal.find(job.name)
+                try:
+                    checksum = source.checksum(job.name) if request.options.checksum else ""
+                    there = target.status(job.output)
+                except OSError as error:
+                    verdict, reason = "fail", f"{type(error).__name__}: {error}"
+                else:
+                    same = row is not None and row.is_of(job.identity, checksum)
+                    verdict, reason = check(job, row, there, same, recipe, source.identity, request.options.overwrite)
+                verdicts[verdict] += 1
+                console.log("plan", name=job.name, output=job.output, verdict=verdict, reason=reason)
+                console.note(f"{verdict:<4} {job.name} -> {job.output}{reason and f'  ({reason})'}")
+    for name, problem in (plan.passed_over | plan.unreadable).items():
+        console.note(f"pass {name}  ({problem})")
+    console.note(f"to do {verdicts['do']}, to skip {verdicts['skip']}, would fail {verdicts['fail']}; nothing written")
+    return 1 if verdicts["fail"] or plan.unreadable else 0
+
+
+class _Run:
+    def __init__(
+        self,
+        request: FolderRequest,
+        source: Storage,
+        target: Storage,
+        backend: Backend,
+        journal: Journal,
+        workers: int,
+        console: Console,
+        stop: stop_on_signal,
+    ) -> None:
+        self.request = request
+        self.source = source
+        self.target = target
+        self.backend = backend
+        self.journal = journal
+        self.workers = workers
+        self.console = console
+        self.stop = stop
+        self.recipe = _recipe(backend, request.options)
+        self.report = request.report or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
+        """None where it goes to a store."""
+        self.noted: str | None = None
+        self.seen: dict[str, str] = {}
+        """Identities of watched files that were taken."""
+        self.growing: dict[str, str] = {}
+        """Identities of watched files that may not be complete."""
+
+    def once(self, plan: Plan | None) -> Outcome:
+        """One run over all files, with the plan where it is made already."""
+        plan = plan or self._plan()
+        self._check_writable()
+        options = self._options(len(plan.jobs))
+        self._announce(f"{len(plan.jobs)} photos", options)
+        self.console.log("begin", photos=len(plan.jobs), model=str(self.backend.path), engine=self.backend.engine)
+        outcome = self._color(plan, options)
+        self._finish(plan, outcome, options)
+        return outcome
+
+    def watch(self) -> Outcome:
+        """A run for the files that are there, and one whenever others came, until a signal."""
+        self._check_writable()
+        total, began = Outcome(), time.monotonic()
+        options = self._options(None)
+        self._announce(f"watching {self.source}; Ctrl-C ends", options)
+        while not (self.stop.event.is_set() or total.stopped):
+            searched = time.monotonic()
+            plan = self._plan(self._takes)
+            pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))
+            if plan.jobs:
+                outcome = self._color(plan, options)
+                _add(total, outcome, plan)
+                total.seconds = time.monotonic() - began
+                self._finish(plan, total, options)
+            self.stop.event.wait(pause)
+        return total
+
+    def _takes(self, entry: Entry) -> bool:
+        """Whether a watched file is new or changed, and has not changed since the search before."""
+        assert entry.status is not None
+        identity = identity_of(entry.status)
+        if self.seen.get(entry.name) == identity:
+            return False
+        if self.growing.get(entry.name) != identity:
+            self.growing[entry.name] = identity
+            return False
+        del self.growing[entry.name]
+        self.seen[entry.name] = identity
+        return True
+
+    def _plan(self, choose: Any = None) -> Plan:
+        return _make_plan(self.request, self.source, self.target, self.journal, choose)
+
+    def _options(self, photos: int | None) -> FolderOptions:
+        """The options with what the machine and the model suggest where nothing was asked for."""
+        backend = self.backend
+        # No worker should be without a batch while another has several photos.
+        share = backend.default_batch if photos is None or backend.on_gpu else -(-photos // self.workers)
+        batch_size = self.request.batch_size or max(1, min(backend.default_batch, share))
+        backend.batch_size = batch_size
+        # On a CPU one that waits, for the worker that is ready first; on a GPU one whose copies overlap the other.
+        streams = 2 if backend.on_gpu else self.workers + 1
+        return replace(self.request.options, batch_size=batch_size, workers=self.workers, streams=streams)
+
+    def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
+        self.console.begin(len(plan.jobs))
+        try:
+            outcome = color_folder(
+                plan.jobs,
+                self.source,
+                self.target,
+                self.backend,
+                options,
+                self.journal,
+                self.recipe,
+                self.console.update,
+                self.stop.event,
+            )
+        except OSError as error:
+            raise _unwritable(self.target, error) from error
+        finally:
+            self.console.end()
+        outcome.failed.update(plan.unreadable)
+        return outcome
+
+    def _announce(self, what: str, options: FolderOptions) -> None:
+        """What is about to happen, and on what; a device other than the one asked for is said in any case."""
+        backend = self.backend
+        if backend.note:
+            self.console.warn(f"note: {backend.note}")
+        how = f"batch {options.batch_size}, {options.workers} workers"
+        self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
+        if backend.sidecar is None and backend.path.is_file():
+            self.console.note(f"note: no {backend.path.name}.json beside the model, so nothing vouches for it")
+
+    def _warn_of_backend(self) -> None:
+        """Say what the backend notes, also where it noted more while it ran."""
+        if self.backend.note and self.backend.note != self.noted:
+            self.noted = self.backend.note
+            self.console.warn(f"note: {self.noted}")
+
+    def _finish(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> None:
+        """Say and write down what became of the run."""
+        console = self.console
+        values = self._report(plan, outcome, options)
+        for number, (name, reason) in enumerate(outcome.failed.items()):
+            if number == SHOWN_FAILURES:
+                console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report or REPORT_NAME}")
+                break
+            console.warn(f"failed: {name}: {reason}")
+        self._warn_of_backend()
+        for note in outcome.run_notes:
+            console.warn(f"note: {note}")
+        if outcome.stopped:
+            console.warn(f"stopped: {outcome.stopped}; run the same command again to go on")
+        for name, reason in plan.passed_over.items():
+            console.note(f"passed over: {name}: {reason}")
+        self._write_report(values)
+        console.note(
+            f"{counts(outcome)}; {values['images_per_second']} images/s; {plan.other_files} other files left alone; "
+            f"report in {self.report or f'{self.target}/{REPORT_NAME}'}"
+        )
+        console.log("end", **{key: values[key] for key in ("done", "skipped", "failed", "stopped", "seconds")})
+
+    def _report(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> dict[str, Any]:
+        from cgan import __version__
+
+        backend, request = self.backend, self.request
+        per_second = {
+            name: {"seconds": round(stage.seconds, 3), "images_per_second": round(stage.files / stage.seconds, 1)}
+            for name, stage in outcome.stages.items()
+            if stage.seconds
+        }
+        return {
+            "input": str(self.source),
+            "output": str(self.target),
+            "photos": len(plan.jobs) if not request.watch else outcome.settled,
+            "done": outcome.done,
+            "skipped": outcome.skipped,
+            "failed": len(outcome.failed),
+            "not_begun": 0 if request.watch else len(plan.jobs) + len(plan.unreadable) - outcome.settled,
+            "stopped": outcome.stopped,
+            "failures": outcome.failed,
+            "notes": outcome.notes,
+            "run_notes": outcome.run_notes,
+            "passed_over": plan.passed_over,
+            "other_files": plan.other_files,
+            "seconds": round(outcome.seconds, 3),
+            "images_per_second": round(outcome.done / outcome.seconds, 2) if outcome.seconds else 0.0,
+            "stages": per_second,
+            "options": {**asdict(options), "format": request.format},
+            "journal": str(self.journal.path),
+            "model": {
+                "file": str(backend.path),
+                "digest": _digest(backend),
+                "engine": backend.engine,
+                "note": backend.note,
+                "spec": backend.spec.to_json(),
+            },
+            "version": __version__,
+        }
+
+    def _write_report(self, values: dict[str, Any]) -> None:
+        text = json.dumps(values, indent=2) + "\n"
+        try:
+            if self.report is None:
+                self.target.publish(REPORT_NAME, text.encode())
+                return
+            with atomic_path(self.report) as temporary:
+                temporary.write_text(text)
+        except OSError as error:
+            where = self.report or f"{self.target}/{REPORT_NAME}"
+            reason = f"the report cannot be written ({error})"
+            raise GateError(f"{where}: {reason}; make room there and run the same command again") from error
+
+    def _check_writable(self) -> None:
+        """Before the first photo, so that a night's work does not end without its report."""
+        if self.report is None:
+            return
+        try:
+            with tempfile.TemporaryFile(dir=self.report.parent):
+                pass
+        except OSError as error:
+            raise cannot_write(self.report.parent, error) from error
+
+
+def _work_folder(target: Storage) -> Path | None:
+    return target.path / WORK_FOLDER if isinstance(target, LocalFolder) else None
+
+
+def _open_model(request: FolderRequest, threads: int) -> Backend:
+    return open_model(request.model, request.device, threads, backend=request.backend, provider=request.provider)
+
+
+def _make_plan(
+    request: FolderRequest, source: Storage, target: Storage, journal: Journal | None = None, choose: Any = None
+) -> Plan:
+    try:
+        known = dict(journal.outputs()) if journal else {}
+        return make_plan(source, target, request.format, known, choose)
+    except JournalError as error:
+        raise _unwritable(target, error) from error
+    except OSError as error:
+        raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
+
+
+def _open_journal(path: Path | None, target: Storage, shown: Path | None = None) -> Journal:
+    try:
+        return Journal(path, shown)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Storage, error: OSError) -> UserError:
+    if isinstance(error, JournalError):
+        return UserError(f"{error}; make room or permission there, or choose another OUTPUT")
+    return cannot_write(str(target), error)
+
+
+def _copied(journal: Path, folder: Path) -> Path | None:
+    """A copy of a journal that can be looked at, None where there is none."""
+    if not journal.exists():
+        return None
+    for path in (journal, journal.with_name(journal.name + "-wal")):
+        if path.exists():
+            shutil.copyfile(path, folder / path.name)
+    return folder / journal.name
+
+
+def _recipe(backend: Backend, options: FolderOptions) -> str:
+    """Digest of everything that changes the picture: the model and the options."""
+    return json_sha256({"model": _digest(backend), **options.recipe()})
+
+
+def _digest(backend: Backend) -> str:
+    if backend.sidecar:
+        return backend.sidecar.file_sha256
+    return file_sha256(backend.path) if backend.path.is_file() else backend.spec.weights_sha256
+
+
+def _check_options(request: FolderRequest, backend: Backend) -> None:
+    """Refuse sizes that the model does not take."""
+    asked, longest, (_, most) = request.batch_size, request.options.render_longest, backend.batch_range
+    if asked and most is not None and asked > most:
+        raise UserError(
+            f"--batch-size: found {asked}, expected at most {most}, which {backend.path.name} was built for; choose "
+            "less or build it again"
+        )
+    if longest is None:
+        return
+    multiple = backend.spec.size_multiple
+    if backend.fixed_size:
+        raise UserError(
+            f"--render-size: {backend.path.name} takes {backend.fixed_size[0]} x {backend.fixed_size[1]} pixels alone; "
+            "export it with --dynamic-size, or leave the option out"
+        )
+    if longest % multiple:
+        raise UserError(f"--render-size: found {longest}, expected a multiple of {multiple}")
+    if backend.size_range and not backend.size_range[0] <= longest <= backend.size_range[1]:
+        least, most = backend.size_range
+        raise UserError(f"--render-size: found {longest}, expected {least} to {most}, which the engine was built for")
+
+
+def _add(total: Outcome, outcome: Outcome, plan: Plan) -> None:
+    """Count a round of a watched folder; a file that came through later has no longer failed."""
+    total.done += outcome.done
+    total.skipped += outcome.skipped
+    for job in plan.jobs:
+        total.failed.pop(job.name, None)
+    total.failed.update(outcome.failed)
+    total.notes.update(outcome.notes)
+    total.run_notes.extend(note for note in outcome.run_notes if note not in total.run_notes)
+    total.stopped = total.stopped or outcome.stopped
+    for name, stage in outcome.stages.items():
+        whole = total.stages.setdefault(name, type(stage)())
+        whole.files += stage.files
+        whole.seconds += stage.seconds

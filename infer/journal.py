@@ -1,0 +1,207 @@
+"""The journal of an OUTPUT folder: what was made of which input, so that the same command does only what is missing.
+
+A row is written as begun before its output may appear, and as done once the output lies there, flushed to disk. A kill
+at any moment leaves rows that are begun and outputs that are whole, so the next run knows which files are its own.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgan.spec import UserError
+
+JOURNAL_NAME = "journal.sqlite"
+SCHEMA = 1
+APPLICATION_ID = 0x6347414E
+"""Marks the database as this project's: "cGAN"."""
+
+# BLOB, because file names need not be text.
+CREATE = """
+CREATE TABLE files (
+    name BLOB PRIMARY KEY, output BLOB NOT NULL, identity TEXT NOT NULL, checksum TEXT NOT NULL, recipe TEXT NOT NULL,
+    root BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL, reason TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+
+
+class JournalError(OSError):
+    """The journal cannot be read or written: the run has to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the journal knows of one input."""
+
+    output: str
+    """Path below OUTPUT."""
+    identity: str
+    """Size and version of the input."""
+    checksum: str
+    """SHA-256 of the input, empty where the run did not ask for it."""
+    recipe: str
+    """Digest of the model and the options that change the picture."""
+    root: str
+    """The INPUT folder that it came from."""
+    state: str
+    """BEGUN, DONE or FAILED."""
+    size: int
+    """Bytes of the output; of one that is begun or failed, of what lay there before."""
+    reason: str
+    """Why it failed."""
+
+    def is_of(self, identity: str, checksum: str) -> bool:
+        """Whether it speaks of the input as it is now; content, where both sides know it, decides over time."""
+        return self.checksum == checksum if self.checksum and checksum else self.identity == identity
+
+
+class Journal:
+    """Rows by input name. While it is open no other run can use the same OUTPUT.
+
+    Args:
+        path: the database; made where it is missing. None is a journal in memory, for OUTPUTs that nothing is written
+            to.
+        shown: the path that messages name, where `path` is a copy.
+
+    Raises:
+        UserError: another run has it open, or it is not a journal of this version.
+        JournalError: it cannot be read or written.
+    """
+
+    def __init__(self, path: Path | None, shown: Path | None = None) -> None:
+        self.path = shown or path
+        with _as_journal_errors(self.path):
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            # Statements of one thread at a time, which the caller sees to.
+            self._database = sqlite3.connect(path or ":memory:", timeout=0, isolation_level=None)
+            try:
+                self._open()
+            except BaseException:
+                self._database.close()
+                raise
+
+    def _open(self) -> None:
+        run = self._database.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        try:
+            run("PRAGMA journal_mode = WAL")
+            run("PRAGMA synchronous = FULL")
+            run("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise UserError(f"{self.path}: another run is writing there; wait for it or stop it") from error
+            raise
+        (application,), (version,) = run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone()
+        tables = [name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        if not tables:
+            run(f"PRAGMA application_id = {APPLICATION_ID}")
+            run(f"PRAGMA user_version = {SCHEMA}")
+            run(CREATE)
+        elif (application, version) != (APPLICATION_ID, SCHEMA):
+            raise UserError(
+                f"{self.path}: found a database that is not a journal of schema {SCHEMA}; move it away or choose "
+                "another OUTPUT"
+            )
+        run("COMMIT")
+
+    def close(self) -> None:
+        """Commit, if that can be done, and release the lock."""
+        with suppress(JournalError):  # what is not noted is done again
+            self.commit()
+        self._database.close()
+
+    def find(self, name: str) -> Row | None:
+        """What is known of an input."""
+        with _as_journal_errors(self.path):
+            found = self._database.execute(
+                "SELECT output, identity, checksum, recipe, root, state, size, reason FROM files WHERE name = ?",
+                (os.fsencode(name),),
+            ).fetchone()
+        if found is None:
+            return None
+        output, identity, checksum, recipe, root, state, size, reason = found
+        return Row(os.fsdecode(output), identity, checksum, recipe, os.fsdecode(root), state, size, reason)
+
+    def outputs(self) -> Iterator[tuple[str, str]]:
+        """All inputs with their outputs."""
+        with _as_journal_errors(self.path):
+            for name, output in self._database.execute("SELECT name, output FROM files"):
+                yield os.fsdecode(name), os.fsdecode(output)
+
+    def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
+        """Write rows by name and commit: from now on the outputs may appear."""
+        with _as_journal_errors(self.path):
+            self._transaction()
+            self._database.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (_values(name, row) for name, row in rows),
+            )
+        self.commit()
+
+    def settle(self, name: str, state: str, *, size: int | None = None, reason: str = "") -> None:
+        """Note how an input ended; durable after the next `commit`."""
+        with _as_journal_errors(self.path):
+            self._transaction()
+            self._database.execute(
+                "UPDATE files SET state = ?, size = coalesce(?, size), reason = ? WHERE name = ?",
+                # Reasons quote file names, which need not be text either.
+                (state, size, reason.encode("utf-8", "replace").decode(), os.fsencode(name)),
+            )
+
+    def refresh(self, name: str, identity: str) -> None:
+        """Note another size and version of an input whose content is the same."""
+        with _as_journal_errors(self.path):
+            self._transaction()
+            self._database.execute("UPDATE files SET identity = ? WHERE name = ?", (identity, os.fsencode(name)))
+
+    def commit(self) -> None:
+        """Make everything that was noted durable."""
+        with _as_journal_errors(self.path):
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
+
+    def _transaction(self) -> None:
+        if not self._database.in_transaction:
+            self._database.execute("BEGIN")
+
+
+def journal_path(output: str, folder: Path | None) -> Path:
+    """Where the journal of an OUTPUT lies.
+
+    Args:
+        output: the OUTPUT's identity.
+        folder: its folder for work, None where it is not on this machine: then the journal is among the user's own
+            state files, under a digest of the URL.
+    """
+    if folder:
+        return folder / JOURNAL_NAME
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "cgan" / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.sqlite"
+
+
+def _values(name: str, row: Row) -> tuple[bytes | str | int, ...]:
+    return (
+        os.fsencode(name),
+        os.fsencode(row.output),
+        row.identity,
+        row.checksum,
+        row.recipe,
+        os.fsencode(row.root),
+        row.state,
+        row.size,
+        row.reason,
+    )
+
+
+@contextmanager
+def _as_journal_errors(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: the journal cannot be used ({error})") from error

@@ -1,0 +1,142 @@
+"""What a run tells people and machines: progress, JSON lines, silence, signals."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infer import console
+from infer.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
+from infer.jobs import Job
+from infer.pipeline import Event, Outcome
+
+Color = Callable[..., Any]
+BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
+
+
+def settle(console: Console, count: int) -> None:
+    """A run over some files that are done."""
+    outcome = Outcome()
+    console.begin(count)
+    for number in range(count):
+        outcome.done += 1
+        console.update(Event(Job(f"{number}.png", f"{number}.png", "PNG", "1:1"), "done"), outcome)
+    console.end()
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(Console(), 5)
+    assert capsys.readouterr() == ("", "")  # all within the first 30 seconds
+    monkeypatch.setattr(console, "PLAIN_SECONDS", -1)
+    settle(Console(), 2)
+    assert capsys.readouterr().err == "1/2  done 1  skipped 0  failed 0\n2/2  done 2  skipped 0  failed 0\n"
+
+
+def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    settle(Console(), 3)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3/3" in err
+    settle(Console(quiet=True), 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_counts() -> None:
+    assert counts(Outcome(done=1, skipped=2, failed={"a": "x"})) == "done 1  skipped 2  failed 1"
+
+
+def test_names_cannot_move_the_cursor_or_break_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"a\nb\x1b[2J\r{BYTES_NAME} ü\u202e")
+    assert capsys.readouterr().err == "a\\nb\\x1b[2J\\rlatin-\\udce9.png ü\\u202e\n"
+
+
+def test_json_lines_are_complete(tmp_path: Path, color: Color, gray_photos: Callable[..., Path]) -> None:
+    source = gray_photos(tmp_path / "in", 4)
+    (source / BYTES_NAME).write_bytes((source / "003.png").read_bytes())
+    color(source, tmp_path / "out")
+    (source / "new\nline.png").write_bytes((source / "003.png").read_bytes())
+    (source / "001.png").write_bytes(b"")
+    ran = color(source, tmp_path / "out", "--log-json")
+    assert ran.code == 1
+    assert ran.err == ""
+    begin, *files, warning, end = ran.events
+    assert all({"event", "time"} <= event.keys() for event in ran.events)
+    assert (begin["event"], begin["photos"], begin["engine"]) == ("begin", 6, "test CPU")
+    assert {event["event"] for event in files} == {"file"}
+    assert {(event["name"], event["output"], event["state"], event["reason"]) for event in files} == {
+        *((name, name, "skipped", "") for name in ("000.png", "002.png", "003.png", BYTES_NAME)),
+        ("001.png", "001.png", "failed", "the file is empty"),
+        ("new\nline.png", "new\nline.png", "done", ""),
+    }
+    assert (warning["event"], warning["text"]) == ("warning", "failed: 001.png: the file is empty")
+    assert (end["event"], end["done"], end["skipped"], end["failed"], end["stopped"]) == ("end", 1, 4, 1, None)
+
+
+def test_quiet_is_silent_where_all_is_well(tmp_path: Path, color: Color, gray_photos: Callable[..., Path]) -> None:
+    ran = color(gray_photos(tmp_path / "in"), tmp_path / "out", "--quiet")
+    assert (ran.code, *ran.result[1:]) == (0, "", "")
+    assert ran.counts == (3, 0, 0)
+
+
+def test_many_failures_are_listed_in_part(tmp_path: Path, color: Color) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(SHOWN_FAILURES + 5):
+        (tmp_path / "in" / f"{number:03d}.png").write_bytes(b"")
+    ran = color(tmp_path / "in", tmp_path / "out", "--quiet")
+    assert ran.err.count("the file is empty") == SHOWN_FAILURES
+    assert ran.err.splitlines()[-1] == f"failed: 5 more, see {tmp_path / 'out' / 'report.json'}"
+    assert len(ran.report["failures"]) == SHOWN_FAILURES + 5
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_asks_and_the_second_ends(
+    capfd: pytest.CaptureFixture[str], number: signal.Signals, code: int
+) -> None:
+    with stop_on_signal() as stop:
+        assert not stop.event.is_set()
+        signal.raise_signal(number)
+        assert stop.event.is_set()
+        assert stop.exit_code == code
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert capfd.readouterr().err == "finishing the photos under way; a second signal ends at once\n"
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_stop_exits_with_the_signal_s_code_and_its_report(
+    tmp_path: Path, color: Color, tinted: Any, gray_photos: Callable[..., Path], number: signal.Signals, code: int
+) -> None:
+    tinted.before = lambda gray: os.kill(os.getpid(), number) if not tinted.batches else None
+    source = gray_photos(tmp_path / "in", 60)
+    ran = color(source, tmp_path / "out", "--batch-size", 2)
+    assert ran.code == code
+    assert "stopped: interrupted; run the same command again to go on" in ran.err
+    report = ran.report
+    assert 0 < report["done"] < 60
+    assert report["done"] + report["not_begun"] == 60
+    tinted.before = lambda gray: None
+    assert color(source, tmp_path / "out").counts == (60 - report["done"], report["done"], 0)
+
+
+def test_log_lines_are_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(log_json=True).log("begin", name=BYTES_NAME)
+    values = json.loads(capsys.readouterr().out)
+    assert values["name"] == BYTES_NAME
+    Console().log("begin", name="x")
+    assert capsys.readouterr().out == ""

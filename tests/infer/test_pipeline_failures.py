@@ -1,0 +1,218 @@
+"""The pipeline where something fails or ends it, and what the journal is told."""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from infer import pipeline
+from infer.journal import DONE, FAILED, JournalError
+from infer.pipeline import FolderOptions, color_folder
+
+Photos = Callable[..., Path]
+
+
+def test_one_bad_file_does_not_end_the_run(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 6)
+    (run.source.path / "002.png").write_bytes(b"")
+    (run.source.path / "004.png").write_bytes(b"nonsense")
+    outcome = run()
+    assert outcome.done == 4
+    assert outcome.failed.keys() == {"002.png", "004.png"}
+    assert outcome.failed["002.png"] == "the file is empty"
+    assert run.outputs() == ["000.png", "001.png", "003.png", "005.png"]
+    assert [name for name, state in run.states().items() if state == FAILED] == ["002.png", "004.png"]
+
+
+def test_too_many_failures_stop_the_run(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 40)
+    for i in range(5):
+        (run.source.path / f"{i:03d}.png").write_bytes(b"")
+    outcome = run(max_failures=2)
+    assert outcome.stopped == "more than 2 files failed"
+    assert outcome.done < 35
+    outcome = run(max_failures=5)
+    assert outcome.stopped is None
+    assert outcome.settled == 40
+
+
+def test_stop_finishes_what_is_under_way(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 60)
+    run.on_event = lambda event, outcome: run.stop.set()
+    outcome = run()
+    assert outcome.stopped == "interrupted"
+    assert 0 < outcome.done < 60
+    assert len(run.outputs()) == outcome.done
+    assert sorted(run.outputs()) == sorted(event.job.name for event in run.events)
+
+
+def test_file_that_vanishes_fails_with_the_reason(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 3)
+    fetch = run.source.fetch
+
+    def vanish(name: str) -> Path:
+        if name == "001.png":
+            (run.source.path / name).unlink()
+        return fetch(name)
+
+    run.source.fetch = vanish  # type: ignore[method-assign]
+    outcome = run()
+    assert outcome.done == 2
+    assert "FileNotFoundError" in outcome.failed["001.png"]
+
+
+def test_out_of_memory_halves_the_batch_and_says_so_once(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 20)
+
+    def before(gray: np.ndarray) -> None:
+        if len(gray) > 2:
+            raise RuntimeError("CUDA out of memory")
+
+    run.backend.before = before
+    outcome = run(batch_size=4, streams=2)
+    assert (outcome.done, outcome.failed) == (20, {})
+    assert set(run.batch_sizes) == {2}
+    assert outcome.run_notes == ["CUDA out of memory; going on with batches of 2"]
+    assert run.backend.batch_size == 2  # what a GPU backend fills batches up to
+
+
+def test_out_of_memory_with_one_photo_fails_it(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 5)
+    Image.new("L", (40, 30), 255).save(run.source.path / "002.png")
+
+    def before(gray: np.ndarray) -> None:
+        if gray.max() == 1:
+            raise MemoryError
+
+    run.backend.before = before
+    outcome = run(batch_size=4)
+    assert outcome.done == 4
+    assert list(outcome.failed) == ["002.png"]
+    assert "no memory for a batch of 1" in outcome.failed["002.png"]
+
+
+def test_a_failing_batch_fails_its_files_alone(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 10)
+
+    def before(gray: np.ndarray) -> None:
+        if len(run.backend.batches) == 1 and not failed:
+            failed.append(len(gray))
+            raise RuntimeError("kernel crashed")
+
+    failed: list[int] = []
+    run.backend.before = before
+    outcome = run()
+    assert len(outcome.failed) == 4
+    assert set(outcome.failed.values()) == {"RuntimeError: kernel crashed"}
+    assert outcome.done == 6
+
+
+def test_a_bug_that_is_no_exception_of_a_file_ends_the_run(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 3)
+
+    def before(gray: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    run.backend.before = before
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_full_disk_stops_the_run_and_leaves_nothing_partial(run: Any, gray_photos: Photos, code: int) -> None:
+    gray_photos(run.source.path, 40)
+    published: list[str] = []
+
+    def full(name: str) -> None:
+        published.append(name)
+        if len(published) > 3:
+            raise OSError(code, os.strerror(code))
+
+    run.target.before = full
+    outcome = run()
+    assert outcome.stopped is not None
+    assert os.strerror(code) in outcome.stopped
+    assert outcome.done == 3
+    assert outcome.settled < 40
+    assert run.outputs() == sorted(published[:3])
+    run.target.before = lambda name: None
+    outcome = run()
+    assert (outcome.done, outcome.skipped, outcome.stopped) == (37, 3, None)
+
+
+def test_another_error_of_the_output_fails_its_file_alone(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 5)
+
+    def refuse(name: str) -> None:
+        if name == "001.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    run.target.before = refuse
+    outcome = run()
+    assert outcome.done == 4
+    assert outcome.failed == {"001.png": "PermissionError: [Errno 13] Permission denied"}
+
+
+def test_a_photo_is_begun_in_the_journal_before_its_output_appears(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 6)
+    missing: list[str] = []
+
+    def look(name: str) -> None:
+        wal = (run.target.path.parent / "journal.sqlite-wal").read_bytes()
+        if name.encode() not in wal:
+            missing.append(name)
+
+    run.target.before = look
+    run()
+    assert missing == []
+    assert set(run.states().values()) == {DONE}
+
+
+def test_done_is_flushed_to_disk_within_a_second(
+    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gray_photos(run.source.path, 8)
+    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.01)
+    commits: list[int] = []
+    commit = run.journal.commit
+
+    def counted() -> None:
+        commits.append(sum(event.state == "done" for event in run.events))
+        commit()
+
+    run.journal.commit = counted  # type: ignore[method-assign]
+    run.target.before = lambda name: time.sleep(0.02)
+    run(batch_size=1)
+    assert any(0 < done < 8 for done in commits)
+
+
+@pytest.mark.parametrize("method", ["find", "begin", "settle", "commit"])
+def test_a_journal_that_fails_stops_the_run(run: Any, gray_photos: Photos, method: str) -> None:
+    gray_photos(run.source.path, 30)
+
+    def fail(*_: object, **__: object) -> None:
+        raise JournalError("disk I/O error")
+
+    setattr(run.journal, method, fail)
+    outcome = run()
+    assert outcome.stopped == "disk I/O error"
+    assert outcome.settled < 30 or method == "commit"
+    delattr(run.journal, method)
+    assert run().stopped is None
+    assert set(run.states().values()) == {DONE}
+    assert len(run.outputs()) == 30
+
+
+def test_an_output_that_cannot_be_prepared_is_an_error_before_the_first_photo(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 1)
+    run.target.path.write_bytes(b"")
+    with pytest.raises(OSError, match="Not a directory"):
+        color_folder(
+            (), run.source, run.target, run.backend, FolderOptions(batch_size=1, workers=1), run.journal, "recipe"
+        )
