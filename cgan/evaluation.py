@@ -9,11 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cgan.color import luma_uint8
 from cgan.losses import GAN_LOSSES, discriminator_accuracy
-from cgan.metrics import NEAR_GRAY, FeatureDistances, FeatureNetwork, colorfulness, psnr
+from cgan.metrics import FeatureDistances, FeatureNetwork
+from cgan.picture_metrics import means, scores
 from cgan.state import Metrics, Run
-
-COLOR_METRICS = frozenset({"psnr", "gray_psnr", "colorfulness", "real_colorfulness"})
-"""Means of these leave out near-gray photos, unless all are."""
 
 CALIBRATION_PHOTOS = 512
 """Training photos from which batch norm takes its statistics after an epoch."""
@@ -60,19 +58,17 @@ def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
         photo, luma = pixels.float() / 255, luma_uint8(pixels).float() / 255
         values = {
             "l1": (colors - truth).abs().mean(dim=(1, 2, 3)),
-            "psnr": psnr(picture, photo),
-            "gray_psnr": psnr(luma.expand_as(photo), photo),
-            "colorfulness": colorfulness(picture),
-            "real_colorfulness": colorfulness(photo),
+            **scores(picture, photo, luma),
             **_judgement(run, gray, truth, colors),
         }
         for name, value in values.items():
             columns.setdefault(name, []).append(value.double().cpu())
         if distances:
             distances.update(picture, photo)
-    metrics = _means({name: torch.cat(parts) for name, parts in columns.items()})
+    found = means({name: torch.cat(parts) for name, parts in columns.items()})
+    metrics: Metrics = {f"test_{name}": value for name, value in found.items()}
     if distances and math.isfinite(metrics["test_l1"]):  # else the pictures are to blame, and the caller says so
-        metrics |= {f"test_{name}": value for name, value in distances.compute().items()}
+        metrics |= {f"test_{name}": value.to_json() for name, value in distances.compute().items()}
     return metrics
 
 
@@ -88,16 +84,6 @@ def _judgement(run: Run, gray: Tensor, truth: Tensor, colors: Tensor) -> dict[st
         "discriminator_loss": torch.stack([loss(r, f, run.config.label_smoothing) for r, f in pairs]),
         "discriminator_accuracy": torch.stack([discriminator_accuracy(r, f) for r, f in pairs]),
     }
-
-
-def _means(photos: dict[str, Tensor]) -> Metrics:
-    # A gray photo has infinite PSNR against its own luma: such photos say nothing about colouring.
-    colored = photos["real_colorfulness"] >= NEAR_GRAY
-    metrics: Metrics = {"test_photos": len(colored), "test_near_gray_photos": int((~colored).sum())}
-    for name, values in photos.items():
-        chosen = values[colored] if name in COLOR_METRICS and colored.any() else values
-        metrics[f"test_{name}"] = float(chosen.mean())
-    return metrics
 
 
 def _pixels(run: Run, batches: list[Tensor]) -> Iterable[Tensor]:

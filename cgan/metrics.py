@@ -1,134 +1,167 @@
-"""How good a colouring is: PSNR, colourfulness, FID and KID."""
+"""How near a set of pictures is to a set of photos: FID and KID. What is measured of single pictures, and the networks
+whose features are compared, are in modules of their own and can be had from here as well."""
 
 import math
-import warnings
-from dataclasses import dataclass
-from functools import cache
+import tempfile
+import weakref
+from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cgan.spec import UserError, file_sha256
+from cgan.features import (
+    INCEPTION_CACHE_NAME,
+    FeatureNetwork,
+    inception_path,
+    load_features,
+    load_inception,
+    torcheval_fid,
+)
+from cgan.measured import Measured
+from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr, ssim
+from cgan.spec import UserError
 
-NEAR_GRAY = 5.0
-"""Photos of less colourfulness count as gray."""
-
-INCEPTION_FEATURES = 2048
-INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
-"""File name of torchvision's Inception v3 weights in torch's hub cache."""
+__all__ = [
+    "INCEPTION_CACHE_NAME",
+    "NEAR_GRAY",
+    "FeatureDistances",
+    "FeatureNetwork",
+    "FeatureSet",
+    "Measured",
+    "colorfulness",
+    "inception_path",
+    "kid",
+    "load_features",
+    "load_inception",
+    "measure_fid",
+    "measure_kid",
+    "psnr",
+    "ssim",
+]
 
 KID_ESTIMATOR = "unbiased MMD^2 of all photos, no subsets"
 KID_KERNEL = "(x.y/d + 1)^3"
 KID_BLOCK = 1024
 """Rows and columns of the kernel matrix that are in memory at a time."""
 
+SPOOLED_BYTES = 2**26
+"""Features of a set beyond so many bytes lie in a temporary file."""
 
-def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB: -10 log10(mean squared error), peak 1.
+CPU = torch.device("cpu")
+
+
+class FeatureSet:
+    """Features of a set of pictures: their sums in memory, the features themselves in a temporary file.
+
+    So memory does not grow with the number of pictures, and what needs all features reads them block by block.
 
     Args:
-        prediction: N x C x H x W in [0, 1].
-        truth: the same shape and range.
-
-    Returns:
-        N values; infinite where the two are equal.
+        network: whose features they are.
+        device: where sums are taken.
     """
-    error = (prediction.double() - truth.double()).square().mean(dim=(1, 2, 3))
-    return -10 * error.log10()
+
+    def __init__(self, network: FeatureNetwork, device: torch.device = CPU) -> None:
+        self.network = network
+        self.device = device
+        self.count = 0
+        self.total = torch.zeros(network.dimensions, dtype=torch.float64, device=device)
+        self.products = torch.zeros(network.dimensions, network.dimensions, dtype=torch.float64, device=device)
+        self.size: tuple[int, int] | None = None
+        """Height and width of the pictures, before the network's own resize."""
+        self._dtype = np.dtype(np.float32)
+        self._file = tempfile.SpooledTemporaryFile(max_size=SPOOLED_BYTES)
+        weakref.finalize(self, self._file.close)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add_pictures(self, pictures: Tensor) -> None:
+        """Add the features of pictures, N x 3 x H x W float32 in [0, 1].
+
+        Raises:
+            ValueError: another type, a value outside [0, 1], or another size than before.
+        """
+        self.add(self.network.extract(pictures, self.device), (pictures.shape[2], pictures.shape[3]))
+
+    def add(self, features: Tensor, size: tuple[int, int]) -> None:
+        """Add features, N x dimensions of float32 or float64, of pictures of this height and width.
+
+        Raises:
+            ValueError: pictures of another size than before.
+        """
+        if self.size not in (None, size):
+            raise ValueError(f"found pictures of {size} after those of {self.size}, expected one size")
+        self.size = size
+        wide = features.to(self.device, torch.float64)
+        self.count += len(wide)
+        self.total += wide.sum(dim=0)
+        self.products += wide.T @ wide
+        rows = features.cpu().numpy()
+        self._dtype = rows.dtype
+        self._file.seek(0, 2)
+        self._file.write(rows.tobytes())
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """The features in order, at most `size` x dimensions at a time, on the set's device."""
+        dimensions = self.network.dimensions
+        row_bytes = dimensions * self._dtype.itemsize
+        for start in range(0, self.count, size):
+            self._file.seek(start * row_bytes)
+            content = self._file.read(min(size, self.count - start) * row_bytes)
+            rows = np.frombuffer(content, self._dtype).reshape(-1, dimensions).copy()
+            yield torch.from_numpy(rows).to(self.device)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What figures of this set depend on beside its content."""
+        size = f"{self.size[0]} x {self.size[1]}" if self.size else None
+        return {"photos": self.count, "pictures": size, **self.network.fingerprint, "versions": _versions()}
 
 
-def colorfulness(rgb: Tensor) -> Tensor:
-    """Colourfulness of each picture (Hasler and Suesstrunk 2003, "Measuring colourfulness in natural images", M3).
+def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
+    """Frechet inception distance (Heusel et al. 2017) between two sets, computed by torcheval on float64 statistics.
 
-    Args:
-        rgb: N x 3 x H x W in [0, 1], sRGB.
-
-    Returns:
-        N values on the paper's scale for 0 to 255: 0 is gray, about 33 moderate, above 100 extreme.
-    """
-    red, green, blue = (255 * rgb.double()).unbind(dim=1)
-    red_green = (red - green).flatten(1)
-    yellow_blue = ((red + green) / 2 - blue).flatten(1)
-    spread = (red_green.var(dim=1, correction=0) + yellow_blue.var(dim=1, correction=0)).sqrt()
-    offset = (red_green.mean(dim=1).square() + yellow_blue.mean(dim=1).square()).sqrt()
-    return spread + 0.3 * offset
-
-
-@dataclass(frozen=True)
-class FeatureNetwork:
-    """A network whose features FID and KID compare, with the fingerprint that its figures carry."""
-
-    module: nn.Module
-    """N x 3 x H x W in [0, 1] -> N x dimensions."""
-    dimensions: int
-    fingerprint: dict[str, Any]
-
-
-def inception_path(weights: Path | None) -> Path:
-    """Where the weights of Inception v3 lie; cheap enough to ask before anything slow begins.
-
-    Args:
-        weights: a state dict file, or None for the copy in torch's hub cache (nothing is downloaded).
+    In float32 torcheval's covariances are differences of large sums, and its trace term takes roots of eigenvalues that
+    ought to be 0. Measured on synthetic features (2,048, not negative, mean 0.27) against singular values of the
+    centred features: float32 is off by 2.5 of 125.6 at 200 photos and by 5e-4 of 18.2 at 5,000, float64 by 2e-4 and
+    2e-12.
 
     Raises:
-        UserError: there is no such file.
+        UserError: fewer than 2 photos, or features that are no finite numbers.
     """
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_CACHE_NAME
-    if not path.is_file():
-        raise UserError(
-            f"FID and KID need Inception v3 weights, found no file {path}; give --inception-weights FILE, "
-            'or download them once with python -c "from torchvision.models import inception_v3; '
-            "inception_v3(weights='DEFAULT')\", or leave FID and KID out with --no-fid"
+    _check_pair(real, fake)
+    metric = torcheval_fid().FrechetInceptionDistance(torch.nn.Identity(), real.network.dimensions, real.device)
+    for name, features in (("real", real), ("fake", fake)):
+        setattr(metric, f"{name}_sum", features.total)
+        setattr(metric, f"{name}_cov_sum", features.products)
+        setattr(metric, f"num_{name}_images", torch.tensor(features.count, device=real.device))
+    # Given no numbers, LAPACK complains on stdout and, from some hundred features on, crashes the process.
+    finite = all(bool(features.products.isfinite().all()) for features in (real, fake))
+    value = _finite("FID", float(metric.compute()) if finite else math.nan, real)
+    note = None
+    if real.count <= real.network.dimensions:
+        note = (
+            f"{real.count} photos are too few for {real.network.dimensions} features: the covariances are "
+            "rank-deficient and FID is strongly biased, so compare it only with that of as many photos, or use KID."
         )
-    return path
+    return Measured(value, {"metric": "FID", **real.fingerprint()}, note)
 
 
-def load_inception(weights: Path | None) -> FeatureNetwork:
-    """torchvision's Inception v3 up to its 2,048 pooled features.
-
-    Args:
-        weights: as for `inception_path`.
+def measure_kid(real: FeatureSet, fake: FeatureSet) -> Measured:
+    """Kernel inception distance between two sets, see `kid`.
 
     Raises:
-        UserError: the weights are not there or not those of Inception v3.
+        UserError: fewer than 2 photos, or features that are no finite numbers.
     """
-    path = inception_path(weights)
-    # torcheval's own wrapper, so that figures compare with those of other users of torcheval: photos in
-    # [0, 1], resized bilinearly. It sets transform_input only together with a download.
-    wrapper = _torcheval().FIDInceptionV3
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The default weight initialization of inception_v3", FutureWarning)
-        network = wrapper(weights=None)
-    network.model.transform_input = True
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-    except Exception as error:  # torch raises many types for a file that is no state dict of this network
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: not the weights of torchvision's Inception v3 ({reason}); give another file"
-        ) from error
-    fingerprint = {
-        "network": "torchvision inception_v3, 2048 pooled features, through torcheval",
-        "weights_sha256": file_sha256(path),
-        "resize": "bilinear to 299 x 299",
-    }
-    return FeatureNetwork(network.eval(), INCEPTION_FEATURES, fingerprint)
+    _check_pair(real, fake)
+    value = _finite("KID", kid(real, fake), real)
+    how = {"metric": "KID", "estimator": KID_ESTIMATOR, "kernel": KID_KERNEL}
+    return Measured(value, {**how, **real.fingerprint()})
 
 
-@cache
-def _torcheval() -> Any:
-    """torcheval's module of FID, imported without the warnings about its own code."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        from torcheval.metrics.image import fid
-    return fid
-
-
-def kid(real_features: Tensor, fake_features: Tensor, block: int = KID_BLOCK) -> float:
+def kid(real_features: Tensor | FeatureSet, fake_features: Tensor | FeatureSet, block: int = KID_BLOCK) -> float:
     """Kernel inception distance: the unbiased estimate of MMD^2 with the kernel (x.y/d + 1)^3, in float64.
 
     The kernel is that of Binkowski et al. 2018, "Demystifying MMD GANs"; the estimate is Gretton et al. 2012, "A Kernel
@@ -149,50 +182,39 @@ def kid(real_features: Tensor, fake_features: Tensor, block: int = KID_BLOCK) ->
     if min(real_count, fake_count) < 2:
         raise ValueError(f"found {real_count} real and {fake_count} fake features, expected at least 2 each")
     within = sum(
-        (_kernel_sum(x, x, block) - _kernel_diagonal(x).sum()) / (len(x) * (len(x) - 1))
+        (_kernel_sum(x, x, block) - _kernel_diagonal(x, block)) / (len(x) * (len(x) - 1))
         for x in (real_features, fake_features)
     )
     across = _kernel_sum(real_features, fake_features, block) / (real_count * fake_count)
     return float(within - 2 * across)
 
 
-def _kernel_sum(x: Tensor, y: Tensor, block: int) -> Tensor:
+def _blocks(features: Tensor | FeatureSet, size: int) -> Iterator[Tensor]:
+    return features.blocks(size) if isinstance(features, FeatureSet) else iter(torch.split(features, size))
+
+
+def _kernel_sum(x: Tensor | FeatureSet, y: Tensor | FeatureSet, block: int) -> float:
     """Sum of the kernel over all pairs of a row of x and a row of y."""
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for rows in torch.split(x, block):
-        for columns in torch.split(y, block):
-            total += (rows.double() @ columns.double().T / x.shape[1] + 1).pow(3).sum()
+    total = 0.0
+    for rows in _blocks(x, block):
+        for columns in _blocks(y, block):
+            total += float((rows.double() @ columns.double().T / rows.shape[1] + 1).pow(3).sum())
     return total
 
 
-def _kernel_diagonal(x: Tensor) -> Tensor:
-    """The kernel of each row of x with itself."""
-    norms: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
-    return (norms.square() / x.shape[1] + 1).pow(3)
-
-
-class _RecordedFeatures(nn.Module):
-    """Hands the network's features to torcheval in float64 and remembers the last batch as the network gave it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.features = torch.empty(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.features = self.network(x)
-        return self.features.double()
+def _kernel_diagonal(x: Tensor | FeatureSet, block: int) -> float:
+    """Sum of the kernel of each row of x with itself."""
+    total = 0.0
+    for rows in _blocks(x, block):
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        total += float((norms.square() / rows.shape[1] + 1).pow(3).sum())
+    return total
 
 
 class FeatureDistances:
-    """FID (Heusel et al. 2017) and KID (`kid`) between photos and pictures added batch by batch.
+    """FID (`measure_fid`) and KID (`kid`) between photos and pictures added batch by batch.
 
-    The network runs once for each photo and each picture. FID is torcheval's, but on float64 statistics: its
-    covariances are differences of large sums, and its trace term takes roots of eigenvalues that ought to be 0.
-    Measured on synthetic features (2,048, not negative, mean 0.27) against singular values of the centred features:
-    float32 is off by 2.5 of 125.6 at 200 photos and by 5e-4 of 18.2 at 5,000, float64 by 2e-4 and 2e-12.
-
-    Features stay on the device in the network's own type: 16 KiB for a photo and its picture with Inception.
+    The network runs once for each photo and each picture.
 
     Args:
         network: the feature network.
@@ -200,15 +222,7 @@ class FeatureDistances:
     """
 
     def __init__(self, network: FeatureNetwork, device: torch.device) -> None:
-        self.network = network
-        self.device = device
-        self.recorded = _RecordedFeatures(network.module)
-        self.metric = _torcheval().FrechetInceptionDistance(self.recorded, network.dimensions, device)
-        for state in ("real_sum", "real_cov_sum", "fake_sum", "fake_cov_sum"):
-            setattr(self.metric, state, getattr(self.metric, state).double())
-        self.real: list[Tensor] = []
-        self.fake: list[Tensor] = []
-        self.count = 0
+        self.real, self.fake = FeatureSet(network, device), FeatureSet(network, device)
 
     def update(self, pictures: Tensor, photos: Tensor) -> None:
         """Add pictures and the photos they stand for, each N x 3 x H x W float32 in [0, 1].
@@ -218,53 +232,37 @@ class FeatureDistances:
         """
         if len(pictures) != len(photos):
             raise ValueError(f"found {len(pictures)} pictures and {len(photos)} photos, expected as many")
-        for images, features, is_real in ((pictures, self.fake, False), (photos, self.real, True)):
-            # torcheval checks this only for its own network, not for one around it.
-            if images.dtype != torch.float32 or bool(((images < 0) | (images > 1)).any()):
-                raise ValueError(
-                    f"found {images.dtype} in [{images.min()}, {images.max()}], expected float32 in [0, 1]"
-                )
-            self.metric.update(images.to(self.device), is_real=is_real)
-            features.append(self.recorded.features)
-        self.count += len(photos)
+        self.fake.add_pictures(pictures)
+        self.real.add_pictures(photos)
 
-    def compute(self) -> dict[str, dict[str, Any]]:
-        """FID and KID of everything added so far, each with the fingerprint without which it means nothing.
-
-        Returns:
-            {"fid": {...}, "kid": {...}}, each with "value", "photos" (their number), the network's fingerprint and
-            "versions"; "estimator" and "kernel" with KID; "note", a sentence, with a FID of too few photos.
+    def compute(self) -> dict[str, Measured]:
+        """FID and KID of everything added so far, as "fid" and "kid".
 
         Raises:
             UserError: fewer than 2 photos, or a result that is no finite number.
         """
-        if self.count < 2:
-            raise UserError(
-                f"FID and KID need at least 2 photos, found {self.count}; hold out more photos or pass --no-fid"
-            )
-        # Given no numbers, LAPACK complains on stdout and, from some hundred features on, crashes the process.
-        finite = all(bool(total.isfinite().all()) for total in (self.metric.real_cov_sum, self.metric.fake_cov_sum))
-        values = {
-            "FID": float(self.metric.compute()) if finite else math.nan,
-            "KID": kid(torch.cat(self.real), torch.cat(self.fake)),
-        }
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{name} of {self.count} photos is {value}, because features of theirs or of their pictures are no "
-                    "finite numbers; give other --inception-weights or pass --no-fid"
-                )
-        common = {"photos": self.count, **self.network.fingerprint, "versions": _versions()}
-        found: dict[str, dict[str, Any]] = {
-            "fid": {"value": values["FID"], **common},
-            "kid": {"value": values["KID"], **common, "estimator": KID_ESTIMATOR, "kernel": KID_KERNEL},
-        }
-        if self.count <= self.network.dimensions:
-            found["fid"]["note"] = (
-                f"{self.count} photos are too few for {self.network.dimensions} features: the covariances are "
-                "rank-deficient and FID is strongly biased, so compare it only with that of as many photos, or use KID."
-            )
-        return found
+        return {"fid": measure_fid(self.real, self.fake), "kid": measure_kid(self.real, self.fake)}
+
+
+def _check_pair(real: FeatureSet, fake: FeatureSet) -> None:
+    if real.count != fake.count or real.size != fake.size or real.network is not fake.network:
+        raise ValueError(
+            f"found {real.count} photos of {real.size} and {fake.count} pictures of {fake.size}, expected equal numbers "
+            "and sizes, and features of one network"
+        )
+    if real.count < 2:
+        raise UserError(
+            f"FID and KID need at least 2 photos, found {real.count}; hold out more photos or pass --no-fid"
+        )
+
+
+def _finite(name: str, value: float, features: FeatureSet) -> float:
+    if not math.isfinite(value):
+        raise UserError(
+            f"{name} of {features.count} photos is {value}, because features of theirs or of their pictures are no "
+            "finite numbers; give other --inception-weights or pass --no-fid"
+        )
+    return value
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""PSNR, colourfulness, FID and KID against closed forms, and the weights that FID and KID need."""
+"""FID and KID against closed forms and double loops, and what their values carry."""
 
 import json
 import math
@@ -37,52 +37,6 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@given(st.floats(1e-3, 1.0))
-def test_psnr_of_a_constant_difference(difference: float) -> None:
-    truth = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
-    found = psnr(truth + difference, truth)
-    assert found.shape == (2,)
-    assert found.tolist() == pytest.approx([-20 * math.log10(difference)] * 2, abs=1e-9)
-
-
-def test_psnr_is_that_of_each_picture_alone() -> None:
-    truth = torch.zeros(3, 1, 2, 2)
-    prediction = truth.clone()
-    prediction[1, 0, 0, 0] = 1  # mean squared error 1/4
-    prediction[2] = 0.1
-    found = psnr(prediction, truth)
-    assert found[0] == math.inf
-    assert found[1:].tolist() == pytest.approx([10 * math.log10(4), 20], abs=1e-5)
-
-
-def test_gray_pictures_have_no_colourfulness() -> None:
-    assert colorfulness(seeded(4, 1, 8, 8).expand(-1, 3, -1, -1)).tolist() == pytest.approx([0] * 4, abs=1e-9)
-
-
-def test_colourfulness_of_two_known_colours() -> None:
-    picture = torch.zeros(1, 3, 4, 4)
-    picture[0, 0, :, :2] = 1  # left half red: R - G = 255, (R + G)/2 - B = 127.5
-    picture[0, 2, :, 2:] = 1  # right half blue: R - G = 0, (R + G)/2 - B = -255
-    red_green, yellow_blue = (255, 0), (127.5, -255)
-    spread = math.hypot((red_green[0] - red_green[1]) / 2, (yellow_blue[0] - yellow_blue[1]) / 2)
-    offset = math.hypot(sum(red_green) / 2, sum(yellow_blue) / 2)
-    assert colorfulness(picture).item() == pytest.approx(spread + 0.3 * offset, rel=1e-9)
-
-
-def test_colourfulness_of_one_flat_colour_is_its_offset_alone() -> None:
-    flat = torch.tensor([0.8, 0.2, 0.4]).view(1, 3, 1, 1).expand(1, 3, 5, 5)
-    expected = 0.3 * math.hypot(255 * 0.6, 255 * 0.1)
-    assert colorfulness(flat).item() == pytest.approx(expected, rel=1e-6)
-
-
-@given(st.integers(0, 1000), st.floats(0, 1))
-def test_colourfulness_falls_in_step_with_saturation(seed: int, share: float) -> None:
-    picture = seeded(2, 3, 4, 4, seed=seed).double()
-    gray = picture.mean(dim=1, keepdim=True)
-    faded = gray + share * (picture - gray)
-    assert torch.allclose(colorfulness(faded), share * colorfulness(picture), rtol=1e-6, atol=1e-6)
-
-
 class MeanColor(nn.Module):
     """The three channel means as features: their statistics are known in closed form."""
 
@@ -114,7 +68,7 @@ def distances(
     found = FeatureDistances(network, CPU)
     for some_pictures, some_photos in zip(pictures.split(batch), photos.split(batch), strict=True):
         found.update(some_pictures, some_photos)
-    return found.compute()
+    return {name: value.to_json() for name, value in found.compute().items()}
 
 
 def fid(*arguments: Any) -> float:
@@ -283,6 +237,7 @@ def test_distances_carry_their_fingerprint_and_the_number_of_photos() -> None:
     found = distances(photos, photos)
     common = {
         "photos": 40,
+        "pictures": "4 x 4",
         "network": "test",
         "resize": "none",
         "versions": {
@@ -291,9 +246,9 @@ def test_distances_carry_their_fingerprint_and_the_number_of_photos() -> None:
             "torcheval": version("torcheval"),
         },
     }
-    assert {**found["fid"], "value": 0} == {**common, "value": 0}
+    assert {**found["fid"], "value": 0} == {**common, "value": 0, "metric": "FID"}
     kid_only = {"estimator": "unbiased MMD^2 of all photos, no subsets", "kernel": "(x.y/d + 1)^3"}
-    assert {**found["kid"], "value": 0} == {**common, **kid_only, "value": 0}
+    assert {**found["kid"], "value": 0} == {**common, **kid_only, "value": 0, "metric": "KID"}
     assert json.loads(json.dumps(found)) == found
 
 
@@ -358,103 +313,3 @@ def test_images_off_the_contract_are_refused(wrong: str) -> None:
     for pictures, photos in ((bad, good), (good, bad)):
         with pytest.raises(ValueError, match="expected"):
             distances(pictures, photos)
-
-
-@pytest.fixture(scope="module")
-def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state dict of torchvision's Inception v3 with seeded random weights."""
-    from torchvision.models import inception_v3
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("inception") / "inception.pth"
-    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), path)
-    return path
-
-
-def test_inception_comes_from_the_file_and_says_so(inception_weights: Path) -> None:
-    network = load_inception(inception_weights)
-    assert network.fingerprint["weights_sha256"] == file_sha256(inception_weights)
-    assert "inception_v3" in network.fingerprint["network"]
-    assert "299" in network.fingerprint["resize"]
-    state = torch.load(inception_weights, weights_only=True)
-    loaded = network.module.model.state_dict()
-    assert not [name for name in loaded if not torch.equal(loaded[name], state[name])]
-    assert not network.module.training
-    photos = seeded(2, 3, 32, 32)
-    with torch.no_grad():
-        features = network.module(photos)
-        assert features.shape == (2, network.dimensions)
-        assert torch.allclose(network.module(photos[:1]), features[:1], atol=1e-5)  # evaluation mode: no batch norm
-        network.module.model.transform_input = False
-        assert not torch.allclose(network.module(photos), features)  # the input is normalised as torchvision does
-
-
-def test_inception_is_built_without_warnings(inception_weights: Path) -> None:
-    # In a process of its own, because torcheval warns when it is imported first.
-    code = f"import pathlib, cgan.metrics as m; m.load_inception(pathlib.Path({str(inception_weights)!r}))"
-    strict = ["-W", "error::FutureWarning", "-W", "error::UserWarning"]
-    done = subprocess.run([sys.executable, *strict, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_other_warnings_are_not_silenced(inception_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(weights: None) -> nn.Module:
-        warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
-        return nn.Linear(3, 3)
-
-    monkeypatch.setattr("torchvision.models.inception_v3", build)
-    before = list(warnings.filters)
-    with pytest.warns(FutureWarning, match="something else"), pytest.raises(UserError):
-        load_inception(inception_weights)
-    assert warnings.filters == before
-
-
-def test_inception_path_is_the_file_or_the_one_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached = tmp_path / "hub" / "checkpoints" / INCEPTION_CACHE_NAME
-    cached.parent.mkdir(parents=True)
-    cached.touch()
-    (tmp_path / "mine.pth").touch()
-    assert inception_path(None) == cached
-    assert inception_path(tmp_path / "mine.pth") == tmp_path / "mine.pth"
-
-
-@pytest.mark.parametrize("ask", [inception_path, load_inception])
-def test_missing_inception_weights_say_what_to_do(
-    ask: Callable[[Path | None], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    for weights in (None, tmp_path / "nothing.pth", tmp_path):
-        with pytest.raises(UserError) as caught:
-            ask(weights)
-        assert str(weights or tmp_path / "hub" / "checkpoints") in str(caught.value)
-        assert "--inception-weights" in str(caught.value)
-        assert "inception_v3(weights='DEFAULT')" in str(caught.value)
-        assert "--no-fid" in str(caught.value)
-        assert caught.value.exit_code == 2
-
-
-class Harmful:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("content", ["text", "list", "other network", "pickle"])
-def test_a_file_that_is_no_inception_is_refused(tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchvision.models.inception_v3", lambda weights: nn.Linear(3, 3))  # fast to build
-    path = tmp_path / "weights.pth"
-    if content == "text":
-        path.write_text("no weights at all")
-    elif content == "pickle":
-        path.write_bytes(pickle.dumps({"model": Harmful(tmp_path / "harm")}))
-    else:
-        torch.save([1, 2] if content == "list" else nn.Conv2d(1, 1, 3).state_dict(), path)
-    with pytest.raises(UserError, match=r"weights\.pth: not the weights of torchvision's Inception v3") as caught:
-        load_inception(path)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "harm").exists()

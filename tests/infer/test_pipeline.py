@@ -97,6 +97,24 @@ def test_many_sizes_with_a_photo_each_do_not_block_the_run(run: Any, gray_photos
     assert run(render_longest=384, batch_size=8, workers=2).done == 24
 
 
+def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
+    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 9):
+        gray_photos(run.source.path / str(number), 1, (16 * number, 16))
+    run.backend.fixed_size = None
+    ran = threading.Event()
+    decode = pipeline.decode
+
+    def decoding(source: Path, name: str, max_pixels: int) -> Any:
+        assert not name.startswith("5") or ran.wait(20), "no batch before this photo is decoded"
+        return decode(source, name, max_pixels)
+
+    monkeypatch.setattr(pipeline, "decode", decoding)
+    run.backend.before = lambda gray: ran.set()
+    assert run(render_longest=128, batch_size=2, workers=3).done == 8
+
+
 def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos) -> None:
     gray_photos(run.source.path, 60)
     fetched: list[str] = []

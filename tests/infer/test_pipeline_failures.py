@@ -30,6 +30,17 @@ def test_one_bad_file_does_not_end_the_run(run: Any, gray_photos: Photos) -> Non
     assert [name for name, state in run.states().items() if state == FAILED] == ["002.png", "004.png"]
 
 
+def test_more_failures_than_photos_under_way_leave_room_for_the_rest(
+    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PIXELS_UNDER_WAY", 2 * 40 * 30)
+    for path in sorted(gray_photos(run.source.path, 60).iterdir())[:55]:
+        path.write_bytes(path.read_bytes()[:600])  # its header is whole
+    outcome = run(batch_size=2, workers=1)
+    assert (outcome.done, len(outcome.failed), outcome.stopped) == (5, 55, None)
+    assert all("truncated" in reason for reason in outcome.failed.values())
+
+
 def test_too_many_failures_stop_the_run(run: Any, gray_photos: Photos) -> None:
     gray_photos(run.source.path, 40)
     for i in range(5):

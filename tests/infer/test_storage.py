@@ -159,6 +159,15 @@ def test_files_are_on_disk_before_they_have_their_name(tmp_path: Path, monkeypat
     assert flushed == [b"content"]
 
 
+def test_a_reader_never_sees_a_file_change(tmp_path: Path) -> None:
+    folder = LocalFolder(tmp_path / "out")
+    folder.prepare()
+    folder.publish("a.png", b"first")
+    with (tmp_path / "out" / "a.png").open("rb") as reader:
+        folder.publish("a.png", b"again")
+        assert reader.read() == b"first"
+
+
 def test_preparing_removes_what_a_killed_run_left(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path / "out")
     folder.prepare()
