@@ -220,7 +220,10 @@ def test_the_artefact_decides_on_the_backend(model: Path, trained_run: Path, tmp
             with pytest.raises(UserError, match=f"and --backend {other}, which runs .*use --backend {names[kind]}"):
                 open_model(path, backend=other)
         if kind is not OrtBackend:
-            with pytest.raises(UserError, match=r"found --provider cpu with --backend .*, expected it with an \.onnx file.*leave --provider out"):
+            with pytest.raises(
+                UserError,
+                match=r"found --provider cpu with --backend .*, expected it with an \.onnx file.*leave --provider out",
+            ):
                 open_model(path, provider="cpu")
     temporary = tmp_path / "temporary"
     temporary.touch()
