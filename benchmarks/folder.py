@@ -10,8 +10,6 @@ of the pictures in examples/ are used.
 """
 
 import json
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -32,9 +30,11 @@ from PIL import Image
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.machine import machine
 from benchmarks.peers import NEEDED, PEERS
 from cgan.spec import PHOTO_FORMATS
 from infer.backends import DEFAULT_MODEL, open_model
+from infer.backends.base import available_cores
 from infer.images import decode, model_input
 from infer.jobs import make_plan
 from infer.journal import Journal
@@ -43,7 +43,7 @@ from infer.storage import LocalFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BARE_SECONDS = 5.0
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 FOLDER, BARE = "cgan-infer folder", "bare ONNX Runtime, no files"
 WARM_UP = 8
 """Photos that each process colours before the clock starts."""
@@ -111,10 +111,9 @@ def main(
         if name != FOLDER
     }
     if json_file:
-        machine = {"cpu": cpu_name(), "cores": CORES, "python": platform.python_version(), "ort": ort.__version__}
         record = {
             "arguments": sys.argv[1:],
-            "machine": machine,
+            "machine": machine(),
             "figures": {name: [asdict(turn) for turn in turns] for name, turns in figures.items()},
             "ratios": ratios,
         }
@@ -239,13 +238,6 @@ def make_photos(photos: Path | None, target: Path, count: int, side: int | None 
         crop = image.crop((left, top, left + 128, top + 128))
         crop = crop if side is None else crop.resize((side, side), Image.Resampling.BICUBIC)
         crop.save(target / f"{i:06d}.jpg", quality=90)
-
-
-def cpu_name() -> str:
-    """The processor's name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A folder run from end to end: plan, journal, model, pipeline, report; once, or again and again while files arrive."""
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -12,7 +11,7 @@ from typing import Any
 
 from cgan.spec import GateError, UserError, atomic_path, cannot_write, file_sha256, json_sha256
 from infer.backends import open_model
-from infer.backends.base import Backend
+from infer.backends.base import Backend, available_cores
 from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check, check_folders, identity_of, make_plan
@@ -59,7 +58,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     with stop_on_signal() as stop:
         source, target = open_storage(request.source), open_storage(request.target)
         check_folders(source, target)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         workers = request.workers or cores
         path = journal_path(target.identity, _work_folder(target))
         first = None if path.exists() or request.watch else _make_plan(request, source, target)

@@ -1,6 +1,5 @@
 """OpenVINO on the CPU, which it serves faster than ONNX Runtime does, from the same ONNX files."""
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.spec import ModelSpec, UserError
-from infer.backends.base import Backend
+from infer.backends.base import Backend, available_cores
 from infer.backends.ort import SOURCE, TARGET, read_contract
 
 
@@ -73,7 +72,7 @@ class OpenVinoBackend(Backend):
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.hint, "ENABLE_CPU_PINNING": False}
         if self.threads:
             # Runs at the same time share a pool that is cut into streams of `threads` threads each.
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            cores = available_cores()
             settings["INFERENCE_NUM_THREADS"] = max(cores, self.threads)
             settings["NUM_STREAMS"] = max(1, cores // self.threads)
         return settings

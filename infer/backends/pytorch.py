@@ -1,5 +1,6 @@
 """PyTorch on a run or checkpoint: the reference that exported models are compared with."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +94,20 @@ class TorchBackend(Backend):
     def _deactivate(self) -> None:
         self._model = None
         self._settings.close()
+
+    def _resident(self, gray: NDArray[np.float32]) -> Callable[[], None]:
+        import torch
+
+        model, batch = self._model, torch.tensor(gray, device=self._target)
+        assert model is not None
+
+        def run() -> None:
+            with torch.inference_mode():
+                model(batch)
+            if self.on_gpu:
+                torch.cuda.synchronize()
+
+        return run
 
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch

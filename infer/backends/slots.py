@@ -111,6 +111,16 @@ class Slot:
                 self._drop_buffers()
             raise
 
+    def repeat(self) -> None:
+        """Compute the last batch again, from device memory to device memory.
+
+        Raises:
+            RuntimeError: the engine or CUDA failed.
+        """
+        assert self._shape is not None
+        self._compute(self._shape[0])
+        self._cuda.call("cudaStreamSynchronize", self._stream)
+
     def close(self) -> None:
         """Release everything; the context first, as TensorRT wants."""
         self._drop_graph()
@@ -131,16 +141,20 @@ class Slot:
         kinds = self._cuda.api.cudaMemcpyKind
         host_gray[...] = gray
         self._copy(self._device[SOURCE][0], self._pinned[SOURCE][0], gray.nbytes, kinds.cudaMemcpyHostToDevice)
-        if self._graph is None:
-            self._enqueue(count)
-        else:
-            self._cuda.call("cudaGraphLaunch", self._graph, self._stream)
+        self._compute(count)
         self._copy(self._pinned[TARGET][0], self._device[TARGET][0], host_rgb.nbytes, kinds.cudaMemcpyDeviceToHost)
         self._cuda.call("cudaStreamSynchronize", self._stream)
         rgb = host_rgb.copy()
         if self._graphs and self._graph is None:
             self._capture(count)
         return rgb
+
+    def _compute(self, count: int) -> None:
+        """Enqueue the engine's work on what lies in device memory."""
+        if self._graph is None:
+            self._enqueue(count)
+        else:
+            self._cuda.call("cudaGraphLaunch", self._graph, self._stream)
 
     def _set_up(self, shape: tuple[int, ...]) -> None:
         """Reserve memory for batches of a shape and tell the context."""

@@ -1,0 +1,326 @@
+"""How long models take, on which backend and at which batch size, and how close each comes to the first one.
+
+    python benchmarks/latency.py [MODEL[@BACKEND[:PROVIDER]] ...] [--batch 1,8,64] [--out FOLDER] [--compare OLD.json]
+
+Three kinds are kept apart. "compute" is one run of a batch that already lies where the engine reads it; what trtexec
+calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
+from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All contestants take turns, in the other order each second round. Without MODEL the one in the package runs on
+every backend that is installed and takes it.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.folder import make_photos
+from benchmarks.machine import machine
+from cgan.spec import UserError, exit_on_user_error
+from infer.backends import DEFAULT_MODEL, open_model
+from infer.backends.base import Backend
+from infer.images import Photo, decode, model_input
+from infer.render import write_photo
+
+KINDS = ("compute", "copies", "files")
+LEAST_SECONDS, LEAST_RUNS = 3.0, 10
+"""For each kind, contestant and batch size, over all rounds."""
+ROUNDS = 3
+BATCHES = "1,2,4,8,16,32,64"
+UNSTEADY = 0.1
+"""Coefficient of variation from which on a row is marked."""
+PARITY_PHOTOS = 32
+PERCENTILES = (50, 90, 99)
+
+
+File = tuple[str, bytes]
+"""Name and content of a photo."""
+
+
+@dataclass
+class Row:
+    """What was measured of one contestant at one batch size, in one kind."""
+
+    contestant: str
+    engine: str
+    batch: int
+    kind: str
+    milliseconds: list[float] = field(default_factory=list)
+    """Of each run."""
+    psnr: float | None = None
+    """Against the first contestant on photos, in dB; None where there is no difference."""
+
+    def figures(self) -> dict[str, Any]:
+        """The row as JSON values, without the single runs."""
+        times = np.array(self.milliseconds)
+        values = {name: value for name, value in asdict(self).items() if name != "milliseconds"}
+        percentiles = {f"p{p}": round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
+        return {
+            **values,
+            "runs": len(times),
+            **percentiles,
+            "images_per_second": round(self.batch * 1000 * len(times) / times.sum(), 2),
+            "variation": round(float(times.std() / times.mean()), 4),
+        }
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL[@BACKEND[:PROVIDER]]]...")
+@click.option("--batch", "batches", help=f"Batch sizes.  [default: {BATCHES}]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="What to time; repeatable.  [default: all]"
+)
+@click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Folder of photos.  [default: examples/]")
+@click.option("--seconds", type=float, help=f"Least time for each figure.  [default: {LEAST_SECONDS:g}]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for latency.json, latency.md and latency.png.")
+@click.option("--compare", type=click.Path(exists=True, path_type=Path), help="latency.json of an earlier run.")
+@click.option("--quick", is_flag=True, help="Unless given: batches 1 and 8, one second each.")
+def main(
+    models: tuple[str, ...],
+    batches: str | None,
+    device: str,
+    kinds: tuple[str, ...],
+    photos: Path | None,
+    seconds: float | None,
+    out: Path | None,
+    compare: Path | None,
+    quick: bool,
+) -> None:
+    """Print a table, and the ratios last."""
+    sizes = _sizes(batches or ("1,8" if quick else BATCHES))
+    seconds = seconds or (1.0 if quick else LEAST_SECONDS)
+    with exit_on_user_error(), ExitStack() as stack:
+        contestants = {name: stack.enter_context(_open(name, device)) for name in models or _default_contestants()}
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        make_photos(photos, folder / "in", max(*sizes, PARITY_PHOTOS))
+        files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
+        rows = measure(contestants, sizes, kinds or KINDS, files, seconds)
+        record = {"arguments": sys.argv[1:], "machine": machine(), "rows": [row.figures() for row in rows]}
+        print(table(record["rows"]))
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "latency.json").write_text(json.dumps(record, indent=2) + "\n")
+            (out / "latency.md").write_text(document(record))
+            chart(record["rows"], out / "latency.png")
+        for line in [*ratios(record["rows"]), *(changes(record, json.loads(compare.read_text())) if compare else [])]:
+            print(line)
+
+
+def measure(
+    contestants: dict[str, Backend], sizes: list[int], kinds: tuple[str, ...], files: list[File], seconds: float
+) -> list[Row]:
+    """Time every contestant at every batch size it takes, in every kind.
+
+    Args:
+        contestants: entered backends by name; the first is what the others are compared with.
+        sizes: photos in a batch.
+        kinds: of KINDS.
+        files: names and contents of photos, as many as the largest batch.
+        seconds: least time for each figure, over all rounds; at least LEAST_RUNS runs in any case.
+    """
+    parity = _parity(contestants, files)
+    rows: list[Row] = []
+    for size in sizes:
+        taking = {name: b for name, b in contestants.items() if _takes(b, size)}
+        for kind in kinds:
+            runs = {name: _runner(backend, kind, files[:size]) for name, backend in taking.items()}
+            found = {n: Row(n, taking[n].engine, size, kind, psnr=parity[n]) for n in runs}
+            for run in runs.values():
+                run()  # warm-up: what is prepared at the first run of a shape is not what a user waits for
+            for number in range(ROUNDS):
+                for name in runs if number % 2 == 0 else reversed(runs):
+                    _time(runs[name], found[name].milliseconds, seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
+            rows += found.values()
+    return rows
+
+
+def _time(run: Callable[[], None], milliseconds: list[float], seconds: float, least: int) -> None:
+    began, done = time.perf_counter(), 0
+    while done < least or time.perf_counter() - began < seconds:
+        begun = time.perf_counter()
+        run()
+        milliseconds.append((time.perf_counter() - begun) * 1000)
+        done += 1
+
+
+def _runner(backend: Backend, kind: str, files: list[File]) -> Callable[[], None]:
+    gray = _batch(backend, files)
+    if kind == "compute":
+        return backend.resident(gray)
+    if kind == "copies":
+        return lambda: _discard(backend.run(gray))
+
+    def from_files() -> None:
+        photos = [decode(content, name) for name, content in files]
+        inputs = [_input(backend, photo) for photo in photos]
+        for photo, seen, rgb in zip(photos, inputs, backend.run(np.stack(inputs)), strict=True):
+            write_photo(photo, seen, rgb, "JPEG")
+
+    return from_files
+
+
+def _discard(_: object) -> None:
+    pass
+
+
+def _batch(backend: Backend, files: list[File]) -> np.ndarray:
+    return np.stack([_input(backend, decode(file, "photo.jpg")) for file in files])
+
+
+def _input(backend: Backend, photo: Photo) -> np.ndarray:
+    return model_input(photo, *(backend.fixed_size or (backend.spec.render_size,) * 2))
+
+
+def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, float | None]:
+    """PSNR of each contestant against the first, in dB; None where they are equal."""
+    answers: dict[str, np.ndarray] = {}
+    for name, backend in contestants.items():
+        step = backend.batch_range[1] or PARITY_PHOTOS
+        gray = _batch(backend, files[:PARITY_PHOTOS])
+        answers[name] = np.concatenate([backend.run(gray[i : i + step]) for i in range(0, len(gray), step)])
+    first = next(iter(answers.values()))
+    errors = {name: float(np.square(rgb.astype(np.float64) - first).mean()) for name, rgb in answers.items()}
+    return {name: round(-10 * float(np.log10(error)), 1) if error else None for name, error in errors.items()}
+
+
+def _takes(backend: Backend, size: int) -> bool:
+    least, most = backend.batch_range
+    return least <= size and (most is None or size <= most)
+
+
+def _open(name: str, device: str) -> Backend:
+    path, _, backend = name.partition("@")
+    backend, _, provider = backend.partition(":")
+    return open_model(Path(path), device, backend=backend or "auto", provider=provider or None)
+
+
+def _default_contestants() -> list[str]:
+    names = [str(DEFAULT_MODEL)]
+    if find_spec("openvino"):
+        names += [f"{DEFAULT_MODEL}@openvino", f"{DEFAULT_MODEL}@openvino-bf16"]
+    return names
+
+
+def _sizes(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.UsageError(f"--batch: found {text}, expected numbers such as 1,8,64")
+    return [int(part) for part in parts]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as markdown."""
+    lines = [
+        "| model | batch | kind | p50 ms | p90 | p99 | runs | images/s | PSNR |",
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        mark = " (unsteady)" if row["variation"] > UNSTEADY else ""
+        psnr = "equal" if row["psnr"] is None else f"{row['psnr']:.1f}"
+        times = " | ".join(f"{row[f'p{p}']:.2f}" for p in PERCENTILES)
+        lines.append(
+            f"| {_label(row)} | {row['batch']} | {row['kind']} | {times} | {row['runs']} | "
+            f"{row['images_per_second']:.1f}{mark} | {psnr} |"
+        )
+    return "\n".join(lines)
+
+
+def document(record: dict[str, Any]) -> str:
+    """The table with what it was measured on."""
+    packages = ", ".join(f"{name} {number}" for name, number in record["machine"]["packages"].items())
+    found = record["machine"]
+    engines = sorted({f"- `{_label(row)}`: {row['engine']}" for row in record["rows"]})
+    return "\n".join(
+        [
+            f"# `python benchmarks/latency.py {' '.join(record['arguments'])}`",
+            "",
+            f"{found['cpu']}, {found['cores']} cores; GPU: {found['gpu'] or 'none'}; Python {found['python']}; "
+            + packages,
+            "",
+            *engines,
+            "",
+            __doc__.split("\n\n")[2],
+            f"PSNR in dB is against the first model. A row whose runs vary by more than {UNSTEADY:.0%} is unsteady.",
+            "",
+            table(record["rows"]),
+            "",
+            *(f"- {line}" for line in ratios(record["rows"])),
+            "",
+        ]
+    )
+
+
+def ratios(rows: list[dict[str, Any]]) -> list[str]:
+    """How many times the first model's images a second each other one reaches, at each batch size and kind."""
+    first = rows[0]["contestant"]
+    base = {(row["batch"], row["kind"]): row["images_per_second"] for row in rows if row["contestant"] == first}
+    return [
+        f"{_label(row)} / {_label(rows[0])}, batch {row['batch']}, {row['kind']} = "
+        f"{row['images_per_second'] / found:.2f}"
+        for row in rows
+        if row["contestant"] != first and (found := base.get((row["batch"], row["kind"])))
+    ]
+
+
+def changes(record: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """How the medians changed since an earlier run, for rows that both have."""
+    before = {(row["contestant"], row["batch"], row["kind"]): row["p50"] for row in old["rows"]}
+    lines = [
+        f"{_label(row)}, batch {row['batch']}, {row['kind']}: p50 {row['p50'] / found:.2f} x the old one's"
+        for row in record["rows"]
+        if (found := before.get((row["contestant"], row["batch"], row["kind"])))
+    ]
+    here, there = ({name: r["machine"][name] for name in ("cpu", "cores", "gpu")} for r in (record, old))
+    if here != there:
+        lines.insert(0, f"the old figures are from another machine ({there}, here {here}): the changes say little")
+    return lines or ["the old figures have no row of these"]
+
+
+def chart(rows: list[dict[str, Any]], path: Path) -> None:
+    """Images a second over batch size, a panel for each kind.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise UserError("the chart needs matplotlib; install it with pip install 'cgan[train]'") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    figure, panels = plt.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 3.6), squeeze=False, layout="constrained")
+    for panel, kind in zip(panels[0], kinds, strict=True):
+        for name in dict.fromkeys(row["contestant"] for row in rows):
+            mine = [row for row in rows if row["contestant"] == name and row["kind"] == kind]
+            label = _label(mine[0]) if mine else name
+            panel.plot([r["batch"] for r in mine], [r["images_per_second"] for r in mine], marker="o", label=label)
+        panel.set(title=kind, xlabel="batch", xscale="log", ylim=(0, None))
+        panel.minorticks_off()
+        panel.set_xticks(sorted({row["batch"] for row in rows}), labels=sorted({row["batch"] for row in rows}))
+    panels[0][0].set_ylabel("images/s")
+    panels[0][0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _label(row: dict[str, Any]) -> str:
+    path, at, backend = row["contestant"].partition("@")
+    return Path(path).name + at + backend
+
+
+if __name__ == "__main__":
+    main()

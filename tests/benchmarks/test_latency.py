@@ -1,0 +1,94 @@
+"""benchmarks/latency.py: whole runs on a tiny model, and figures of known times."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmarks.latency import Row, changes, main, ratios, table
+
+FAST = ("--seconds", "0.03")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments), *FAST])
+
+
+def rows(*speeds: tuple[str, int, str, list[float]]) -> list[dict[str, object]]:
+    return [Row(name, "engine", batch, kind, times).figures() for name, batch, kind, times in speeds]
+
+
+def test_every_contestant_batch_and_kind_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
+    other = f"{exported_onnx}@openvino"
+    result = run(exported_onnx, other, "--batch", "1,3", "--photos", photo_folder, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "latency.json").read_text())
+    found = {(row["contestant"], row["batch"], row["kind"]) for row in record["rows"]}
+    assert found == {
+        (n, b, k) for n in (str(exported_onnx), other) for b in (1, 3) for k in ("compute", "copies", "files")
+    }
+    for row in record["rows"]:
+        assert 0 < row["p50"] <= row["p90"] <= row["p99"]
+        assert row["runs"] >= 10
+        assert (row["psnr"] is None) == (row["contestant"] == str(exported_onnx))
+        assert row["psnr"] is None or row["psnr"] > 90
+    assert record["machine"]["cores"] >= 1
+    assert record["machine"]["packages"]["cgan"]
+    assert "| batch |" in (tmp_path / "latency.md").read_text()
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+    lines = result.output.splitlines()
+    assert all(" = " in line for line in lines[-6:])  # the ratios come last
+
+
+def test_kinds_and_batches_can_be_chosen(exported_onnx: Path) -> None:
+    result = run(exported_onnx, "--batch", "2", "--kind", "compute")
+    assert result.exit_code == 0, result.output
+    assert [line.split(" | ")[1:3] for line in result.output.splitlines()[2:]] == [["2", "compute"]]
+
+
+def test_files_cost_more_than_the_model_alone(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
+    assert run(exported_onnx, "--batch", "2", "--photos", photo_folder, "--out", tmp_path).exit_code == 0
+    p50 = {row["kind"]: row["p50"] for row in json.loads((tmp_path / "latency.json").read_text())["rows"]}
+    assert p50["files"] > p50["compute"]
+
+
+def test_an_earlier_run_is_compared_with(exported_onnx: Path, tmp_path: Path) -> None:
+    options = (exported_onnx, "--batch", "1", "--kind", "compute")
+    assert run(*options, "--out", tmp_path).exit_code == 0
+    result = run(*options, "--compare", tmp_path / "latency.json")
+    assert "x the old one's" in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("model", ["nothing.onnx", "README.md"])
+def test_a_model_that_cannot_run_is_refused_in_one_line(model: str) -> None:
+    result = run(model)
+    assert result.exit_code == 2
+    assert result.output.startswith("error: ")
+
+
+def test_figures_of_known_times() -> None:
+    (row,) = rows(("a", 4, "compute", [float(i) for i in range(1, 102)]))
+    assert (row["p50"], row["p90"], row["p99"], row["runs"]) == (51.0, 91.0, 100.0, 101)
+    assert row["images_per_second"] == pytest.approx(4 * 1000 / 51, rel=1e-4)
+
+
+def test_only_unsteady_rows_are_marked() -> None:
+    text = table(rows(("a", 1, "compute", [10.0] * 10), ("b", 1, "compute", [10.0, 20.0] * 5))).splitlines()
+    assert ["unsteady" in line for line in text[2:]] == [False, True]
+
+
+def test_ratios_are_against_the_first_at_the_same_batch_and_kind() -> None:
+    found = ratios(rows(("a", 1, "copies", [10.0]), ("b", 1, "copies", [5.0]), ("b", 2, "copies", [1.0])))
+    assert found == ["b / a, batch 1, copies = 2.00"]
+
+
+def test_another_machine_is_said() -> None:
+    machine = {"cpu": "x", "cores": 2, "gpu": None}
+    old = {"machine": machine, "rows": rows(("a", 1, "copies", [10.0]))}
+    new = {"machine": {**machine, "cores": 4}, "rows": rows(("a", 1, "copies", [5.0]))}
+    assert changes(old, old) == ["a, batch 1, copies: p50 1.00 x the old one's"]
+    first, second = changes(new, old)
+    assert "another machine" in first
+    assert second == "a, batch 1, copies: p50 0.50 x the old one's"
+    assert changes({**new, "rows": []}, {**old, "machine": new["machine"]}) == ["the old figures have no row of these"]
