@@ -4,8 +4,9 @@
 
 Three kinds are kept apart. "compute" is one run of a batch that already lies where the engine reads it; what trtexec
 calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
-from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All contestants take turns, in the other order each second round. Without MODEL the one in the package runs on
-every backend that is installed and takes it.
+from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
+contestants take turns, in the other order each second round. Without MODEL the one in the package runs on every
+backend that is installed and takes it.
 """
 
 import json
@@ -176,7 +177,7 @@ def _discard(_: object) -> None:
 
 
 def _batch(backend: Backend, files: list[File]) -> np.ndarray:
-    return np.stack([_input(backend, decode(file, "photo.jpg")) for file in files])
+    return np.stack([_input(backend, decode(content, name)) for name, content in files])
 
 
 def _input(backend: Backend, photo: Photo) -> np.ndarray:
