@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cgan.spec import UserError, exit_on_user_error
+from infer.quality_cli import evaluate, parity
 
 FORMAT_CHOICES = ("same", "jpg", "png", "webp", "tiff")
 """"same" and the keys of `infer.images.WRITE_FORMATS`, repeated so that --help stays quick (a test compares them)."""
@@ -78,6 +79,12 @@ def command() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Make every output again, and replace files that no run wrote.")
 @click.option("--checksum", is_flag=True, help="Tell photos apart by content, not by size and time.")
+@click.option(
+    "--check-parity",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="First compare the model with RUN on photos of INPUT; write nothing if it differs.",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop after more failed files than this.")
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger photos.  [default: 268435456]")
@@ -105,14 +112,15 @@ def folder(
     command again does only what is missing, and what another model, other options or a changed photo ask for. Exit
     code 1 means that some files failed; OUTPUT/report.json names each with the reason.
     """
-    if dry_run and watch:
-        raise UserError("--dry-run: no effect beside --watch; leave one out")
+    if dry_run and (watch or given["check_parity"]):
+        other = "--watch" if watch else "--check-parity"
+        raise UserError(f"--dry-run: no effect beside {other}; leave one out")
 
     from infer.backends import DEFAULT_MODEL
     from infer.console import Console
     from infer.folder import FolderRequest, run_folder, show_plan
     from infer.images import MAX_PIXELS
-    from infer.pipeline import FolderOptions
+    from infer.run import FolderOptions
 
     options = FolderOptions(
         batch_size=1,
@@ -125,7 +133,7 @@ def folder(
         max_failures=max_failures,
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    names = ("backend", "provider", "device", "batch_size", "workers", "report")
+    names = ("backend", "provider", "device", "batch_size", "workers", "report", "check_parity")
     request = FolderRequest(
         source=source,
         target=target,
@@ -159,6 +167,10 @@ def info(model: Path | None, backend: str, provider: str | None, device: str) ->
             and {name: value for name, value in loaded.sidecar.to_json().items() if name != "spec"},
         }
     print(json.dumps(values, indent=2))
+
+
+command.add_command(parity)
+command.add_command(evaluate)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from infer.pipeline import Event, Outcome
+    from infer.run import Event, Outcome
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
@@ -75,7 +75,7 @@ class Console:
     def log(self, event: str, **values: Any) -> None:
         """An object for machines."""
         if self.log_json:
-            print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), flush=True)
+            _print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), sys.stdout)
 
 
 class stop_on_signal:  # noqa: N801 (used like a function)
@@ -121,4 +121,11 @@ def counts(outcome: "Outcome") -> str:
 def say(line: str) -> None:
     """A line on standard error, in which nothing of a file name can move the cursor."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
-    print(shown, file=sys.stderr, flush=True)
+    _print(shown, sys.stderr)
+
+
+def _print(line: str, file: TextIO) -> None:
+    try:
+        print(line, file=file, flush=True)
+    except BrokenPipeError:  # whoever read it is gone, which is no reason to end the run
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

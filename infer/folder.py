@@ -1,25 +1,29 @@
 """A folder run from end to end: plan, journal, model, pipeline, report; once, or again and again while files arrive."""
 
-import json
+import random
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import GateError, UserError, atomic_path, cannot_write, file_sha256, json_sha256
+from cgan.spec import GateError, UserError, cannot_write, file_sha256, json_sha256
 from infer.backends import open_model
 from infer.backends.base import Backend, available_cores
 from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check, check_folders, identity_of, make_plan
 from infer.journal import Journal, JournalError, journal_path
-from infer.pipeline import FolderOptions, Outcome, color_folder
+from infer.pipeline import color_folder
+from infer.report import REPORT_NAME, report, write_report
+from infer.run import FolderOptions, Outcome
 from infer.storage import WORK_FOLDER, Entry, LocalFolder, Storage, open_storage
 
-REPORT_NAME = "report.json"
+CHECKED_PHOTOS = 64
+"""Photos of INPUT, drawn at random, on which --check-parity compares."""
 
 WATCH_SECONDS = 2.0
 """Pause between two searches of a watched folder, at least; a file that did not change meanwhile is complete."""
@@ -44,6 +48,8 @@ class FolderRequest:
     format: str = "same"
     report: Path | None = None
     watch: bool = False
+    check_parity: Path | None = None
+    """Run that the model has to equal on photos of INPUT before anything is written."""
     options: FolderOptions
     """With batch size, workers and streams still to be chosen."""
 
@@ -64,6 +70,10 @@ def run_folder(request: FolderRequest, console: Console) -> int:
         first = None if path.exists() or request.watch else _make_plan(request, source, target)
         with _open_model(request, max(1, cores // workers)) as backend:
             _check_options(request, backend)
+            if request.check_parity:
+                _check_parity(
+                    request.check_parity, first or _make_plan(request, source, target), source, backend, console
+                )
             with closing(_open_journal(path, target)) as journal:
                 run = _Run(request, source, target, backend, journal, workers, console, stop)
                 outcome = run.watch() if request.watch else run.once(first)
@@ -89,7 +99,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
             recipe = _recipe(backend, request.options)
             plan = _make_plan(request, source, target, journal)
             for job in plan.jobs:
-                row = journal.find(job.name)
+                row = journal.find(job.output)
                 try:
                     checksum = source.checksum(job.name) if request.options.checksum else ""
                     there = target.status(job.output)
@@ -232,7 +242,10 @@ class _Run:
     def _finish(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> None:
         """Say and write down what became of the run."""
         console = self.console
-        values = self._report(plan, outcome, options)
+        values = report(
+            plan, outcome, options, self.request.format, self.backend, model_digest(self.backend), self.request.watch
+        )
+        values |= {"input": str(self.source), "output": str(self.target), "journal": str(self.journal.path)}
         for number, (name, reason) in enumerate(outcome.failed.items()):
             if number == SHOWN_FAILURES:
                 console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report or REPORT_NAME}")
@@ -245,63 +258,12 @@ class _Run:
             console.warn(f"stopped: {outcome.stopped}; run the same command again to go on")
         for name, reason in plan.passed_over.items():
             console.note(f"passed over: {name}: {reason}")
-        self._write_report(values)
+        write_report(values, self.target, self.report)
         console.note(
             f"{counts(outcome)}; {values['images_per_second']} images/s; {plan.other_files} other files left alone; "
             f"report in {self.report or f'{self.target}/{REPORT_NAME}'}"
         )
         console.log("end", **{key: values[key] for key in ("done", "skipped", "failed", "stopped", "seconds")})
-
-    def _report(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> dict[str, Any]:
-        from cgan import __version__
-
-        backend, request = self.backend, self.request
-        per_second = {
-            name: {"seconds": round(stage.seconds, 3), "images_per_second": round(stage.files / stage.seconds, 1)}
-            for name, stage in outcome.stages.items()
-            if stage.seconds
-        }
-        return {
-            "input": str(self.source),
-            "output": str(self.target),
-            "photos": len(plan.jobs) if not request.watch else outcome.settled,
-            "done": outcome.done,
-            "skipped": outcome.skipped,
-            "failed": len(outcome.failed),
-            "not_begun": 0 if request.watch else len(plan.jobs) + len(plan.unreadable) - outcome.settled,
-            "stopped": outcome.stopped,
-            "failures": outcome.failed,
-            "notes": outcome.notes,
-            "run_notes": outcome.run_notes,
-            "passed_over": plan.passed_over,
-            "other_files": plan.other_files,
-            "seconds": round(outcome.seconds, 3),
-            "images_per_second": round(outcome.done / outcome.seconds, 2) if outcome.seconds else 0.0,
-            "stages": per_second,
-            "options": {**asdict(options), "format": request.format},
-            "journal": str(self.journal.path),
-            "model": {
-                "file": str(backend.path),
-                "digest": _digest(backend),
-                "engine": backend.engine,
-                "note": backend.note,
-                "spec": backend.spec.to_json(),
-            },
-            "version": __version__,
-        }
-
-    def _write_report(self, values: dict[str, Any]) -> None:
-        text = json.dumps(values, indent=2) + "\n"
-        try:
-            if self.report is None:
-                self.target.publish(REPORT_NAME, text.encode())
-                return
-            with atomic_path(self.report) as temporary:
-                temporary.write_text(text)
-        except OSError as error:
-            where = self.report or f"{self.target}/{REPORT_NAME}"
-            reason = f"the report cannot be written ({error})"
-            raise GateError(f"{where}: {reason}; make room there and run the same command again") from error
 
     def _check_writable(self) -> None:
         """Before the first photo, so that a night's work does not end without its report."""
@@ -326,7 +288,7 @@ def _make_plan(
     request: FolderRequest, source: Storage, target: Storage, journal: Journal | None = None, choose: Any = None
 ) -> Plan:
     try:
-        known = dict(journal.outputs()) if journal else {}
+        known = list(journal.outputs()) if journal else []
         return make_plan(source, target, request.format, known, choose)
     except JournalError as error:
         raise _unwritable(target, error) from error
@@ -359,10 +321,11 @@ def _copied(journal: Path, folder: Path) -> Path | None:
 
 def _recipe(backend: Backend, options: FolderOptions) -> str:
     """Digest of everything that changes the picture: the model and the options."""
-    return json_sha256({"model": _digest(backend), **options.recipe()})
+    return json_sha256({"model": model_digest(backend), **options.recipe()})
 
 
-def _digest(backend: Backend) -> str:
+def model_digest(backend: Backend) -> str:
+    """What tells a model from others: of a file its bytes, of a run its weights."""
     if backend.sidecar:
         return backend.sidecar.file_sha256
     return file_sha256(backend.path) if backend.path.is_file() else backend.spec.weights_sha256
@@ -389,6 +352,32 @@ def _check_options(request: FolderRequest, backend: Backend) -> None:
     if backend.size_range and not backend.size_range[0] <= longest <= backend.size_range[1]:
         least, most = backend.size_range
         raise UserError(f"--render-size: found {longest}, expected {least} to {most}, which the engine was built for")
+
+
+def _check_parity(run: Path, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:
+    """Compare the model with the run that it was made from, on some of the photos that it is about to colour.
+
+    Raises:
+        UserError: not a run, or no photo can be read.
+        GateError: it differs from the run by more than the gates allow.
+    """
+    from infer.parity import check_parity
+
+    def photos() -> Iterator[tuple[str, Path | bytes]]:
+        jobs = random.Random(0).sample(plan.jobs, min(CHECKED_PHOTOS, len(plan.jobs)))
+        for job in jobs:
+            try:
+                yield job.name, source.fetch(job.name)
+            except OSError as error:
+                console.warn(f"note: {job.name}: not compared, {error}")
+
+    parity = check_parity(backend, run, photos())
+    console.log("parity", passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()})
+    console.note(parity.table())
+    if not parity.passed:
+        raise GateError(
+            f"{backend.path} is not the model of {run} ({parity.failed_gates()}); nothing was written; export it again"
+        )
 
 
 def _add(total: Outcome, outcome: Outcome, plan: Plan) -> None:

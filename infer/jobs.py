@@ -1,10 +1,9 @@
 """Which input goes to which output: the plan that is made before a run begins."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import MappingProxyType
 
 from cgan.spec import PHOTO_FORMATS, UserError
 from infer.images import WRITE_FORMATS
@@ -47,7 +46,7 @@ def make_plan(
     source: Storage,
     target: Storage,
     format_: str = "same",
-    known: Mapping[str, str] = MappingProxyType({}),
+    known: Collection[tuple[str, str]] = (),
     choose: Callable[[Entry], bool] | None = None,
 ) -> Plan:
     """Find the photos below `source` and give each an output of its own below `target`.
@@ -59,7 +58,7 @@ def make_plan(
         source: photos, searched recursively.
         target: the outputs; never searched, though it may lie inside `source`.
         format_: "same" or a key of WRITE_FORMATS.
-        known: outputs that earlier runs made, by input name; they stay with their inputs.
+        known: inputs and outputs of earlier runs, which stay together.
         choose: which files to take for now; all when None, and then there have to be photos.
 
     Raises:
@@ -106,7 +105,7 @@ def check(
 
     Args:
         job: the photo.
-        row: what the journal knows of it.
+        row: what the journal knows of its output.
         there: the file at its output, None where there is none.
         same: whether the row speaks of the input as it is now.
         recipe: digest of the model and the options that change the picture.
@@ -120,10 +119,14 @@ def check(
         return "do", "--overwrite"
     if there is None:
         return "do", "no output yet" if row is None or row.state != DONE else "its output is gone"
-    if row is None or row.output != job.output:
+    if row is None:
         return "fail", f"{job.output} is there and no run wrote it; move it away, or replace it with --overwrite"
+    if row.name != job.name:
+        return "fail", f"{job.output} was made from {row.name}; move it away, or replace it with --overwrite"
     if row.state == BEGUN:
-        return "do", "not finished"
+        # Where nothing lay before, what lies there now was published whole, and only its note is missing.
+        finished = same and row.recipe == recipe and row.size == 0 and there.size > 0
+        return ("skip", "") if finished else ("do", "not finished")
     if there.size == 0:  # after a power cut, on some file systems
         return "do", "its output is empty"
     if there.size != row.size:
@@ -180,7 +183,7 @@ def _output_format(name: str, format_: str) -> str:
     return found if found in KEPT_FORMATS else "PNG"
 
 
-def _output_names(names: list[str], format_: str, known: Mapping[str, str]) -> list[str]:
+def _output_names(names: list[str], format_: str, known: Collection[tuple[str, str]]) -> list[str]:
     """One output path for each input path, all different, also where case does not distinguish files."""
     wanted = []
     for name in names:
@@ -189,8 +192,8 @@ def _output_names(names: list[str], format_: str, known: Mapping[str, str]) -> l
         wanted.append(name if kept else str(PurePath(name).with_suffix(FORMAT_SUFFIXES[output_format])))
     counts = Counter(output.casefold() for output in wanted)
     # Outputs that earlier runs gave away stay with their inputs, also while those are not among the names.
-    given = {name: output for name, output in known.items() if _suits(output, name, format_)}
-    owners = {output.casefold(): name for name, output in given.items()}
+    given = {name: output for name, output in known if _suits(output, name, format_)}
+    owners = {output.casefold(): name for name, output in known}
     taken = {o.casefold() for o, n in zip(wanted, names, strict=True) if o == n and owners.get(o.casefold(), n) == n}
     outputs = []
     for name, output in zip(names, wanted, strict=True):

@@ -22,7 +22,7 @@ APPLICATION_ID = 0x6347414E
 # BLOB, because file names need not be text.
 CREATE = """
 CREATE TABLE files (
-    name BLOB PRIMARY KEY, output BLOB NOT NULL, identity TEXT NOT NULL, checksum TEXT NOT NULL, recipe TEXT NOT NULL,
+    output BLOB PRIMARY KEY, name BLOB NOT NULL, identity TEXT NOT NULL, checksum TEXT NOT NULL, recipe TEXT NOT NULL,
     root BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL, reason TEXT NOT NULL
 ) WITHOUT ROWID
 """
@@ -36,10 +36,10 @@ class JournalError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the journal knows of one input."""
+    """What the journal knows of one output."""
 
-    output: str
-    """Path below OUTPUT."""
+    name: str
+    """Path of its input below INPUT."""
     identity: str
     """Size and version of the input."""
     checksum: str
@@ -61,7 +61,7 @@ class Row:
 
 
 class Journal:
-    """Rows by input name. While it is open no other run can use the same OUTPUT.
+    """Rows by output, because an input has one in each format. While it is open no other run can use the same OUTPUT.
 
     Args:
         path: the database; made where it is missing. None is a journal in memory, for OUTPUTs that nothing is written
@@ -116,49 +116,49 @@ class Journal:
             self.commit()
         self._database.close()
 
-    def find(self, name: str) -> Row | None:
-        """What is known of an input."""
+    def find(self, output: str) -> Row | None:
+        """What is known of an output."""
         with _as_journal_errors(self.path):
             found = self._database.execute(
-                "SELECT output, identity, checksum, recipe, root, state, size, reason FROM files WHERE name = ?",
-                (os.fsencode(name),),
+                "SELECT name, identity, checksum, recipe, root, state, size, reason FROM files WHERE output = ?",
+                (os.fsencode(output),),
             ).fetchone()
         if found is None:
             return None
-        output, identity, checksum, recipe, root, state, size, reason = found
-        return Row(os.fsdecode(output), identity, checksum, recipe, os.fsdecode(root), state, size, reason)
+        name, identity, checksum, recipe, root, state, size, reason = found
+        return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), state, size, reason)
 
     def outputs(self) -> Iterator[tuple[str, str]]:
-        """All inputs with their outputs."""
+        """All inputs, each with every output that it was given."""
         with _as_journal_errors(self.path):
             for name, output in self._database.execute("SELECT name, output FROM files"):
                 yield os.fsdecode(name), os.fsdecode(output)
 
     def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
-        """Write rows by name and commit: from now on the outputs may appear."""
+        """Write rows by output and commit: from now on the outputs may appear."""
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (_values(name, row) for name, row in rows),
+                (_values(output, row) for output, row in rows),
             )
         self.commit()
 
-    def settle(self, name: str, state: str, *, size: int | None = None, reason: str = "") -> None:
-        """Note how an input ended; durable after the next `commit`."""
+    def settle(self, output: str, state: str, *, size: int | None = None, reason: str = "") -> None:
+        """Note how an output ended; durable after the next `commit`."""
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.execute(
-                "UPDATE files SET state = ?, size = coalesce(?, size), reason = ? WHERE name = ?",
+                "UPDATE files SET state = ?, size = coalesce(?, size), reason = ? WHERE output = ?",
                 # Reasons quote file names, which need not be text either.
-                (state, size, reason.encode("utf-8", "replace").decode(), os.fsencode(name)),
+                (state, size, reason.encode("utf-8", "replace").decode(), os.fsencode(output)),
             )
 
-    def refresh(self, name: str, identity: str) -> None:
+    def refresh(self, output: str, identity: str) -> None:
         """Note another size and version of an input whose content is the same."""
         with _as_journal_errors(self.path):
             self._transaction()
-            self._database.execute("UPDATE files SET identity = ? WHERE name = ?", (identity, os.fsencode(name)))
+            self._database.execute("UPDATE files SET identity = ? WHERE output = ?", (identity, os.fsencode(output)))
 
     def commit(self) -> None:
         """Make everything that was noted durable."""
@@ -185,10 +185,10 @@ def journal_path(output: str, folder: Path | None) -> Path:
     return state / "cgan" / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.sqlite"
 
 
-def _values(name: str, row: Row) -> tuple[bytes | str | int, ...]:
+def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:
     return (
-        os.fsencode(name),
-        os.fsencode(row.output),
+        os.fsencode(output),
+        os.fsencode(row.name),
         row.identity,
         row.checksum,
         row.recipe,

@@ -6,13 +6,12 @@ bounded by number and by pixels, so memory does not grow with the folder or with
 """
 
 import errno
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from infer.backends.base import Backend, OutOfMemory
+from infer.dispatch import IO_THREADS, Dispatcher
 from infer.images import (
-    MAX_PIXELS,
     Floats,
     Photo,
     PhotoError,
@@ -33,13 +32,11 @@ from infer.images import (
 from infer.jobs import Job, check
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.render import write_photo
+from infer.run import Event, FolderOptions, OnEvent, Outcome, Stage
 from infer.storage import Status, Storage
 
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that every later file would meet too."""
-
-IO_THREADS = 8
-"""Threads that wait for disks and networks."""
 
 JOURNAL_CHUNK = 256
 """Inputs whose beginning is noted in one transaction."""
@@ -50,79 +47,6 @@ COMMIT_SECONDS = 1.0
 PIXELS_UNDER_WAY = 2**26
 """Photos are begun while those under way have fewer pixels in all; about 8 bytes each are held. A single larger photo
 is coloured alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderOptions:
-    """How a folder is coloured."""
-
-    batch_size: int
-    workers: int
-    """Threads that decode, run the model and encode."""
-    streams: int = 1
-    """Batches given to the model at a time; no more than `workers` of them run. On a CPU, runs of one thread each
-    waste no time on waiting for each other, which the threads of a single run do."""
-    quality: int = 95
-    """Of JPEG and WebP."""
-    resolution: str = "original"
-    """"original", or "model" for the network's own output."""
-    render_longest: int | None = None
-    """Longest side at which a model of dynamic size sees a photo, aspect kept; its own size, square, when None."""
-    overwrite: bool = False
-    """Whether outputs that are there are made again."""
-    checksum: bool = False
-    """Whether inputs are told apart by content; otherwise by size and time of the last change."""
-    max_failures: int | None = None
-    """Stop after more failures than this."""
-    max_pixels: int = MAX_PIXELS
-
-    def recipe(self) -> dict[str, Any]:
-        """The options that change the picture, which the journal compares."""
-        return {"quality": self.quality, "resolution": self.resolution, "render_longest": self.render_longest}
-
-
-@dataclass
-class Stage:
-    """Time that all threads together spent in one stage."""
-
-    files: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Outcome:
-    """What became of the jobs of a run."""
-
-    done: int = 0
-    skipped: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    """Name and reason."""
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    """What a user should know of files that are done."""
-    run_notes: list[str] = field(default_factory=list)
-    """What a user should know of the run."""
-    stopped: str | None = None
-    """Why the run ended before its last file, or None."""
-    seconds: float = 0.0
-    stages: dict[str, Stage] = field(default_factory=dict)
-
-    @property
-    def settled(self) -> int:
-        """Files that are done, skipped or failed."""
-        return self.done + self.skipped + len(self.failed)
-
-
-@dataclass(frozen=True)
-class Event:
-    """One file was settled."""
-
-    job: Job
-    state: str
-    """"done", "skipped" or "failed"."""
-    reason: str = ""
-
-
-OnEvent = Callable[[Event, Outcome], None]
 
 
 @dataclass(eq=False)
@@ -195,10 +119,7 @@ class _FolderRun:
         self.outcome = Outcome(stages={name: Stage() for name in ("fetch", "decode", "run", "encode", "publish")})
         self.batch_size = options.batch_size
         self.root = source.identity
-        self.finished: queue.SimpleQueue[tuple[Callable[[], None], str, int, float]] = queue.SimpleQueue()
-        """What to do next, after which stage, of how many photos, and the seconds that it took."""
-        self.tasks = 0
-        """Tasks that were handed out and not taken in."""
+        self.work = Dispatcher(options.workers, self.outcome.stages)
         self.photos = 0
         """Photos under way."""
         self.pixels = 0
@@ -214,11 +135,10 @@ class _FolderRun:
         self.target.prepare()
         waiting = self._to_do(jobs)
         try:
-            with ThreadPoolExecutor(self.options.workers) as pool, ThreadPoolExecutor(IO_THREADS) as io_pool:
-                self.pool, self.io_pool = pool, io_pool
+            with self.work:
                 while True:
                     self._hand_out(waiting)
-                    if not self.tasks:
+                    if not self.work.tasks:
                         break
                     self._take_in()
             self._noted(self.journal.commit)
@@ -238,13 +158,13 @@ class _FolderRun:
                 break
             self.photos += 1
             self.fetching += 1
-            self._submit(self.io_pool, "fetch", self._fetch, (_Item(job),), self._fetched)
+            self.work.submit(self.work.io_pool, "fetch", self._fetch, (_Item(job),), self._fetched)
         while self.fetched and (self.pixels + self.fetched[0].pixels <= PIXELS_UNDER_WAY or not self.pixels):
             item = self.fetched.popleft()
             item.admitted = True
             self.pixels += item.pixels
             self.decoding += 1
-            self._submit(self.pool, "decode", self._decode, (item,), self._decoded)
+            self.work.submit(self.work.pool, "decode", self._decode, (item,), self._decoded)
         more = self.decoding or self.fetching
         while self.decoded and self.running < self.options.streams:
             # Photos that no others can join, because none come or memory is full, go as a smaller batch.
@@ -252,7 +172,7 @@ class _FolderRun:
             if not batch:
                 break
             self.running += 1
-            self._submit(self.pool, "run", self._colors, (batch,), self._colored)
+            self.work.submit(self.work.pool, "run", self._colors, (batch,), self._colored)
 
     def _next_batch(self, partial: bool) -> list[_Item]:
         """Photos of one render size that fill a batch, or as many as there are of the first one's."""
@@ -273,41 +193,10 @@ class _FolderRun:
         return same
 
     def _take_in(self) -> None:
-        then, stage, files, seconds = self.finished.get()
-        self.tasks -= 1
-        total = self.outcome.stages[stage]
-        total.files += files
-        total.seconds += seconds
-        then()
+        self.work.take_in()
         if time.monotonic() - self.committed > COMMIT_SECONDS:
             self.committed = time.monotonic()
             self._noted(self.journal.commit)
-
-    def _submit(
-        self,
-        pool: Executor,
-        stage: str,
-        work: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        then: Callable[..., None],
-    ) -> None:
-        """Run `work` in a pool; after it this thread calls `then` with the arguments and the future."""
-        spent = 0.0
-        files = len(arguments[0]) if isinstance(arguments[0], list) else 1
-
-        def timed() -> Any:
-            nonlocal spent
-            begun = time.perf_counter()
-            try:
-                return work(*arguments)
-            finally:
-                spent = time.perf_counter() - begun
-
-        def report(future: Future[Any]) -> None:
-            self.finished.put((lambda: then(*arguments, future), stage, files, spent))
-
-        self.tasks += 1
-        pool.submit(timed).add_done_callback(report)
 
     def _to_do(self, jobs: tuple[Job, ...]) -> Iterator[Job]:
         """The jobs that have to be done, each noted in the journal as begun before it is handed out."""
@@ -323,8 +212,8 @@ class _FolderRun:
                     if self._is_to_do(job, checksum, there):
                         begun.append(job)
                         size = there.size if there else 0
-                        row = Row(job.output, job.identity, checksum, self.recipe, self.root, BEGUN, size, "")
-                        rows.append((job.name, row))
+                        row = Row(job.name, job.identity, checksum, self.recipe, self.root, BEGUN, size, "")
+                        rows.append((job.output, row))
                 except JournalError as error:
                     self.outcome.stopped = str(error)
                     return
@@ -343,7 +232,7 @@ class _FolderRun:
         waiting = iter(jobs)
         while True:
             while len(ahead) < 4 * IO_THREADS and (job := next(waiting, None)):
-                ahead.append((job, self.io_pool.submit(self.source.checksum, job.name)))
+                ahead.append((job, self.work.io_pool.submit(self.source.checksum, job.name)))
             if not ahead:
                 return
             job, future = ahead.popleft()
@@ -356,14 +245,16 @@ class _FolderRun:
 
     def _is_to_do(self, job: Job, checksum: str, there: Status | None) -> bool:
         """Whether a job has to be done; otherwise it is settled."""
-        row = self.journal.find(job.name)
+        row = self.journal.find(job.output)
         same = row is not None and row.is_of(job.identity, checksum)
         verdict, reason = check(job, row, there, same, self.recipe, self.root, self.options.overwrite)
         if verdict == "fail":
             self._settle(job, "failed", reason)
         elif verdict == "skip":
+            if row and there and row.state == BEGUN:  # a kill came before its note
+                self.journal.settle(job.output, DONE, size=there.size)
             if row and row.identity != job.identity:  # the same content with another time
-                self.journal.refresh(job.name, job.identity)
+                self.journal.refresh(job.output, job.identity)
             self._settle(job, "skipped")
         return verdict == "do"
 
@@ -425,13 +316,13 @@ class _FolderRun:
             self.decoded.extendleft(reversed(batch))
         elif self._came_through(batch, future):
             for item, colors in zip(batch, future.result(), strict=True):
-                self._submit(self.pool, "encode", self._write, (item, colors), self._written)
+                self.work.submit(self.work.pool, "encode", self._write, (item, colors), self._written)
 
     def _written(self, item: _Item, colors: Floats, future: Future[tuple[bytes | memoryview, tuple[str, ...]]]) -> None:
         if self._came_through([item], future):
             content, notes = future.result()
-            self._submit(
-                self.io_pool,
+            self.work.submit(
+                self.work.io_pool,
                 "publish",
                 self._publish,
                 (item, content),
@@ -444,7 +335,7 @@ class _FolderRun:
         self._leave(item)
         if notes:
             self.outcome.notes[item.job.name] = list(notes)
-        if self._noted(lambda: self.journal.settle(item.job.name, DONE, size=future.result())):
+        if self._noted(lambda: self.journal.settle(item.job.output, DONE, size=future.result())):
             self._settle(item.job, "done")
 
     def _came_through(self, items: list[_Item], future: Future[Any]) -> bool:
@@ -469,7 +360,7 @@ class _FolderRun:
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         else:
-            self._noted(lambda: self.journal.settle(job.name, FAILED, reason=reason))
+            self._noted(lambda: self.journal.settle(job.output, FAILED, reason=reason))
         self._settle(job, "failed", reason)
 
     def _settle(self, job: Job, state: str, reason: str = "") -> None:

@@ -193,6 +193,7 @@ class RemoteFolder(Storage):
                 f"{url}: cannot be opened ({_first_line(error)}); check the address and the access"
             ) from error
         self._root = self._root.rstrip("/")
+        self._listed: dict[str, Status] | None = None
         # fsspec's own mv copies, and takes names for patterns.
         self._renames = type(self._files).mv is not AbstractFileSystem.mv
         self._host = str(self._files.storage_options.get("host", ""))
@@ -217,12 +218,16 @@ class RemoteFolder(Storage):
                     yield Entry(path.removeprefix(self._root).lstrip("/"), _remote_status(found))
 
     def status(self, name: str) -> Status | None:
-        """As the store tells it."""
-        with _as_os_errors():
+        """As the store listed it when the first was asked for, or as this run published it since.
+
+        Asking for each file by itself would take a round trip a file.
+        """
+        if self._listed is None:
             try:
-                return _remote_status(self._files.info(self._path(name)))
+                self._listed = {entry.name: entry.status for entry in self.walk() if entry.status}
             except FileNotFoundError:
-                return None
+                self._listed = {}
+        return self._listed.get(name)
 
     def fetch(self, name: str) -> bytes:
         """Its content."""
@@ -232,24 +237,28 @@ class RemoteFolder(Storage):
 
     def publish(self, name: str, content: bytes | memoryview) -> None:
         """As one object, or renamed where the store shows unfinished files."""
-        path = self._path(name)
         with _as_os_errors():
-            self._files.makedirs(posixpath.dirname(path), exist_ok=True)
-            if self._protocols & ATOMIC_PROTOCOLS:
-                self._files.pipe_file(path, bytes(content))
-                return
-            temporary = posixpath.join(posixpath.dirname(path), f"{WORK_FOLDER}-{secrets.token_hex(8)}")
-            try:
-                self._files.pipe_file(temporary, bytes(content))
-                if self._renames:
-                    self._files.mv(temporary, path)
-                else:
-                    self._files.cp_file(temporary, path)
-                    self._files.rm_file(temporary)
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    self._files.rm_file(temporary)
-                raise
+            self._put(self._path(name), bytes(content))
+        if self._listed is not None:
+            self._listed[name] = Status(len(content), "")
+
+    def _put(self, path: str, content: bytes) -> None:
+        self._files.makedirs(posixpath.dirname(path), exist_ok=True)
+        if self._protocols & ATOMIC_PROTOCOLS:
+            self._files.pipe_file(path, content)
+            return
+        temporary = posixpath.join(posixpath.dirname(path), f"{WORK_FOLDER}-{secrets.token_hex(8)}")
+        try:
+            self._files.pipe_file(temporary, content)
+            if self._renames:
+                self._files.mv(temporary, path)
+            else:
+                self._files.cp_file(temporary, path)
+                self._files.rm_file(temporary)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._files.rm_file(temporary)
+            raise
 
     def prepare(self) -> None:
         """Write and remove a small file, so that missing permission shows before the first photo."""

@@ -151,12 +151,15 @@ class Tinted(Backend):
         self.batches: list[tuple[int, ...]] = []
         self.weights = "first"
         """Stands for the weights' digest."""
+        self.said: str | None = None
+        """What a user should know about its device."""
         self.before: Callable[[np.ndarray], object] = lambda gray: None
         """Called with each batch; may raise."""
         self.opened: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         """How a folder run asked for its model."""
 
     def _activate(self) -> ModelSpec:
+        self.note = self.said
         digests = {"config_sha256": "", "weights_sha256": self.weights}
         return ModelSpec(model="unet", color_space="rgb", render_size=32, base_width=1, parameters=1, **digests)
 
@@ -256,7 +259,7 @@ class PipelineRun:
             self.events.append(event)
             self.on_event(event, outcome)
 
-        plan = make_plan(self.source, self.target, known=dict(self.journal.outputs()))
+        plan = make_plan(self.source, self.target, known=list(self.journal.outputs()))
         values = FolderOptions(**{"batch_size": 4, "workers": 2, **options})
         with self.backend:
             return color_folder(
@@ -264,8 +267,8 @@ class PipelineRun:
             )
 
     def states(self) -> dict[str, str]:
-        """By input, as the journal has it."""
-        rows = {name: self.journal.find(name) for name, _ in self.journal.outputs()}
+        """By output, as the journal has it."""
+        rows = {output: self.journal.find(output) for _, output in self.journal.outputs()}
         return {name: row.state for name, row in rows.items() if row}
 
     def outputs(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer import folder
+from infer import report
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.ort import PROVIDERS, gpu_present
@@ -236,7 +236,7 @@ def test_a_report_that_cannot_be_written_in_the_end_is_exit_code_1(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder, "atomic_path", full)
+    monkeypatch.setattr(report, "atomic_path", full)
     ran = color(photos, out)
     assert "report.json: the report cannot be written ([Errno 28] No space left on device)" in ran.result.error(1)
     assert len(list(out.glob("*.png"))) == 3

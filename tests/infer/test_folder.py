@@ -12,6 +12,8 @@ from PIL import Image
 from infer import pipeline
 from infer.backends import DEFAULT_MODEL
 from infer.backends.base import Backend
+from infer.cli import main
+from infer.gates import DEFAULT_GATES, Gates
 from infer.journal import Journal, JournalError
 from infer.storage import LocalFolder
 
@@ -129,6 +131,7 @@ def test_another_format_has_outputs_of_its_own(photos: Path, out: Path, color: C
     color(photos, out)
     assert color(photos, out, "--format", "jpg").counts == (3, 0, 0)
     assert color(photos, out, "--format", "jpg").counts == (0, 3, 0)
+    assert color(photos, out).counts == (0, 3, 0)
     assert len(list(out.glob("*.png"))) == len(list(out.glob("*.jpg"))) == 3
 
 
@@ -306,3 +309,24 @@ def test_the_default_model_is_the_one_in_the_package(photos: Path, out: Path, co
     color(photos, out)
     (model, device, _), options = tinted.opened
     assert (model, device, options) == (DEFAULT_MODEL, "auto", {"backend": "auto", "provider": None})
+
+
+def test_a_model_that_is_not_the_run_stops_before_anything_is_written(
+    trained_run: Path,
+    exported_onnx: Path,
+    photo_folder: Path,
+    out: Path,
+    invoke: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check = ("--model", exported_onnx, "--check-parity", trained_run, "--device", "cpu")
+    with monkeypatch.context() as strict:
+        strict.setitem(DEFAULT_GATES, "fp32", Gates(max_fid_delta=0, min_psnr=1e4, max_delta_e=0))
+        refused = invoke(main, "folder", photo_folder, out, *check)
+    assert "is not the model of" in refused.error(1)
+    assert "nothing was written" in refused.err
+    assert not out.exists()
+    passed = invoke(main, "folder", photo_folder, out, *check)
+    assert passed.code == 0, passed.err
+    assert "pass  " in passed.err
+    assert (out / "report.json").exists()

@@ -17,7 +17,7 @@ from cgan.spec import UserError
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row, journal_path
 
 ROOT = Path(__file__).parent.parent.parent
-ROW = Row("a.png", "10:1", "", "recipe", "/in", BEGUN, 0, "")
+ROW = Row("a.gif", "10:1", "", "recipe", "/in", BEGUN, 0, "")
 BYTES_NAME = os.fsdecode(b"latin-\xe9\nline.png")
 
 
@@ -45,13 +45,13 @@ def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("name", ["a.png", "new\nline.png", BYTES_NAME, "sub/ü.png"])
 def test_rows_come_back_as_they_were_written(path: Path, name: str) -> None:
-    row = Row(f"{name}.png", "5:x", "c" * 64, "r", f"/in/{BYTES_NAME}", BEGUN, 7, "")
+    row = Row(f"{name}.gif", "5:x", "c" * 64, "r", f"/in/{BYTES_NAME}", BEGUN, 7, "")
     with closing(Journal(path)) as journal:
         assert journal.find(name) is None
         journal.begin([(name, row), ("other.png", ROW)])
     with closing(Journal(path)) as journal:
         assert journal.find(name) == row
-        assert dict(journal.outputs()) == {name: f"{name}.png", "other.png": "a.png"}
+        assert dict(journal.outputs()) == {f"{name}.gif": name, "a.gif": "other.png"}
 
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from infer import pipeline
-from infer.journal import DONE, FAILED, JournalError
+from infer.journal import BEGUN, DONE, FAILED, JournalError
 from infer.pipeline import FolderOptions, color_folder
 
 Photos = Callable[..., Path]
@@ -170,6 +171,20 @@ def test_another_error_of_the_output_fails_its_file_alone(run: Any, gray_photos:
     assert outcome.failed == {"001.png": "PermissionError: [Errno 13] Permission denied"}
 
 
+def test_an_output_that_cannot_be_looked_at_fails_its_file_alone(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 3)
+    status = run.target.status
+
+    def refuse(name: str) -> Any:
+        if name == "001.png":
+            raise TimeoutError("no answer")
+        return status(name)
+
+    run.target.status = refuse
+    outcome = run()
+    assert (outcome.done, outcome.failed) == (2, {"001.png": "TimeoutError: no answer"})
+
+
 def test_a_photo_is_begun_in_the_journal_before_its_output_appears(run: Any, gray_photos: Photos) -> None:
     gray_photos(run.source.path, 6)
     missing: list[str] = []
@@ -183,6 +198,17 @@ def test_a_photo_is_begun_in_the_journal_before_its_output_appears(run: Any, gra
     run()
     assert missing == []
     assert set(run.states().values()) == {DONE}
+
+
+def test_what_a_kill_left_without_its_note_is_not_done_again(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 4)
+    run()
+    done = {name: run.journal.find(name) for name in run.states()}
+    run.journal.begin([(name, replace(row, state=BEGUN, size=0)) for name, row in done.items()])
+    run.target.path.joinpath("002.png").unlink()
+    outcome = run()
+    assert (outcome.done, outcome.skipped) == (1, 3)
+    assert {name: run.journal.find(name) for name in run.states()} == done
 
 
 def test_done_is_flushed_to_disk_within_a_second(

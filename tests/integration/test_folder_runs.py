@@ -70,37 +70,36 @@ def journaled(out: Path, copy: Path) -> set[str]:
         return {os.fsdecode(name) for (name,) in database.execute("SELECT name FROM files WHERE state = 'done'")}
 
 
-COMMITS = "import infer.pipeline; infer.pipeline.COMMIT_SECONDS = 0.1"
-
-
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, gray_photos: Photos) -> None:
     source, out = gray_photos(tmp_path / "in", 60, (160, 120)), tmp_path / "out"
     moments = random.Random(0)
     known: set[str] = set()
     done: list[str] = []
+    killed = 0
     for attempt in range(4):
-        with started(source, out, "--log-json", "--workers", 2, setup=COMMITS) as process:
+        with started(source, out, "--log-json", "--workers", 2) as process:
             if attempt < 3:
                 present = len(list(out.glob("*.png")))
                 wait_for(lambda: len(list(out.glob("*.png"))) > present or process.poll() is not None)  # noqa: B023
-                time.sleep(moments.uniform(0, 0.4))
+                time.sleep(moments.uniform(0, 0.15))
                 process.kill()
             text, err = process.communicate()
+        killed += process.returncode == -signal.SIGKILL
         assert "Traceback" not in err
         # A kill can cut the last line.
         events = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
         now = [event["name"] for event in events if event["event"] == "file" and event["state"] == "done"]
-        assert not known & set(now), "done again though the journal had it"
+        assert not (known | set(done)) & set(now), "done twice"
         done += now
         pictures(out)
         known |= journaled(out, tmp_path / f"copy{attempt}")
     assert process.returncode == 0
     assert pictures(out) == [f"{number:03d}.png" for number in range(60)] == sorted(known)
-    assert set(done) <= known
     assert sorted(str(path.relative_to(out)) for path in (out / ".cgan").rglob("*")) == [".cgan/journal.sqlite"]
     report = json.loads((out / "report.json").read_text())
     assert report["done"] + report["skipped"] == 60
-    assert 0 < report["done"] < 60
+    assert killed
+    assert report["skipped"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -142,6 +141,17 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, gray_photos: Photos) -> No
         assert process.wait(timeout=20) == -signal.SIGINT
         assert time.monotonic() - sent < 10
     assert pictures(tmp_path / "out") == []
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, gray_photos: Photos) -> None:
+    with started(gray_photos(tmp_path / "in", 20), tmp_path / "out", "--log-json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert len(pictures(tmp_path / "out")) == 20
 
 
 def test_a_watch_in_a_process_ends_with_its_report(tmp_path: Path, gray_photos: Photos) -> None:
