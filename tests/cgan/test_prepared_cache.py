@@ -21,9 +21,8 @@ from PIL import Image
 
 from cgan import dataset
 from cgan.dataset import prepare, scan
-from cgan.spec import cache_folder
 from cgan.metrics import NEAR_GRAY, colorfulness
-from cgan.spec import GateError, UserError, atomic_path
+from cgan.spec import GateError, UserError, atomic_path, cache_folder
 
 MakePhotos = Callable[..., Path]
 
