@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cgan.metrics import NEAR_GRAY, colorfulness, psnr
+from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
 from infer.backends import DEFAULT_MODEL, open_model
 from infer.cli import main as cgan_infer
 

@@ -72,7 +72,7 @@ class FeatureSet:
         self.size: tuple[int, int] | None = None
         """Height and width of the pictures, before the network's own resize."""
         self._dtype = np.dtype(np.float32)
-        self._file = tempfile.SpooledTemporaryFile(max_size=SPOOLED_BYTES)
+        self._file = tempfile.SpooledTemporaryFile(max_size=SPOOLED_BYTES)  # noqa: SIM115 (it lives as long as the set)
         weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
@@ -247,8 +247,8 @@ class FeatureDistances:
 def _check_pair(real: FeatureSet, fake: FeatureSet) -> None:
     if real.count != fake.count or real.size != fake.size or real.network is not fake.network:
         raise ValueError(
-            f"found {real.count} photos of {real.size} and {fake.count} pictures of {fake.size}, expected equal numbers "
-            "and sizes, and features of one network"
+            f"found {real.count} photos of {real.size} and {fake.count} pictures of {fake.size}, expected equal "
+            "numbers and sizes, and features of one network"
         )
     if real.count < 2:
         raise UserError(

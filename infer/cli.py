@@ -8,33 +8,11 @@ from typing import Any
 import click
 
 from cgan.spec import UserError, exit_on_user_error
+from infer.cli_options import backend_option, device_option, provider_option
 from infer.quality_cli import evaluate, parity
 
 FORMAT_CHOICES = ("same", "jpg", "png", "webp", "tiff")
 """"same" and the keys of `infer.images.WRITE_FORMATS`, repeated so that --help stays quick (a test compares them)."""
-
-BACKEND_CHOICES = ("auto", "ort", "tensorrt", "torch", "openvino", "openvino-bf16")
-PROVIDER_CHOICES = ("cpu", "cuda", "tensorrt", "nv-tensorrt-rtx")
-
-device_option = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the model runs; auto is cuda where a GPU is present. A device that is not here is an error.",
-)
-backend_option = click.option(
-    "--backend",
-    type=click.Choice(BACKEND_CHOICES),
-    default="auto",
-    show_default=True,
-    help="What runs the model; auto goes by the kind of file.",
-)
-provider_option = click.option(
-    "--provider",
-    type=click.Choice(PROVIDER_CHOICES),
-    help="Execution provider of ONNX Runtime.  [default: by --device]",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

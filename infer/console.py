@@ -119,9 +119,13 @@ def counts(outcome: "Outcome") -> str:
 
 
 def say(line: str) -> None:
-    """A line on standard error, in which nothing of a file name can move the cursor."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
-    _print(shown, sys.stderr)
+    """A line on standard error."""
+    _print(printable(line), sys.stderr)
+
+
+def printable(line: str) -> str:
+    """A line in which nothing of a file name can move the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
 def _print(line: str, file: TextIO) -> None:

@@ -71,9 +71,8 @@ def run_folder(request: FolderRequest, console: Console) -> int:
         with _open_model(request, max(1, cores // workers)) as backend:
             _check_options(request, backend)
             if request.check_parity:
-                _check_parity(
-                    request.check_parity, first or _make_plan(request, source, target), source, backend, console
-                )
+                plan = first or _make_plan(request, source, target)
+                _check_parity(request.check_parity, request.device, plan, source, backend, console)
             with closing(_open_journal(path, target)) as journal:
                 run = _Run(request, source, target, backend, journal, workers, console, stop)
                 outcome = run.watch() if request.watch else run.once(first)
@@ -354,7 +353,7 @@ def _check_options(request: FolderRequest, backend: Backend) -> None:
         raise UserError(f"--render-size: found {longest}, expected {least} to {most}, which the engine was built for")
 
 
-def _check_parity(run: Path, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:
+def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:
     """Compare the model with the run that it was made from, on some of the photos that it is about to colour.
 
     Raises:
@@ -371,7 +370,7 @@ def _check_parity(run: Path, plan: Plan, source: Storage, backend: Backend, cons
             except OSError as error:
                 console.warn(f"note: {job.name}: not compared, {error}")
 
-    parity = check_parity(backend, run, photos())
+    parity = check_parity(backend, run, photos(), device=device)
     console.log("parity", passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()})
     console.note(parity.table())
     if not parity.passed:

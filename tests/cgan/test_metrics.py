@@ -2,33 +2,20 @@
 
 import json
 import math
-import pickle
-import subprocess
-import sys
-import warnings
-from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgan.metrics import (
-    INCEPTION_CACHE_NAME,
     FeatureDistances,
     FeatureNetwork,
-    colorfulness,
-    inception_path,
     kid,
-    load_inception,
-    psnr,
 )
-from cgan.spec import UserError, file_sha256
+from cgan.spec import UserError
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,218 @@
+"""The commands `cgan-infer parity` and `cgan-infer evaluate`; numpy, torch and the engines only when they run."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cgan.spec import GateError, UserError, atomic_path, cache_folder, cannot_write
+from infer.cli_options import backend_option, device_option, provider_option
+
+if TYPE_CHECKING:
+    from cgan.features import FeatureNetwork
+
+PLAIN_SECONDS = 30
+"""Where there is no terminal, a line of progress is printed this often."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHARED = [
+    backend_option,
+    provider_option,
+    device_option,
+    click.option("--batch-size", type=click.IntRange(min=1), help="Photos in a run of the model."),
+    click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: all cores]"),
+    click.option("--no-fid", is_flag=True, help="Leave FID and KID out, and need no feature network."),
+    click.option(
+        "--inception-weights",
+        type=click.Path(path_type=Path),
+        help="Inception v3 state dict for FID and KID.  [default: the one in torch's hub cache]",
+    ),
+    click.option(
+        "--features",
+        type=click.Path(path_type=Path),
+        help="ONNX feature extractor in place of Inception: float32 N x 3 x H x W in [0, 1] to N features.",
+    ),
+    click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there."),
+]
+
+
+def _shared(function: F) -> F:
+    """The options of both commands."""
+    for option in reversed(_SHARED):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("candidate", type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), required=True, help="Run or checkpoint of cgan-train.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of photos, searched recursively.")
+@click.option("--max-fid-delta", type=float, help="Largest difference of the FIDs to the photos.  [default: 1]")
+@click.option("--min-psnr", type=float, help="Least PSNR in dB over all values.  [default: 60, int8 48]")
+@click.option(
+    "--max-delta-e", type=float, help="Largest 99th percentile of CIEDE2000 over all pixels.  [default: 0.5, int8 2]"
+)
+@_shared
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the worst photos there.")
+@click.option("--quiet", is_flag=True, help="No progress and no table, only the gates that failed.")
+def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quiet: bool, **given: Any) -> None:
+    """Compare CANDIDATE with the run it was exported from, over the photos in a folder.
+
+    PyTorch on the run and the candidate see the same photos through the same code. Exit code 0: every gate passed; 1:
+    at least one failed.
+    """
+    from infer.gates import Gates
+
+    if given["no_fid"] and given["max_fid_delta"] is not None:
+        raise UserError(f"--max-fid-delta {given['max_fid_delta']:g}: it has no effect with --no-fid; drop one")
+    if given["features"] and given["max_fid_delta"] is None and not given["no_fid"]:
+        raise UserError(
+            f"--features {given['features']}: found no --max-fid-delta, whose default is for Inception alone; give "
+            "one, for instance the difference between two epochs of the run"
+        )
+    gates = Gates(**{name: given[name] for name in ("max_fid_delta", "min_psnr", "max_delta_e")})
+    network = _network(given)
+    from infer.images import use_own_pixel_limit
+    from infer.parity import THREADS, check_parity
+    from infer.parity_html import write_html
+    from infer.sample import photos_below
+
+    use_own_pixel_limit()
+    with _opened(candidate, given, THREADS) as model, _progress(quiet) as progress:
+        result = check_parity(
+            model,
+            reference,
+            photos_below(data),
+            gates,
+            features=network,
+            cache=cache_folder(),
+            device=given["device"],
+            batch_size=given["batch_size"],
+            workers=given["workers"],
+            progress=progress,
+        )
+    _report(quiet, result.table(), result.notes(), result.failures)
+    if given["json_file"]:
+        _write_json(given["json_file"], result.to_json())
+    if html:
+        write_html(result, html)
+    if not result.passed:
+        raise GateError(f"{candidate} is not the model in {reference}: {result.failed_gates()}; do not ship it")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@_shared
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="An earlier --json of the same photos, to print differences to."
+)
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given: Any) -> None:
+    """Measure how near the colours of MODEL come to those of the photos in the folder DATA.
+
+    MODEL is a run, a checkpoint, an ONNX file or an engine. Photos that the model was trained on flatter it.
+    """
+    network = _network(given)
+    from infer.evaluate import evaluate as measure
+    from infer.evaluate import read_figures
+    from infer.images import use_own_pixel_limit
+    from infer.sample import photos_below
+
+    former = read_figures(against) if against else {}
+    use_own_pixel_limit()
+    with _opened(model, given, 1) as backend, _progress(quiet) as progress:
+        result = measure(
+            backend,
+            photos_below(data),
+            features=network,
+            cache=cache_folder(),
+            batch_size=given["batch_size"],
+            workers=given["workers"],
+            progress=progress,
+        )
+    values = result.to_json()
+    table = result.table()
+    if against:
+        values["differences"] = result.against(former)
+        table += f"\n\nminus {against}\n" + "\n".join(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())
+    _report(quiet, table, result.notes(), result.failures)
+    if given["json_file"]:
+        _write_json(given["json_file"], values)
+
+
+def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
+    """The feature network that was asked for, before anything slow begins."""
+    if given["no_fid"]:
+        for name in ("features", "inception_weights"):
+            if given[name]:
+                raise UserError(f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; drop one")
+    try:
+        from cgan.features import load_features
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"measuring models needs the package {error.name}; install it with pip install 'cgan[train]'"
+        ) from error
+    return None if given["no_fid"] else load_features(given["inception_weights"], given["features"])
+
+
+@contextmanager
+def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
+    """The model, entered; what a user should know of how it runs is printed in the end."""
+    from infer.backends import open_model
+
+    with open_model(path, given["device"], threads, backend=given["backend"], provider=given["provider"]) as model:
+        if model.pads:
+            model.batch_size = given["batch_size"]
+        yield model
+        if model.note:
+            print(f"note: {model.note}", file=sys.stderr)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, elsewhere a line now and then."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    bar: Any = tqdm(unit="img", disable=quiet or not terminal, leave=False)
+    last = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        bar.total = total
+        bar.update(done - bar.n)
+        if not (quiet or terminal) and time.monotonic() - last > PLAIN_SECONDS:
+            last = time.monotonic()
+            print(f"{done}/{total} photos", file=sys.stderr, flush=True)
+
+    with bar:
+        yield update
+
+
+def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str]) -> None:
+    from infer.console import SHOWN_FAILURES, printable, say
+
+    if not quiet:
+        for line in table.splitlines():
+            print(printable(line))
+        for note in notes:
+            say(f"note: {note}")
+    for name, reason in list(failures.items())[:SHOWN_FAILURES]:
+        say(f"warning: passed over {name}: {reason}")
+    if len(failures) > SHOWN_FAILURES:
+        say(f"warning: and {len(failures) - SHOWN_FAILURES} more, all of them in --json")
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise cannot_write(path, error) from error
