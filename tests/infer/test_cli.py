@@ -13,7 +13,8 @@ from infer import report
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.ort import PROVIDERS, gpu_present
-from infer.cli import BACKEND_CHOICES, FORMAT_CHOICES, PROVIDER_CHOICES, command, main
+from infer.cli import FORMAT_CHOICES, command, main
+from infer.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.images import MAX_PIXELS, WRITE_FORMATS
 
 Call = Callable[..., Any]
