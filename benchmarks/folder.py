@@ -45,6 +45,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 BARE_SECONDS = 5.0
 CORES = available_cores()
 FOLDER, BARE = "cgan-infer folder", "bare ONNX Runtime, no files"
+BACKENDS = ("openvino", "openvino-bf16")
+"""Backends with which folder runs take part too, where OpenVINO is installed."""
 WARM_UP = 8
 """Photos that each process colours before the clock starts."""
 
@@ -92,7 +94,10 @@ def main(
         return
     if quick:
         files, rounds = 200, 1
-    names = [BARE, FOLDER, *(name for name, peer in PEERS.items() if peers and find_spec(NEEDED.get(peer, "json")))]
+    names = [BARE, FOLDER]
+    if peers:
+        names += [f"{FOLDER} --backend {backend}" for backend in BACKENDS if find_spec("openvino")]
+        names += [name for name, peer in PEERS.items() if find_spec(NEEDED.get(peer, "json"))]
     figures: dict[str, list[Measured]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         make_photos(photos, Path(folder) / "in", files, side)
@@ -153,8 +158,9 @@ def measure(name: str, folder: Path, model: Path, batch_size: int, workers: int)
     if name == BARE:
         return bare_loop(model, few, batch_size)
     with tempfile.TemporaryDirectory(dir=folder) as outputs:
-        if name == FOLDER:
-            return folder_run(source, few, Path(outputs), model, batch_size, workers)
+        if name.startswith(FOLDER):
+            backend = name.removeprefix(FOLDER).rpartition(" ")[2] or "auto"
+            return folder_run(source, few, Path(outputs), model, backend, batch_size, workers)
         peer = PEERS[name]
         (Path(outputs) / "few").mkdir()
         (Path(outputs) / "all").mkdir()
@@ -183,10 +189,12 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def folder_run(source: Path, few: Path, outputs: Path, model: Path, batch_size: int, workers: int) -> Measured:
+def folder_run(
+    source: Path, few: Path, outputs: Path, model: Path, name: str, batch_size: int, workers: int
+) -> Measured:
     """What the command does between loading the model and writing the report; every file has to come through."""
     options = FolderOptions(batch_size=batch_size, workers=workers, streams=workers + 1)
-    with open_model(model, "cpu", max(1, CORES // workers)) as backend:
+    with open_model(model, "cpu", max(1, CORES // workers), backend=name) as backend:
         for folder in (few, source):
             began = Clock()
             inputs, target = LocalFolder(folder), LocalFolder(outputs / folder.name)

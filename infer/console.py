@@ -106,11 +106,11 @@ class stop_on_signal:  # noqa: N801 (used like a function)
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self.event.set()
-        with contextlib.suppress(OSError):  # not through sys.stderr, which the interrupted code may be writing to
-            os.write(2, b"finishing the photos under way; a second signal ends at once\n")
         for other in self._previous:
             # Waiting for threads could take minutes; a killed run is taken up where it was.
             signal.signal(other, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # not through sys.stderr, which the interrupted code may be writing to
+            os.write(2, b"finishing the photos under way; a second signal ends at once\n")
 
 
 def counts(outcome: "Outcome") -> str:

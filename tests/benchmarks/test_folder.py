@@ -19,7 +19,13 @@ def test_all_take_part_and_the_ratios_come_last(exported_onnx: Path, photo_folde
     done = subprocess.run([*map(str, command + options)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "folder.json").read_text())
-    assert set(record["figures"]) == {"bare ONNX Runtime, no files", "cgan-infer folder", *PEERS}
+    assert set(record["figures"]) == {
+        "bare ONNX Runtime, no files",
+        "cgan-infer folder",
+        "cgan-infer folder --backend openvino",
+        "cgan-infer folder --backend openvino-bf16",
+        *PEERS,
+    }
     assert all(turns[0]["images_per_second"] > 0 for turns in record["figures"].values())
     last = done.stdout.splitlines()[-len(record["ratios"]) :]
     assert all(line.startswith("cgan-infer folder / ") for line in last)
