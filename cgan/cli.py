@@ -72,6 +72,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("seed", "Seed of split, weights and order.")
 @_option("test_fraction", "Share of the photos held out.")
 @_option("flip", "Mirror training photos at random.")
+@_option("sharpness", "Blur and sharpen the gray input at random, up to this amount, often 3; 0 is off.")
 @_option("precision", "auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32.", type=click.Choice(PRECISION_CHOICES))
 @_option("device", "Where to compute.", type=click.Choice(DEVICE_CHOICES))
 @_option("compile", "Translate the networks with torch.compile first.")

@@ -76,6 +76,9 @@ class TrainConfig:
     """Share of the photos that is held out from training."""
     flip: bool = False
     """Whether training photos are mirrored at random."""
+    sharpness: float = 0.0
+    """Largest amount by which the generator's training input is sharpened; each photo has its own, from -1 (blurred)
+    on; see `cgan.augment.sharpened`. 0 is off."""
     precision: str = "auto"
     """One of PRECISION_CHOICES; auto is fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
     device: str = "auto"
@@ -124,6 +127,7 @@ class TrainConfig:
         _check(0 < self.lr < float("inf"), "--lr", self.lr, "a finite number above 0")
         _check(0 <= self.ema < 1, "--ema", self.ema, "a decay in [0, 1)")
         _check(0 <= self.seed < 2**63, "--seed", self.seed, "a whole number in [0, 2^63)")
+        _check(0 <= self.sharpness <= 10, "--sharpness", self.sharpness, "an amount from 0 to 10")
         _check(0 < self.test_fraction < 1, "--test-fraction", self.test_fraction, "a share between 0 and 1")
 
     def _check_combinations(self) -> None:

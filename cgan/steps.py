@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cgan.augment import sharpened
 from cgan.losses import (
     GAN_LOSSES,
     discriminator_accuracy,
@@ -29,6 +30,8 @@ class Batch:
     """N values in [0, 1] for the gradient penalty."""
     weight: float
     """N relative to its mean over the processes: their gradients are averaged as if all had as many photos."""
+    sharpen: Tensor | None = None
+    """N amounts for `cgan.augment.sharpened`, None to leave the generator's input as it is."""
 
 
 def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses:
@@ -38,8 +41,10 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
     """
     with watch.phase("data"):
         gray, truth = run.gray_and_truth(batch.pixels)
+        # The losses and the discriminator go by the photo's own luma.
+        seen = gray if batch.sharpen is None else sharpened(gray, batch.sharpen)
     with watch.phase("forward"), run.autocast():
-        colors = run.in_loss_space(gray, run.stepped["generator"](gray))
+        colors = run.in_loss_space(gray, run.stepped["generator"](seen))
     losses: Losses = {}
     adversarial: Tensor | None = None
     if run.discriminator is not None and not warmup:

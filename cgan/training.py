@@ -115,7 +115,8 @@ def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None =
     tally = _Tally(run, epoch)
     for step, planned in enumerate(plan, 1):
         with watch.phase("data"):
-            batch = Batch(next(pixels), planned.mix.to(run.device), planned.weight)
+            sharpen = None if planned.sharpen is None else planned.sharpen.to(run.device)
+            batch = Batch(next(pixels), planned.mix.to(run.device), planned.weight, sharpen)
         tally.add(train_step(run, batch, watch, warmup=epoch <= config.warmup_epochs), planned)
         if run.device.type == "cpu" or step % CHECK_EVERY == 0 or step == len(plan):
             tally.check()
@@ -169,6 +170,7 @@ class _Planned:
 
     indices: Tensor
     flip: Tensor | None
+    sharpen: Tensor | None
     mix: Tensor
     weight: float
     total: int
@@ -182,11 +184,14 @@ def _plan(run: Run, epoch: int) -> list[_Planned]:
     plan = []
     for indices in run.epoch_batches(epoch):
         flip, mix = torch.rand(len(indices), generator=random) < 0.5, torch.rand(len(indices), generator=random)
+        # Drawn only where it is wanted, so that runs without it stay what they were.
+        sharpen = torch.rand(len(indices), generator=random) * (1 + config.sharpness) - 1 if config.sharpness else None
         mine = world.share(indices)
         plan.append(
             _Planned(
                 indices=mine,
                 flip=world.share(flip) if config.flip else None,
+                sharpen=None if sharpen is None else world.share(sharpen),
                 mix=world.share(mix),
                 weight=len(mine) * world.size / len(indices),
                 total=len(indices),

@@ -43,6 +43,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "seed": [((), 1), ((), 2**63 - 1)],
     "test_fraction": [((), 0.5)],
     "flip": [((), True)],
+    "sharpness": [((), 3.0)],
     "precision": [((), "bf16")],
 }
 """Values of options that have to change the weights that are exported, each beside the options that it needs."""

@@ -64,6 +64,7 @@ OTHER_VALUES = {
     "seed": 1,
     "test_fraction": 0.1,
     "flip": True,
+    "sharpness": 3.0,
     "precision": "bf16",
     "device": "cpu",
     "compile": True,
