@@ -15,12 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cgan import __version__
 from cgan.networks import Generator, GrayToRGB
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError
+from infer.backends.base import LEAST_MULTIPLES
 
 OPSET = 20
 PRODUCER = "cgan-export"
-
-LEAST_MULTIPLES = 2
-"""Least height and width of a dynamic size, in multiples: reflect padding takes two pixels at the smallest scale."""
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 

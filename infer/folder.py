@@ -18,7 +18,7 @@ from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check, check_folders, identity_of, make_plan
 from infer.journal import Journal, JournalError, journal_path
 from infer.pipeline import color_folder
-from infer.report import REPORT_NAME, report, write_report
+from infer.report import REPORT_NAME, is_report, report, write_report
 from infer.run import FolderOptions, Outcome
 from infer.storage import WORK_FOLDER, Entry, LocalFolder, Storage, open_storage
 
@@ -160,15 +160,22 @@ class _Run:
         """A run for the files that are there, and one whenever others came, until a signal."""
         self._check_writable()
         total, began = Outcome(), time.monotonic()
+        unreadable: dict[str, str] = {}
         options = self._options(None)
         self._announce(f"watching {self.source}; Ctrl-C ends", options)
         while not (self.stop.event.is_set() or total.stopped):
             searched = time.monotonic()
             plan = self._plan(self._takes)
             pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))
-            if plan.jobs:
-                outcome = self._color(plan, options)
-                _add(total, outcome, plan)
+            if plan.jobs or plan.unreadable != unreadable:
+                outcome = self._color(plan, replace(options, batch_size=self.backend.batch_size or options.batch_size))
+                for name in unreadable:
+                    total.failed.pop(name, None)
+                unreadable = plan.unreadable
+                total.add(outcome, plan)
+                limit = options.max_failures
+                if limit is not None and len(total.failed) > limit and not total.stopped:
+                    total.stopped = f"more than {limit} files failed"
                 total.seconds = time.monotonic() - began
                 self._finish(plan, total, options)
             self.stop.event.wait(pause)
@@ -225,8 +232,7 @@ class _Run:
     def _announce(self, what: str, options: FolderOptions) -> None:
         """What is about to happen, and on what; a device other than the one asked for is said in any case."""
         backend = self.backend
-        if backend.note:
-            self.console.warn(f"note: {backend.note}")
+        self._warn_of_backend()
         how = f"batch {options.batch_size}, {options.workers} workers"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
         if backend.sidecar is None and backend.path.is_file():
@@ -268,6 +274,12 @@ class _Run:
         """Before the first photo, so that a night's work does not end without its report."""
         if self.report is None:
             return
+        asked = self.request.report or self.request.options.overwrite
+        if not asked and self.report.exists() and not is_report(self.report):
+            raise UserError(
+                f"{self.report}: found a file that no run wrote, expected none or a report; move it away, or name "
+                "another with --report"
+            )
         try:
             with tempfile.TemporaryFile(dir=self.report.parent):
                 pass
@@ -320,7 +332,8 @@ def _copied(journal: Path, folder: Path) -> Path | None:
 
 def _recipe(backend: Backend, options: FolderOptions) -> str:
     """Digest of everything that changes the picture: the model and the options."""
-    return json_sha256({"model": model_digest(backend), **options.recipe()})
+    arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}
+    return json_sha256({"model": model_digest(backend), **options.recipe(), **arithmetic})
 
 
 def model_digest(backend: Backend) -> str:
@@ -348,6 +361,8 @@ def _check_options(request: FolderRequest, backend: Backend) -> None:
         )
     if longest % multiple:
         raise UserError(f"--render-size: found {longest}, expected a multiple of {multiple}")
+    if longest < backend.least_side:
+        raise UserError(f"--render-size: found {longest}, expected at least {backend.least_side}")
     if backend.size_range and not backend.size_range[0] <= longest <= backend.size_range[1]:
         least, most = backend.size_range
         raise UserError(f"--render-size: found {longest}, expected {least} to {most}, which the engine was built for")
@@ -377,19 +392,3 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
         raise GateError(
             f"{backend.path} is not the model of {run} ({parity.failed_gates()}); nothing was written; export it again"
         )
-
-
-def _add(total: Outcome, outcome: Outcome, plan: Plan) -> None:
-    """Count a round of a watched folder; a file that came through later has no longer failed."""
-    total.done += outcome.done
-    total.skipped += outcome.skipped
-    for job in plan.jobs:
-        total.failed.pop(job.name, None)
-    total.failed.update(outcome.failed)
-    total.notes.update(outcome.notes)
-    total.run_notes.extend(note for note in outcome.run_notes if note not in total.run_notes)
-    total.stopped = total.stopped or outcome.stopped
-    for name, stage in outcome.stages.items():
-        whole = total.stages.setdefault(name, type(stage)())
-        whole.files += stage.files
-        whole.seconds += stage.seconds

@@ -193,14 +193,20 @@ def _output_names(names: list[str], format_: str, known: Collection[tuple[str, s
     counts = Counter(output.casefold() for output in wanted)
     # Outputs that earlier runs gave away stay with their inputs, also while those are not among the names.
     given = {name: output for name, output in known if _suits(output, name, format_)}
-    owners = {output.casefold(): name for name, output in known}
-    taken = {o.casefold() for o, n in zip(wanted, names, strict=True) if o == n and owners.get(o.casefold(), n) == n}
+    owners: dict[str, str] = {}
+    for name, output in known:
+        owners.setdefault(output.casefold(), name)
+    keeps: dict[str, str] = {}  # the one input that keeps its name, by the output where case does not count
+    for name, output in zip(names, wanted, strict=True):
+        if output == name and owners.get(output.casefold(), name) == name:
+            keeps.setdefault(output.casefold(), name)
+    taken = set(keeps)
     outputs = []
     for name, output in zip(names, wanted, strict=True):
         if name in given and given[name].casefold() not in taken:
             output = given[name]
         elif owners.get(output.casefold(), name) != name or (
-            output != name and (counts[output.casefold()] > 1 or output.casefold() in taken)
+            keeps.get(output.casefold()) != name and (counts[output.casefold()] > 1 or output.casefold() in taken)
         ):
             suffix = FORMAT_SUFFIXES.get(_output_format(name, format_), PurePath(name).suffix)
             output = name + suffix

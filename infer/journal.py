@@ -7,7 +7,7 @@ at any moment leaves rows that are begun and outputs that are whole, so the next
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ CREATE TABLE files (
     root BLOB NOT NULL, state TEXT NOT NULL, size INTEGER NOT NULL, reason TEXT NOT NULL
 ) WITHOUT ROWID
 """
+
+INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 BEGUN, DONE, FAILED = "begun", "done", "failed"
 
@@ -139,7 +141,7 @@ class Journal:
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                INSERT,
                 (_values(output, row) for output, row in rows),
             )
         self.commit()
@@ -154,11 +156,24 @@ class Journal:
                 (state, size, reason.encode("utf-8", "replace").decode(), os.fsencode(output)),
             )
 
-    def refresh(self, output: str, identity: str) -> None:
-        """Note another size and version of an input whose content is the same."""
+    def restore(self, rows: Mapping[str, Row | None]) -> None:
+        """Put back what was known of outputs that were begun and not come to; None is nothing."""
         with _as_journal_errors(self.path):
             self._transaction()
-            self._database.execute("UPDATE files SET identity = ? WHERE output = ?", (identity, os.fsencode(output)))
+            for output, row in rows.items():
+                if row:
+                    self._database.execute(INSERT, _values(output, row))
+                else:
+                    self._database.execute("DELETE FROM files WHERE output = ?", (os.fsencode(output),))
+
+    def refresh(self, output: str, identity: str, checksum: str) -> None:
+        """Note another size and version of an input that is the same, and its checksum where it is known."""
+        with _as_journal_errors(self.path):
+            self._transaction()
+            self._database.execute(
+                "UPDATE files SET identity = ?, checksum = CASE WHEN ? <> '' THEN ? ELSE checksum END WHERE output = ?",
+                (identity, checksum, checksum, os.fsencode(output)),
+            )
 
     def commit(self) -> None:
         """Make everything that was noted durable."""

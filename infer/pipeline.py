@@ -38,7 +38,7 @@ from infer.storage import Status, Storage
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that every later file would meet too."""
 
-JOURNAL_CHUNK = 256
+JOURNAL_CHUNK = 64
 """Inputs whose beginning is noted in one transaction."""
 
 COMMIT_SECONDS = 1.0
@@ -127,6 +127,8 @@ class _FolderRun:
         self.fetching = self.decoding = self.running = 0
         self.fetched: deque[_Item] = deque()
         self.decoded: deque[_Item] = deque()
+        self.undo: dict[str, Row | None] = {}
+        """What the journal knew of outputs that are begun and not settled, put back if the run stops before them."""
         self.committed = 0.0
 
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
@@ -140,7 +142,11 @@ class _FolderRun:
                     self._hand_out(waiting)
                     if not self.work.tasks:
                         break
-                    self._take_in()
+                    self.work.take_in()
+                    if time.monotonic() - self.committed > COMMIT_SECONDS:
+                        self.committed = time.monotonic()
+                        self._noted(self.journal.commit)
+            self._noted(lambda: self.journal.restore(self.undo))
             self._noted(self.journal.commit)
         finally:
             self.target.finish()
@@ -152,7 +158,9 @@ class _FolderRun:
     def _hand_out(self, waiting: Iterator[Job]) -> None:
         """Begin what the bounds allow, in the order in which photos come nearer to their end."""
         batches = self.options.streams + 4  # run, and two each before and after
-        while self.photos < batches * self.batch_size + self.options.workers and not self._stopping():
+        most = batches * self.batch_size + self.options.workers
+        # What was fetched from a store is in memory.
+        while self.photos < most and self.fetching + len(self.fetched) < 2 * IO_THREADS and not self._stopping():
             job = next(waiting, None)
             if job is None:
                 break
@@ -191,12 +199,6 @@ class _FolderRun:
         for item in same:
             self.decoded.remove(item)
         return same
-
-    def _take_in(self) -> None:
-        self.work.take_in()
-        if time.monotonic() - self.committed > COMMIT_SECONDS:
-            self.committed = time.monotonic()
-            self._noted(self.journal.commit)
 
     def _to_do(self, jobs: tuple[Job, ...]) -> Iterator[Job]:
         """The jobs that have to be done, each noted in the journal as begun before it is handed out."""
@@ -253,9 +255,11 @@ class _FolderRun:
         elif verdict == "skip":
             if row and there and row.state == BEGUN:  # a kill came before its note
                 self.journal.settle(job.output, DONE, size=there.size)
-            if row and row.identity != job.identity:  # the same content with another time
-                self.journal.refresh(job.output, job.identity)
+            if row and (row.identity != job.identity or (checksum and not row.checksum)):
+                self.journal.refresh(job.output, job.identity, checksum)
             self._settle(job, "skipped")
+        else:
+            self.undo[job.output] = row
         return verdict == "do"
 
     def _fetch(self, item: _Item) -> None:
@@ -271,7 +275,9 @@ class _FolderRun:
     def _render_size(self, photo: Photo) -> tuple[int, int]:
         spec, longest = self.backend.spec, self.options.render_longest
         if longest:
-            return render_size_for(photo.size, longest, spec.size_multiple)
+            height, width = render_size_for(photo.size, longest, spec.size_multiple)
+            least = self.backend.least_side
+            return max(height, least), max(width, least)
         return self.backend.fixed_size or (spec.render_size, spec.render_size)
 
     def _colors(self, batch: list[_Item]) -> list[Floats]:
@@ -307,13 +313,19 @@ class _FolderRun:
 
     def _colored(self, batch: list[_Item], future: Future[list[Floats]]) -> None:
         self.running -= 1
+        error = future.exception()
+        ran = max(len(batch), self.batch_size if self.backend.pads else 0)
         # Smaller batches than the engine takes are filled up, so halving no longer helps.
-        if isinstance(future.exception(), OutOfMemory) and len(batch) > self.backend.batch_range[0]:
-            half = -(-len(batch) // 2)
+        if isinstance(error, OutOfMemory) and ran > self.backend.batch_range[0]:
+            half = -(-ran // 2)
             if half < self.batch_size:
                 self.batch_size = self.backend.batch_size = half
-                self.outcome.run_notes.append(f"{future.exception()}; going on with batches of {half}")
+                self.outcome.run_notes.append(f"{error}; going on with batches of {half}")
             self.decoded.extendleft(reversed(batch))
+        elif isinstance(error, Exception) and len(batch) > 1:
+            for item in batch:  # each by itself, so that only the photo at fault fails
+                self.running += 1
+                self.work.submit(self.work.pool, "run", self._colors, ([item],), self._colored)
         elif self._came_through(batch, future):
             for item, colors in zip(batch, future.result(), strict=True):
                 self.work.submit(self.work.pool, "encode", self._write, (item, colors), self._written)
@@ -336,6 +348,7 @@ class _FolderRun:
         if notes:
             self.outcome.notes[item.job.name] = list(notes)
         if self._noted(lambda: self.journal.settle(item.job.output, DONE, size=future.result())):
+            self.undo.pop(item.job.output, None)
             self._settle(item.job, "done")
 
     def _came_through(self, items: list[_Item], future: Future[Any]) -> bool:
@@ -359,8 +372,8 @@ class _FolderRun:
         reason = str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
-        else:
-            self._noted(lambda: self.journal.settle(job.output, FAILED, reason=reason))
+        elif self._noted(lambda: self.journal.settle(job.output, FAILED, reason=reason)):
+            self.undo.pop(job.output, None)
         self._settle(job, "failed", reason)
 
     def _settle(self, job: Job, state: str, reason: str = "") -> None:

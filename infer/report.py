@@ -62,6 +62,15 @@ def report(
     }
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is a report that a run wrote."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"not_begun", "version"} <= values.keys()
+
+
 def write_report(values: dict[str, Any], target: Storage, path: Path | None) -> None:
     """Write the report to `path`, or into the store `target` where that is None.
 

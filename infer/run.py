@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infer.images import MAX_PIXELS
-from infer.jobs import Job
+from infer.jobs import Job, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,21 @@ class Outcome:
     """Why the run ended before its last file, or None."""
     seconds: float = 0.0
     stages: dict[str, Stage] = field(default_factory=dict)
+
+    def add(self, later: "Outcome", plan: Plan) -> None:
+        """Count a further run, over the jobs of `plan`; a file that came through in it has no longer failed."""
+        self.done += later.done
+        self.skipped += later.skipped
+        for job in plan.jobs:
+            self.failed.pop(job.name, None)
+        self.failed.update(later.failed)
+        self.notes.update(later.notes)
+        self.run_notes.extend(note for note in later.run_notes if note not in self.run_notes)
+        self.stopped = self.stopped or later.stopped
+        for name, stage in later.stages.items():
+            whole = self.stages.setdefault(name, Stage())
+            whole.files += stage.files
+            whole.seconds += stage.seconds
 
     @property
     def settled(self) -> int:

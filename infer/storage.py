@@ -261,15 +261,27 @@ class RemoteFolder(Storage):
             raise
 
     def prepare(self) -> None:
-        """Write and remove a small file, so that missing permission shows before the first photo."""
+        """Write and remove a small file, so that missing permission shows before the first photo.
+
+        Unfinished files are removed where there can be any.
+        """
         with _as_os_errors():
             self._files.makedirs(self._root, exist_ok=True)
+            if not self._protocols & ATOMIC_PROTOCOLS:
+                for path in self._files.find(self._root):
+                    if posixpath.basename(path).startswith(f"{WORK_FOLDER}-"):
+                        self._files.rm_file(path)
             probe = self._path(f"{WORK_FOLDER}-{secrets.token_hex(8)}")
             self._files.pipe_file(probe, b"")
             self._files.rm_file(probe)
 
     def finish(self) -> None:
         """Nothing is left in a store."""
+
+    @property
+    def on_this_machine(self) -> LocalFolder | None:
+        """The folder that a URL such as local:///photos is another name of; None for what is elsewhere."""
+        return LocalFolder(Path(self._root)) if self._protocols & {"file", "local"} else None
 
     def _path(self, name: str) -> str:
         return posixpath.join(self._root, name)
@@ -286,7 +298,10 @@ def open_storage(place: str) -> Storage:
     """
     if place.startswith("file://"):
         return LocalFolder(Path(place.removeprefix("file://")))
-    return RemoteFolder(place) if is_url(place) else LocalFolder(Path(place))
+    if not is_url(place):
+        return LocalFolder(Path(place))
+    folder = RemoteFolder(place)
+    return folder.on_this_machine or folder
 
 
 def is_url(place: str) -> bool:
@@ -326,7 +341,10 @@ def _local_status(found: os.stat_result) -> Status:
     return Status(found.st_size, str(found.st_mtime_ns))
 
 
-VERSION_KEYS = ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "mtime", "updated", "created")
+VERSION_KEYS = (
+    *("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "mtime"),
+    *("modify", "modificationTime", "updated", "created"),
+)
 """What stores tell of a file's version, the surest first."""
 
 

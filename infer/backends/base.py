@@ -28,6 +28,10 @@ MEMORY_MESSAGES = (
 """By these, in lower case, the engines' errors tell that memory ran out."""
 
 
+LEAST_MULTIPLES = 2
+"""Least height and width of a dynamic size, in multiples: reflect padding takes two pixels at the smallest scale."""
+
+
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -45,6 +49,9 @@ class Backend(ABC):
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for one run; 0 leaves the choice to the engine.
     """
+
+    arithmetic: str | None = None
+    """Where it computes otherwise than the file says: "bf16"."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         self.path = path
@@ -110,6 +117,11 @@ class Backend(ABC):
     def size_range(self) -> tuple[int, int] | None:
         """Least and largest height and width of an engine of dynamic size; None where there is no such limit."""
         return None
+
+    @property
+    def least_side(self) -> int:
+        """Least height and width that a model of dynamic size takes."""
+        return self.size_range[0] if self.size_range else LEAST_MULTIPLES * self.spec.size_multiple
 
     @property
     def batch_range(self) -> tuple[int, int | None]:

@@ -97,3 +97,4 @@ class OpenVinoBf16Backend(OpenVinoBackend):
     """
 
     hint = "bf16"
+    arithmetic = "bf16"

@@ -321,7 +321,7 @@ def test_a_model_that_is_not_the_run_stops_before_anything_is_written(
 ) -> None:
     check = ("--model", exported_onnx, "--check-parity", trained_run, "--device", "cpu")
     with monkeypatch.context() as strict:
-        strict.setitem(DEFAULT_GATES, "fp32", Gates(max_fid_delta=0, min_psnr=1e4, max_delta_e=0))
+        strict.setitem(DEFAULT_GATES, "fp32", Gates(max_fid_delta=0, min_psnr=100, max_delta_e=0))
         refused = invoke(main, "folder", photo_folder, out, *check)
     assert "is not the model of" in refused.error(1)
     assert "nothing was written" in refused.err
@@ -330,3 +330,20 @@ def test_a_model_that_is_not_the_run_stops_before_anything_is_written(
     assert passed.code == 0, passed.err
     assert "pass  " in passed.err
     assert (out / "report.json").exists()
+
+
+def test_a_report_of_someone_else_is_left_alone(photos: Path, out: Path, color: Color) -> None:
+    out.mkdir()
+    (out / "report.json").write_text('{"mine": 1}')
+    assert "found a file that no run wrote" in color(photos, out).result.error(2)
+    assert (out / "report.json").read_text() == '{"mine": 1}'
+    assert color(photos, out, "--overwrite").code == 0
+    assert color(photos, out).code == 0  # its own report is replaced
+
+
+def test_a_checksum_that_comes_later_is_kept(photos: Path, out: Path, color: Color) -> None:
+    assert color(photos, out).counts == (3, 0, 0)
+    assert color(photos, out, "--checksum").counts == (0, 3, 0)
+    for path in photos.iterdir():
+        os.utime(path, (1, 1))
+    assert color(photos, out, "--checksum").counts == (0, 3, 0)

@@ -298,3 +298,10 @@ def test_links_and_special_files(tmp_path: Path) -> None:
     assert "leads nowhere" in reasons["dead.jpg"]
     assert "not followed" in reasons["loop"]
     assert "not a regular file" in reasons["pipe.jpg"]
+
+
+def test_names_that_differ_by_case_alone_keep_their_outputs_in_later_runs() -> None:
+    names = ["A.jpg", "a.jpg"]
+    first = _output_names(names, "same", ())
+    assert len({output.casefold() for output in first}) == 2
+    assert _output_names(names, "same", list(zip(names, first, strict=True))) == first

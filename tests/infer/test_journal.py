@@ -72,7 +72,7 @@ def test_an_input_is_begun_then_done_or_failed(path: Path) -> None:
         assert failed is not None
         # the size of what lay there before stays
         assert (failed.state, failed.size, failed.reason) == (FAILED, 9, "latin-?\nline.png is bad")
-        journal.refresh("a.png", "10:2")
+        journal.refresh("a.png", "10:2", "")
         journal.begin([("b.png", ROW)])
     with closing(Journal(path)) as journal:
         assert journal.find("a.png") == replace(ROW, identity="10:2", state=DONE, size=123)

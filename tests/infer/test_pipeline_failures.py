@@ -109,20 +109,47 @@ def test_out_of_memory_with_one_photo_fails_it(run: Any, gray_photos: Photos) ->
     assert "no memory for a batch of 1" in outcome.failed["002.png"]
 
 
-def test_a_failing_batch_fails_its_files_alone(run: Any, gray_photos: Photos) -> None:
+def test_in_a_batch_only_the_photo_at_fault_fails(run: Any, gray_photos: Photos) -> None:
     gray_photos(run.source.path, 10)
+    Image.new("L", (32, 32), 255).save(run.source.path / "004.png")
 
     def before(gray: np.ndarray) -> None:
-        if len(run.backend.batches) == 1 and not failed:
-            failed.append(len(gray))
+        if (gray.min(axis=(1, 2, 3)) == 1).any():
             raise RuntimeError("kernel crashed")
 
-    failed: list[int] = []
     run.backend.before = before
-    outcome = run()
-    assert len(outcome.failed) == 4
-    assert set(outcome.failed.values()) == {"RuntimeError: kernel crashed"}
-    assert outcome.done == 6
+    outcome = run(batch_size=4)
+    assert outcome.failed == {"004.png": "RuntimeError: kernel crashed"}
+    assert outcome.done == 9
+
+
+def test_a_padded_batch_is_halved_though_it_has_one_photo(
+    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gray_photos(run.source.path, 1)
+    monkeypatch.setattr(type(run.backend), "pads", True)
+
+    def before(gray: np.ndarray) -> None:
+        if len(gray) > 8:
+            raise RuntimeError("CUDA out of memory")
+
+    run.backend.before = before
+    run.backend.batch_size = 64
+    outcome = run(batch_size=64)
+    assert (outcome.done, outcome.failed) == (1, {})
+    assert [note.rpartition(" ")[2] for note in outcome.run_notes] == ["32", "16", "8"]
+
+
+def test_what_was_begun_and_not_come_to_is_put_back(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 40)
+    assert run().done == 40
+    run.recipe = "another"
+    run.on_event = lambda event, outcome: run.stop.set()
+    outcome = run(batch_size=1)
+    assert 0 < outcome.done < 40
+    assert set(run.states().values()) == {DONE}
+    run.journal.restore({"000.png": None})
+    assert run.journal.find("000.png") is None
 
 
 def test_a_bug_that_is_no_exception_of_a_file_ends_the_run(run: Any, gray_photos: Photos) -> None:

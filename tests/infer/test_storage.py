@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.spec import UserError
+from infer.jobs import check_folders
 from infer.storage import ATOMIC_PROTOCOLS, LocalFolder, RemoteFolder, Status, Storage, is_url, open_storage
 
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
@@ -309,6 +310,12 @@ def test_folders_are_told_apart_by_protocol_host_and_path(tmp_path: Path) -> Non
     (tmp_path / "x").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "x")
     assert open_storage(str(tmp_path / "link")).identity == str((tmp_path / "x").resolve())
+
+
+def test_every_url_of_this_machine_is_a_folder_of_it(tmp_path: Path) -> None:
+    assert isinstance(open_storage(f"local://{tmp_path}"), LocalFolder)
+    with pytest.raises(UserError, match="could overwrite the inputs"):
+        check_folders(open_storage(f"local://{tmp_path}"), open_storage(str(tmp_path)))
 
 
 def test_a_file_url_is_a_folder_of_this_machine(tmp_path: Path) -> None:
