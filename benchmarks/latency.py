@@ -108,14 +108,22 @@ def main(
         make_photos(photos, folder / "in", max(*sizes, PARITY_PHOTOS))
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
         rows = measure(contestants, sizes, kinds or KINDS, files, seconds)
-        record = {"arguments": sys.argv[1:], "machine": machine(), "rows": [row.figures() for row in rows]}
+        record = {
+            "arguments": sys.argv[1:],
+            "machine": machine(),
+            "first": next(iter(contestants)),
+            "rows": [row.figures() for row in rows],
+        }
         print(table(record["rows"]))
         if out:
             out.mkdir(parents=True, exist_ok=True)
             (out / "latency.json").write_text(json.dumps(record, indent=2) + "\n")
             (out / "latency.md").write_text(document(record))
             chart(record["rows"], out / "latency.png")
-        for line in [*ratios(record["rows"]), *(changes(record, json.loads(compare.read_text())) if compare else [])]:
+        for line in [
+            *ratios(record["rows"], record["first"]),
+            *(changes(record, json.loads(compare.read_text())) if compare else []),
+        ]:
             print(line)
 
 
@@ -130,7 +138,17 @@ def measure(
         kinds: of KINDS.
         files: names and contents of photos, as many as the largest batch.
         seconds: least time for each figure, over all rounds; at least LEAST_RUNS runs in any case.
+
+    Raises:
+        UserError: contestants of different sizes, or none that takes any of the batches.
     """
+    shapes = {name: _size(backend) for name, backend in contestants.items()}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{name}: {height} x {width}" for name, (height, width) in shapes.items())
+        raise UserError(f"found models of different render sizes ({found}); give models of one size")
+    if not any(_takes(backend, size) for backend in contestants.values() for size in sizes):
+        found = ", ".join(f"{name}: {_range(backend)}" for name, backend in contestants.items())
+        raise UserError(f"--batch {','.join(map(str, sizes))}: found no model that takes it ({found}); give others")
     parity = _parity(contestants, files)
     rows: list[Row] = []
     for size in sizes:
@@ -181,7 +199,12 @@ def _batch(backend: Backend, files: list[File]) -> np.ndarray:
 
 
 def _input(backend: Backend, photo: Photo) -> np.ndarray:
-    return model_input(photo, *(backend.fixed_size or (backend.spec.render_size,) * 2))
+    return model_input(photo, *_size(backend))
+
+
+def _size(backend: Backend) -> tuple[int, int]:
+    """Height and width at which it is run."""
+    return backend.fixed_size or (backend.spec.render_size, backend.spec.render_size)
 
 
 def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, float | None]:
@@ -199,6 +222,11 @@ def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, flo
 def _takes(backend: Backend, size: int) -> bool:
     least, most = backend.batch_range
     return least <= size and (most is None or size <= most)
+
+
+def _range(backend: Backend) -> str:
+    least, most = backend.batch_range
+    return f"from {least} on" if most is None else f"{least} to {most}"
 
 
 def _open(name: str, device: str) -> Backend:
@@ -257,18 +285,17 @@ def document(record: dict[str, Any]) -> str:
             "",
             table(record["rows"]),
             "",
-            *(f"- {line}" for line in ratios(record["rows"])),
+            *(f"- {line}" for line in ratios(record["rows"], record["first"])),
             "",
         ]
     )
 
 
-def ratios(rows: list[dict[str, Any]]) -> list[str]:
-    """How many times the first model's images a second each other one reaches, at each batch size and kind."""
-    first = rows[0]["contestant"]
+def ratios(rows: list[dict[str, Any]], first: str) -> list[str]:
+    """How many times the first contestant's images a second each other one reaches, at each batch size and kind."""
     base = {(row["batch"], row["kind"]): row["images_per_second"] for row in rows if row["contestant"] == first}
     return [
-        f"{_label(row)} / {_label(rows[0])}, batch {row['batch']}, {row['kind']} = "
+        f"{_label(row)} / {_label({'contestant': first})}, batch {row['batch']}, {row['kind']} = "
         f"{row['images_per_second'] / found:.2f}"
         for row in rows
         if row["contestant"] != first and (found := base.get((row["batch"], row["kind"])))

@@ -4,9 +4,11 @@ import hashlib
 import sqlite3
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
 CACHE_NAME = "features.sqlite"
 CACHE_TIMEOUT = 60.0
 """Seconds that one process waits for another one's writing."""
+
+PROBE_SIDES = (224, 448)
+"""Height and width of pictures on which an extractor of any size is tried."""
 
 FEATURE_BATCH = 16
 """Pictures that a network sees at a time: fixed, since a network's last bits may depend on it."""
@@ -57,6 +62,21 @@ class FeatureNetwork:
             )
         module = self.module.to(device).eval()
         return torch.cat([module(part.to(device)) for part in torch.split(pictures, FEATURE_BATCH)])
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries on which features and their distances depend."""
+    return {"torch": str(torch.__version__), **{name: version(name) for name in ("torchvision", "torcheval")}}
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions of CUDA in float32 proper, without TF32, and the same ones each time.
+
+    It holds for the whole process, so enter it in one thread, round all that work on features.
+    """
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"):
+        yield
 
 
 def load_features(inception_weights: Path | None = None, features: Path | None = None) -> FeatureNetwork:
@@ -179,15 +199,18 @@ class OnnxFeatures(nn.Module):
                 raise ValueError(f"its input is {source.type} {source.shape}")
             if self.batch not in (None, 1):
                 raise ValueError(f"it takes batches of {self.batch} alone")
-            side = 224 if not all(isinstance(length, int) for length in self.size) else 1
-            probe = self(torch.zeros(1, 3, side, side))
+            sides = (1,) if self._fixed else PROBE_SIDES
+            counts = {side: self(torch.zeros(1, 3, side, side)).shape[1] for side in sides}
+            if len(set(counts.values())) > 1:
+                found = " and ".join(f"{count} of {side} x {side} pixels" for side, count in counts.items())
+                raise ValueError(f"its number of features depends on the picture's size: {found}")
         except Exception as error:  # ONNX Runtime raises its own types, one for each status code
             reason = str(error).splitlines()[0][:200]
             raise UserError(
                 f"--features {path}: found no feature extractor that can be used ({reason}); expected one "
                 "self-contained ONNX file that takes float32 N x 3 x H x W in [0, 1]"
             ) from error
-        self.dimensions = probe.shape[1]
+        self.dimensions = counts[sides[0]]
         self.resize = f"bilinear to {self.size[0]} x {self.size[1]}" if self._fixed else "none"
 
     @property
@@ -216,7 +239,8 @@ class OnnxFeatures(nn.Module):
                 options.log_severity_level = 3
                 options.intra_op_num_threads = torch.get_num_threads()
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-                session = ort.InferenceSession(self._content, options, providers=[wanted])
+                own = {"use_tf32": "0"} if device.type == "cuda" else {}
+                session = ort.InferenceSession(self._content, options, providers=[(wanted, own)])
                 if (found := session.get_providers()[0]) != wanted:
                     raise UserError(
                         f"--features {self.path}: {wanted} is not available, found {found}; use --device cpu"
@@ -234,22 +258,27 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
     if not path.is_file():
         raise UserError(f"--features {path}: found no such file, expected an ONNX feature extractor")
     module = OnnxFeatures(path)
-    fingerprint = {"network": "ONNX feature extractor", "weights_sha256": file_sha256(path), "resize": module.resize}
+    import onnxruntime as ort
+
+    fingerprint = {
+        "network": "ONNX feature extractor",
+        "weights_sha256": file_sha256(path),
+        "resize": module.resize,
+        "onnxruntime": ort.__version__,
+    }
     return FeatureNetwork(module, module.dimensions, fingerprint)
 
 
 class FeatureCache:
     """Features by the content of the picture and the network, kept on disk between commands.
 
-    It may be used by several threads and processes at once, and deleted at any time.
+    It may be used by several threads and processes at once, and deleted at any time: where it cannot be read or written
+    (any more), features are computed without it, and `note` says so.
 
     Args:
         folder: where it is kept, as CACHE_NAME.
         network: whose features they are.
         device: where the network runs; features of CPU and GPU differ in their last bits and are kept apart.
-
-    Raises:
-        UserError: it cannot be opened there.
     """
 
     def __init__(self, folder: Path, network: FeatureNetwork, device: torch.device) -> None:
@@ -258,56 +287,67 @@ class FeatureCache:
         self.device = device
         self.hits = 0
         """Pictures whose features were known."""
-        versions = {"torch": str(torch.__version__), "device": device.type}
-        self._prefix = bytes.fromhex(json_sha256({**network.fingerprint, **versions}))
+        self.note: str | None = None
+        """Why features are not kept, where they are not."""
+        where = {"versions": library_versions(), "device": device.type}
+        self._prefix = bytes.fromhex(json_sha256({**network.fingerprint, **where}))
         self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=CACHE_TIMEOUT, check_same_thread=False)
             self._database.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, row BLOB)")
         except (OSError, sqlite3.Error) as error:
-            raise self._unusable(error) from error
+            self._give_up(error)
 
     def close(self) -> None:
         """Release the file."""
-        self._database.close()
+        if self._database:
+            self._database.close()
 
     def extract(self, pictures: Tensor) -> Tensor:
-        """As `FeatureNetwork.extract`, on the CPU in float32; pictures that were seen before are looked up.
-
-        Raises:
-            UserError: the cache cannot be read or written.
-        """
+        """As `FeatureNetwork.extract`, on the CPU in float32; pictures that were seen before are looked up."""
         prefix = self._prefix + repr(tuple(pictures.shape[1:])).encode()
         keys = [hashlib.sha256(prefix + picture.contiguous().numpy().tobytes()).digest() for picture in pictures]
-        try:
-            rows = self._find(keys)
-            missing = [i for i, row in enumerate(rows) if row is None]
-            if missing:
-                found = self.network.extract(pictures[missing], self.device).float().cpu()
-                for i, row in zip(missing, found, strict=True):
-                    rows[i] = row
-                self._keep([keys[i] for i in missing], found)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
+        rows = self._find(keys)
+        missing = [i for i, row in enumerate(rows) if row is None]
+        if missing:
+            found = self.network.extract(pictures[missing], self.device).float().cpu()
+            for i, row in zip(missing, found, strict=True):
+                rows[i] = row
+            self._keep([keys[i] for i in missing], found)
         return torch.stack([row for row in rows if row is not None])
 
     def _find(self, keys: Sequence[bytes]) -> list[Tensor | None]:
-        rows: list[Tensor | None] = []
+        def row(database: sqlite3.Connection, key: bytes) -> Tensor | None:
+            found = database.execute("SELECT row FROM features WHERE key = ?", (key,)).fetchone()
+            return torch.from_numpy(np.frombuffer(found[0], np.float32).copy()) if found else None
+
         with self._lock:
-            for key in keys:
-                found = self._database.execute("SELECT row FROM features WHERE key = ?", (key,)).fetchone()
-                rows.append(torch.from_numpy(np.frombuffer(found[0], np.float32).copy()) if found else None)
-                self.hits += found is not None
+            try:
+                rows = [row(self._database, key) if self._database else None for key in keys]
+            except sqlite3.Error as error:
+                self._give_up(error)
+                rows = [None] * len(keys)
+            self.hits += sum(row is not None for row in rows)
         return rows
 
     def _keep(self, keys: Sequence[bytes], features: Tensor) -> None:
         values = [(key, row.numpy().tobytes()) for key, row in zip(keys, features, strict=True)]
-        with self._lock, self._database:
-            self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", values)
+        with self._lock:
+            if self._database is None:
+                return
+            try:
+                with self._database:
+                    self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", values)
+            except sqlite3.Error as error:
+                self._give_up(error)
 
-    def _unusable(self, error: Exception) -> UserError:
-        return UserError(
-            f"{self.path}: cannot keep features there ({error}); delete it, make room or permission there, or set "
-            "CGAN_CACHE to another folder"
+    def _give_up(self, error: Exception) -> None:
+        """Go on without keeping."""
+        self.close()
+        self._database = None
+        self.note = (
+            f"{self.path}: features are not kept there ({error}), so the next command computes them again; delete it, "
+            "make room or permission there, or set CGAN_CACHE to another folder"
         )

@@ -32,7 +32,13 @@ class Measured:
         return self.value - other.value
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object: value (null where it is infinite, which JSON cannot say), fingerprint and note."""
+        """One flat object: value (null where it is infinite, which JSON cannot say), fingerprint and note.
+
+        Raises:
+            ValueError: no number, or minus infinity, which no figure is.
+        """
+        if math.isnan(self.value) or self.value == -math.inf:
+            raise ValueError(f"found value {self.value}, expected a number or infinity")
         note = {"note": self.note} if self.note else {}
         return {"value": self.value if math.isfinite(self.value) else None, **self.fingerprint, **note}
 

@@ -5,7 +5,6 @@ import math
 import tempfile
 import weakref
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from torch import Tensor
 from cgan.features import (
     INCEPTION_CACHE_NAME,
     FeatureNetwork,
+    exact_convolutions,
     inception_path,
+    library_versions,
     load_features,
     load_inception,
     torcheval_fid,
@@ -117,7 +118,7 @@ class FeatureSet:
     def fingerprint(self) -> dict[str, Any]:
         """What figures of this set depend on beside its content."""
         size = f"{self.size[0]} x {self.size[1]}" if self.size else None
-        return {"photos": self.count, "pictures": size, **self.network.fingerprint, "versions": _versions()}
+        return {"photos": self.count, "pictures": size, **self.network.fingerprint, "versions": library_versions()}
 
 
 def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
@@ -232,8 +233,9 @@ class FeatureDistances:
         """
         if len(pictures) != len(photos):
             raise ValueError(f"found {len(pictures)} pictures and {len(photos)} photos, expected as many")
-        self.fake.add_pictures(pictures)
-        self.real.add_pictures(photos)
+        with exact_convolutions():
+            self.fake.add_pictures(pictures)
+            self.real.add_pictures(photos)
 
     def compute(self) -> dict[str, Measured]:
         """FID and KID of everything added so far, as "fid" and "kid".
@@ -263,8 +265,3 @@ def _finite(name: str, value: float, features: FeatureSet) -> float:
             "finite numbers; give other --inception-weights or pass --no-fid"
         )
     return value
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the libraries on which the figures depend."""
-    return {"torch": str(torch.__version__), **{name: version(name) for name in ("torchvision", "torcheval")}}

@@ -315,7 +315,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The content is flushed to disk before the rename, so `path` holds the old file or the whole new
     one at every moment, even across a power cut; after an exception nothing is left behind.
+
+    Raises:
+        OSError: `path` is a folder, a device or another thing that no file should replace.
     """
+    check_replaceable(path)
     temporary = path.with_name(f"{_TEMPORARY[0]}{secrets.token_hex(6)}{_TEMPORARY[1]}")
     try:
         yield temporary
@@ -324,6 +328,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that there is nothing at `path`, or a regular file.
+
+    Raises:
+        OSError: there is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def is_temporary(path: Path) -> bool:

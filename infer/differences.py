@@ -18,8 +18,9 @@ PSNR_CEILING = 100.0
 """In dB, a root mean square of a 390th of an 8-bit level: above it there is only rounding, and two equal pictures."""
 LEAST_ERROR = 10 ** (-PSNR_CEILING / 10)
 
-DELTA_E_STEP, DELTA_E_BINS = 0.01, 20_000
-"""Width and number of the bins from which the percentile of CIEDE2000 is read: up to 200, more than any two colours."""
+DELTA_E_STEP, DELTA_E_BINS = 0.01, 20_001
+"""Width and number of the bins from which the percentile of CIEDE2000 is read: the first holds 0 alone, the others
+reach up to 200, more than any two colours."""
 PERCENTILE = 0.99
 
 LEVEL_EDGES = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 256.0)
@@ -77,7 +78,7 @@ def compare_pictures(names: tuple[str, ...], reference: Floats, candidate: Float
         square = float(np.mean(np.square(absolute, dtype=np.float64)))
         a, b = torch.from_numpy(other)[None], torch.from_numpy(one)[None]
         perceived = delta_e(a, b).numpy().ravel()
-        bins = np.minimum((perceived / np.float32(DELTA_E_STEP)).astype(np.int64), DELTA_E_BINS - 1)
+        bins = np.minimum(np.ceil(perceived / np.float32(DELTA_E_STEP)).astype(np.int64), DELTA_E_BINS - 1)
         found.delta_e_bins[:] += np.bincount(bins, minlength=DELTA_E_BINS)
         found.level_bins[:] += _level_counts(absolute)
         found.squares.append(square)
@@ -158,9 +159,9 @@ class Differences:
         return {name: Measured(value, {"metric": name, **fingerprint}) for name, value in values.items()}
 
     def percentile(self) -> float:
-        """The 99th percentile of CIEDE2000 over all pixels, at most DELTA_E_STEP too high."""
+        """The 99th percentile of CIEDE2000 over all pixels, at most DELTA_E_STEP too high; 0 of equal pictures."""
         reached = np.cumsum(self.delta_e_bins)
-        return float(np.searchsorted(reached, PERCENTILE * reached[-1]) + 1) * DELTA_E_STEP
+        return float(np.searchsorted(reached, PERCENTILE * reached[-1])) * DELTA_E_STEP
 
 
 def _copied(photo: PhotoDifference) -> PhotoDifference:

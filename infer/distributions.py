@@ -1,5 +1,7 @@
 """Features of photos and of the pictures that models make of them, extracted in threads and added up in order."""
 
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,9 @@ class Distributions:
         sets: how many sets there are.
     """
 
+    note: str | None = None
+    """Why features are not kept any more, known in the end."""
+
     def __init__(self, network: "FeatureNetwork | None", folder: Path | None, on_gpu: bool, sets: int) -> None:
         if network is None:
             self.cache, self.sets = None, []
@@ -32,15 +37,24 @@ class Distributions:
 
         if folder is None:
             raise ValueError("features are kept in a cache: give its folder")
-        self.cache = FeatureCache(folder, network, torch.device("cuda" if on_gpu else "cpu"))
+        device = torch.device("cuda" if on_gpu else "cpu")
+        self.cache = FeatureCache(folder, network, device)
+        network = replace(network, fingerprint={**network.fingerprint, "device": device.type})
         self.sets = [FeatureSet(network) for _ in range(sets)]
 
     def __enter__(self) -> "Distributions":
+        if self.cache:
+            from cgan.features import exact_convolutions
+
+            self._exact = ExitStack()
+            self._exact.enter_context(exact_convolutions())
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.cache:
+            self._exact.close()
             self.cache.close()
+            self.note = self.cache.note
 
     def extract(self, *pictures: "Tensor") -> "list[Tensor]":
         """In a thread: features of each set's pictures, N x 3 x H x W float32 in [0, 1]; none without a network."""

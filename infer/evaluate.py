@@ -45,6 +45,8 @@ class Evaluation:
     """Photos that cannot be read, with the reason."""
     figures: "dict[str, Measured]"
     """By the names in FIGURES."""
+    cache_note: str | None = None
+    """Why features are not kept any more."""
 
     def table(self) -> str:
         """The figures, for a terminal."""
@@ -61,7 +63,7 @@ class Evaluation:
 
     def notes(self) -> list[str]:
         """What has to be read with the figures."""
-        return list(dict.fromkeys(f.note for f in self.figures.values() if f.note))
+        return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), self.cache_note) if n))
 
     def against(self, former: "dict[str, Measured]") -> dict[str, float]:
         """This evaluation's figures minus those of another one, where both are finite.
@@ -110,7 +112,7 @@ def evaluate(
     size = model.fixed_size or (model.spec.render_size, model.spec.render_size)
     measurement = _Measurement(model, batch_size, features, cache)
     with _one_thread(), measurement.distributions:  # each worker measures photos of its own
-        failures = work_through(
+        seen = work_through(
             photos,
             size,
             measurement.work,
@@ -127,8 +129,9 @@ def evaluate(
         model={**described, "color_space": spec.color_space, "weights_sha256": spec.weights_sha256},
         photos=counts["photos"],
         near_gray=counts["near_gray_photos"],
-        failures=failures,
-        figures=figures,
+        failures=seen.failures,
+        figures=seen.stamp(figures),
+        cache_note=measurement.distributions.note,
     )
 
 
@@ -195,8 +198,8 @@ class _Measurement:
 
         found = means({name: torch.cat(parts) for name, parts in self.columns.items()})
         counts = {name: int(found.pop(name)) for name in ("photos", "near_gray_photos")}
-        real = found["real_colorfulness"]
-        found["colorfulness_ratio"] = found["colorfulness"] / real if real else 0.0
+        if counts["near_gray_photos"] < counts["photos"]:  # of near-gray photos it would be a ratio of noise
+            found["colorfulness_ratio"] = found["colorfulness"] / found["real_colorfulness"]
         fingerprint = {
             **counts,
             "pictures": f"{size[0]} x {size[1]}",

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from cgan.spec import UserError
+from infer.differences import PSNR_CEILING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +12,7 @@ class Gates:
     """What a candidate may differ from the reference by; None stands for the default of its precision.
 
     Raises:
-        UserError: a limit that is no finite number, or negative.
+        UserError: a limit that is no finite number, negative, or a PSNR that not even equal pictures have.
     """
 
     max_fid_delta: float | None = None
@@ -25,6 +26,11 @@ class Gates:
         for name, value in asdict(self).items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError(f"--{name.replace('_', '-')}: found {value}, expected a number from 0 on")
+        if self.min_psnr is not None and self.min_psnr > PSNR_CEILING:
+            raise UserError(
+                f"--min-psnr: found {self.min_psnr}, expected a number from 0 to {PSNR_CEILING:g}, which equal "
+                "pictures have"
+            )
 
     def or_default(self, precision: str) -> "Gates":
         """These gates, with those of a precision where they are left open."""
@@ -46,6 +52,12 @@ DEFAULT_GATES = {
 }
 """Gates by the candidate's precision. 1 in FID is a fortieth of the 39.5 of the report's final model. It is meant for
 Inception with its published weights, which were not at hand to measure it with."""
+
+
+WORST_PHOTO_MARGIN = 15.0
+"""In dB: how far below the least PSNR over all photos that of the worst photo may lie. Over all photos one that is
+quite wrong is hardly seen among many good ones. The worst photos of honest int8 exports lie about 7 dB below all (46 dB
+where all have 53)."""
 
 
 @dataclass(frozen=True)

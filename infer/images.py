@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -57,6 +58,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How a photo of each EXIF orientation is turned upright; 1 is upright (Exif 2.32, section 4.6.4)."""
+
+MAX_DPI = 1e6
+"""No photo's resolution is higher; formats hold it in fields that a higher one does not fit."""
 
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
 
@@ -199,7 +203,7 @@ def _decode(image: Image.Image) -> Photo:
         notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads where there is colour or alpha")
     exif, xmp, orientation = _metadata(image, notes)
     profile = _profile(image, notes)
-    dpi = image.info.get("dpi")
+    dpi = _resolution(image, notes)
     gray, alpha = _split_alpha(image)
     gray = gray if gray.mode in WIDE_MODES else _eight_bit_luma(gray)
     if orientation in UPRIGHT:
@@ -210,7 +214,7 @@ def _decode(image: Image.Image) -> Photo:
         alpha=alpha,
         exif=exif,
         icc_profile=profile,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        dpi=dpi,
         notes=tuple(notes),
         xmp=xmp,
     )
@@ -250,6 +254,17 @@ def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
         notes.append(f"ICC profile left out: it is for {space}, not RGB")
         return None
     return profile
+
+
+def _resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | None:
+    """Dots per inch across and down, where they are known and some that a file can hold."""
+    if not (given := image.info.get("dpi")):
+        return None
+    across, down = float(given[0]), float(given[1])
+    if not all(math.isfinite(dpi) and dpi <= MAX_DPI for dpi in (across, down)):
+        notes.append(f"resolution left out: {across:g} x {down:g} dots per inch")
+        return None
+    return (across, down) if min(across, down) > 0 else None
 
 
 def _metadata(image: Image.Image, notes: list[str]) -> tuple[bytes | None, bytes | None, int]:

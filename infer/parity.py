@@ -18,7 +18,7 @@ from infer.differences import (
     compare_pictures,
 )
 from infer.distributions import Distributions
-from infer.gates import Gates, Verdict
+from infer.gates import WORST_PHOTO_MARGIN, Gates, Verdict
 from infer.sample import UNIT, Progress, Source, Unit, run_batches, work_through
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Parity:
     """Photos of lowest PSNR, worst first."""
     level_bins: Counts
     """Values between each two of LEVEL_EDGES."""
+    cache_note: str | None = None
+    """Why features are not kept any more."""
 
     @property
     def passed(self) -> bool:
@@ -114,7 +116,7 @@ class Parity:
 
     def notes(self) -> list[str]:
         """What has to be read with the figures, each sentence once."""
-        return list(dict.fromkeys(f.note for f in self.figures.values() if f.note))
+        return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), self.cache_note) if n))
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON values."""
@@ -170,7 +172,7 @@ def check_parity(
         size = _common_size(candidate, reference)
         comparison = _Comparison(candidate, reference, batch_size, features, cache)
         with comparison.distributions as distributions:
-            failures = work_through(
+            seen = work_through(
                 photos,
                 size,
                 comparison.work,
@@ -187,12 +189,13 @@ def check_parity(
         candidate=described[0],
         reference=described[1],
         photos=differences.photos,
-        failures=failures,
-        figures=figures,
+        failures=seen.failures,
+        figures=seen.stamp(figures),
         interval=interval,
         verdicts=_verdicts(described, figures, interval, gates or Gates()),
         worst=differences.worst,
         level_bins=differences.level_bins,
+        cache_note=distributions.note,
     )
 
 
@@ -299,10 +302,12 @@ def _verdicts(
     limits = gates.or_default(described[0]["precision"])
     assert limits.min_psnr is not None and limits.max_delta_e is not None and limits.max_fid_delta is not None
     found, expected = (model["weights_sha256"] for model in described)
-    psnr, delta_e = figures["psnr"].value, figures["delta_e_p99"].value
+    psnr, worst, delta_e = (figures[name].value for name in ("psnr", "worst_psnr", "delta_e_p99"))
+    worst_limit = max(limits.min_psnr - WORST_PHOTO_MARGIN, 0.0)
     verdicts = [
         Verdict("trained weights that it was made from", found[:16], expected[:16], found == expected),
         Verdict("--min-psnr", psnr, limits.min_psnr, psnr >= limits.min_psnr),
+        Verdict(f"worst photo, {WORST_PHOTO_MARGIN:g} dB below --min-psnr", worst, worst_limit, worst >= worst_limit),
         Verdict("--max-delta-e", delta_e, limits.max_delta_e, delta_e <= limits.max_delta_e),
     ]
     if interval:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cgan.spec import GateError, UserError, atomic_path, cache_folder, cannot_write
+from cgan.spec import GateError, UserError, atomic_path, cache_folder, cannot_write, check_replaceable
 from infer.cli_options import backend_option, device_option, provider_option
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
+
+MOST_UNREADABLE = 0.05
+"""A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,8 +69,9 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
     """Compare CANDIDATE with the run it was exported from, over the photos in a folder.
 
     PyTorch on the run and the candidate see the same photos through the same code. Exit code 0: every gate passed; 1:
-    at least one failed.
+    at least one failed, or more than 5% of the photos cannot be read.
     """
+    _check_targets(given["json_file"], html)
     from infer.gates import Gates
 
     if given["no_fid"] and given["max_fid_delta"] is not None:
@@ -104,6 +109,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
         write_html(result, html)
     if not result.passed:
         raise GateError(f"{candidate} is not the model in {reference}: {result.failed_gates()}; do not ship it")
+    _check_readable(result.photos, result.failures)
 
 
 @click.command()
@@ -118,7 +124,9 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     """Measure how near the colours of MODEL come to those of the photos in the folder DATA.
 
     MODEL is a run, a checkpoint, an ONNX file or an engine. Photos that the model was trained on flatter it.
+    Exit code 1: more than 5% of the photos cannot be read.
     """
+    _check_targets(given["json_file"])
     network = _network(given)
     from infer.evaluate import evaluate as measure
     from infer.evaluate import read_figures
@@ -139,12 +147,48 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
         )
     values = result.to_json()
     table = result.table()
+    refusal: UserError | None = None
     if against:
-        values["differences"] = result.against(former)
-        table += f"\n\nminus {against}\n" + "\n".join(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())
+        try:
+            values["differences"] = result.against(former)
+            table += f"\n\nminus {against}\n" + "\n".join(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())
+        except UserError as error:  # what was measured is shown and kept all the same
+            refusal = error
     _report(quiet, table, result.notes(), result.failures)
     if given["json_file"]:
         _write_json(given["json_file"], values)
+    if refusal:
+        raise UserError(f"--against {against}: {refusal}") from refusal
+    _check_readable(result.photos, result.failures)
+
+
+def _check_targets(*paths: Path | None) -> None:
+    """Check that files can be written there, before anything slow begins.
+
+    Raises:
+        UserError: they cannot.
+    """
+    for path in paths:
+        try:
+            if path:
+                check_replaceable(path)
+                with tempfile.TemporaryFile(dir=path.parent):
+                    pass
+        except OSError as error:
+            raise cannot_write(path or "", error) from error
+
+
+def _check_readable(photos: int, failures: dict[str, str]) -> None:
+    """Check that nearly all photos were measured.
+
+    Raises:
+        GateError: too many were not.
+    """
+    if len(failures) > MOST_UNREADABLE * (total := photos + len(failures)):
+        raise GateError(
+            f"{len(failures)} of {total} photos cannot be read, more than {MOST_UNREADABLE:.0%}, so the figures are "
+            "not those of these photos; mend them or take them out"
+        )
 
 
 def _network(given: dict[str, Any]) -> "FeatureNetwork | None":

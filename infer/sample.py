@@ -6,17 +6,21 @@ So neither names nor the order of a folder change a figure, and a photo that can
 import hashlib
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cgan.spec import UserError
 from infer.backends.base import Backend, OutOfMemory, available_cores
 from infer.images import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
+
+if TYPE_CHECKING:
+    from cgan.measured import Measured
 
 Source = tuple[str, Path | bytes]
 """A photo's name, and its file or content."""
@@ -54,11 +58,33 @@ class Unit:
     """Some photos, decoded."""
 
     names: tuple[str, ...]
+    digests: tuple[bytes, ...]
     gray: Floats
     """What models see, N x 1 x H x W in [0, 1]."""
     color: NDArray[np.uint8] | None
     """The photos themselves, N x 3 x H x W, where they were asked for."""
     failures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of the photos."""
+
+    sha256: str
+    """Of the digests of those that were decoded, in their order."""
+    failures: dict[str, str]
+    """Name and reason of each that could not be read."""
+
+    def stamp(self, figures: "dict[str, Measured]") -> "dict[str, Measured]":
+        """Figures whose fingerprints say of which photos they are, and what decoded those."""
+
+        def stamped(figure: "Measured") -> "Measured":
+            versions = {**figure.fingerprint["versions"], "pillow": PIL.__version__}
+            return replace(
+                figure, fingerprint={**figure.fingerprint, "photos_sha256": self.sha256, "versions": versions}
+            )
+
+        return {name: stamped(figure) for name, figure in figures.items()}
 
 
 def photos_below(folder: Path) -> list[Source]:
@@ -108,7 +134,7 @@ def work_through(
     batch: int,
     color: bool,
     progress: Progress | None,
-) -> dict[str, str]:
+) -> Seen:
     """Decode photos and work on them in threads, in the order of their content and with few in memory at a time.
 
     Args:
@@ -122,7 +148,7 @@ def work_through(
         progress: told of photos done.
 
     Returns:
-        Name and reason of each photo that could not be read.
+        Which photos were decoded, and which could not be read.
 
     Raises:
         UserError: none could.
@@ -140,8 +166,10 @@ def work_through(
 
     failures = dict(sample.failures)
     done = len(failures)
+    digest = hashlib.sha256()
     for unit, result in prefetch(parts, make, workers, workers):
         failures |= unit.failures
+        digest.update(b"".join(unit.digests))
         done += len(unit.names) + len(unit.failures)
         if result is not None:
             add(result, size)
@@ -149,7 +177,7 @@ def work_through(
             progress(done, len(sample.entries) + len(sample.failures))
     if len(failures) == done:
         raise _none_readable(failures)
-    return failures
+    return Seen(digest.hexdigest(), failures)
 
 
 def _none_readable(failures: dict[str, str]) -> UserError:
@@ -181,7 +209,7 @@ def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:
 
 
 def _decoded(entries: tuple[Entry, ...], size: tuple[int, int], color: bool) -> Unit:
-    names, grays, colors = [], [], []
+    names, digests, grays, colors = [], [], [], []
     failures: dict[str, str] = {}
     for entry in entries:
         try:
@@ -191,10 +219,12 @@ def _decoded(entries: tuple[Entry, ...], size: tuple[int, int], color: bool) -> 
             failures[entry.name] = str(error) or type(error).__name__
         else:
             names.append(entry.name)
+            digests.append(entry.digest)
             grays.append(gray)
             colors.append(pixels)
     stacked = np.stack([pixels for pixels in colors if pixels is not None]) if color and names else None
-    return Unit(tuple(names), np.stack(grays) if grays else np.empty((0, 1, *size), np.float32), stacked, failures)
+    gray = np.stack(grays) if grays else np.empty((0, 1, *size), np.float32)
+    return Unit(tuple(names), tuple(digests), gray, stacked, failures)
 
 
 def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:

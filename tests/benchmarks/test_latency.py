@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.latency import Row, changes, main, ratios, table
+from benchmarks.latency import Row, changes, main, measure, ratios, table
+from cgan.spec import UserError
 
 FAST = ("--seconds", "0.03")
 
@@ -79,8 +81,32 @@ def test_only_unsteady_rows_are_marked() -> None:
 
 
 def test_ratios_are_against_the_first_at_the_same_batch_and_kind() -> None:
-    found = ratios(rows(("a", 1, "copies", [10.0]), ("b", 1, "copies", [5.0]), ("b", 2, "copies", [1.0])))
+    found = ratios(rows(("a", 1, "copies", [10.0]), ("b", 1, "copies", [5.0]), ("b", 2, "copies", [1.0])), "a")
     assert found == ["b / a, batch 1, copies = 2.00"]
+
+
+def test_ratios_stay_with_the_first_where_it_does_not_take_the_first_batch() -> None:
+    found = ratios(rows(("b", 1, "copies", [5.0]), ("a", 2, "copies", [10.0]), ("b", 2, "copies", [5.0])), "a")
+    assert found == ["b / a, batch 2, copies = 2.00"]
+
+
+class Shaped:
+    """What `measure` asks of a backend before anything runs."""
+
+    def __init__(self, side: int, most: int | None) -> None:
+        self.fixed_size, self.batch_range = (side, side), (1, most)
+
+
+@pytest.mark.parametrize(
+    ("contestants", "message"),
+    [
+        ({"a": Shaped(32, None), "b": Shaped(64, None)}, r"different render sizes \(a: 32 x 32, b: 64 x 64\)"),
+        ({"a": Shaped(32, 1), "b": Shaped(32, 4)}, r"--batch 8: found no model that takes it \(a: 1 to 1, b: 1 to 4\)"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(contestants: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        measure(contestants, [8], ("compute",), [], 1.0)
 
 
 def test_another_machine_is_said() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cgan.features import FeatureCache
+from cgan.features import FeatureCache, exact_convolutions
 from cgan.metrics import INCEPTION_CACHE_NAME, FeatureNetwork, inception_path, load_features, load_inception
 from cgan.spec import UserError, file_sha256
 
@@ -229,13 +229,48 @@ def test_the_cache_serves_threads_at_once(tmp_path: Path) -> None:
     assert torch.equal(torch.cat(rows[:16]), torch.cat(rows[16:]))
 
 
-@pytest.mark.parametrize("damage", ["no database", "no folder"])
-def test_a_cache_that_cannot_be_used_says_what_to_do(tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "cache"
+@pytest.mark.parametrize("damage", ["no database", "no folder", "later"])
+def test_without_a_usable_cache_features_are_the_same_and_a_note_says_so(tmp_path: Path, damage: str) -> None:
+    folder, network, pictures = tmp_path / "cache", FeatureNetwork(Counting(), 3, {}), seeded(6, 3, 4, 4)
     if damage == "no folder":
         folder.write_text("a file")
-    else:
+    elif damage == "no database":
         folder.mkdir()
         (folder / "features.sqlite").write_text("no database at all, but long enough to be taken for one" * 20)
-    with pytest.raises(UserError, match=r"features\.sqlite: cannot keep features there .* CGAN_CACHE"):
-        FeatureCache(folder, FeatureNetwork(Counting(), 3, {}), CPU)
+    with closing(FeatureCache(folder, network, CPU)) as cache:
+        if damage == "later":
+            cache.extract(pictures[:3])
+            assert cache.note is None
+            (folder / "features.sqlite").unlink()  # SQLite writes no more to a file that is gone
+        for part in pictures.split(2):
+            assert torch.equal(cache.extract(part), network.extract(part, CPU))
+        assert cache.note and "features.sqlite: features are not kept there" in cache.note
+        assert "CGAN_CACHE" in cache.note
+
+
+def test_the_cache_knows_the_libraries_that_made_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, pictures = FeatureNetwork(Counting(), 3, {}), seeded(2, 3, 4, 4)
+    for versions, hits in (({"torchvision": "1"}, 0), ({"torchvision": "2"}, 0), ({"torchvision": "1"}, 2)):
+        monkeypatch.setattr("cgan.features.library_versions", lambda versions=versions: versions)
+        with closing(FeatureCache(tmp_path, network, CPU)) as cache:
+            cache.extract(pictures)
+            assert cache.hits == hits
+
+
+def test_an_extractor_whose_number_of_features_depends_on_the_size_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    node = helper.make_node("Flatten", ["x"], ["y"])
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])]
+    ends += [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "d"])]
+    graph = helper.make_graph([node], "f", ends[:1], ends[1:])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f.onnx")
+    with pytest.raises(UserError, match=r"its number of features depends on the picture's size: 150528 of 224 x 224"):
+        load_features(features=tmp_path / "f.onnx")
+
+
+def test_features_are_taken_without_tf32() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with exact_convolutions():
+        assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.allow_tf32 == before

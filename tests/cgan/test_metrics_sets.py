@@ -157,3 +157,9 @@ def test_a_measured_value_survives_json() -> None:
         assert Measured.from_json(json.loads(json.dumps(value.to_json(), allow_nan=False))) == value
     with pytest.raises(ValueError, match="expected a number"):
         Measured.from_json({"metric": "FID"})
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_what_no_figure_can_be_is_not_written(value: float) -> None:
+    with pytest.raises(ValueError, match="expected a number or infinity"):
+        Measured(value, {}).to_json()

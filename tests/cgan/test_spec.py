@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -287,3 +288,12 @@ def test_luma_weights_sum_to_one() -> None:
 def test_the_contract_needs_neither_torch_nor_numpy() -> None:
     code = "import sys, cgan.spec; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'click')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_atomic_path_replaces_nothing_but_regular_files(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for target in (fifo, tmp_path):
+        with pytest.raises(OSError, match="not a regular file"), atomic_path(target) as temporary:
+            temporary.write_text("content")
+    assert fifo.is_fifo() and list(tmp_path.iterdir()) == [fifo]

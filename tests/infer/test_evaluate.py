@@ -1,5 +1,6 @@
 """cgan-infer evaluate: the same figures as training's, for runs and exports, whatever the order of the photos."""
 
+import hashlib
 import json
 import random
 import re
@@ -82,7 +83,13 @@ def test_figures_are_those_of_training_s_functions_on_the_same_pictures(
     distances.update(pictures, truth)
     for name, value in distances.compute().items():
         assert result.figures[name].value == pytest.approx(value.value, rel=1e-6, abs=1e-9)
-        assert result.figures[name].fingerprint == value.fingerprint
+        own = result.figures[name].fingerprint
+        assert own["device"] == "cpu" and own["versions"].items() > value.fingerprint["versions"].items()
+        assert {k: own[k] for k in value.fingerprint if k != "versions"} == {
+            k: v for k, v in value.fingerprint.items() if k != "versions"
+        }
+    digests = b"".join(sorted(hashlib.sha256(path.read_bytes()).digest() for path in paths))  # type: ignore[union-attr]
+    assert {f.fingerprint["photos_sha256"] for f in result.figures.values()} == {hashlib.sha256(digests).hexdigest()}
 
 
 def test_neither_order_nor_batches_nor_workers_change_a_figure(
@@ -137,8 +144,21 @@ def test_the_command_writes_json_and_compares_with_an_earlier_one(
         r"cannot be compared: found photos: 12 and 13; measure both alike",
         invoke(main, *given, "--against", out).error(2),
     )
+    refused = invoke(main, *given, "--against", out, "--json", tmp_path / "c.json")
+    assert refused.code == 2 and "PSNR of the gray photos" in refused.out
+    assert "differences" not in json.loads((tmp_path / "c.json").read_text())
     out.write_text("{}")
     assert "found no evaluation in it" in invoke(main, *given, "--against", out).error(2)
+
+
+def test_as_many_other_photos_are_not_compared(
+    invoke: Invoke, exported_onnx: Path, photo_folder: Path, make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    given = ["--device", "cpu", "--no-fid", "--json", tmp_path / "a.json"]
+    other = make_photos(tmp_path / "other", 12, seed=9)
+    assert invoke(main, "evaluate", exported_onnx, photo_folder, *given).code == 0
+    again = invoke(main, "evaluate", exported_onnx, other, "--against", tmp_path / "a.json", *given)
+    assert "cannot be compared: found photos_sha256: " in again.error(2)
 
 
 def test_missing_weights_are_said_first(
@@ -166,6 +186,6 @@ def test_gray_photos_alone_give_json_too(invoke: Invoke, exported_onnx: Path, tm
     ]
     assert invoke(main, *given).code == 0
     found = json.loads((tmp_path / "a.json").read_text())
-    assert found["near_gray_photos"] == 3
+    assert found["near_gray_photos"] == 3 and "colorfulness_ratio" not in found["figures"]
     assert found["figures"]["gray_psnr"]["value"] is None  # infinite: a gray photo is its own luma
     assert "gray_psnr" not in invoke(main, *given, "--against", tmp_path / "a.json").out.partition("minus")[2]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from infer.images import Photo, decode
 
@@ -181,3 +181,20 @@ def test_exif_that_cannot_be_read_at_all_is_said() -> None:
         assert [note for note in photo.notes if note.startswith("EXIF and orientation left out: damaged")]
     for block in (b"Exif\0\0II*\0\x08\0\0\0" + bytes(6), b"Exif\0\0"):
         assert decode(content_of(image, "JPEG", exif=block), "a.jpg").notes == ()
+
+
+@pytest.mark.parametrize("dpi", [(float("nan"), 72.0), (72.0, float("inf")), (2e6, 2e6)])
+def test_a_resolution_that_no_file_can_hold_is_left_out_with_a_note(
+    tmp_path: Path, dpi: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, "a.png", Image.fromarray(gray_u8()))
+    load = PngImageFile.load
+
+    def loaded(image: PngImageFile) -> Any:
+        image.info["dpi"] = dpi
+        return load(image)
+
+    monkeypatch.setattr(PngImageFile, "load", loaded)
+    photo = decode(path)
+    assert photo.dpi is None
+    assert [note.split(":")[0] for note in photo.notes] == ["resolution left out"]

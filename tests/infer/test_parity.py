@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan.measured import Measured
 from cgan.spec import GateError, UserError
 from infer.backends import open_model
 from infer.backends.base import OutOfMemory
-from infer.differences import LEVEL_EDGES
+from infer.differences import LEVEL_EDGES, Differences, compare_pictures
 from infer.gates import DEFAULT_GATES, Gates
-from infer.parity import Parity, check_parity
+from infer.parity import Parity, _verdicts, check_parity
 from infer.sample import Source, by_content, photos_below
 
 
@@ -66,7 +67,8 @@ def test_an_honest_export_passes(
     assert result.passed, result.table()
     assert result.photos == 40 and not result.failures
     limits = DEFAULT_GATES[precision]
-    assert [v.limit for v in result.verdicts[1:]] == [limits.min_psnr, limits.max_delta_e]
+    assert limits.min_psnr
+    assert [v.limit for v in result.verdicts[1:]] == [limits.min_psnr, limits.min_psnr - 15, limits.max_delta_e]
     assert result.candidate["precision"] == precision
     assert (result.figures["psnr"].value == 100) == (precision == "fp32")
 
@@ -142,13 +144,35 @@ def test_each_gate_can_be_moved(export: Callable[[str], Path], trained_run: Path
     for gates in (Gates(min_psnr=99.0), Gates(max_delta_e=0.02)):
         assert not parity(model, trained_run, photos, gates).passed
     result = parity(model, trained_run, photos, Gates(min_psnr=1.0, max_delta_e=50.0))
-    assert result.passed and [v.limit for v in result.verdicts[1:]] == [1.0, 50.0]
+    assert result.passed and [v.limit for v in result.verdicts[1:]] == [1.0, 0.0, 50.0]
 
 
 @pytest.mark.parametrize("gates", [{"min_psnr": -1.0}, {"max_delta_e": float("nan")}, {"max_fid_delta": float("inf")}])
 def test_gates_that_are_no_limits_are_refused(gates: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"--(min-psnr|max-delta-e|max-fid-delta): found .* expected a number from 0"):
         Gates(**gates)
+
+
+def test_a_psnr_that_no_pictures_have_is_refused() -> None:
+    Gates(min_psnr=100.0)
+    with pytest.raises(UserError, match=r"--min-psnr: found 100\.5, expected a number from 0 to 100, which equal"):
+        Gates(min_psnr=100.5)
+
+
+def test_the_strictest_gates_pass_equal_pictures() -> None:
+    pictures = np.random.default_rng(0).random((3, 3, 32, 32), np.float32)
+    differences = Differences()
+    differences.add(compare_pictures(("a", "b", "c"), pictures, pictures.copy()))
+    assert differences.figures()["delta_e_p99"].value == 0
+    assert differences.figures()["psnr"].value == 100
+
+
+def test_one_wrong_photo_among_many_good_ones_fails_the_gate_of_the_worst() -> None:
+    model = {"weights_sha256": "a" * 64, "precision": "int8"}
+    values = {"psnr": 50.0, "worst_psnr": 32.0, "delta_e_p99": 0.0}
+    figures = {name: Measured(value, {}) for name, value in values.items()}
+    failed = [v for v in _verdicts((model, model), figures, None, Gates()) if not v.passed]
+    assert [str(v) for v in failed] == ["worst photo, 15 dB below --min-psnr: found 32, limit 33"]
 
 
 def figures_of(result: Parity) -> list[float]:

@@ -74,19 +74,21 @@ def test_a_good_export_exits_with_0_and_its_figures_are_in_the_json(
     found = json.loads(out.read_text())
     assert found["passed"] and found["photos"] == 12 and found["failed"] == {}
     assert [gate["gate"].split(",")[0] for gate in found["gates"]][1:] == [
-        *("--min-psnr", "--max-delta-e", "--max-fid-delta")
+        *("--min-psnr", "worst photo", "--max-delta-e", "--max-fid-delta")
     ]
     for name in ("fid_reference", "fid_candidate", "fid_delta", "fid_between", "kid_between"):
         figure = found["figures"][name]
         assert figure["photos"] == 12 and figure["pictures"] == "32 x 32" and figure["resize"] == "bilinear to 24 x 24"
         assert len(figure["weights_sha256"]) == 64 and "torcheval" in figure["versions"]
+        assert figure["device"] == "cpu" and figure["onnxruntime"] and figure["versions"]["pillow"]
+    assert len({figure["photos_sha256"] for figure in found["figures"].values()}) == 1
     delta = found["figures"]["fid_candidate"]["value"] - found["figures"]["fid_reference"]["value"]
     assert found["figures"]["fid_delta"]["value"] == delta
     interval = found["fid_delta_interval"]
     assert interval["low"] <= delta <= interval["high"] and interval["replicates"] == 100
     for line in ("PSNR over all values", "at least 100 dB", "FID(candidate, reference)", "95% between"):
         assert line in result.out
-    assert result.out.count("pass  ") == 4 and "FAIL" not in result.out
+    assert result.out.count("pass  ") == 5 and "FAIL" not in result.out
     assert "note: 12 photos are too few for 12 features" in result.err
 
 
@@ -158,14 +160,48 @@ def test_what_cannot_be_done_is_said_before_anything_runs(
 def test_a_broken_photo_is_named_and_its_name_cannot_leave_the_line(
     invoke: Invoke, files: Files, trained_run: Path, make_photos: Callable[..., Path], tmp_path: Path
 ) -> None:
-    photos = make_photos(tmp_path / "photos", 4)
+    photos = make_photos(tmp_path / "photos", 19)
     (photos / "\x1b[2J<script>.jpg").write_text("no photo")
     page = tmp_path / "a.html"
     result = invoke(main, "parity", files.good, *options(trained_run, photos), "--no-fid", "--html", page)
     assert result.code == 0
     assert "warning: passed over \\x1b[2J<script>.jpg: not an image" in result.err
-    assert "4 compared, 1 that cannot be read left out of both" in result.out
+    assert "19 compared, 1 that cannot be read left out of both" in result.out
     assert "<script" not in page.read_text() and "&lt;script&gt;" in page.read_text()
+
+
+def test_more_than_a_twentieth_of_broken_photos_fails_after_all_is_written(
+    invoke: Invoke, files: Files, trained_run: Path, make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    photos = make_photos(tmp_path / "photos", 18)
+    (photos / "broken.jpg").write_text("no photo")
+    out = tmp_path / "a.json"
+    result = invoke(main, "parity", files.good, *options(trained_run, photos), "--no-fid", "--json", out)
+    assert "1 of 19 photos cannot be read, more than 5%" in result.error(1)
+    assert json.loads(out.read_text())["passed"] and "18 compared" in result.out
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("place", ["/dev/null", "gone/a", "."])
+def test_a_file_that_cannot_be_written_is_refused_first(
+    invoke: Invoke, files: Files, option: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(main, "parity", files.good, *options(tmp_path / "run", tmp_path / "photos"), option, place)
+    assert re.search(rf"error: {re.escape(place)}: cannot be written", result.error(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_that_cannot_be_kept_are_noted_and_change_nothing(
+    invoke: Invoke, files: Files, trained_run: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*options(trained_run, photo_folder), "--features", files.features, "--max-fid-delta", "1"]
+    expected = invoke(main, "parity", files.good, *given)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CGAN_CACHE", str(tmp_path / "file"))
+    found = invoke(main, "parity", files.good, *given)
+    assert (found.code, found.out) == (0, expected.out)
+    assert found.err.count("features are not kept there") == 1 and "note: " in found.err
 
 
 class Page(html.parser.HTMLParser):
