@@ -387,7 +387,8 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
 
     parity = check_parity(backend, run, photos(), device=device)
     console.log("parity", passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()})
-    console.note(parity.table())
+    for line in parity.table().splitlines():
+        console.note(line)
     if not parity.passed:
         raise GateError(
             f"{backend.path} is not the model of {run} ({parity.failed_gates()}); nothing was written; export it again"

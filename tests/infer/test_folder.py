@@ -328,7 +328,8 @@ def test_a_model_that_is_not_the_run_stops_before_anything_is_written(
     assert not out.exists()
     passed = invoke(main, "folder", photo_folder, out, *check)
     assert passed.code == 0, passed.err
-    assert "pass  " in passed.err
+    assert "\npass  --min-psnr" in passed.err
+    assert "\\n" not in passed.err  # a table, line by line
     assert (out / "report.json").exists()
 
 
