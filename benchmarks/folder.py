@@ -30,7 +30,7 @@ from PIL import Image
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.machine import machine
+from benchmarks.machine import arguments, machine
 from benchmarks.peers import NEEDED, PEERS
 from cgan.spec import PHOTO_FORMATS
 from infer.backends import DEFAULT_MODEL, open_model
@@ -117,7 +117,7 @@ def main(
     }
     if json_file:
         record = {
-            "arguments": sys.argv[1:],
+            "arguments": arguments(),
             "machine": machine(),
             "figures": {name: [asdict(turn) for turn in turns] for name, turns in figures.items()},
             "ratios": ratios,

@@ -27,7 +27,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.folder import make_photos
-from benchmarks.machine import machine
+from benchmarks.machine import arguments, machine
 from cgan.spec import UserError, exit_on_user_error
 from infer.backends import DEFAULT_MODEL, open_model
 from infer.backends.base import Backend
@@ -109,7 +109,7 @@ def main(
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
         rows = measure(contestants, sizes, kinds or KINDS, files, seconds)
         record = {
-            "arguments": sys.argv[1:],
+            "arguments": arguments(),
             "machine": machine(),
             "first": next(iter(contestants)),
             "rows": [row.figures() for row in rows],

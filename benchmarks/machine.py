@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def arguments() -> list[str]:
+    """The command's arguments; of paths the last part, since the rest says something of this machine alone."""
+    return [Path(part).name if "/" in part else part for part in sys.argv[1:]]
 
 
 def cpu_name() -> str:

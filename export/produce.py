@@ -152,22 +152,10 @@ def make_engine(
     find_builder(engine)  # before the minutes that the export may take
     with tempfile.TemporaryDirectory() as folder:
         if source.suffix.lower() == ".onnx":
-            onnx = source
-            with open_model(onnx, "cpu") as backend:
-                if backend.sidecar is None:
-                    raise UserError(
-                        f"{onnx}: found no sidecar beside it, expected {sidecar_path(onnx).name}; export it again"
-                    )
-                sidecar = backend.sidecar
-            if options.verify and not sidecar.verification.get("verified"):
-                raise UserError(
-                    f"{onnx}: found it {sidecar.verification.get('reason', 'not verified')}, expected one that was "
-                    "compared with its model; export it again, or build from it with --no-verify"
-                )
-            notes: tuple[str, ...] = ()
+            made = _existing_onnx(source, options)
         else:
             made = make_onnx(source, Path(folder), replace(options, int8_target="tensorrt", keep_failed=False))
-            onnx, sidecar, notes = made.path, made.sidecar, made.notes
+        onnx, sidecar, notes = made.path, made.sidecar, made.notes
         target = out / artefact_name(sidecar.spec, engine.flavour, "tensorrt")
         with _publishing(target, options.keep_failed) as (temporary, name):
             record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
@@ -236,6 +224,20 @@ def _compared(
     if reference is None:
         return {"verified": False, "reason": "not verified: --no-verify"}
     return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, name=name)
+
+
+def _existing_onnx(path: Path, options: ExportOptions) -> Artefact:
+    """An ONNX file of an earlier export, once its sidecar vouches for it."""
+    with open_model(path, "cpu") as backend:
+        sidecar = backend.sidecar
+    if sidecar is None:
+        raise UserError(f"{path}: found no sidecar beside it, expected {sidecar_path(path).name}; export it again")
+    if options.verify and not sidecar.verification.get("verified"):
+        raise UserError(
+            f"{path}: found it {sidecar.verification.get('reason', 'not verified')}, expected one that was compared "
+            "with its model; export it again, or build from it with --no-verify"
+        )
+    return Artefact(path, sidecar)
 
 
 @contextmanager

@@ -20,6 +20,33 @@ SHOWN_FAILURES = 20
 """Failures listed on screen; the report has all."""
 
 
+class Progress:
+    """A bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, quiet: bool, total: int | None = None) -> None:
+        from tqdm import tqdm
+
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._bar: Any = tqdm(total=total, unit="img", disable=quiet or self._lines, leave=total is not None)
+        self._last_line = time.monotonic()
+
+    def update(self, done: int, line: str, total: int | None = None, beside: dict[str, int] | None = None) -> None:
+        """So many are done, which `line` says where there is no bar."""
+        if not self._bar.disable:
+            if total is not None:
+                self._bar.total = total
+            if beside:
+                self._bar.set_postfix(beside, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif self._lines and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            say(line)
+
+    def close(self) -> None:
+        """Leave the terminal to others."""
+        self._bar.close()
+
+
 class Console:
     """Progress of a run: a bar on a terminal, a line now and then elsewhere; or JSON for machines.
 
@@ -31,35 +58,26 @@ class Console:
     def __init__(self, quiet: bool = False, log_json: bool = False) -> None:
         self.quiet = quiet or log_json
         self.log_json = log_json
-        self._bar: Any = None
-        self._lines = False
-        self._last_line = 0.0
+        self._progress: Progress | None = None
         self._total = 0
 
     def begin(self, total: int) -> None:
         """Files are about to be settled, so many in all."""
-        from tqdm import tqdm
-
         self._total = total
-        self._lines = not self.quiet and not sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit="img", disable=self.quiet or self._lines)
-        self._last_line = time.monotonic()
+        self._progress = Progress(self.quiet, total)
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
         """One more file was settled."""
         self.log("file", name=event.job.name, output=event.job.output, state=event.state, reason=event.reason)
-        if not self._bar.disable:
-            failed = len(outcome.failed)
-            self._bar.set_postfix(done=outcome.done, skipped=outcome.skipped, failed=failed, refresh=False)
-            self._bar.update(1)
-        elif self._lines and time.monotonic() - self._last_line > PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            say(f"{outcome.settled}/{self._total}  {counts(outcome)}")
+        if self._progress:
+            line = f"{outcome.settled}/{self._total}  {counts(outcome)}"
+            found = {"done": outcome.done, "skipped": outcome.skipped, "failed": len(outcome.failed)}
+            self._progress.update(outcome.settled, line, beside=found)
 
     def end(self) -> None:
         """All files are settled, or the run stopped."""
-        if self._bar:
-            self._bar.close()
+        if self._progress:
+            self._progress.close()
 
     def note(self, text: str) -> None:
         """What people want to know, unless they want quiet."""

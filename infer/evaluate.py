@@ -154,9 +154,7 @@ class _Measurement:
     def __init__(
         self, model: Backend, batch_size: int | None, network: "FeatureNetwork | None", folder: Path | None
     ) -> None:
-        most = model.batch_range[1]
-        wanted = batch_size or model.default_batch
-        self.batch = wanted if most is None else min(wanted, most)
+        self.batch = model.within_range(batch_size or model.default_batch)
         self.model = model
         self.columns: dict[str, list[Tensor]] = {}
         self.distributions = Distributions(network, folder, model.on_gpu, sets=2)

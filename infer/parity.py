@@ -210,9 +210,7 @@ class _Comparison:
         network: "FeatureNetwork | None",
         folder: Path | None,
     ) -> None:
-        most = candidate.batch_range[1]
-        wanted = batch_size or candidate.batch_size or candidate.default_batch
-        self.batch = wanted if most is None else min(wanted, most)
+        self.batch = candidate.within_range(batch_size or candidate.batch_size or candidate.default_batch)
         self.candidate, self.reference = candidate, reference
         # Fixed, since the last bits of PyTorch's pictures depend on it.
         self.reference_batch = min(reference.default_batch, UNIT)

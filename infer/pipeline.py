@@ -20,15 +20,7 @@ import numpy as np
 
 from infer.backends.base import Backend, OutOfMemory
 from infer.dispatch import IO_THREADS, Dispatcher
-from infer.images import (
-    Floats,
-    Photo,
-    PhotoError,
-    decode,
-    model_input,
-    pixels_of,
-    render_size_for,
-)
+from infer.images import Floats, Photo, PhotoError, decode, model_input, pixels_of, render_size_for
 from infer.jobs import Job, check
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.render import write_photo

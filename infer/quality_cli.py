@@ -3,7 +3,6 @@
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,6 @@ from infer.cli_options import backend_option, device_option, provider_option
 
 if TYPE_CHECKING:
     from cgan.features import FeatureNetwork
-
-PLAIN_SECONDS = 30
-"""Where there is no terminal, a line of progress is printed this often."""
 
 MOST_UNREADABLE = 0.05
 """A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
@@ -221,23 +217,14 @@ def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, elsewhere a line now and then."""
-    from tqdm import tqdm
+    """What tells of photos done."""
+    from infer.console import Progress
 
-    terminal = sys.stderr.isatty()
-    bar: Any = tqdm(unit="img", disable=quiet or not terminal, leave=False)
-    last = time.monotonic()
-
-    def update(done: int, total: int) -> None:
-        nonlocal last
-        bar.total = total
-        bar.update(done - bar.n)
-        if not (quiet or terminal) and time.monotonic() - last > PLAIN_SECONDS:
-            last = time.monotonic()
-            print(f"{done}/{total} photos", file=sys.stderr, flush=True)
-
-    with bar:
-        yield update
+    progress = Progress(quiet)
+    try:
+        yield lambda done, total: progress.update(done, f"{done}/{total} photos", total)
+    finally:
+        progress.close()
 
 
 def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str]) -> None:

@@ -131,7 +131,7 @@ class Backend(ABC):
     @property
     def default_batch(self) -> int:
         """Photos in a batch where nothing else is asked for, within `batch_range`."""
-        return self._within_range(GPU_BATCH if self.on_gpu else CPU_BATCH)
+        return self.within_range(GPU_BATCH if self.on_gpu else CPU_BATCH)
 
     @property
     def pads(self) -> bool:
@@ -207,10 +207,11 @@ class Backend(ABC):
     def _filled(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         """The batch with its last photo repeated as often as the engine needs, or runs faster with."""
         wanted = self.batch_size if self.pads and self.batch_size else 1
-        missing = self._within_range(wanted) - len(gray)
+        missing = self.within_range(wanted) - len(gray)
         return np.concatenate([gray, np.repeat(gray[-1:], missing, axis=0)]) if missing > 0 else gray
 
-    def _within_range(self, batch: int) -> int:
+    def within_range(self, batch: int) -> int:
+        """The batch nearest to this one that the engine takes."""
         least, most = self.batch_range
         return max(least, batch if most is None else min(batch, most))
 

@@ -3,7 +3,6 @@
 import io
 import struct
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,13 @@ from cgan.spec import LUMA_REC601
 from infer import images
 from infer.cli import FORMAT_CHOICES
 from infer.images import Photo, PhotoError, decode, model_input, pixels_of, render_size_for
+from tests.infer.pictures import content_of, png_of, saved
 
 RNG = np.random.default_rng(0)
 
 
 def photo_of(luma: np.ndarray) -> Photo:
     return Photo(luma=luma, alpha=None, exif=None, icc_profile=None, dpi=None, notes=())
-
-
-def saved(tmp_path: Path, name: str, image: Image.Image, **options: object) -> Path:
-    path = tmp_path / name
-    image.save(path, **options)
-    return path
-
-
-def content_of(image: Image.Image, format_: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
 
 
 def gray_u8(height: int = 24, width: int = 31) -> np.ndarray:
@@ -43,19 +31,6 @@ def gray_u8(height: int = 24, width: int = 31) -> np.ndarray:
 def smooth_rgb(height: int = 64, width: int = 96, low: int = 0, high: int = 256) -> Image.Image:
     image = Image.fromarray(RNG.integers(low, high, (height // 8, width // 8, 3), np.uint8))
     return image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def png_of(samples: np.ndarray, color_type: int, before_data: bytes = b"") -> bytes:
-    """A PNG of 16 bits a channel, which Pillow does not write: H x W x channels; further chunks may come first."""
-    height, width, _ = samples.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + before_data + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".tiff", ".pgm", ".gif"])

@@ -1,6 +1,5 @@
 """A photo in: what of a file is kept beside its luma."""
 
-import io
 import struct
 import zlib
 from pathlib import Path
@@ -12,21 +11,10 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from infer.images import Photo, decode
+from tests.infer.pictures import chunk, content_of, png_of, saved
 
 RNG = np.random.default_rng(0)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="view"/></x:xmpmeta>'
-
-
-def saved(tmp_path: Path, name: str, image: Image.Image, **options: object) -> Path:
-    path = tmp_path / name
-    image.save(path, **options)
-    return path
-
-
-def content_of(image: Image.Image, format_: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
 
 
 def tags_of(photo: Photo) -> dict[int, object]:
@@ -37,19 +25,6 @@ def tags_of(photo: Photo) -> dict[int, object]:
 
 def gray_u8(height: int = 24, width: int = 31) -> np.ndarray:
     return RNG.integers(0, 256, (height, width), np.uint8)
-
-
-def png_of(samples: np.ndarray, color_type: int, before_data: bytes = b"") -> bytes:
-    """A PNG of 16 bits a channel, which Pillow does not write: H x W x channels; further chunks may come first."""
-    height, width, _ = samples.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + before_data + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
