@@ -28,3 +28,26 @@ def sharpened(gray: Tensor, amounts: Tensor) -> Tensor:
     blurred = F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))
     mixed = gray + amounts.to(gray).view(-1, 1, 1, 1) * (gray - blurred)
     return mixed.clamp(0, 1).to(memory_format=torch.channels_last)
+
+
+def cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """A square part of each photo, enlarged to the photo's size (bilinear, rounded).
+
+    Args:
+        pixels: N x C x H x W uint8.
+        boxes: N x 3 in [0, 1]: the share of height and width that is kept, and where in the rest it begins, from left
+            to right and from top to bottom.
+
+    Returns:
+        N x C x H x W uint8.
+    """
+    share, left, top = boxes.to(pixels.device, torch.float32).unbind(1)
+    # affine_grid maps [-1, 1] of the result to the part's place in [-1, 1] of the photo.
+    zero = torch.zeros_like(share)
+    rows = [
+        torch.stack([share, zero, (1 - share) * (2 * left - 1)], dim=1),
+        torch.stack([zero, share, (1 - share) * (2 * top - 1)], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(pixels.shape), align_corners=False)
+    parts = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+    return parts.round().to(torch.uint8)

@@ -25,6 +25,7 @@ from cgan.spec import COLOR_SPACES, UserError, exit_on_user_error
 if TYPE_CHECKING:
     from cgan.distributed import World
     from cgan.metrics import FeatureNetwork
+    from cgan.networks import Generator
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
@@ -72,6 +73,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("seed", "Seed of split, weights and order.")
 @_option("test_fraction", "Share of the photos held out.")
 @_option("flip", "Mirror training photos at random.")
+@_option("crop", "Crop training photos at random, down to this share of height and width, often 0.6; 1 is off.")
 @_option("sharpness", "Blur and sharpen the gray input at random, up to this amount, often 3; 0 is off.")
 @_option("precision", "auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32.", type=click.Choice(PRECISION_CHOICES))
 @_option("device", "Where to compute.", type=click.Choice(DEVICE_CHOICES))
@@ -81,6 +83,11 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
     "best_by", "What chooses the best checkpoint; auto: fid, with --no-fid psnr.", type=click.Choice(BEST_BY_CHOICES)
 )
 @_option("save_every", "Keep a checkpoint every so many epochs; 0 is never.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Begin with the generator of this run or checkpoint instead of random weights.",
+)
 @click.option(
     "--inception-weights",
     type=click.Path(path_type=Path),
@@ -93,6 +100,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 def command(
     data: str,
     out: Path,
+    init: Path | None,
     inception_weights: Path | None,
     resume: bool,
     dry_run: bool,
@@ -116,11 +124,11 @@ def command(
         raise UserError(
             f"training needs the package {error.name}; install it with pip install 'cgan[train]'"
         ) from error
-    config = state.resolve(config)
+    config, start = state.begin_with(state.resolve(config), init)
     features = metrics.load_inception(inception_weights) if config.fid else None
     try:
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
-            _train(data, out, config, features, world, progress, resume, dry_run)
+            _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
         print(f"interrupted; go on with --resume --out {out}", file=sys.stderr)
         sys.exit(130)
@@ -130,6 +138,7 @@ def _train(
     data: str,
     out: Path,
     config: TrainConfig,
+    start: "Generator | None",
     features: "FeatureNetwork | None",
     world: "World",
     progress: "_Progress",
@@ -158,7 +167,7 @@ def _train(
             print(f"warning: passed over {name}: {reason}", file=sys.stderr)
         if photos.near_gray:
             print(f"warning: {photos.near_gray} of {len(photos.names)} photos are near gray", file=sys.stderr)
-    run = training.setup(out, config, photos, resume, world)
+    run = training.setup(out, config, photos, resume, world, start)
     progress.say(
         f"{len(run.split.train)} photos train, {len(run.split.test)} are held out; {config.device}, {config.precision}"
         + (f", {world.size} processes" if world.size > 1 else "")

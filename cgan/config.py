@@ -76,6 +76,8 @@ class TrainConfig:
     """Share of the photos that is held out from training."""
     flip: bool = False
     """Whether training photos are mirrored at random."""
+    crop: float = 1.0
+    """Smallest share of a training photo's height and width that is kept of it at random; 1 is off."""
     sharpness: float = 0.0
     """Largest amount by which the generator's training input is sharpened; each photo has its own, from -1 (blurred)
     on; see `cgan.augment.sharpened`. 0 is off."""
@@ -91,6 +93,8 @@ class TrainConfig:
     """Held-out metric that chooses the best checkpoint; auto is fid where it is measured, else psnr."""
     save_every: int = 0
     """A checkpoint to keep is written every so many epochs; 0 is never."""
+    init_sha256: str = ""
+    """Digest of the generator weights that the run begins with (--init); empty is random ones."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -127,6 +131,7 @@ class TrainConfig:
         _check(0 < self.lr < float("inf"), "--lr", self.lr, "a finite number above 0")
         _check(0 <= self.ema < 1, "--ema", self.ema, "a decay in [0, 1)")
         _check(0 <= self.seed < 2**63, "--seed", self.seed, "a whole number in [0, 2^63)")
+        _check(0.1 <= self.crop <= 1, "--crop", self.crop, "a share from 0.1 to 1")
         _check(0 <= self.sharpness <= 10, "--sharpness", self.sharpness, "an amount from 0 to 10")
         _check(0 < self.test_fraction < 1, "--test-fraction", self.test_fraction, "a share between 0 and 1")
 

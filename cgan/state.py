@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cgan import __version__
+from cgan.checkpoint import load_generator
 from cgan.color import COLOR_TARGETS, ColorSpace
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.dataset import Photos, Split, epoch_batches, prefetch
@@ -157,7 +159,37 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return replace(config, device=device, precision=precision, best_by=best_by)
 
 
-def build(folder: RunFolder, config: TrainConfig, photos: Photos, split: Split, world: World) -> Run:
+def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, Generator | None]:
+    """The generator that a run goes on from, and the configuration that names its weights.
+
+    Args:
+        config: of the new run.
+        source: a run folder (its last checkpoint) or a checkpoint; None is random weights.
+
+    Raises:
+        UserError: nothing there, not a checkpoint, or a generator of another shape than the configuration's.
+        GateError: its weights were changed.
+    """
+    if source is None:
+        return config, None
+    generator, spec = load_generator(source)
+    found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
+    if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wrong.items())
+        raise UserError(
+            f"--init {source}: found a generator of {options}, expected that of the options; give {options}"
+        )
+    return replace(config, init_sha256=spec.weights_sha256), generator
+
+
+def build(
+    folder: RunFolder,
+    config: TrainConfig,
+    photos: Photos,
+    split: Split,
+    world: World,
+    start: Generator | None = None,
+) -> Run:
     """Networks, optimisers and data of a run as it begins.
 
     Args:
@@ -166,10 +198,13 @@ def build(folder: RunFolder, config: TrainConfig, photos: Photos, split: Split, 
         photos: prepared photos of config.size.
         split: which of them train.
         world: the processes that train together.
+        start: the generator to begin with; random weights when None.
     """
     device = torch.device("cuda", world.local_rank) if config.device == "cuda" else torch.device("cpu")
     torch.manual_seed(config.seed)
     networks: dict[str, nn.Module] = {"generator": build_generator(config)}
+    if start is not None:  # in place of random weights that were drawn all the same: the discriminator's stay theirs
+        networks["generator"].load_state_dict(start.state_dict())
     if discriminator := build_discriminator(config):
         networks["discriminator"] = discriminator
     optimizers: dict[str, torch.optim.Optimizer] = {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cgan.augment import sharpened
+from cgan.augment import cropped, sharpened
 from cgan.losses import (
     GAN_LOSSES,
     discriminator_accuracy,
@@ -30,6 +30,8 @@ class Batch:
     """N values in [0, 1] for the gradient penalty."""
     weight: float
     """N relative to its mean over the processes: their gradients are averaged as if all had as many photos."""
+    crop: Tensor | None = None
+    """N x 3 boxes for `cgan.augment.cropped`, None for whole photos."""
     sharpen: Tensor | None = None
     """N amounts for `cgan.augment.sharpened`, None to leave the generator's input as it is."""
 
@@ -40,7 +42,8 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
     In the warm-up, and without a discriminator, the generator is stepped on L1 alone.
     """
     with watch.phase("data"):
-        gray, truth = run.gray_and_truth(batch.pixels)
+        pixels = batch.pixels if batch.crop is None else cropped(batch.pixels, batch.crop)
+        gray, truth = run.gray_and_truth(pixels)
         # The losses and the discriminator go by the photo's own luma.
         seen = gray if batch.sharpen is None else sharpened(gray, batch.sharpen)
     with watch.phase("forward"), run.autocast():

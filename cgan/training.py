@@ -20,6 +20,7 @@ from cgan.distributed import World
 from cgan.evaluation import calibrate_batch_norm, evaluate
 from cgan.figures import sample_grid
 from cgan.metrics import FeatureNetwork
+from cgan.networks import Generator
 from cgan.run_folder import RunFolder
 from cgan.spec import GateError, UserError, json_sha256
 from cgan.state import Metrics, Run, build, environment
@@ -42,7 +43,14 @@ OnStep = Callable[[int, int, dict[str, float]], None]
 """Called with (photos done, photos in the epoch, mean losses so far)."""
 
 
-def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = False, world: World | None = None) -> Run:
+def setup(
+    folder: Path,
+    config: TrainConfig,
+    photos: Photos,
+    resume: bool = False,
+    world: World | None = None,
+    start: Generator | None = None,
+) -> Run:
     """Networks, optimisers and data of a run, and its folder; from the last checkpoint with `resume`.
 
     Args:
@@ -51,6 +59,7 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
         photos: prepared photos of config.size.
         resume: go on after the last finished epoch.
         world: the processes that train together; this one alone when None.
+        start: the generator to begin with (see `cgan.state.begin_with`); random weights when None.
 
     Raises:
         UserError: too few photos, another run in the folder, or a resumed run of other options or photos.
@@ -65,7 +74,7 @@ def setup(folder: Path, config: TrainConfig, photos: Photos, resume: bool = Fals
             f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
             f"{world.size}, one photo for each process; start fewer"
         )
-    run = build(RunFolder(folder), config, photos, parts, world)
+    run = build(RunFolder(folder), config, photos, parts, world, start)
     photos_sha256 = json_sha256(list(zip(photos.names, photos.sha256, strict=True)))
     if world.from_main(photos_sha256) != photos_sha256:
         raise UserError(f"process {world.rank} found other photos than process 0; give all machines the same")
@@ -115,8 +124,7 @@ def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None =
     tally = _Tally(run, epoch)
     for step, planned in enumerate(plan, 1):
         with watch.phase("data"):
-            sharpen = None if planned.sharpen is None else planned.sharpen.to(run.device)
-            batch = Batch(next(pixels), planned.mix.to(run.device), planned.weight, sharpen)
+            batch = planned.batch(next(pixels))
         tally.add(train_step(run, batch, watch, warmup=epoch <= config.warmup_epochs), planned)
         if run.device.type == "cpu" or step % CHECK_EVERY == 0 or step == len(plan):
             tally.check()
@@ -170,11 +178,17 @@ class _Planned:
 
     indices: Tensor
     flip: Tensor | None
+    crop: Tensor | None
     sharpen: Tensor | None
     mix: Tensor
     weight: float
     total: int
     """Photos of the step over all processes."""
+
+    def batch(self, pixels: Tensor) -> Batch:
+        """What the step gets, on the device of its photos."""
+        crop, sharpen = (None if drawn is None else drawn.to(pixels.device) for drawn in (self.crop, self.sharpen))
+        return Batch(pixels, self.mix.to(pixels.device), self.weight, crop, sharpen)
 
 
 def _plan(run: Run, epoch: int) -> list[_Planned]:
@@ -186,11 +200,15 @@ def _plan(run: Run, epoch: int) -> list[_Planned]:
         flip, mix = torch.rand(len(indices), generator=random) < 0.5, torch.rand(len(indices), generator=random)
         # Drawn only where it is wanted, so that runs without it stay what they were.
         sharpen = torch.rand(len(indices), generator=random) * (1 + config.sharpness) - 1 if config.sharpness else None
+        crop = torch.rand(len(indices), 3, generator=random) if config.crop < 1 else None
+        if crop is not None:
+            crop[:, 0] = config.crop + (1 - config.crop) * crop[:, 0]
         mine = world.share(indices)
         plan.append(
             _Planned(
                 indices=mine,
                 flip=world.share(flip) if config.flip else None,
+                crop=None if crop is None else world.share(crop),
                 sharpen=None if sharpen is None else world.share(sharpen),
                 mix=world.share(mix),
                 weight=len(mine) * world.size / len(indices),

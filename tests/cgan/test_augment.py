@@ -1,11 +1,12 @@
-"""Blurring and sharpening of the network's input."""
+"""What training changes about photos: crops, and how sharp the network's input is."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from cgan.augment import sharpened
+from cgan.augment import cropped, sharpened
 
 
 def edge(height: int = 24, width: int = 24) -> torch.Tensor:
@@ -50,3 +51,50 @@ def test_each_photo_has_its_own_amount_and_values_stay_in_range() -> None:
     assert both.min() >= 0
     assert both.max() <= 1
     assert both[1].max() == 1
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_crop_of_the_whole_is_the_photo_wherever_it_begins(left: float, top: float) -> None:
+    pixels = noise(2, 3, 8, 12)
+    assert torch.equal(cropped(pixels, torch.tensor([[1.0, left, top]]).expand(2, 3)), pixels)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_half_of_a_photo_of_four_tiles_is_a_tile(left: int, top: int) -> None:
+    tiles = torch.tensor([[10, 60], [120, 250]], dtype=torch.uint8)
+    pixels = tiles.repeat_interleave(8, 0).repeat_interleave(8, 1).expand(1, 3, 16, 16)
+    part = cropped(pixels, torch.tensor([[0.5, left, top]]))
+    # A bilinear filter mixes half a pixel of the neighbour in at the cut.
+    assert (part[..., 1:-1, 1:-1] == tiles[top, left]).all()
+
+
+def test_a_crop_enlarges_as_a_resize_of_the_part_does() -> None:
+    pixels = noise(1, 3, 16, 16)
+    part = cropped(pixels, torch.tensor([[0.5, 0.5, 0.25]]))
+    resized = F.interpolate(pixels[..., 2:10, 4:12].float(), (16, 16), mode="bilinear").round()
+    assert torch.equal(part[..., 1:-1, 1:-1].float(), resized[..., 1:-1, 1:-1])
+
+
+@given(st.floats(0.1, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_crop_stays_within_the_photo(share: float, left: float, top: float) -> None:
+    """A ramp shows where each pixel came from."""
+    ramp = torch.arange(64, dtype=torch.uint8)
+    pixels = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64)])[None]
+    part = cropped(pixels, torch.tensor([[share, left, top]])).float()
+    for channel, begin in ((0, left), (1, top)):
+        first = (1 - share) * begin * 64
+        assert float(part[0, channel].min()) >= first - 1.01
+        assert float(part[0, channel].max()) <= first + share * 64 + 0.01
+        assert float(part[0, channel].max() - part[0, channel].min()) == pytest.approx(share * 63, abs=1.6)
+
+
+def test_each_photo_has_its_own_crop() -> None:
+    pixels = noise(2, 3, 16, 16)
+    boxes = torch.tensor([[0.3, 0.1, 0.9], [0.8, 0.5, 0.0]])
+    both = cropped(pixels, boxes)
+    for i in range(2):
+        assert torch.equal(both[i : i + 1], cropped(pixels[i : i + 1], boxes[i : i + 1]))

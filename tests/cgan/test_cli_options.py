@@ -43,6 +43,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "seed": [((), 1), ((), 2**63 - 1)],
     "test_fraction": [((), 0.5)],
     "flip": [((), True)],
+    "crop": [((), 0.5)],
     "sharpness": [((), 3.0)],
     "precision": [((), "bf16")],
 }
@@ -56,6 +57,7 @@ TESTED_BY = {
     "fid": "test_fid_is_on_unless_left_out_and_needs_its_weights",
     "best_by": "test_best_by_chooses_the_best_checkpoint",
     "save_every": "test_save_every_keeps_checkpoints",
+    "init": "test_init_begins_with_the_weights_of_another_run",
     "inception_weights": "test_fid_and_kid_are_written_with_their_fingerprint",
     "resume": "test_resume_goes_on_after_the_last_epoch",
     "dry_run": "test_a_dry_run_prints_the_resolved_configuration_and_touches_nothing",

@@ -64,6 +64,7 @@ OTHER_VALUES = {
     "seed": 1,
     "test_fraction": 0.1,
     "flip": True,
+    "crop": 0.6,
     "sharpness": 3.0,
     "precision": "bf16",
     "device": "cpu",
@@ -71,6 +72,7 @@ OTHER_VALUES = {
     "fid": False,
     "best_by": "l1",
     "save_every": 5,
+    "init_sha256": "0" * 64,
 }
 """A valid value other than the default for each field."""
 
@@ -94,7 +96,8 @@ def test_defaults_are_the_final_configuration_of_the_report() -> None:
     assert (config.gan_loss, config.loss_space, config.blocks, config.discriminator_scales) == ("bce", "native", 1, 5)
     off = ("gradient_penalty", "weight_clip", "r1", "ema", "warmup_epochs", "decay_epochs", "discriminator_width")
     assert not any(getattr(config, name) for name in off)
-    assert not (config.spectral_norm or config.flip or config.compile)
+    assert not (config.spectral_norm or config.flip or config.compile or config.sharpness or config.init_sha256)
+    assert config.crop == 1
 
 
 def test_choices_are_the_registries() -> None:
@@ -131,6 +134,8 @@ BAD_VALUES = {
     **{("size", value): SIZE for value in (0, -32, 16, 33, 100)},
     **{("lr", value): "a finite number above 0" for value in (0.0, -1e-3, INFINITY, NAN)},
     **{("ema", value): "a decay in [0, 1)" for value in (-0.1, 1.0, NAN)},
+    **{("crop", value): "a share from 0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
+    **{("sharpness", value): "an amount from 0 to 10" for value in (-1.0, 11.0, NAN)},
     **{("seed", value): "a whole number in [0, 2^63)" for value in (-1, 2**63)},
     **{("test_fraction", value): "a share between 0 and 1" for value in (0.0, 1.0, -0.1, NAN)},
 }
@@ -165,6 +170,8 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(name: str, valu
         {"lr": 1e-30},
         {"ema": 0.0},
         {"ema": 0.999999},
+        {"crop": 0.1},
+        {"sharpness": 10.0},
         {"seed": 0},
         {"seed": 2**63 - 1},
         {"test_fraction": 0.999},

@@ -39,6 +39,7 @@ EVERYTHING: dict[str, Any] = {
     "spectral_norm": True,
     "ema": 0.9,
     "flip": True,
+    "crop": 0.5,
     "sharpness": 2.0,
     "warmup_epochs": 1,
     "decay_epochs": 2,

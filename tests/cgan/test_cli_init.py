@@ -1,0 +1,108 @@
+"""--init: a run that goes on from the generator of another."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cgan import training
+from cgan.checkpoint import load_generator, weights_digest
+from cgan.cli import main
+from cgan.state import Run
+
+Train = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_curves() -> Iterator[None]:
+    """The curves have tests of their own, and take longer than an epoch here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
+        yield
+
+
+@pytest.fixture
+def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:
+    """`train(name, *options)`: a tiny epoch into tmp_path / name."""
+
+    def call(name: str, *options: object) -> Any:
+        return invoke(main, photo_folder, "--out", tmp_path / name, *tiny_options, "--epochs", 1, *options)
+
+    return call
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Digests of the networks of each run as its first epoch begins."""
+    found: list[dict[str, str]] = []
+    fit = training.fit
+
+    def record(run: Run, *rest: Any) -> None:
+        found.append({name: weights_digest(network.state_dict()) for name, network in run.networks.items()})
+        fit(run, *rest)
+
+    monkeypatch.setattr(training, "fit", record)
+    return found
+
+
+def test_init_begins_with_the_weights_of_another_run(train: Train, tmp_path: Path, begun: list[dict[str, str]]) -> None:
+    assert train("first").code == 0
+    assert train("second", "--init", tmp_path / "first", "--ema", 0.9, "--size", 48, "--crop", 0.7).code == 0
+    spec = load_generator(tmp_path / "first")[1]
+    assert begun[1]["generator"] == begun[1]["average"] == spec.weights_sha256 != begun[0]["generator"]
+    # The discriminator is not what the other run had, but what a run without --init begins with.
+    assert begun[1]["discriminator"] == begun[0]["discriminator"]
+    assert json.loads((tmp_path / "second" / "config.json").read_text())["init_sha256"] == spec.weights_sha256
+    assert load_generator(tmp_path / "second")[1].weights_sha256 != spec.weights_sha256
+
+
+def test_a_checkpoint_file_is_as_good_as_its_run(train: Train, tmp_path: Path) -> None:
+    assert train("first").code == 0
+    for name, source in (("a", tmp_path / "first"), ("b", tmp_path / "first" / "checkpoints" / "best.safetensors")):
+        assert train(name, "--init", source).code == 0
+    a, b = (load_generator(tmp_path / name)[1] for name in "ab")
+    assert (a.weights_sha256, a.config_sha256) == (b.weights_sha256, b.config_sha256)
+
+
+def test_a_resumed_run_goes_on_from_its_own_weights(train: Train, tmp_path: Path, begun: list[dict[str, str]]) -> None:
+    assert train("first").code == 0
+    options = ("--init", tmp_path / "first")
+    assert train("whole", *options, "--epochs", 2).code == 0
+    assert train("parts", *options).code == 0
+    assert train("parts", *options, "--epochs", 2, "--resume").code == 0
+    assert begun[-1]["generator"] not in (begun[0]["generator"], begun[1]["generator"])
+    whole, parts = (load_generator(tmp_path / name)[1] for name in ("whole", "parts"))
+    assert whole.weights_sha256 == parts.weights_sha256
+    refused = train("parts", "--epochs", 3, "--resume")
+    assert refused.code == 2
+    assert "init_sha256 was" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (("--color-space", "ycbcr"), "--color-space rgb"),
+        (("--width", 2), "--width 4"),
+        (("--width", 2, "--blocks", 2), "--width 4 --blocks 1"),
+    ],
+)
+def test_a_generator_of_another_shape_is_refused(
+    train: Train, tmp_path: Path, options: tuple[object, ...], wrong: str
+) -> None:
+    assert train("first").code == 0
+    result = train("second", "--init", tmp_path / "first", *options)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert result.err.endswith(f"found a generator of {wrong}, expected that of the options; give {wrong}\n")
+    assert not (tmp_path / "second").exists()
+
+
+def test_what_is_no_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "model.pt")
+    for source in ("nowhere", "model.pt"):
+        result = train("run", "--init", tmp_path / source)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert source in result.err
+        assert not (tmp_path / "run").exists()
