@@ -54,6 +54,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("gan_loss", "Adversarial loss.", type=click.Choice(GAN_LOSS_CHOICES))
 @_option("loss_space", "Where losses see the colours of hsv and ycbcr.", type=click.Choice(LOSS_SPACE_CHOICES))
 @_option("l1_weight", "Weight of the L1 term beside the adversarial term.")
+@_option("color_weight", "Colourful pixels weigh up to 1 plus this in L1, often 3; 0 is off.")
 @_option("label_smoothing", "The discriminator's target for real photos, with bce.")
 @_option("gradient_penalty", "Weight of the Wasserstein gradient penalty, often 10; 0 is off.")
 @_option("weight_clip", "Bound of the Wasserstein discriminator's weights, often 0.01; 0 is off.")

@@ -39,6 +39,8 @@ class TrainConfig:
     """Whether L1 and discriminator see the colour space itself or RGB made of it (Ballester et al. 2022)."""
     l1_weight: float = 512.0
     """Weight of the L1 term beside the adversarial term in the generator's loss."""
+    color_weight: float = 0.0
+    """How much more colourful pixels weigh in L1, see `cgan.losses.color_weights`; 0 is off."""
     label_smoothing: float = 0.9
     """Target of real photos in the discriminator's bce loss; fake ones get 1 minus it."""
     gradient_penalty: float = 0.0
@@ -111,7 +113,7 @@ class TrainConfig:
         _choice("--best-by", self.best_by, BEST_BY_CHOICES)
 
     def _check_ranges(self) -> None:
-        for name in ("l1_weight", "gradient_penalty", "weight_clip", "r1"):
+        for name in ("l1_weight", "color_weight", "gradient_penalty", "weight_clip", "r1"):
             value = getattr(self, name)
             _check(0 <= value < float("inf"), _flag(name), value, "a finite number of at least 0")
         for name in ("width", "blocks", "epochs", "batch_size"):
@@ -146,6 +148,8 @@ class TrainConfig:
             _check(
                 self.l1_weight > 0, "--l1-weight", self.l1_weight, "more than 0 where L1 is all there is to learn from"
             )
+        if not self.l1_weight:
+            self._needs_default("color_weight", "--l1-weight")
         if self.discriminator != "unet":
             self._needs_default("discriminator_scales", "--discriminator unet")
         if self.gan_loss != "bce":

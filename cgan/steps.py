@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cgan.augment import cropped, sharpened
 from cgan.losses import (
     GAN_LOSSES,
+    color_weights,
     discriminator_accuracy,
     gradient_penalty,
     r1_penalty,
@@ -58,7 +59,9 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
             logits = run.compiled["discriminator"](torch.cat([gray, colors], 1))
             adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits)
     l1 = reconstruction_loss(colors, truth)
-    loss = run.config.l1_weight * l1
+    strength = run.config.color_weight
+    weighted = reconstruction_loss(colors, truth, color_weights(pixels, strength)) if strength else l1
+    loss = run.config.l1_weight * weighted
     if adversarial is not None:
         loss = loss + adversarial
         losses["adversarial"] = adversarial.detach()

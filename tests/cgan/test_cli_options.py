@@ -24,6 +24,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "gan_loss": [((), "wasserstein"), ((), "hinge")],
     "loss_space": [(HSV, "rgb"), (YCBCR, "rgb")],
     "l1_weight": [((), 1.0)],
+    "color_weight": [((), 3.0)],
     "label_smoothing": [((), 0.7)],
     "gradient_penalty": [(WASSERSTEIN, 10.0)],
     "weight_clip": [(WASSERSTEIN, 0.01)],

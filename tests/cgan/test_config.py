@@ -45,6 +45,7 @@ OTHER_VALUES = {
     "gan_loss": "hinge",
     "loss_space": "rgb",
     "l1_weight": 100.0,
+    "color_weight": 3.0,
     "label_smoothing": 0.8,
     "gradient_penalty": 10.0,
     "weight_clip": 0.01,
@@ -97,6 +98,7 @@ def test_defaults_are_the_final_configuration_of_the_report() -> None:
     off = ("gradient_penalty", "weight_clip", "r1", "ema", "warmup_epochs", "decay_epochs", "discriminator_width")
     assert not any(getattr(config, name) for name in off)
     assert not (config.spectral_norm or config.flip or config.compile or config.sharpness or config.init_sha256)
+    assert not config.color_weight
     assert config.crop == 1
 
 
@@ -123,7 +125,7 @@ SIZE = "a multiple of 16, at least 32"
 BAD_VALUES = {
     **{
         (name, value): FINITE
-        for name in ("l1_weight", "gradient_penalty", "weight_clip", "r1")
+        for name in ("l1_weight", "color_weight", "gradient_penalty", "weight_clip", "r1")
         for value in (-1e-9, -1.0, INFINITY, NAN)
     },
     **{(name, value): "at least 1" for name in ("width", "blocks", "epochs", "batch_size") for value in (0, -4)},
@@ -193,6 +195,7 @@ WITHOUT_EFFECT = [
             *("discriminator_width", "discriminator_scales", "gan_loss", "warmup_epochs"),
         )
     ),
+    ({"l1_weight": 0.0}, "color_weight", 3.0, "--l1-weight"),
     ({"discriminator": "patch"}, "discriminator_scales", 4, "--discriminator unet"),
     ({"discriminator": "dense"}, "discriminator_scales", 2, "--discriminator unet"),
     ({"gan_loss": "hinge"}, "label_smoothing", 1.0, "--gan-loss bce"),

@@ -12,6 +12,7 @@ from cgan.losses import (
     GAN_LOSSES,
     bce_discriminator,
     bce_generator,
+    color_weights,
     discriminator_accuracy,
     hinge_discriminator,
     reconstruction_loss,
@@ -172,6 +173,33 @@ def test_reconstruction_loss_is_the_mean_absolute_difference() -> None:
     truth = torch.tensor([[0.0, 0.5], [1.0, 0.25]])
     assert reconstruction_loss(torch.tensor([[0.1, 0.5], [0.4, 0.45]]), truth).item() == pytest.approx(0.225)
     assert reconstruction_loss(truth, truth).item() == 0
+
+
+def test_weights_of_reconstruction_loss_multiply_the_differences() -> None:
+    truth = torch.tensor([[0.0, 0.5], [1.0, 0.25]])
+    found = reconstruction_loss(truth + torch.tensor([[0.2, -0.1], [-0.4, 0.2]]), truth, torch.tensor([[2.0], [1.0]]))
+    assert found.item() == pytest.approx((2 * 0.2 + 2 * 0.1 + 0.4 + 0.2) / 4)
+
+
+def test_colourful_pixels_weigh_more_by_the_range_of_their_channels() -> None:
+    pixels = torch.tensor([[90, 90, 90], [255, 0, 80], [10, 112, 61]], dtype=torch.uint8).T[None, :, :, None]
+    assert color_weights(pixels, 3.0).flatten().tolist() == pytest.approx([1, 4, 1 + 3 * 102 / 255])
+    assert color_weights(pixels, 3.0).shape == (1, 1, 3, 1)
+
+
+def test_weights_draw_the_best_constant_towards_colour() -> None:
+    """The minimiser of L1 is a median: gray where six of ten pixels are gray, unless the others weigh more."""
+    pixels = torch.full((1, 3, 10, 1), 100, dtype=torch.uint8)
+    pixels[:, 0, 6:] = 220
+    truth = pixels[:, :1].float() / 255
+    guesses = torch.linspace(0.3, 0.95, 66)
+
+    def best(weights: Tensor | None) -> float:
+        losses = [reconstruction_loss(guess.expand_as(truth), truth, weights).item() for guess in guesses]
+        return guesses[losses.index(min(losses))].item()
+
+    assert best(None) == pytest.approx(100 / 255, abs=0.01)
+    assert best(color_weights(pixels, 3.0)) == pytest.approx(220 / 255, abs=0.01)
 
 
 def test_accuracy_counts_the_right_side_of_zero() -> None:
