@@ -1,9 +1,11 @@
-"""How good a model's colours are on photos that were held out from its training.
+"""How good models' colours are, on photos that they were not trained on.
 
-    python benchmarks/quality.py PHOTOS --split RUN/split.json [--model FILE] [--json FILE]
+    python benchmarks/quality.py PHOTOS [--split RUN/split.json] [--model FILE ...] [--json FILE]
 
-The held-out photos are turned gray, coloured by `cgan-infer folder` as a user would, and compared with the
-originals at their own size. Near-gray originals are left out and counted. Needs the extra "train".
+The photos, with --split the held-out ones of a run, are turned gray, coloured by `cgan-infer folder` as a user would,
+and compared with the originals at their own size: PSNR, colourfulness, and the mean CIEDE2000 difference of the
+pixels. The gray photos themselves stand beside them. Near-gray originals are left out and counted. Needs the extra
+"train".
 """
 
 import json
@@ -16,73 +18,96 @@ import click
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.machine import arguments
+from cgan.delta_e import ciede2000, srgb_to_lab
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
+from cgan.spec import PHOTO_FORMATS
 from infer.backends import DEFAULT_MODEL, open_model
 from infer.cli import main as cgan_infer
+
+Figures = dict[str, float]
 
 
 @click.command()
 @click.argument("photos", type=click.Path(exists=True, path_type=Path))
-@click.option("--split", type=click.Path(exists=True, path_type=Path), required=True, help="split.json of the run.")
-@click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL)
+@click.option("--split", type=click.Path(exists=True, path_type=Path), help="split.json of the run.")
+@click.option("--model", "models", type=click.Path(exists=True, path_type=Path), multiple=True, default=[DEFAULT_MODEL])
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-def main(photos: Path, split: Path, model: Path, json_file: Path | None) -> None:
-    """Print PSNR and colourfulness of coloured, gray and real photos."""
-    names = json.loads(split.read_text())["test"]
+def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: Path | None) -> None:
+    """Print PSNR, CIEDE2000 and colourfulness of coloured, gray and real photos."""
+    names = json.loads(split.read_text())["test"] if split else found_in(photos)
     truths = [ImageOps.exif_transpose(Image.open(photos / name)).convert("RGB") for name in names]
-    columns: dict[str, list[float]] = {}
-    near_gray = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for resolution in ("original", "model"):
-            color_all(truths, Path(folder), model, resolution)
-        for i, truth in enumerate(truths):
-            real = tensor_of(truth)
-            if float(colorfulness(real)) < NEAR_GRAY:
-                near_gray += 1
-                continue
-            raw = Image.open(Path(folder) / "model" / f"{i}.png").resize(truth.size, Image.Resampling.BICUBIC)
-            pictures = {
-                "colored": tensor_of(Image.open(Path(folder) / "original" / f"{i}.png")),
-                "network": tensor_of(raw),
-                "gray": tensor_of(truth.convert("L").convert("RGB")),
-                "real": real,
-            }
-            for name, picture in pictures.items():
-                columns.setdefault(f"{name}_colorfulness", []).append(float(colorfulness(picture)))
-                if name != "real":
-                    columns.setdefault(f"{name}_psnr", []).append(float(psnr(picture, real)))
-    with open_model(model, "cpu") as backend:
-        record = {
-            "arguments": sys.argv[1:],
-            "model_weights_sha256": backend.spec.weights_sha256,
-            "engine": backend.engine,
-            "held_out_photos": len(names),
-            "near_gray_left_out": near_gray,
-            **{name: round(statistics.mean(values), 3) for name, values in columns.items()},
-        }
-    record["colorfulness_ratio"] = round(record["colored_colorfulness"] / record["real_colorfulness"], 3)
-    record["psnr_gain_over_gray"] = round(record["colored_psnr"] - record["gray_psnr"], 3)
+    colored = [truth for truth in truths if float(colorfulness(tensor_of(truth))) >= NEAR_GRAY]
+    gray = [truth.convert("L").convert("RGB") for truth in colored]
+    record = {
+        "arguments": arguments(),
+        "photos": len(truths),
+        "near_gray_left_out": len(truths) - len(colored),
+        "real_colorfulness": round(statistics.mean(float(colorfulness(tensor_of(truth))) for truth in colored), 3),
+        "gray": compare(gray, colored),
+        "models": [measure(model, colored) for model in models],
+    }
+    for figures in record["models"]:
+        figures["psnr_gain_over_gray"] = round(figures["psnr"] - record["gray"]["psnr"], 3)
+        figures["colorfulness_ratio"] = round(figures["colorfulness"] / record["real_colorfulness"], 3)
     if json_file:
         json_file.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
 
-def color_all(truths: list[Image.Image], folder: Path, model: Path, resolution: str) -> None:
+def found_in(photos: Path) -> list[str]:
+    """All photos below a folder."""
+    paths = (path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_FORMATS)
+    return sorted(str(path.relative_to(photos)) for path in paths)
+
+
+def measure(model: Path, truths: list[Image.Image]) -> dict[str, object]:
+    """Figures of one model, with what tells it."""
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = color_all(truths, Path(folder), model)
+        figures = compare(pictures, truths)
+    with open_model(model, "cpu") as backend:
+        spec = backend.spec
+        known = {"model": model.name, "precision": spec.precision, "color_space": spec.color_space}
+        return {**known, "weights_sha256": spec.weights_sha256, "engine": backend.engine, **figures}
+
+
+def compare(pictures: list[Image.Image], truths: list[Image.Image]) -> Figures:
+    """Means over photos."""
+    columns: dict[str, list[float]] = {}
+    for picture, truth in zip(pictures, truths, strict=True):
+        one, other = tensor_of(picture), tensor_of(truth)
+        values = {"psnr": psnr(one, other), "delta_e": delta_e(one, other), "colorfulness": colorfulness(one)}
+        for name, value in values.items():
+            columns.setdefault(name, []).append(float(value))
+    return {name: round(statistics.mean(values), 3) for name, values in columns.items()}
+
+
+def delta_e(one: Tensor, other: Tensor) -> Tensor:
+    """Mean CIEDE2000 over the pixels."""
+    return ciede2000(srgb_to_lab(one), srgb_to_lab(other)).mean()
+
+
+def color_all(truths: list[Image.Image], folder: Path, model: Path) -> list[Image.Image]:
     """Colour the photos' luma with the command; every one has to come through."""
-    gray = folder / "gray"
-    gray.mkdir(exist_ok=True)
+    gray, colored = folder / "gray", folder / "colored"
+    gray.mkdir()
     for i, truth in enumerate(truths):
         truth.convert("L").save(gray / f"{i}.png")
-    arguments = ["folder", str(gray), str(folder / resolution), "--model", str(model), "--resolution", resolution]
     try:
-        cgan_infer([*arguments, "--device", "cpu", "--quiet"])
+        cgan_infer(["folder", str(gray), str(colored), "--model", str(model), "--device", "cpu", "--quiet"])
     except SystemExit as end:
         if end.code:
             raise
+    return [Image.open(colored / f"{i}.png").convert("RGB") for i in range(len(truths))]
 
 
-def tensor_of(image: Image.Image) -> torch.Tensor:
+def tensor_of(image: Image.Image) -> Tensor:
     """1 x 3 x H x W in [0, 1]."""
     pixels = np.asarray(image.convert("RGB")).copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255

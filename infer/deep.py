@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, TiffTags
 
+from infer import iptc
 from infer.images import Photo, PhotoError
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
@@ -48,6 +49,7 @@ TIFF_LAYOUT_TAGS = frozenset(
         *range(512, 533),  # JPEG streams and YCbCr
         TiffImagePlugin.XMP,
         TiffImagePlugin.ICCPROFILE,
+        iptc.TIFF_TAG,
     }
 )
 """Tags that lay out a file. An EXIF block should not hold them, and they would be wrong of this file."""
@@ -118,6 +120,8 @@ def write_tiff(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Pho
     directory = _exif_directory(photo.exif)
     if photo.xmp:
         _set(directory, TiffImagePlugin.XMP, TiffTags.BYTE, photo.xmp)
+    if photo.iptc:
+        _set(directory, iptc.TIFF_TAG, TiffTags.UNDEFINED, photo.iptc)
     if photo.icc_profile:
         _set(directory, TiffImagePlugin.ICCPROFILE, TiffTags.UNDEFINED, photo.icc_profile)
     if photo.dpi:

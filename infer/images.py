@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cgan.spec import PHOTO_FORMATS
+from infer import iptc
 
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
@@ -102,6 +103,9 @@ class Photo:
     """What a user should know of: frames left out, profiles dropped."""
     xmp: bytes | None = None
     """Without orientation."""
+    iptc: bytes | None = None
+    comment: bytes | None = None
+    """Of a JPEG or a GIF."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -204,6 +208,8 @@ def _decode(image: Image.Image) -> Photo:
     exif, xmp, orientation = _metadata(image, notes)
     profile = _profile(image, notes)
     dpi = _resolution(image, notes)
+    comment = image.info.get("comment")
+    captions = iptc.read(image)
     gray, alpha = _split_alpha(image)
     gray = gray if gray.mode in WIDE_MODES else _eight_bit_luma(gray)
     if orientation in UPRIGHT:
@@ -217,6 +223,8 @@ def _decode(image: Image.Image) -> Photo:
         dpi=dpi,
         notes=tuple(notes),
         xmp=xmp,
+        iptc=captions,
+        comment=comment if isinstance(comment, bytes) and comment else None,
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cgan.spec import LUMA_REC601
-from infer import deep
+from infer import deep, iptc
 from infer.images import Floats, Photo, PhotoError
 
 GUIDED_RADIUS = 3
@@ -37,7 +37,24 @@ DEEP_FORMATS = frozenset({"PNG", "TIFF"})
 SIDE_LIMITS = {"JPEG": 65_500, "WEBP": 16_383}
 """Pixels a side that the formats' libraries write: JPEG_MAX_DIMENSION, WEBP_MAX_DIMENSION."""
 
-JPEG_LIMITS = {"exif": 65_533, "xmp": 65_533 - 29, "icc_profile": 255 * (65_533 - 14)}
+METADATA = {"exif": "EXIF", "xmp": "XMP", "icc_profile": "ICC profile", "iptc": "IPTC captions", "comment": "comment"}
+"""What is kept beside a photo, by its field in `Photo`, and what notes call it."""
+
+NOT_HELD = {
+    "PNG": frozenset({"iptc", "comment"}),
+    "WEBP": frozenset({"iptc", "comment"}),
+    "TIFF": frozenset({"comment"}),
+    "BMP": frozenset(METADATA),
+}
+"""Of these, those that a format has no place for."""
+
+JPEG_LIMITS = {
+    "exif": 65_533,
+    "xmp": 65_533 - 29,
+    "icc_profile": 255 * (65_533 - 14),
+    "iptc": iptc.JPEG_LIMIT,
+    "comment": 65_533,
+}
 """Bytes that fit into a JPEG: one segment less the name in it, and for a profile 255 of them."""
 
 Encoded = memoryview | bytes
@@ -102,9 +119,9 @@ def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
         changes["alpha"] = None
         if photo.alpha.getextrema() != (255, 255):
             drop("alpha", "transparency")
-    for field, what in {"exif": "EXIF", "xmp": "XMP", "icc_profile": "ICC profile"}.items():
+    for field, what in METADATA.items():
         content = getattr(photo, field)
-        if content and format_ == "BMP":
+        if content and field in NOT_HELD.get(format_, ()):
             drop(field, what)
         elif content and format_ == "JPEG" and len(content) > JPEG_LIMITS[field]:
             drop(field, what, f"{len(content)} bytes, JPEG holds {JPEG_LIMITS[field]}")
@@ -130,9 +147,11 @@ def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Enc
         "BMP": {},
     }
     options = settings[format_]
-    for field in ("exif", "icc_profile", "dpi", "xmp"):
+    for field in ("exif", "icc_profile", "dpi", "xmp", "comment"):
         if value := getattr(kept, field):
             options[field] = value
+    if kept.iptc:
+        options["extra"] = iptc.jpeg_segment(kept.iptc)
     if not hasattr(os, "memfd_create"):
         buffer = io.BytesIO()
         image.save(buffer, format_, **options)

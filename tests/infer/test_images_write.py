@@ -81,9 +81,11 @@ def test_metadata_survive_a_whole_round(tmp_path: Path, format_: str) -> None:
 
 def test_bmp_says_what_it_leaves_out() -> None:
     alpha = Image.new("L", (31, 24), 7)
-    photo = photo_of(gray(), exif=exif_block(), icc_profile=PROFILE, xmp=XMP, dpi=(300.0, 300.0), alpha=alpha)
+    kept = {"exif": exif_block(), "icc_profile": PROFILE, "xmp": XMP, "iptc": b"caption", "comment": b"note"}
+    photo = photo_of(gray(), **kept, dpi=(300.0, 300.0), alpha=alpha)
     found, notes = written(photo, "BMP")
-    expected = {f"{what} left out: BMP cannot hold it" for what in ("EXIF", "ICC profile", "XMP", "transparency")}
+    kinds = ("EXIF", "ICC profile", "XMP", "IPTC captions", "comment", "transparency")
+    expected = {f"{what} left out: BMP cannot hold it" for what in kinds}
     assert set(notes) == expected
     assert np.allclose([float(d) for d in found.info["dpi"]], 300, atol=0.1)
 
