@@ -19,6 +19,10 @@ from typing import Any
 import click
 from matplotlib.figure import Figure
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.machine import arguments
 from cgan.dataset import scan
 from cgan.figures import scalar
 from cgan.spec import UserError, atomic_path, exit_on_user_error
@@ -155,7 +159,7 @@ def write_results(out: Path, rows: list[Row], failures: dict[str, str], quick: b
         for row, metrics in results
     ]
     with atomic_path(out / "ablation.json") as path:
-        path.write_text(json.dumps({"arguments": sys.argv[1:], "quick": quick, "rows": record}, indent=2) + "\n")
+        path.write_text(json.dumps({"arguments": arguments(), "quick": quick, "rows": record}, indent=2) + "\n")
     with atomic_path(out / "ablation.md") as path:
         path.write_text(markdown(results, failures))
     with atomic_path(out / "ablation.png") as path:

@@ -38,7 +38,7 @@ from infer.backends.base import available_cores
 from infer.images import decode, model_input
 from infer.jobs import make_plan
 from infer.journal import Journal
-from infer.pipeline import FolderOptions, color_folder
+from infer.pipeline import FolderOptions, Pipeline
 from infer.storage import LocalFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -201,7 +201,7 @@ def folder_run(
             target.path.mkdir()
             plan = make_plan(inputs, target)
             with closing(Journal(target.path / "journal.sqlite")) as journal:
-                outcome = color_folder(plan.jobs, inputs, target, backend, options, journal, "benchmark")
+                outcome = Pipeline(inputs, target, backend, options, journal, "benchmark").color(plan.jobs)
             if outcome.done != len(plan.jobs):
                 raise SystemExit(f"{len(outcome.failed)} files failed: {outcome.failed}")
         return began.measured(outcome.done)

@@ -18,6 +18,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.machine import arguments
 from cgan.dataset import prefetch
 from infer.backends import DEFAULT_MODEL, open_model
 from infer.backends.base import available_cores
@@ -50,7 +54,7 @@ def main(photos: Path, reference: Path, candidate: Path, count: int, rounds: int
         seconds["parity"].append(time.perf_counter() - begun[0])
         processor["parity"].append(time.process_time() - begun[1])
     record = {
-        "arguments": sys.argv[1:],
+        "arguments": arguments(),
         "cores": available_cores(),
         "photos": result.photos,
         "passed": result.passed,

@@ -8,7 +8,6 @@ the step's convolutions use.
 """
 
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,6 +23,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.machine import arguments, machine
 from cgan import networks
 from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, TrainConfig
 from cgan.dataset import Photos, Split
@@ -82,9 +85,8 @@ def main(
             )
     ratio = statistics.median(figure["ratio"] for figure in figures)
     if json_file:
-        machine = {"device": str(run.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        machine |= {"python": platform.python_version(), "machine": platform.processor() or platform.machine()}
-        record = {"arguments": sys.argv[1:], "config": config.to_json(), "machine": machine}
+        here = {**machine(), "device": str(run.device), "threads": torch.get_num_threads()}
+        record = {"arguments": arguments(), "config": config.to_json(), "machine": here}
         record |= {"gflop_per_image": flops / 1e9, "rounds": figures, "ratio": ratio}
         json_file.write_text(json.dumps(record, indent=2) + "\n")
     print(f"step / plain = {ratio:.2f}")

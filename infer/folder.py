@@ -17,7 +17,7 @@ from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check, check_folders, identity_of, make_plan
 from infer.journal import Journal, JournalError, journal_path
-from infer.pipeline import color_folder
+from infer.pipeline import Pipeline
 from infer.report import REPORT_NAME, is_report, report, write_report
 from infer.run import FolderOptions, Outcome
 from infer.storage import WORK_FOLDER, Entry, LocalFolder, Storage, open_storage
@@ -211,8 +211,7 @@ class _Run:
     def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
         self.console.begin(len(plan.jobs))
         try:
-            outcome = color_folder(
-                plan.jobs,
+            outcome = Pipeline(
                 self.source,
                 self.target,
                 self.backend,
@@ -221,7 +220,7 @@ class _Run:
                 self.recipe,
                 self.console.update,
                 self.stop.event,
-            )
+            ).color(plan.jobs)
         except OSError as error:
             raise _unwritable(self.target, error) from error
         finally:

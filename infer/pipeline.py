@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,64 +54,31 @@ class _Item:
     gray: Floats | None = None
 
 
-def color_folder(
-    jobs: tuple[Job, ...],
-    source: Storage,
-    target: Storage,
-    backend: Backend,
-    options: FolderOptions,
-    journal: Journal,
-    recipe: str,
-    on_event: OnEvent | None = None,
-    stop: threading.Event | None = None,
-) -> Outcome:
-    """Colour the jobs' photos; a file that fails is noted and the run goes on.
+@dataclass(eq=False)
+class Pipeline:
+    """What one run needs, and where it stands."""
 
-    Args:
-        jobs: from `infer.jobs.make_plan`.
-        source: INPUT.
-        target: OUTPUT, which the journal's lock keeps for this run alone.
-        backend: entered.
-        options: see FolderOptions.
-        journal: of the OUTPUT.
-        recipe: digest of the model and of the options that change the picture.
-        on_event: called after each file.
-        stop: when set, no more files are begun and those under way are finished.
+    source: Storage
+    """INPUT."""
+    target: Storage
+    """OUTPUT, which the journal's lock keeps for this run alone."""
+    backend: Backend
+    """Entered."""
+    options: FolderOptions
+    journal: Journal
+    """Of the OUTPUT."""
+    recipe: str
+    """Digest of the model and of the options that change the picture."""
+    on_event: OnEvent | None = None
+    """Called after each file."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """When set, no more files are begun and those under way are finished."""
 
-    Returns:
-        Each job as done, skipped or failed; jobs that were not begun when the run stopped are in none.
-
-    Raises:
-        OSError: nothing can be written to `target`; no photo was begun.
-    """
-    run = _FolderRun(source, target, backend, options, journal, recipe, on_event, stop or threading.Event())
-    return run.color(jobs)
-
-
-class _FolderRun:
-    def __init__(
-        self,
-        source: Storage,
-        target: Storage,
-        backend: Backend,
-        options: FolderOptions,
-        journal: Journal,
-        recipe: str,
-        on_event: OnEvent | None,
-        stop: threading.Event,
-    ) -> None:
-        self.source = source
-        self.target = target
-        self.backend = backend
-        self.options = options
-        self.journal = journal
-        self.recipe = recipe
-        self.on_event = on_event
-        self.stop = stop
+    def __post_init__(self) -> None:
         self.outcome = Outcome(stages={name: Stage() for name in ("fetch", "decode", "run", "encode", "publish")})
-        self.batch_size = options.batch_size
-        self.root = source.identity
-        self.work = Dispatcher(options.workers, self.outcome.stages)
+        self.batch_size = self.options.batch_size
+        self.root = self.source.identity
+        self.work = Dispatcher(self.options.workers, self.outcome.stages)
         self.photos = 0
         """Photos under way."""
         self.pixels = 0
@@ -124,7 +91,17 @@ class _FolderRun:
         self.committed = 0.0
 
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
-        """See `color_folder`."""
+        """Colour the jobs' photos, once; a file that fails is noted and the run goes on.
+
+        Args:
+            jobs: from `infer.jobs.make_plan`.
+
+        Returns:
+            Each job as done, skipped or failed; jobs that were not begun when the run stopped are in none.
+
+        Raises:
+            OSError: nothing can be written to `target`; no photo was begun.
+        """
         started = self.committed = time.monotonic()
         self.target.prepare()
         waiting = self._to_do(jobs)

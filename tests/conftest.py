@@ -19,7 +19,7 @@ from cgan.spec import ModelSpec
 from infer.backends.base import Backend
 from infer.jobs import make_plan
 from infer.journal import Journal
-from infer.pipeline import Event, FolderOptions, Outcome, color_folder
+from infer.pipeline import Event, FolderOptions, Outcome, Pipeline
 from infer.storage import LocalFolder
 
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
@@ -262,9 +262,10 @@ class PipelineRun:
         plan = make_plan(self.source, self.target, known=list(self.journal.outputs()))
         values = FolderOptions(**{"batch_size": 4, "workers": 2, **options})
         with self.backend:
-            return color_folder(
-                plan.jobs, self.source, self.target, self.backend, values, self.journal, self.recipe, note, self.stop
+            pipeline = Pipeline(
+                self.source, self.target, self.backend, values, self.journal, self.recipe, note, self.stop
             )
+            return pipeline.color(plan.jobs)
 
     def states(self) -> dict[str, str]:
         """By output, as the journal has it."""

@@ -133,18 +133,20 @@ def test_an_inspector_that_tells_no_types_does_not_decide(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "worse"),
     [
-        {},
-        {"network": 0.9},
-        {"engine": 0.5},
-        {"size": 59_770_100, "strip": True},
-        {"size": 59_770_100, "engine": 1.0},
+        ({}, {"network": 0.0}),
+        ({"network": 0.9}, {"network": 0.8999}),
+        ({"engine": 0.5}, {"engine": 0.4999}),
+        ({"size": 59_770_100, "strip": True}, {"strip": False}),
+        ({"size": 59_770_100, "engine": 1.0}, {"engine": None}),
     ],
     ids=["all", "most", "fused", "stripped", "inspected"],
 )
-def test_an_fp16_engine_passes(changes: dict[str, Any]) -> None:
+def test_an_fp16_engine_passes_and_one_a_little_worse_does_not(changes: dict[str, Any], worse: dict[str, Any]) -> None:
     require_precision(record(**changes), spec())
+    with pytest.raises(GateError, match="the engine is not fp16"):
+        require_precision(record(**(changes | worse)), spec())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,11 @@ def test_an_engine_that_is_not_fp16_is_refused(changes: dict[str, Any], found: s
 
 
 def test_kernels_do_not_make_the_plan_of_a_small_model_fp32() -> None:
-    require_precision(record(size=1_946_404), spec(parameters=229_543))
+    small = spec(parameters=229_543)
+    require_precision(record(size=1_946_404), small)
+    require_precision(record(size=9_077_237), small)  # three bytes a parameter and 8 MiB
+    with pytest.raises(GateError, match=r"found a plan of 9,077,238 bytes, .*expected at most 9,077,237"):
+        require_precision(record(size=9_077_238), small)
 
 
 def test_other_precisions_are_held_to_their_word() -> None:

@@ -193,10 +193,12 @@ def test_a_running_variance_beyond_half_precision_is_no_overflow(generator: Gene
     _, layer = first(generator, nn.BatchNorm2d)
     layer.running_var.fill_(1e5)
     check_model(generator, PHOTOS, "fp16")
+    set_one(generator.body.head.bias, 1e5)  # what is not folded away is found
+    assert refusal(generator, "fp16").startswith("body.head.bias: found a weight of 1e+05")
 
 
 def test_a_folded_weight_beyond_half_precision_is_found(generator: Generator) -> None:
-    _, conv = first(generator, nn.Conv2d)
+    name, conv = first(generator, nn.Conv2d)
     _, norm = first(generator, nn.BatchNorm2d)
     with torch.no_grad():  # a channel that photos hardly reach: 1e-8 x weight, of 1e5 once folded
         conv.weight[0].fill_(1000.0)
@@ -204,7 +206,7 @@ def test_a_folded_weight_beyond_half_precision_is_found(generator: Generator) ->
         norm.running_var[0] = 1e-4
         norm.weight[0] = 1.0
     black = np.zeros_like(PHOTOS)
-    refusal(generator, "fp16", black)
+    assert refusal(generator, "fp16", black).startswith(f"{name}.weight: found a weight of ")
 
 
 # from the command, before anything is written

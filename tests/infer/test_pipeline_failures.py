@@ -14,7 +14,7 @@ from PIL import Image
 
 from infer import pipeline
 from infer.journal import BEGUN, DONE, FAILED, JournalError
-from infer.pipeline import FolderOptions, color_folder
+from infer.pipeline import FolderOptions, Pipeline
 
 Photos = Callable[..., Path]
 
@@ -276,7 +276,7 @@ def test_a_journal_that_fails_stops_the_run(run: Any, gray_photos: Photos, metho
 def test_an_output_that_cannot_be_prepared_is_an_error_before_the_first_photo(run: Any, gray_photos: Photos) -> None:
     gray_photos(run.source.path, 1)
     run.target.path.write_bytes(b"")
+    options = FolderOptions(batch_size=1, workers=1)
+    made = Pipeline(run.source, run.target, run.backend, options, run.journal, "recipe")
     with pytest.raises(OSError, match="Not a directory"):
-        color_folder(
-            (), run.source, run.target, run.backend, FolderOptions(batch_size=1, workers=1), run.journal, "recipe"
-        )
+        made.color(())

@@ -1,0 +1,321 @@
+"""Whether folder runs keep their word under stress: bounded memory, kills at any moment, hostile files, a large photo.
+
+    python benchmarks/stress.py [--photos FOLDER] [--check memory] [--files N] [--kills N] [--json FILE] [--quick]
+
+Each check runs `cgan-infer folder` in processes of its own and prints one line; the command exits with 1 if one fails.
+
+memory: peak memory over 20,000 files and over 1,000, which may differ by a tenth.
+kills: random SIGKILLs, each followed by the same command; every output whole, none made twice, nothing left over.
+mixed: formats and modes of all kinds with a tenth of hostile files; all good ones coloured, all bad ones named.
+large: a colour JPEG of 100 megapixels within 3 GiB.
+
+Without --photos, crops of the pictures in examples/ are used. Only on Linux, whose unit of peak memory is taken.
+"""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.folder import make_photos
+from benchmarks.hostile import make_mixed
+from benchmarks.machine import arguments, machine
+from benchmarks.outputs import Outputs, digests, journalled, problem_of
+from infer.backends import DEFAULT_MODEL
+from infer.images import use_own_pixel_limit
+from infer.report import REPORT_NAME
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = "from infer.cli import main; main()"
+"""What `cgan-infer` does."""
+LAUNCHER = """
+import os, sys
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(process, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+"""
+"""Runs a command; its exit code and its peak memory in KiB are the last line. Linux counts the memory of the process
+that started it too, which would here be that of the test photos."""
+
+SOURCES = 50
+"""Different photos behind the many of the memory check, which are links to them."""
+MEMORY_RATIO = 1.10
+LARGE_SIDE, QUICK_SIDE = 10_000, 2_500
+LARGE_MIB = 3 * 1024
+REACH = 3.0
+"""A kill comes at most so many times as late as all kills in even steps through the photos would: what is under way is
+lost with each, and there have to be photos left for the last."""
+START_EVERY = 5
+"""One kill in so many comes before the first photo."""
+SHOWN = 3
+"""Problems of a check that are printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a check is to work with."""
+
+    folder: Path
+    """Empty, for everything that the check writes; each has its own."""
+    photos: Path | None = None
+    model: Path = DEFAULT_MODEL
+    files: int | None = None
+    """Photos in place of the check's own number."""
+    kills: int = 30
+    quick: bool = False
+
+    def count(self, whole: int, quick: int) -> int:
+        """Photos of a check, with its own numbers."""
+        return self.files or (quick if self.quick else whole)
+
+    def command(self, source: Path, target: Path, *options: str) -> list[str]:
+        """`cgan-infer folder`."""
+        fixed = ["--model", str(self.model), "--device", "cpu", "--quiet"]
+        return [sys.executable, "-c", PROGRAM, "folder", str(source), str(target), *fixed, *options]
+
+
+@dataclass
+class Findings:
+    """Of one check."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    line: str = ""
+    """The figures in words."""
+    problems: list[str] = field(default_factory=list)
+    """Why the check fails; it passes with none."""
+
+    def expect(self, kept: object, problem: str) -> None:
+        """Note a problem unless what was expected holds."""
+        if not kept:
+            self.problems.append(problem)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder run that ended by itself."""
+
+    code: int
+    peak_mib: float
+    seconds: float
+    """Of the whole process."""
+    report: dict[str, Any]
+    """Empty where it wrote none."""
+    error: str
+    """Last line of its standard error."""
+
+
+def run(setup: Setup, source: Path, target: Path) -> Run:
+    """The command to its end."""
+    began = time.perf_counter()
+    command = [sys.executable, "-c", LAUNCHER, *setup.command(source, target)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    code, kib = map(int, done.stdout.split()[-2:])
+    report = target / REPORT_NAME
+    values = json.loads(report.read_text()) if report.exists() else {}
+    error = (done.stderr.strip().splitlines() or [""])[-1]
+    return Run(code, kib / 1024, time.perf_counter() - began, values, error)
+
+
+def memory(setup: Setup) -> Findings:
+    """Peak memory must not grow with the number of photos."""
+    most = setup.count(20_000, 1_000)
+    fewest = max(1, setup.files // 5) if setup.files else (200 if setup.quick else 1_000)
+    sources = setup.folder / "sources"
+    make_photos(setup.photos, sources, min(SOURCES, most))
+    found = Findings()
+    peaks: list[float] = []
+    for count in (fewest, most):
+        source = links(sources, setup.folder / f"in{count}", count)
+        done = run(setup, source, setup.folder / f"out{count}")
+        all_done = done.code == 0 and done.report.get("done") == count
+        found.expect(all_done, f"{count} files: exit code {done.code}, {done.report.get('done')} done; {done.error}")
+        peaks.append(done.peak_mib)
+        found.figures[f"peak_rss_mib_over_{count}"] = round(done.peak_mib, 1)
+        shutil.rmtree(setup.folder / f"out{count}", ignore_errors=True)
+    ratio = peaks[1] / peaks[0]
+    found.figures["ratio"] = round(ratio, 3)
+    found.expect(ratio <= MEMORY_RATIO, f"peak memory grew by {ratio:.2f}, expected at most {MEMORY_RATIO}")
+    found.line = f"{peaks[0]:.0f} MiB over {fewest:,} files, {peaks[1]:.0f} MiB over {most:,}, ratio {ratio:.2f}"
+    return found
+
+
+def links(sources: Path, target: Path, count: int) -> Path:
+    """A folder of hard links to some photos, by turns."""
+    target.mkdir()
+    paths = sorted(sources.iterdir())
+    for i in range(count):
+        path = paths[i % len(paths)]
+        (target / f"{i:06d}{path.suffix}").hardlink_to(path)
+    return target
+
+
+def kills(setup: Setup) -> Findings:
+    """Killed at any moment, the same command goes on."""
+    count = setup.count(1_000, 200)
+    source, target = setup.folder / "in", setup.folder / "out"
+    make_photos(setup.photos, source, count)
+    before = digests(source)
+    found = Findings()
+    whole = run(setup, source, setup.folder / "whole")
+    if whole.code != 0:
+        found.problems.append(f"without a kill: exit code {whole.code}; {whole.error}")
+        return found
+    outputs = Outputs(target)
+    landed = 0
+    share, start = whole.report["seconds"] / (setup.kills + 1), whole.seconds - whole.report["seconds"]
+    moments = random.Random(0)
+    for number in range(setup.kills):
+        among = number % START_EVERY > 0
+        delay = moments.uniform(0, REACH * share if among else start)
+        code = killed(setup, source, target, delay, among)
+        found.expect(code in (0, -signal.SIGKILL), f"kill {number + 1}: the run had ended with exit code {code}")
+        outputs.look()
+        landed += code == -signal.SIGKILL and len(outputs.known) < count
+    unfinished = count - len(outputs.known)
+    last = run(setup, source, target)
+    outputs.look()
+    found.expect(last.code == 0, f"the last run: exit code {last.code}; {last.error}")
+    found.problems += outputs.problems
+    missing = len({path.name for path in source.iterdir()} - set(journalled(target).values()))
+    found.expect(not missing, f"{missing} photos have no output")
+    left = outputs.left_over()
+    found.expect(not left, f"left over: {', '.join(left[:SHOWN])}")
+    found.expect(digests(source) == before, "the input folder changed")
+    found.expect(landed > setup.kills / 2, f"only {landed} kills landed among unfinished files; try more --files")
+    found.figures = {"files": count, "kills": setup.kills, "landed": landed, "left_for_the_last_run": unfinished}
+    found.figures |= {"missing": missing, "made_twice": outputs.made_twice, "left_over": len(left)}
+    found.line = f"{count:,} files, {landed} of {setup.kills} kills landed among unfinished files, {unfinished} files "
+    found.line += f"for the last run; {missing} missing, {outputs.made_twice} made twice, {len(left)} left over"
+    return found
+
+
+def killed(setup: Setup, source: Path, target: Path, delay: float, begun: bool) -> int:
+    """Exit code of the command when it is killed so many seconds after it began its photos, or after its start."""
+    log = setup.folder / "log"
+    with log.open("wb") as lines:
+        command = setup.command(source, target, "--log-json")
+        process = subprocess.Popen(command, cwd=ROOT, stdout=lines, stderr=subprocess.DEVNULL)
+        while begun and process.poll() is None and not log.stat().st_size:
+            time.sleep(0.002)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
+        process.kill()
+        return process.wait()
+
+
+def mixed(setup: Setup) -> Findings:
+    """Formats of all kinds with hostile files among them: every good file is coloured, every bad one is named."""
+    count = setup.count(2_000, 200)
+    sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
+    make_photos(setup.photos, sources, min(20, count))
+    good, bad = make_mixed(sources, source, count)
+    before = digests(source)
+    done = run(setup, source, target)
+    found = Findings()
+    found.expect(done.code == 1, f"exit code {done.code}, expected 1; {done.error}")
+    failures = done.report.get("failures", {})
+    for name, reason in bad.items():
+        given = failures.get(name, "not named")
+        found.expect(reason in given.lower(), f"{name}: {given}; expected: {reason}")
+    for name in sorted(failures.keys() - bad.keys()):
+        found.problems.append(f"{name}: {failures[name]}")
+    outputs = {name: output for output, name in journalled(target).items()}
+    uncolored = 0
+    for name, photo in good.items():
+        problem = problem_of(target / outputs[name], photo.size, photo.has_tones) if name in outputs else "no output"
+        uncolored += bool(problem)
+        found.expect(not problem, f"{name}: {problem}")
+    found.expect(digests(source) == before, "the input folder changed")
+    named = len(bad.keys() & failures.keys())
+    found.figures = {"files": count, "good": len(good), "colored": len(good) - uncolored}
+    found.figures |= {"hostile": len(bad), "named": named, "exit_code": done.code}
+    found.line = f"{len(good) - uncolored:,} of {len(good):,} good files coloured, {named} of {len(bad)} hostile named"
+    return found
+
+
+def large(setup: Setup) -> Findings:
+    """A photo of 100 megapixels, which is below the default of --max-pixels."""
+    side = QUICK_SIDE if setup.quick else LARGE_SIDE
+    sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
+    make_photos(setup.photos, sources, 1)
+    source.mkdir()
+    with Image.open(next(sources.iterdir())) as image:
+        image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC).save(source / "large.jpg", quality=95)
+    done = run(setup, source, target)
+    found = Findings()
+    found.expect(done.code == 0, f"exit code {done.code}; {done.error}")
+    problem = problem_of(target / "large.jpg", (side, side)) if done.code == 0 else ""
+    found.expect(not problem, f"large.jpg: {problem}")
+    found.expect(done.peak_mib <= LARGE_MIB, f"peak memory of {done.peak_mib:.0f} MiB, expected at most {LARGE_MIB}")
+    found.figures = {"megapixels": side * side / 1e6, "peak_rss_mib": round(done.peak_mib, 1)}
+    found.figures["seconds"] = round(done.seconds, 1)
+    found.line = f"{side * side / 1e6:.0f} megapixels, {done.peak_mib:.0f} MiB, {done.seconds:.1f} s"
+    return found
+
+
+CHECKS: dict[str, Callable[[Setup], Findings]] = {"memory": memory, "kills": kills, "mixed": mixed, "large": large}
+
+
+def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
+    """Run checks, each in an empty folder, and print a line of each; the figures by name of the check."""
+    use_own_pixel_limit()
+    record = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            found = CHECKS[name](replace(setup, folder=Path(folder)))
+        print(f"{name}: {'FAILED' if found.problems else 'ok'}; {found.line}", flush=True)
+        for problem in found.problems[:SHOWN]:
+            print(f"  {problem}")
+        if len(found.problems) > SHOWN:
+            print(f"  and {len(found.problems) - SHOWN} more")
+        record[name] = {"passed": not found.problems, **found.figures, "problems": found.problems}
+    return record
+
+
+@click.command()
+@click.option("--photos", type=click.Path(exists=True, resolve_path=True, path_type=Path), help="Copied and repeated.")
+@click.option("--model", type=click.Path(exists=True, resolve_path=True, path_type=Path), default=DEFAULT_MODEL)
+@click.option("--check", "checks", type=click.Choice(list(CHECKS)), multiple=True, help="One or more; default: all.")
+@click.option(
+    "--files", type=click.IntRange(min=10), help="Photos of each check; memory compares with a fifth of them."
+)
+@click.option("--kills", "kill_count", type=click.IntRange(min=1), help="Default: 30, with --quick 5.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@click.option("--quick", is_flag=True, help="Fewer files and kills, a photo of 6 megapixels.")
+def main(
+    photos: Path | None,
+    model: Path,
+    checks: tuple[str, ...],
+    files: int | None,
+    kill_count: int | None,
+    json_file: Path | None,
+    quick: bool,
+) -> None:
+    """Print a line for each check; exit with 1 if one fails."""
+    setup = Setup(
+        folder=Path(), photos=photos, model=model, files=files, kills=kill_count or (5 if quick else 30), quick=quick
+    )
+    record = check_all(checks or CHECKS, setup)
+    if json_file:
+        values = {"arguments": arguments(), "machine": machine(), "checks": record}
+        json_file.write_text(json.dumps(values, indent=2) + "\n")
+    sys.exit(0 if all(figures["passed"] for figures in record.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
