@@ -1,5 +1,5 @@
 #!/bin/sh
-# How the model in the package was trained, on 2 CPU cores in about three hours: from 64 to 128 pixels with L1 alone,
+# How the model in the package was trained, on 2 CPU cores in under two hours: from 64 to 128 pixels with L1 alone,
 # then with the discriminator.
 #
 #     benchmarks/packaged-model.sh PHOTOS OUT

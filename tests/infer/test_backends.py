@@ -317,5 +317,7 @@ def test_the_model_in_the_package_is_vouched_for() -> None:
         assert isinstance(backend, Backend)
         assert isinstance(backend.spec, ModelSpec)
         assert backend.sidecar is not None
-        assert backend.sidecar.verification["max_difference"] <= backend.sidecar.verification["atol"]
+        found = backend.sidecar.verification
+        assert found["verified"]
+        assert found["max_difference"] <= found["tolerance"]["atol"] == 1e-4
     assert DEFAULT_MODEL.stat().st_size <= 16 * 2**20
