@@ -47,6 +47,8 @@ CORES = available_cores()
 FOLDER, BARE = "cgan-infer folder", "bare ONNX Runtime, no files"
 BACKENDS = ("openvino", "openvino-bf16")
 """Backends with which folder runs take part too, where OpenVINO is installed."""
+TURN_SECONDS = 3600
+"""A turn that takes longer hangs, and whoever waits is told which."""
 WARM_UP = 8
 """Photos that each process colours before the clock starts."""
 
@@ -142,7 +144,11 @@ def line(turns: list[Measured]) -> str:
 def in_process(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> Measured:
     """One turn in a process of its own, so that nobody inherits another's memory or threads."""
     arguments = ["--turn", name, "--folder", folder, "--model", model, "--batch-size", batch_size, "--workers", workers]
-    done = subprocess.run([sys.executable, __file__, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, __file__, *map(str, arguments)]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=TURN_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise SystemExit(f"{name} did not end within {TURN_SECONDS} s") from error
     if done.returncode:
         raise SystemExit(f"{name} failed with exit code {done.returncode}")
     return Measured(**json.loads(done.stdout.splitlines()[-1]))

@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -103,7 +103,10 @@ def main(
     sizes = _sizes(batches or ("1,8" if quick else BATCHES))
     seconds = seconds or (1.0 if quick else LEAST_SECONDS)
     with exit_on_user_error(), ExitStack() as stack:
-        contestants = {name: stack.enter_context(_open(name, device)) for name in models or _default_contestants()}
+        contestants = {
+            label: stack.enter_context(_open(name, device))
+            for label, name in _labels(models or _default_contestants()).items()
+        }
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_photos(photos, folder / "in", max(*sizes, PARITY_PHOTOS))
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
@@ -235,6 +238,22 @@ def _open(name: str, device: str) -> Backend:
     return open_model(Path(path), device, backend=backend or "auto", provider=provider or None)
 
 
+def _labels(names: Iterable[str]) -> dict[str, str]:
+    """What was asked for, by file name and backend: the rest of a path says something of this machine alone.
+
+    Raises:
+        UserError: two have one label.
+    """
+    labels: dict[str, str] = {}
+    for name in names:
+        path, at, backend = name.partition("@")
+        label = Path(path).name + at + backend
+        if label in labels:
+            raise UserError(f"found {labels[label]} and {name}, which tables cannot tell apart; rename one")
+        labels[label] = name
+    return labels
+
+
 def _default_contestants() -> list[str]:
     names = [str(DEFAULT_MODEL)]
     if find_spec("openvino"):
@@ -260,7 +279,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         psnr = "equal" if row["psnr"] is None else f"{row['psnr']:.1f}"
         times = " | ".join(f"{row[f'p{p}']:.2f}" for p in PERCENTILES)
         lines.append(
-            f"| {_label(row)} | {row['batch']} | {row['kind']} | {times} | {row['runs']} | "
+            f"| {row['contestant']} | {row['batch']} | {row['kind']} | {times} | {row['runs']} | "
             f"{row['images_per_second']:.1f}{mark} | {psnr} |"
         )
     return "\n".join(lines)
@@ -270,7 +289,7 @@ def document(record: dict[str, Any]) -> str:
     """The table with what it was measured on."""
     packages = ", ".join(f"{name} {number}" for name, number in record["machine"]["packages"].items())
     found = record["machine"]
-    engines = sorted({f"- `{_label(row)}`: {row['engine']}" for row in record["rows"]})
+    engines = sorted({f"- `{row['contestant']}`: {row['engine']}" for row in record["rows"]})
     return "\n".join(
         [
             f"# `python benchmarks/latency.py {' '.join(record['arguments'])}`",
@@ -295,8 +314,7 @@ def ratios(rows: list[dict[str, Any]], first: str) -> list[str]:
     """How many times the first contestant's images a second each other one reaches, at each batch size and kind."""
     base = {(row["batch"], row["kind"]): row["images_per_second"] for row in rows if row["contestant"] == first}
     return [
-        f"{_label(row)} / {_label({'contestant': first})}, batch {row['batch']}, {row['kind']} = "
-        f"{row['images_per_second'] / found:.2f}"
+        f"{row['contestant']} / {first}, batch {row['batch']}, {row['kind']} = {row['images_per_second'] / found:.2f}"
         for row in rows
         if row["contestant"] != first and (found := base.get((row["batch"], row["kind"])))
     ]
@@ -306,7 +324,7 @@ def changes(record: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """How the medians changed since an earlier run, for rows that both have."""
     before = {(row["contestant"], row["batch"], row["kind"]): row["p50"] for row in old["rows"]}
     lines = [
-        f"{_label(row)}, batch {row['batch']}, {row['kind']}: p50 {row['p50'] / found:.2f} x the old one's"
+        f"{row['contestant']}, batch {row['batch']}, {row['kind']}: p50 {row['p50'] / found:.2f} x the old one's"
         for row in record["rows"]
         if (found := before.get((row["contestant"], row["batch"], row["kind"])))
     ]
@@ -334,8 +352,7 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     for panel, kind in zip(panels[0], kinds, strict=True):
         for name in dict.fromkeys(row["contestant"] for row in rows):
             mine = [row for row in rows if row["contestant"] == name and row["kind"] == kind]
-            label = _label(mine[0]) if mine else name
-            panel.plot([r["batch"] for r in mine], [r["images_per_second"] for r in mine], marker="o", label=label)
+            panel.plot([r["batch"] for r in mine], [r["images_per_second"] for r in mine], marker="o", label=name)
         panel.set(title=kind, xlabel="batch", xscale="log", ylim=(0, None))
         panel.minorticks_off()
         panel.set_xticks(sorted({row["batch"] for row in rows}), labels=sorted({row["batch"] for row in rows}))
@@ -343,11 +360,6 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     panels[0][0].legend(fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _label(row: dict[str, Any]) -> str:
-    path, at, backend = row["contestant"].partition("@")
-    return Path(path).name + at + backend
 
 
 if __name__ == "__main__":
