@@ -246,8 +246,7 @@ def _labels(names: Iterable[str]) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     for name in names:
-        path, at, backend = name.partition("@")
-        label = Path(path).name + at + backend
+        label = Path(name).name
         if label in labels:
             raise UserError(f"found {labels[label]} and {name}, which tables cannot tell apart; rename one")
         labels[label] = name

@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -26,9 +27,9 @@ if __package__ in (None, ""):
 from benchmarks.machine import arguments
 from cgan.delta_e import ciede2000, srgb_to_lab
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
-from cgan.spec import PHOTO_FORMATS
 from infer.backends import DEFAULT_MODEL, open_model
 from infer.cli import main as cgan_infer
+from infer.sample import photos_below
 
 Figures = dict[str, float]
 
@@ -40,15 +41,16 @@ Figures = dict[str, float]
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: Path | None) -> None:
     """Print PSNR, CIEDE2000 and colourfulness of coloured, gray and real photos."""
-    names = json.loads(split.read_text())["test"] if split else found_in(photos)
+    names = json.loads(split.read_text())["test"] if split else [name for name, _ in photos_below(photos)]
     truths = [ImageOps.exif_transpose(Image.open(photos / name)).convert("RGB") for name in names]
-    colored = [truth for truth in truths if float(colorfulness(tensor_of(truth))) >= NEAR_GRAY]
+    found = [(truth, float(colorfulness(tensor_of(truth)))) for truth in truths]
+    colored, real = zip(*((truth, value) for truth, value in found if value >= NEAR_GRAY), strict=True)
     gray = [truth.convert("L").convert("RGB") for truth in colored]
     record = {
         "arguments": arguments(),
         "photos": len(truths),
         "near_gray_left_out": len(truths) - len(colored),
-        "real_colorfulness": round(statistics.mean(float(colorfulness(tensor_of(truth))) for truth in colored), 3),
+        "real_colorfulness": round(statistics.mean(real), 3),
         "gray": compare(gray, colored),
         "models": [measure(model, colored) for model in models],
     }
@@ -60,13 +62,7 @@ def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: 
     print(json.dumps(record, indent=2))
 
 
-def found_in(photos: Path) -> list[str]:
-    """All photos below a folder."""
-    paths = (path for path in photos.rglob("*") if path.suffix.lower() in PHOTO_FORMATS)
-    return sorted(str(path.relative_to(photos)) for path in paths)
-
-
-def measure(model: Path, truths: list[Image.Image]) -> dict[str, object]:
+def measure(model: Path, truths: Sequence[Image.Image]) -> dict[str, object]:
     """Figures of one model, with what tells it."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = color_all(truths, Path(folder), model)
@@ -77,7 +73,7 @@ def measure(model: Path, truths: list[Image.Image]) -> dict[str, object]:
         return {**known, "weights_sha256": spec.weights_sha256, "engine": backend.engine, **figures}
 
 
-def compare(pictures: list[Image.Image], truths: list[Image.Image]) -> Figures:
+def compare(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> Figures:
     """Means over photos."""
     columns: dict[str, list[float]] = {}
     for picture, truth in zip(pictures, truths, strict=True):
@@ -93,7 +89,7 @@ def delta_e(one: Tensor, other: Tensor) -> Tensor:
     return ciede2000(srgb_to_lab(one), srgb_to_lab(other)).mean()
 
 
-def color_all(truths: list[Image.Image], folder: Path, model: Path) -> list[Image.Image]:
+def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[Image.Image]:
     """Colour the photos' luma with the command; every one has to come through."""
     gray, colored = folder / "gray", folder / "colored"
     gray.mkdir()

@@ -115,6 +115,12 @@ def tiny_options() -> tuple[str, ...]:
     )
 
 
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves have tests of their own, and take longer than an epoch of the smallest trainings."""
+    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path, tiny_options: tuple[str, ...]) -> Path:
     """The run folder of two epochs on `photo_folder`; copy it before changing it."""

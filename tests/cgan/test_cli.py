@@ -24,12 +24,6 @@ Train = Callable[..., Any]
 
 
 @pytest.fixture
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The curves have tests of their own, and take longer than an epoch here."""
-    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
-
-
-@pytest.fixture
 def train(no_curves: None, invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:
     """`train(*options, data=..., out=...)`: one tiny epoch into tmp_path / "run"."""
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,7 @@ EXPORTED = {
 }
 """Each colour space and each discriminator once: an export takes as long as ten of these trainings."""
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_curves() -> Iterator[None]:
-    """The curves have tests of their own, and take longer than an epoch here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
-        yield
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 def check_metrics(metrics: dict[str, Any], discriminator: str) -> None:

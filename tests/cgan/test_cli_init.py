@@ -1,7 +1,7 @@
 """--init: a run that goes on from the generator of another."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,7 @@ from cgan.state import Run
 
 Train = Callable[..., Any]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_curves() -> Iterator[None]:
-    """The curves have tests of their own, and take longer than an epoch here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
-        yield
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Every option of cgan-train changes something, and a test shows it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,7 @@ TESTED_BY = {
 
 Train = Callable[..., Any]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_curves() -> Iterator[None]:
-    """The curves have tests of their own, and take longer than an epoch here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
-        yield
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.fixture
