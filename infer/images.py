@@ -5,7 +5,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cgan.spec import PHOTO_FORMATS
-from infer import iptc
+from infer import iptc, wide_color
 
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
@@ -128,7 +129,7 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
     with _opened(source, name) as image:
         if image.width * image.height > max_pixels:
             raise PhotoError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels")
-        return _decode(image)
+        return _decode(image, lambda: _opened(source, name))
 
 
 def pixels_of(source: Path | bytes, name: str | None = None) -> int:
@@ -192,25 +193,29 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
         raise PhotoError(f"damaged: {error}") from error
 
 
-def _decode(image: Image.Image) -> Photo:
+def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image.Image]]) -> Photo:
+    """The photo of an image that is not loaded yet; `again` opens it a second time."""
     notes: list[str] = []
     if getattr(image, "is_animated", False):
         notes.append("first frame of several")
     bits, layout = _source_bits(image), dict(getattr(image, "tag_v2", {}))
-    if image.format == "PNG":
+    wide = wide_color.reading_of(image)
+    if wide:
+        image.tile = wide.first  # type: ignore[attr-defined]
+    elif image.format == "PNG":
         _scale_transparent_color(image)
     # A JPEG's luma is stored as such: this skips its colours, and takes nothing of its size. libjpeg weighs the
     # colours of one that is stored as RGB; CMYK is left as it is.
     image.draft("L", None)
     image.load()
-    if bits > 8 and image.mode not in WIDE_MODES:
-        notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads where there is colour or alpha")
+    if bits > 8 and image.mode not in WIDE_MODES and not wide:
+        notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
     exif, xmp, orientation = _metadata(image, notes)
     profile = _profile(image, notes)
     dpi = _resolution(image, notes)
     comment = image.info.get("comment")
     captions = iptc.read(image)
-    gray, alpha = _split_alpha(image)
+    gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
     gray = gray if gray.mode in WIDE_MODES else _eight_bit_luma(gray)
     if orientation in UPRIGHT:
         gray = gray.transpose(UPRIGHT[orientation])
@@ -250,8 +255,6 @@ def _scale_transparent_color(image: Image.Image) -> None:
     key, arguments = image.info.get("transparency"), _tile_arguments(image)
     if isinstance(key, int) and arguments in PNG_KEY_SCALES:
         image.info["transparency"] = key * PNG_KEY_SCALES[arguments]
-    elif isinstance(key, tuple) and arguments in PNG_DEEP:
-        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
@@ -305,6 +308,26 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if image.mode not in ("LA", "RGBA"):
         image = image.convert("RGBA")
     return image, image.getchannel("A")
+
+
+def _split_wide(
+    image: Image.Image,
+    reading: wide_color.Reading,
+    again: Callable[[], AbstractContextManager[Image.Image]],
+    notes: list[str],
+) -> tuple[Image.Image, Image.Image | None]:
+    """Luma of 16 bits, and transparency as mode L or None."""
+    transparent = image.info.get("transparency")
+    with contextlib.ExitStack() as stack:
+        low = None
+        if reading.second:
+            low = stack.enter_context(again())
+            low.tile = reading.second  # type: ignore[attr-defined]
+            low.load()
+        luma, alpha, cut = wide_color.luma_and_alpha(image, low, transparent)
+    if cut:
+        notes.append("transparency read with 8 of its 16 bits")
+    return luma, alpha
 
 
 def _eight_bit_luma(image: Image.Image) -> Image.Image:

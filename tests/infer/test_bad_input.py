@@ -50,7 +50,6 @@ NOTES = {
     "animated.gif": "first frame of several",
     "animated.webp": "first frame of several",
     "pages.tif": "first frame of several",
-    "color16.png": "read with 8 of its 16 bits a channel, all that Pillow reads where there is colour or alpha",
     "xmp.jpg": "XMP kept without its extension: Pillow reads only the part that fits into 64 KiB",
     "profile.png": "ICC profile left out: it is for GRAY, not RGB",
     "stretched.tif": "values from -3 to 7 stretched to the range of gray",

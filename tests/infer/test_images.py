@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cgan.spec import LUMA_REC601
 from infer import images
 from infer.cli import FORMAT_CHOICES
 from infer.images import Photo, PhotoError, decode, model_input, pixels_of, render_size_for
-from tests.infer.pictures import content_of, png_of, saved
+from tests.infer.pictures import content_of, saved
 
 RNG = np.random.default_rng(0)
 
@@ -170,32 +169,6 @@ def test_large_jpeg_keeps_its_size(tmp_path: Path) -> None:
 
 
 # depth
-
-
-@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])
-def test_sixteen_bits_that_pillow_cuts_are_said(color_type: int, channels: int) -> None:
-    samples = np.asarray(RNG.integers(0, 65_536, (5, 6, channels)), np.uint16)
-    photo = decode(png_of(samples, color_type), "a.png")
-    assert photo.luma.dtype == np.uint8
-    assert [note for note in photo.notes if "8 of its 16 bits" in note]
-
-
-def test_sixteen_bit_colour_of_other_formats_is_said(tmp_path: Path) -> None:
-    samples = RNG.integers(0, 65_536, (4, 5, 3)).astype(np.uint16)
-    (tmp_path / "a.ppm").write_bytes(b"P6 5 4 65535\n" + samples.astype(">u2").tobytes())
-    tags = {256: 5, 257: 4, 258: 0, 259: 1, 262: 2, 273: 8, 277: 3, 278: 4, 279: samples.nbytes}
-    directory = struct.pack("<H", len(tags))
-    for tag, value in tags.items():
-        kind, count = (3, 3) if tag == 258 else (4, 1)
-        directory += struct.pack("<HHII", tag, kind, count, value or 8 + samples.nbytes)
-    depths = struct.pack("<HHH", 16, 16, 16)
-    start = struct.pack("<2sHI", b"II", 42, 8 + samples.nbytes + len(depths))
-    (tmp_path / "a.tif").write_bytes(start + samples.astype("<u2").tobytes() + depths + directory + bytes(4))
-    for name in ("a.ppm", "a.tif"):
-        photo = decode(tmp_path / name)
-        assert [note for note in photo.notes if "8 of its 16 bits" in note], name
-        expected = (samples // 256) @ np.array(LUMA_REC601)
-        assert np.abs(photo.luma - expected).max() <= 1.5, name
 
 
 def test_eight_bits_are_no_reason_for_a_note(tmp_path: Path) -> None:
