@@ -29,9 +29,10 @@ if __package__ in (None, ""):
 from benchmarks.folder import make_photos
 from benchmarks.machine import arguments, machine
 from cgan.spec import UserError, exit_on_user_error
-from infer.backends import DEFAULT_MODEL, open_model
+from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.images import Photo, decode, model_input
+from infer.packaged import DEFAULT_MODEL
 from infer.render import write_photo
 
 KINDS = ("compute", "copies", "files")

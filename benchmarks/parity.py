@@ -23,9 +23,10 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments
 from cgan.dataset import prefetch
-from infer.backends import DEFAULT_MODEL, open_model
+from infer.backends import open_model
 from infer.backends.base import available_cores
 from infer.images import Floats, decode, model_input
+from infer.packaged import DEFAULT_MODEL
 from infer.parity import THREADS, check_parity
 from infer.sample import UNIT, Source, photos_below, run_batches
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from PIL import Image
 
 from cgan.spec import ModelSpec
@@ -53,6 +52,8 @@ def pytorch_batches(source: Path, target: Path, model: Path, threads: int) -> No
 
 def onnx_loop(source: Path, target: Path, model: Path, threads: int) -> None:
     """One ONNX Runtime session as it comes, one photo after the other, as rembg's folder mode works."""
+    import onnxruntime as ort  # after cgan, which keeps it from reporting
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -113,6 +114,8 @@ def _save(gray: Image.Image, rgb: np.ndarray, target: Path) -> None:
 
 
 def _spec(model: Path) -> ModelSpec:
+    import onnxruntime as ort
+
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     return ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, model)
 

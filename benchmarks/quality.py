@@ -27,8 +27,9 @@ if __package__ in (None, ""):
 from benchmarks.machine import arguments
 from cgan.delta_e import ciede2000, srgb_to_lab
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
-from infer.backends import DEFAULT_MODEL, open_model
+from infer.backends import open_model
 from infer.cli import main as cgan_infer
+from infer.packaged import DEFAULT_MODEL
 from infer.sample import photos_below
 
 Figures = dict[str, float]

@@ -36,8 +36,8 @@ from benchmarks.folder import make_photos
 from benchmarks.hostile import make_mixed
 from benchmarks.machine import arguments, machine
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
-from infer.backends import DEFAULT_MODEL
 from infer.images import use_own_pixel_limit
+from infer.packaged import DEFAULT_MODEL
 from infer.report import REPORT_NAME
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,6 @@ most photos and lose those that stand out, down to 15 dB, because their values a
 """
 
 import logging
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -200,16 +199,15 @@ def _check_calibration(calibration: Floats, model: ModelProto) -> None:
 
 
 def _quantized_nodes(model: ModelProto, target: Target) -> list[str]:
-    """Names of the nodes to quantise: from the second convolution to before the last concatenation."""
+    """Names of the nodes to quantise: from the third convolution to before the last one of 3x3."""
     nodes = list(model.graph.node)
     convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
-    if len(convolutions) < 3 or any(node.op_type in (QUANTIZE, "Cast") for node in nodes):
+    if len(convolutions) < 5 or any(node.op_type in (QUANTIZE, "Cast") for node in nodes):
         raise ValueError("expected an fp32 file of export_onnx")
-    head = nodes[convolutions[-1]]
-    end = next(index for index, node in enumerate(nodes) if node.output[0] == head.input[0])
-    # The first convolution's activation stands before the second convolution too.
-    start = nodes.index(next(n for n in nodes if n.input[0] == nodes[convolutions[0]].output[0])) + 1
-    return [node.name for node in nodes[start:end] if node.op_type in ("Conv", *target.node_types)]
+    last = nodes[convolutions[-2]]  # before the head
+    padding = next(index for index, node in enumerate(nodes) if node.output[0] == last.input[0])
+    quantized = nodes[convolutions[2] : padding]
+    return [node.name for node in quantized if node.op_type in ("Conv", *target.node_types)]
 
 
 class _Reader:
@@ -227,7 +225,6 @@ class _Reader:
 
 def _quantize(model: ModelProto, nodes: list[str], calibration: Floats, target: Target) -> ModelProto:
     """Have ONNX Runtime place Q/DQ nodes around `nodes` and quantise their weights."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     options: dict[str, Any] = {

@@ -9,6 +9,7 @@ import click
 
 from cgan.spec import UserError, exit_on_user_error
 from infer.cli_options import backend_option, device_option, provider_option
+from infer.packaged import DEFAULT_MODEL, model_path
 from infer.quality_cli import evaluate, parity
 
 FORMAT_CHOICES = ("same", "jpg", "png", "webp", "tiff")
@@ -24,7 +25,13 @@ def command() -> None:
 @command.command()
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
-@click.option("--model", type=click.Path(path_type=Path), help="Model file or run.  [default: the one in the package]")
+@click.option(
+    "--model",
+    type=model_path,
+    metavar="MODEL",
+    default=str(DEFAULT_MODEL),
+    help="File, run, or a model in the package: flowers or flowers-int8.  [default: flowers]",
+)
 @backend_option
 @provider_option
 @device_option
@@ -73,7 +80,7 @@ def command() -> None:
 def folder(
     source: str,
     target: str,
-    model: Path | None,
+    model: Path,
     format_: str,
     render_size: int | None,
     max_pixels: int | None,
@@ -94,7 +101,6 @@ def folder(
         other = "--watch" if watch else "--check-parity"
         raise UserError(f"--dry-run: no effect beside {other}; leave one out")
 
-    from infer.backends import DEFAULT_MODEL
     from infer.console import Console
     from infer.folder import FolderRequest, run_folder, show_plan
     from infer.images import MAX_PIXELS
@@ -115,7 +121,7 @@ def folder(
     request = FolderRequest(
         source=source,
         target=target,
-        model=model or DEFAULT_MODEL,
+        model=model,
         format=format_,
         watch=watch,
         options=options,
@@ -125,15 +131,15 @@ def folder(
 
 
 @command.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", type=model_path, default=str(DEFAULT_MODEL))
 @backend_option
 @provider_option
 @device_option
-def info(model: Path | None, backend: str, provider: str | None, device: str) -> None:
-    """Print the contract of MODEL (default: the one in the package) and what would run it here, as JSON."""
-    from infer.backends import DEFAULT_MODEL, open_model
+def info(model: Path, backend: str, provider: str | None, device: str) -> None:
+    """Print the contract of MODEL (default: flowers, from the package) and what would run it here, as JSON."""
+    from infer.backends import open_model
 
-    with open_model(model or DEFAULT_MODEL, device, backend=backend, provider=provider) as loaded:
+    with open_model(model, device, backend=backend, provider=provider) as loaded:
         values: dict[str, Any] = {
             "file": str(loaded.path),
             "bytes": loaded.path.stat().st_size if loaded.path.is_file() else None,

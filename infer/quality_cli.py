@@ -12,6 +12,7 @@ import click
 
 from cgan.spec import GateError, UserError, atomic_path, cache_folder, cannot_write, check_replaceable
 from infer.cli_options import backend_option, device_option, provider_option
+from infer.packaged import model_path
 
 if TYPE_CHECKING:
     from cgan.features import FeatureNetwork
@@ -50,7 +51,7 @@ def _shared(function: F) -> F:
 
 
 @click.command()
-@click.argument("candidate", type=click.Path(path_type=Path))
+@click.argument("candidate", type=model_path)
 @click.option("--reference", type=click.Path(path_type=Path), required=True, help="Run or checkpoint of cgan-train.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of photos, searched recursively.")
 @click.option("--max-fid-delta", type=float, help="Largest difference of the FIDs to the photos.  [default: 1]")
@@ -109,7 +110,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=model_path)
 @click.argument("data", type=click.Path(path_type=Path))
 @_shared
 @click.option(

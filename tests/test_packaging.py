@@ -137,3 +137,30 @@ def test_help_of_infer_takes_little_cpu_time() -> None:
         )
         times.append(used() - before)
     assert min(times) < 0.4
+
+
+NO_TELEMETRY = """
+import importlib, os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            assert os.environ.get("ORT_DISABLE_TELEMETRY"), "ONNX Runtime would report to its vendor"
+
+sys.meta_path.insert(0, Watch())
+importlib.import_module(sys.argv[1])
+import onnxruntime
+print(os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+
+
+@pytest.mark.parametrize("module", ["cgan", "infer", "export.produce", "benchmarks.folder", "benchmarks.latency"])
+def test_onnx_runtime_reports_to_nobody(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    done = run_python(NO_TELEMETRY, module)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_who_wants_onnx_runtime_to_report_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    assert run_python(NO_TELEMETRY, "infer").stdout == "0\n"

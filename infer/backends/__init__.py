@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cgan.spec import UserError
 from infer.backends.base import Backend
+from infer.packaged import PACKAGED_MODELS
 
 BACKENDS = {
     "ort": "infer.backends.ort:OrtBackend",
@@ -28,9 +29,6 @@ SOURCES = {
     "openvino-bf16": "an .onnx file",
 }
 """What each backend runs, for people."""
-
-DEFAULT_MODEL = Path(__file__).parent.parent / "models" / "flowers.onnx"
-"""The model that ships inside the package; models/MODEL_CARD.md says how it was made."""
 
 
 def open_model(
@@ -78,7 +76,10 @@ def _backends_for(path: Path, suffix: str | None) -> tuple[str, ...]:
     if path.is_dir():
         return ("torch",)
     if not path.is_file():
-        raise UserError(f"{path}: found no such file, expected a model that cgan-export wrote, or a run of cgan-train")
+        raise UserError(
+            f"{path}: found no such file, expected a model that cgan-export wrote, a run of cgan-train, or the name of "
+            f"one in the package: {', '.join(PACKAGED_MODELS)}"
+        )
     suffix = (suffix or path.suffix).lower()
     kinds = {**ARTEFACTS, CHECKPOINT_SUFFIX: ("torch",)}
     if suffix not in kinds:

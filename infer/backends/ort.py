@@ -1,7 +1,6 @@
 """ONNX Runtime, on the CPU or on an NVIDIA GPU through one of its providers."""
 
 import contextlib
-import os
 import sys
 import threading
 from collections import Counter
@@ -84,7 +83,6 @@ class OrtBackend(Backend):
 
     def _activate(self) -> ModelSpec:
         wanted = self._wanted()
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library loads
         import onnxruntime as ort
 
         self._version = ort.__version__

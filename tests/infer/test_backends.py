@@ -12,11 +12,12 @@ from PIL import Image
 
 from cgan.spec import ChangedFileError, ModelSpec, UserError, sidecar_path
 from export.cli import main as export
-from infer.backends import ARTEFACTS, BACKENDS, DEFAULT_MODEL, open_model
+from infer.backends import ARTEFACTS, BACKENDS, open_model
 from infer.backends.base import Backend, OutOfMemory
 from infer.backends.ort import OrtBackend
 from infer.backends.pytorch import TorchBackend
 from infer.backends.trt import TrtBackend
+from infer.packaged import MODELS, PACKAGED_MODELS
 
 Array = Callable[..., np.ndarray]
 
@@ -312,12 +313,25 @@ def test_a_model_of_another_contract_is_refused(model: Path) -> None:
         open_model(model, "cpu").__enter__()
 
 
-def test_the_model_in_the_package_is_vouched_for() -> None:
-    with open_model(DEFAULT_MODEL, "cpu") as backend:
+@pytest.mark.parametrize("name", PACKAGED_MODELS)
+def test_the_models_in_the_package_are_vouched_for(name: str) -> None:
+    with open_model(PACKAGED_MODELS[name], "cpu") as backend:
         assert isinstance(backend, Backend)
-        assert isinstance(backend.spec, ModelSpec)
+        assert backend.spec.precision == ("int8" if name.endswith("int8") else "fp32")
         assert backend.sidecar is not None
         found = backend.sidecar.verification
         assert found["verified"]
-        assert found["max_difference"] <= found["tolerance"]["atol"] == 1e-4
-    assert DEFAULT_MODEL.stat().st_size <= 16 * 2**20
+        if backend.spec.precision == "fp32":
+            assert found["max_difference"] <= found["tolerance"]["atol"] == 1e-4
+        else:
+            assert found["min_psnr"] >= found["tolerance"]["min_psnr"] == 40
+
+
+def test_the_models_in_the_package_are_one_model_and_small() -> None:
+    specs = []
+    for path in PACKAGED_MODELS.values():
+        with open_model(path, "cpu") as backend:
+            specs.append(backend.spec)
+    assert len({spec.weights_sha256 for spec in specs}) == 1
+    assert {path.name for path in MODELS.glob("*.onnx")} == {path.name for path in PACKAGED_MODELS.values()}
+    assert sum(path.stat().st_size for path in PACKAGED_MODELS.values()) <= 32 * 2**20

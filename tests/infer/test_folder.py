@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from infer import pipeline
-from infer.backends import DEFAULT_MODEL
 from infer.backends.base import Backend
 from infer.cli import main
 from infer.gates import DEFAULT_GATES, Gates
 from infer.journal import Journal, JournalError
+from infer.packaged import DEFAULT_MODEL
 from infer.storage import LocalFolder
 
 Color = Callable[..., Any]

@@ -18,9 +18,10 @@ import onnxruntime
 import pytest
 
 from cgan.spec import UserError, sidecar_path
-from infer.backends import DEFAULT_MODEL, open_model, ort
+from infer.backends import open_model, ort
 from infer.backends.base import OutOfMemory
 from infer.backends.ort import PROVIDERS, OrtBackend, engine_cache, gpu_present
+from infer.packaged import DEFAULT_MODEL
 
 Array = Callable[..., np.ndarray]
 without_gpu = pytest.mark.skipif(gpu_present(), reason="a GPU is here")
