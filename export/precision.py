@@ -31,6 +31,9 @@ Floats = NDArray[np.float32]
 CALIBRATION_BATCH = 8
 """Photos that run at once while ranges are measured; bounds memory."""
 
+FLOAT_CONVOLUTIONS = 2, 2
+"""How many stay in float where the photo comes in, and where the picture goes out: the head is the last of them."""
+
 TAPS = ((2, 0), (3, 1))
 """Of a 4x4 kernel of stride 2 and padding 1, what an odd and an even output pixel take from two inputs side by side."""
 
@@ -199,14 +202,16 @@ def _check_calibration(calibration: Floats, model: ModelProto) -> None:
 
 
 def _quantized_nodes(model: ModelProto, target: Target) -> list[str]:
-    """Names of the nodes to quantise: from the third convolution to before the last one of 3x3."""
+    """Names of the nodes to quantise: those between the convolutions at either end that stay in float."""
     nodes = list(model.graph.node)
     convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
-    if len(convolutions) < 5 or any(node.op_type in (QUANTIZE, "Cast") for node in nodes):
+    first, last = FLOAT_CONVOLUTIONS
+    if len(convolutions) <= first + last or any(node.op_type in (QUANTIZE, "Cast") for node in nodes):
         raise ValueError("expected an fp32 file of export_onnx")
-    last = nodes[convolutions[-2]]  # before the head
-    padding = next(index for index, node in enumerate(nodes) if node.output[0] == last.input[0])
-    quantized = nodes[convolutions[2] : padding]
+    after = nodes[convolutions[-last]]
+    # What pads for it, or joins with the first one's output what would share a scale with that, stays in float too.
+    end = next(index for index, node in enumerate(nodes) if node.output[0] == after.input[0])
+    quantized = nodes[convolutions[first] : end]
     return [node.name for node in quantized if node.op_type in ("Conv", *target.node_types)]
 
 

@@ -1,0 +1,105 @@
+"""What the gates of `cgan-infer parity` let through and what they catch.
+
+    python benchmarks/gates.py PHOTOS --reference RUN --calibration FOLDER [--other RUN] [--photos 100] [--json FILE]
+
+Exports of RUN, honest ones and spoiled ones, are compared with RUN: int8 calibrated on noise in place of FOLDER, a
+gamma of 1.02, red and blue swapped, and OTHER, a checkpoint of later or earlier training. Needs the extra "train".
+"""
+
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from PIL import Image
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.machine import arguments, machine
+from export.calibration import DEFAULT_LIMIT
+from export.produce import ExportOptions, make_onnx
+from infer.backends import open_model
+from infer.parity import THREADS, check_parity
+from infer.sample import Source, photos_below
+
+FIGURES = ("psnr", "worst_psnr", "delta_e_p99")
+
+
+@click.command()
+@click.argument("photos", type=click.Path(exists=True, path_type=Path))
+@click.option("--reference", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--calibration", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--other", type=click.Path(exists=True, path_type=Path))
+@click.option("--photos", "count", default=100, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+def main(
+    photos: Path, reference: Path, calibration: Path, other: Path | None, count: int, json_file: Path | None
+) -> None:
+    """Print each candidate's figures and whether it passed."""
+    sources = photos_below(photos)
+    random.Random(0).shuffle(sources)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in candidates(Path(folder), reference, calibration, other).items():
+            rows.append({"candidate": name, **judged(path, reference, sources[:count])})
+            figures = "{psnr:6.1f} dB, worst photo {worst_psnr:6.1f} dB, CIEDE2000 {delta_e_p99:6.2f}".format(
+                **rows[-1]
+            )
+            print(f"{name:<24} {'passed' if rows[-1]['passed'] else 'caught'}  {figures}", flush=True)
+    record = {"arguments": arguments(), "machine": machine(), "photos": len(sources[:count]), "rows": rows}
+    if json_file:
+        json_file.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def candidates(folder: Path, reference: Path, calibration: Path, other: Path | None) -> dict[str, Path]:
+    """Files by what they are."""
+    noise = folder / "noise"
+    noise.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(DEFAULT_LIMIT):
+        Image.fromarray(rng.integers(0, 256, (128, 128), np.uint8)).save(noise / f"{i}.png")
+
+    def made(name: str, source: Path = reference, **options: object) -> Path:
+        return make_onnx(source, folder / name, ExportOptions(verify=False, **options)).path  # type: ignore[arg-type]
+
+    fp32 = made("fp32")
+    files = {
+        "fp32": fp32,
+        "fp16": made("fp16", precision="fp16"),
+        "int8": made("int8", precision="int8", calibration=calibration),
+        "int8 calibrated on noise": made("of-noise", precision="int8", calibration=noise),
+        "gamma 1.02": changed(fp32, folder / "gamma.onnx", "Pow", np.array(1.02, np.float32)),
+        "red and blue swapped": changed(fp32, folder / "swapped.onnx", "Gather", np.array([2, 1, 0]), axis=1),
+    }
+    return files | ({"another checkpoint": made("other", other)} if other else {})
+
+
+def changed(source: Path, target: Path, operator: str, operand: np.ndarray, **attributes: int) -> Path:
+    """A model with one more node before its output."""
+    model = onnx.load(source)
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["honest" if name == output else name for name in node.output]
+        node.input[:] = ["honest" if name == output else name for name in node.input]
+    model.graph.initializer.append(numpy_helper.from_array(operand, "operand"))
+    model.graph.node.append(helper.make_node(operator, ["honest", "operand"], [output], **attributes))
+    onnx.save(model, target)
+    return target
+
+
+def judged(candidate: Path, reference: Path, sources: list[Source]) -> dict[str, object]:
+    """Whether the gates let a candidate through, what they say of it and the figures that they go by."""
+    with open_model(candidate, "cpu", THREADS) as model:
+        result = check_parity(model, reference, sources, device="cpu")
+    figures = {name: round(result.figures[name].value, 3) for name in FIGURES}
+    return {"passed": result.passed, **figures, "failed_gates": result.failed_gates()}
+
+
+if __name__ == "__main__":
+    main()
