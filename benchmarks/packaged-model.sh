@@ -2,14 +2,14 @@
 # How the models in the package were made, on 2 CPU cores in under three hours: from 64 to 128 pixels with L1 alone, then
 # with the discriminator; exported in fp32 and in int8.
 #
-#     benchmarks/packaged-model.sh PHOTOS SHARP OUT
+#     benchmarks/packaged-model.sh PHOTOS OUT
 #
-# PHOTOS: 3,890 photos of flowers at 128 x 128, and SHARP: 60 of 227 x 227 (infer/models/MODEL_CARD.md). OUT: a new folder.
+# PHOTOS: 3,890 photos of flowers at 128 x 128 (infer/models/MODEL_CARD.md). OUT: a new folder.
 #
 # Stage 1-small was begun for 30 epochs and stopped after 27, since its best checkpoint is the 26th. torch's bf16 sums
 # differ from machine to machine, so other machines get other weights.
 set -eu
-photos=$1 sharp=$2 out=$3
+photos=$1 out=$2
 train() {
     run=$1; shift
     cgan-train "$photos" --out "$out/$run" --width 16 --color-space ycbcr --loss-space rgb --flip \
@@ -28,3 +28,6 @@ train 5-large --size 128 --discriminator none --sharpness 3 --crop 0.4 --color-w
 train 6-gan --size 128 --discriminator patch --gan-loss hinge --spectral-norm --discriminator-width 8 --l1-weight 512 \
     --sharpness 3 --crop 0.4 --color-weight 1.5 --ema 0.9995 --epochs 17 --decay-epochs 6 --save-every 1 \
     --init "$out/5-large"
+best="$out/6-gan/checkpoints/epoch-0015.safetensors"
+cgan-export "$best" --out "$out/models"
+cgan-export "$best" --out "$out/models" --precision int8 --calibration "$photos"
