@@ -93,7 +93,7 @@ def folder(
 ) -> None:
     """Colour every photo below INPUT into the same place below OUTPUT.
 
-    Both are folders, or fsspec URLs such as s3://bucket/photos. A journal in OUTPUT knows what was done: the same
+    INPUT may also be a single photo. Both are folders, or fsspec URLs such as s3://bucket/photos. A journal in OUTPUT knows what was done: the same
     command again does only what is missing, and what another model, other options or a changed photo ask for. Exit
     code 1 means that some files failed; OUTPUT/report.json names each with the reason.
     """

@@ -20,7 +20,7 @@ from infer.journal import Journal, JournalError, journal_path
 from infer.pipeline import Pipeline
 from infer.report import REPORT_NAME, is_report, report, write_report
 from infer.run import FolderOptions, Outcome
-from infer.storage import WORK_FOLDER, Entry, LocalFolder, Storage, open_storage
+from infer.storage import WORK_FOLDER, Entry, LocalFile, LocalFolder, Storage, open_source, open_storage
 
 CHECKED_PHOTOS = 64
 """Photos of INPUT, drawn at random, on which --check-parity compares."""
@@ -55,15 +55,17 @@ class FolderRequest:
 
 
 def run_folder(request: FolderRequest, console: Console) -> int:
-    """Colour a folder; the command's exit code.
+    """Colour a folder or a photo; the command's exit code.
 
     Raises:
         UserError: the request cannot be met; nothing was written.
     """
     use_own_pixel_limit()
     with stop_on_signal() as stop:
-        source, target = open_storage(request.source), open_storage(request.target)
+        source, target = open_source(request.source), open_storage(request.target)
         check_folders(source, target)
+        if request.watch and isinstance(source, LocalFile):
+            raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
         cores = available_cores()
         workers = request.workers or cores
         path = journal_path(target.identity, _work_folder(target))
@@ -87,7 +89,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
     Raises:
         UserError: the request cannot be met.
     """
-    source, target = open_storage(request.source), open_storage(request.target)
+    source, target = open_source(request.source), open_storage(request.target)
     check_folders(source, target)
     verdicts = {"do": 0, "skip": 0, "fail": 0}
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from cgan.spec import PHOTO_FORMATS, UserError
 from infer.images import WRITE_FORMATS
 from infer.journal import BEGUN, DONE, FAILED, Row
-from infer.storage import WORK_FOLDER, Entry, LocalFolder, Status, Storage
+from infer.storage import WORK_FOLDER, Entry, LocalFile, LocalFolder, Status, Storage
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
@@ -62,7 +62,7 @@ def make_plan(
         choose: which files to take for now; all when None, and then there have to be photos.
 
     Raises:
-        UserError: `source` is no folder, the two folders would overwrite inputs, or there are no photos.
+        UserError: `source` is not there, the two folders would overwrite inputs, or there are no photos.
         OSError: a store that cannot be searched.
     """
     check_folders(source, target)
@@ -83,7 +83,8 @@ def make_plan(
     if choose is None and unreadable and not found:
         raise UserError(f"{source}: cannot be searched ({next(iter(unreadable.values()))}); give permission to read it")
     if choose is None and not found:
-        raise UserError(f"{source}: found no photos in it or below it ({', '.join(PHOTO_FORMATS)})")
+        where = "expected a photo" if isinstance(source, LocalFile) else "found no photos in it or below it"
+        raise UserError(f"{source}: {where} ({', '.join(PHOTO_FORMATS)})")
     names = sorted(found)
     jobs = tuple(
         Job(name, output, _output_format(name, format_), found[name])
@@ -151,10 +152,11 @@ def check_folders(source: Storage, target: Storage) -> None:
     """
     if isinstance(source, LocalFolder) and not source.path.is_dir():
         if source.path.exists():
-            raise UserError(f"{source}: found a file, expected a folder of photos")
-        raise UserError(f"{source}: found no such folder, expected one that holds photos")
+            raise UserError(f"{source}: found something else, expected a photo or a folder of photos")
+        raise UserError(f"{source}: found nothing there, expected a photo or a folder of photos")
     if isinstance(target, LocalFolder) and target.path.exists() and not target.path.is_dir():
         raise UserError(f"{target}: found a file, expected a folder for the outputs")
+    # Of a single file only its own output could overwrite it, which the plan refuses.
     if type(source) is type(target) and PurePath(source.identity).is_relative_to(target.identity):
         raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
 

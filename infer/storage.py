@@ -169,6 +169,21 @@ class LocalFolder(Storage):
         shutil.rmtree(self._work, ignore_errors=True)  # a disk that broke must not hide what became of the run
 
 
+class LocalFile(LocalFolder):
+    """A folder of which only one file is seen, so that a single photo is an INPUT too."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self.file = path
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+    def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
+        """The file, wherever it lies: who names it wants it."""
+        yield _entry(self.file.name, self.file)
+
+
 class RemoteFolder(Storage):
     """A folder behind an fsspec URL.
 
@@ -302,6 +317,16 @@ def open_storage(place: str) -> Storage:
         return LocalFolder(Path(place))
     folder = RemoteFolder(place)
     return folder.on_this_machine or folder
+
+
+def open_source(place: str) -> Storage:
+    """The photos for a path or an fsspec URL: those of a folder, or a single file of this machine.
+
+    Raises:
+        UserError: as `open_storage`.
+    """
+    source = open_storage(place)
+    return LocalFile(source.path) if isinstance(source, LocalFolder) and source.path.is_file() else source
 
 
 def is_url(place: str) -> bool:

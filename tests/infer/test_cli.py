@@ -149,8 +149,12 @@ def test_defaults_are_printed(photos: Path, out: Path, invoke: Call) -> None:
         (["folder", "{photos}", "{photos}"], "could overwrite the inputs"),
         (["folder", "{photos}", "{photos}/.."], "could overwrite the inputs"),
         (["folder", "{photos}", "file://{photos}"], "could overwrite the inputs"),
-        (["folder", "{photos}/none", "out"], "found no such folder"),
+        (["folder", "{photos}/none", "out"], "found nothing there, expected a photo or a folder"),
         (["folder", "{photos}/empty", "out"], "found no photos in it"),
+        (["folder", "{photos}/notes.txt", "out"], "notes.txt: expected a photo (.bmp"),
+        (["folder", "{photos}/pipe.png", "out"], "found something else, expected a photo or a folder"),
+        (["folder", "{photos}/0.png", "{photos}"], "one of the input files"),
+        (["folder", "{photos}/0.png", "out", "--watch"], "expected a folder to watch"),
         (["folder", "{photos}", "out", "--model", "none.onnx"], "found no such file"),
         (["folder", "{photos}", "out", "--model", "{photos}/0.png"], "expected one of .onnx"),
         (["folder", "{photos}", "out", "--backend", "tensorrt"], "use --backend ort"),
@@ -171,6 +175,8 @@ def test_bad_requests_are_one_line_exit_2_and_write_nothing(
     message: str,
 ) -> None:
     (photos / "empty").mkdir()
+    (photos / "notes.txt").write_text("no photo")
+    os.mkfifo(photos / "pipe.png")
     (photos / "0.png").write_bytes((photos / "000.png").read_bytes())
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))

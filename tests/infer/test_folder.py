@@ -223,6 +223,28 @@ def test_who_comes_later_does_not_move_who_was_first(
     assert color(source, out).counts == (0, 1, 0)
 
 
+def test_a_single_photo_is_an_input_too(photos: Path, out: Path, color: Color) -> None:
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    assert color(photos / "001.png", out).counts == (1, 0, 0)
+    assert versions(out).keys() == {"001.png"}
+    assert color(photos / "001.png", out).counts == (0, 1, 0)
+    assert color(photos, out).counts == (2, 1, 0)  # its folder knows it
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_a_single_photo_is_never_overwritten(photos: Path, color: Color, invoke: Callable[..., Any]) -> None:
+    before = (photos / "001.png").read_bytes()
+    error = invoke(main, "folder", photos / "001.png", photos, "--overwrite").error(2)
+    assert "one of the input files" in error
+    assert {path.name for path in photos.iterdir()} == {"000.png", "001.png", "002.png"}
+    assert (photos / "001.png").read_bytes() == before
+    with Image.open(photos / "001.png") as image:
+        image.save(photos / "001.gif")
+    assert color(photos / "001.gif", photos, "--format", "jpg").counts == (1, 0, 0)
+    assert (photos / "001.jpg").is_file()
+    assert (photos / "001.png").read_bytes() == before
+
+
 def test_output_inside_input_is_never_read(photos: Path, color: Color) -> None:
     for _ in range(2):
         assert sum(color(photos, photos / "colored").counts) == 3

@@ -249,7 +249,7 @@ def test_output_through_a_link_to_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="found no such folder"):
+    with pytest.raises(UserError, match="found nothing there"):
         plan_of(tmp_path / "none", tmp_path / "out")
     touch(tmp_path / "in", "notes.txt")
     with pytest.raises(UserError, match="found no photos"):

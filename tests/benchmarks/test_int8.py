@@ -1,0 +1,49 @@
+"""benchmarks/int8.py and benchmarks/gates.py: whole runs on a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from benchmarks import gates, int8
+
+
+def test_every_pair_of_ends_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "int8.json"
+    options = ["--calibration", photo_folder, "--model", exported_onnx, "--photos", 5, "--rounds", 1, "--json", file]
+    result = CliRunner().invoke(int8.main, [str(photo_folder), *map(str, options)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    record = json.loads(file.read_text())
+    assert record["photos"] == 5
+    assert [row["float"] for row in record["rows"]] == [str(ends) for ends in int8.ENDS]
+    for row in record["rows"]:
+        assert 25 < row["worst"] <= row["psnr"] < 100
+        assert row["speed"] > 0
+    assert len({row["psnr"] for row in record["rows"]}) > 1  # the ends do reach the export
+    assert len(result.output.splitlines()) == len(int8.ENDS)
+
+
+def test_honest_exports_pass_and_spoiled_ones_are_caught(trained_run: Path, photo_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    shutil.copy(trained_run / "checkpoints" / "best.safetensors", other)
+    file = tmp_path / "gates.json"
+    options = ["--reference", trained_run, "--calibration", photo_folder, "--other", other, "--photos", 6]
+    options += ["--json", file]
+    result = CliRunner().invoke(gates.main, [str(photo_folder), *map(str, options)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    record = json.loads(file.read_text())
+    verdicts = {row["candidate"]: row["passed"] for row in record["rows"]}
+    assert list(verdicts) == [
+        *("fp32", "fp16", "int8", "int8 calibrated on noise"),
+        *("gamma 1.02", "red and blue swapped", "another checkpoint"),
+    ]
+    assert verdicts["fp32"]
+    assert verdicts["fp16"]
+    assert not verdicts["gamma 1.02"]
+    assert not verdicts["red and blue swapped"]
+    for row in record["rows"]:
+        assert row["passed"] == (not row["failed_gates"])
+        assert ("caught" in next(line for line in result.output.splitlines() if line.startswith(row["candidate"]))) == (
+            not row["passed"]
+        )
