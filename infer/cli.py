@@ -93,9 +93,9 @@ def folder(
 ) -> None:
     """Colour every photo below INPUT into the same place below OUTPUT.
 
-    INPUT may also be a single photo. Both are folders, or fsspec URLs such as s3://bucket/photos. A journal in OUTPUT knows what was done: the same
-    command again does only what is missing, and what another model, other options or a changed photo ask for. Exit
-    code 1 means that some files failed; OUTPUT/report.json names each with the reason.
+    INPUT is a folder or a single photo; both can be fsspec URLs such as s3://bucket/photos. A journal in OUTPUT knows
+    what was done: the same command again does only what is missing, and what another model, other options or a changed
+    photo ask for. Exit code 1 means that some files failed; OUTPUT/report.json names each with the reason.
     """
     if dry_run and (watch or given["check_parity"]):
         other = "--watch" if watch else "--check-parity"
