@@ -1,9 +1,9 @@
-"""What it brings, and costs, to leave the convolutions at either end of an int8 model in float.
+"""What makes int8 models closer to fp32, and what it costs: float convolutions at either end, sharper calibration.
 
-    python benchmarks/int8.py PHOTOS --calibration FOLDER [--model FILE] [--photos 60] [--rounds 5] [--json FILE]
+    python benchmarks/int8.py PHOTOS ... --calibration FOLDER [--model FILE] [--photos 60] [--rounds 5] [--json FILE]
 
 The fp32 model and int8 versions of it, calibrated on FOLDER, run by turns in one thread of ONNX Runtime over the same
-decoded PHOTOS. PSNR is against fp32. Needs the extra "export".
+decoded photos, some of each folder PHOTOS. PSNR is against fp32. Needs the extra "export".
 """
 
 import json
@@ -22,14 +22,15 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments, machine
-from export.calibration import calibration_batches
-from export.precision import quantize_int8
+from export.calibration import calibration_batches, with_sharper_copies
+from export.precision import FLOAT_CONVOLUTIONS, quantize_int8
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.images import Floats, decode, model_input
 from infer.packaged import DEFAULT_MODEL
 from infer.sample import photos_below
 
+UNSHARPENED = f"{FLOAT_CONVOLUTIONS}, calibrated without sharper copies"
 ENDS = ((1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (2, 3))
 """Convolutions in float where the photo comes in, and where the picture goes out."""
 
@@ -37,38 +38,53 @@ BATCH = 8
 
 
 @click.command()
-@click.argument("photos", type=click.Path(exists=True, path_type=Path))
+@click.argument("photos", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
 @click.option("--calibration", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL, help="An fp32 ONNX file.")
-@click.option("--photos", "count", default=60, show_default=True)
+@click.option("--photos", "count", default=60, show_default=True, help="Of each folder.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-def main(photos: Path, calibration: Path, model: Path, count: int, rounds: int, json_file: Path | None) -> None:
-    """Print PSNR over all photos and of the worst, and images a second against fp32."""
+def main(
+    photos: tuple[Path, ...], calibration: Path, model: Path, count: int, rounds: int, json_file: Path | None
+) -> None:
+    """Print images a second against fp32, and of each folder PSNR over all photos and of the worst."""
     with open_model(model, "cpu") as backend:
         spec = backend.spec
     size = spec.render_size
-    sources = photos_below(photos)
-    random.Random(0).shuffle(sources)
-    gray = np.stack([model_input(decode(path), size, size) for _, path in sources[:count] if isinstance(path, Path)])
+    folders = {str(folder): some(folder, count, size) for folder in photos}
     shown = calibration_batches(calibration, size).gray
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {"fp32": model}
+        files = {"fp32": model, UNSHARPENED: Path(folder) / "unsharpened.onnx"}
+        quantize_int8(model, spec, shown, "cpu", files[UNSHARPENED])
         for ends in ENDS:
             files[str(ends)] = Path(folder) / f"{ends[0]}-{ends[1]}.onnx"
             with mock.patch("export.precision.FLOAT_CONVOLUTIONS", ends):
-                quantize_int8(model, spec, shown, "cpu", files[str(ends)])
-        pictures, seconds = by_turns(files, gray, rounds)
+                quantize_int8(model, spec, with_sharper_copies(shown), "cpu", files[str(ends)])
+        pictures, seconds = by_turns(files, np.concatenate(list(folders.values())), rounds)
     fp32 = pictures.pop("fp32")
+    borders = np.cumsum([len(gray) for gray in folders.values()])[:-1]
     for name, picture in pictures.items():
         errors = np.square(picture - fp32, dtype=np.float64).mean(axis=(1, 2, 3))
         speed = statistics.median(a / b for a, b in zip(seconds["fp32"], seconds[name], strict=True))
-        rows.append({"float": name, "psnr": psnr(errors.mean()), "worst": psnr(errors.max()), "speed": round(speed, 2)})
-        print("{float}: {psnr} dB, worst photo {worst} dB, {speed} x fp32".format(**rows[-1]))
-    record = {"arguments": arguments(), "machine": machine(), "photos": len(gray), "rows": rows}
+        found = {
+            folder: {"psnr": psnr(part.mean()), "worst": psnr(part.max())}
+            for folder, part in zip(folders, np.split(errors, borders), strict=True)
+        }
+        rows.append({"float": name, "speed": round(speed, 2), "folders": found})
+        figures = "; ".join(f"{found[folder]['psnr']} dB, worst {found[folder]['worst']} dB" for folder in folders)
+        print(f"{name}: {speed:.2f} x fp32; {figures}")
+    counts = {folder: len(gray) for folder, gray in folders.items()}
+    record = {"arguments": arguments(), "machine": machine(), "photos": counts, "rows": rows}
     if json_file:
         json_file.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def some(folder: Path, count: int, size: int) -> Floats:
+    """Photos drawn at random as the network sees them, N x 1 x size x size."""
+    sources = photos_below(folder)
+    random.Random(0).shuffle(sources)
+    return np.stack([model_input(decode(path), size, size) for _, path in sources[:count] if isinstance(path, Path)])
 
 
 def by_turns(files: dict[str, Path], gray: Floats, rounds: int) -> tuple[dict[str, Floats], dict[str, list[float]]]:

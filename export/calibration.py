@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from cgan.augment import sharpened
 from cgan.dataset import PREPARE_AHEAD, PREPARE_THREADS, prefetch, scan
 from cgan.spec import UserError
 from infer.images import decode, model_input
@@ -17,6 +19,11 @@ the worst stayed where it is with 256."""
 
 LEAST_PHOTOS = 8
 """Fewer are refused."""
+
+
+SHARPENED = 3.0
+"""Amount of `cgan.augment.sharpened` for a second copy of each photo, what `--sharpness` trains up to. Photos that are
+sharper than those of the folder otherwise leave the ranges and are clipped (`benchmarks/int8.py`)."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,19 @@ def calibration_batches(
             f"least {LEAST_PHOTOS}; add photos like those that the model will colour"
         )
     return Calibration(np.stack(list(read.values())), tuple(read), tuple(failures))
+
+
+def with_sharper_copies(gray: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The photos, then each once more, sharpened: what sets the ranges.
+
+    Args:
+        gray: N x 1 x H x W in [0, 1].
+
+    Returns:
+        2N x 1 x H x W in [0, 1].
+    """
+    copies = sharpened(torch.from_numpy(gray), torch.full((len(gray),), SHARPENED))
+    return np.concatenate([gray, copies.contiguous().numpy()])
 
 
 def _gray_or_reason(path: Path, size: int) -> NDArray[np.float32] | str:

@@ -25,7 +25,7 @@ from cgan.spec import (
     sidecar_path,
     write_sidecar,
 )
-from export.calibration import calibration_batches
+from export.calibration import calibration_batches, with_sharper_copies
 from export.engine import EngineOptions, Progress, build_engine, find_builder
 from export.onnx_model import export_onnx, inspect_onnx
 from export.precision import quantize_int8
@@ -105,7 +105,7 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
                 export_onnx(generator, replace(spec, precision="fp32"), full)
                 assert options.calibration is not None
                 calibration = calibration_batches(options.calibration, spec.render_size)
-                quantize_int8(full, spec, calibration.gray, options.int8_target, temporary)
+                quantize_int8(full, spec, with_sharper_copies(calibration.gray), options.int8_target, temporary)
                 notes = (*notes, *(f"{path}: not calibrated on, {reason}" for path, reason in calibration.failures))
                 count = len(calibration.photos)
                 build = {"int8_target": options.int8_target, "calibration_photos": count}

@@ -9,19 +9,23 @@ from click.testing import CliRunner
 from benchmarks import gates, int8
 
 
-def test_every_pair_of_ends_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_every_version_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "int8.json"
-    options = ["--calibration", photo_folder, "--model", exported_onnx, "--photos", 5, "--rounds", 1, "--json", file]
-    result = CliRunner().invoke(int8.main, [str(photo_folder), *map(str, options)], catch_exceptions=False)
+    options = ["--calibration", photo_folder, "--model", exported_onnx, "--photos", 4, "--rounds", 1, "--json", file]
+    arguments = [photo_folder / "a", photo_folder / "b", *options]
+    result = CliRunner().invoke(int8.main, [*map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     record = json.loads(file.read_text())
-    assert record["photos"] == 5
-    assert [row["float"] for row in record["rows"]] == [str(ends) for ends in int8.ENDS]
+    assert record["photos"] == {str(photo_folder / "a"): 4, str(photo_folder / "b"): 4}
+    assert [row["float"] for row in record["rows"]] == [int8.UNSHARPENED, *map(str, int8.ENDS)]
     for row in record["rows"]:
-        assert 25 < row["worst"] <= row["psnr"] < 100
         assert row["speed"] > 0
-    assert len({row["psnr"] for row in record["rows"]}) > 1  # the ends do reach the export
-    assert len(result.output.splitlines()) == len(int8.ENDS)
+        for found in row["folders"].values():
+            assert 25 < found["worst"] <= found["psnr"] < 100
+    # The ends and the copies do reach the export, and the folders are told apart.
+    assert len({str(row["folders"]) for row in record["rows"]}) == len(record["rows"])
+    assert all(len({str(found) for found in row["folders"].values()}) == 2 for row in record["rows"])
+    assert len(result.output.splitlines()) == len(record["rows"])
 
 
 def test_honest_exports_pass_and_spoiled_ones_are_caught(trained_run: Path, photo_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cgan.spec import UserError
-from export.calibration import DEFAULT_LIMIT, LEAST_PHOTOS, calibration_batches
+from export.calibration import DEFAULT_LIMIT, LEAST_PHOTOS, calibration_batches, with_sharper_copies
 from infer.images import decode, model_input
 
 
@@ -115,3 +115,19 @@ def test_no_folder_and_no_photos(tmp_path: Path) -> None:
 def test_a_limit_below_the_least(photo_folder: Path) -> None:
     with pytest.raises(ValueError, match=f"limit is 7, expected at least {LEAST_PHOTOS}"):
         calibration_batches(photo_folder, 32, limit=7)
+
+
+def test_sharper_copies_come_after_the_photos(photo_folder: Path) -> None:
+    gray = calibration_batches(photo_folder, 32).gray
+    both = with_sharper_copies(gray)
+    assert (both.shape, both.dtype) == ((24, 1, 32, 32), np.float32)
+    assert np.array_equal(both[:12], gray)
+    assert np.array_equal(both, both.clip(0, 1))
+
+    def contrast(photos: np.ndarray) -> np.ndarray:
+        """Mean difference of neighbours, N."""
+        return np.abs(np.diff(photos, axis=3)).mean(axis=(1, 2, 3))
+
+    assert (contrast(both[12:]) > 1.25 * contrast(gray)).all()
+    flat = np.full((1, 1, 32, 32), 0.25, np.float32)
+    assert np.allclose(with_sharper_copies(flat), 0.25)

@@ -21,7 +21,7 @@ from cgan.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator
 from cgan.cli import main as train
 from cgan.spec import COLOR_SPACES, GateError, ModelSpec, UserError, read_sidecar, sidecar_path
 from export import produce
-from export.calibration import DEFAULT_LIMIT, calibration_batches
+from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
 from export.produce import COMPARED_PHOTOS, FAILED_SUFFIX, Artefact, ExportOptions, artefact_name, make_onnx
 from export.verify import TOLERANCES, Tolerance, natural_images
 from infer.backends import open_model
@@ -230,8 +230,11 @@ def test_photos_that_calibrate_are_not_those_that_are_compared(
     monkeypatch.setattr(produce, "quantize_int8", quantize)
     folder = make_photos(tmp_path / "photos", DEFAULT_LIMIT + COMPARED_PHOTOS)
     make_onnx(trained_run, tmp_path / "out", ExportOptions(precision="int8", calibration=folder))
-    calibrated, others = ({photo.tobytes() for photo in photos} for photos in (shown[0], compared[0]["photos"]))
+    calibrated, others = (
+        {photo.tobytes() for photo in photos} for photos in (shown[0][:DEFAULT_LIMIT], compared[0]["photos"])
+    )
     assert (len(calibrated), len(others)) == (DEFAULT_LIMIT, COMPARED_PHOTOS)
+    assert np.array_equal(shown[0], with_sharper_copies(shown[0][:DEFAULT_LIMIT]))
     assert calibrated.isdisjoint(others)
 
 
