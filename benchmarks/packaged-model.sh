@@ -28,6 +28,9 @@ train 5-large --size 128 --discriminator none --sharpness 3 --crop 0.4 --color-w
 train 6-gan --size 128 --discriminator patch --gan-loss hinge --spectral-norm --discriminator-width 8 --l1-weight 512 \
     --sharpness 3 --crop 0.4 --color-weight 1.5 --ema 0.9995 --epochs 17 --decay-epochs 6 --save-every 1 \
     --init "$out/5-large"
-best="$out/6-gan/checkpoints/epoch-0015.safetensors"
+train 7-finish --size 128 --discriminator patch --gan-loss hinge --spectral-norm --discriminator-width 8 --l1-weight 512 \
+    --sharpness 3 --crop 0.6 --color-weight 1.3 --ema 0.9995 --lr 0.0003 --epochs 14 --decay-epochs 12 --save-every 1 \
+    --init "$out/6-gan"
+best="$out/7-finish"
 cgan-export "$best" --out "$out/models"
 cgan-export "$best" --out "$out/models" --precision int8 --calibration "$photos"
