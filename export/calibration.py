@@ -21,9 +21,9 @@ LEAST_PHOTOS = 8
 """Fewer are refused."""
 
 
-SHARPENED = 3.0
-"""Amount of `cgan.augment.sharpened` for a second copy of each photo, what `--sharpness` trains up to. Photos that are
-sharper than those of the folder otherwise leave the ranges and are clipped (`benchmarks/int8.py`)."""
+SHARPENED = 2.0
+"""Amount of `cgan.augment.sharpened` for a second copy of each photo. Photos that are sharper than those of the folder
+otherwise leave the ranges and are clipped: 40 dB in place of 49 (`benchmarks/int8.py`)."""
 
 
 @dataclass(frozen=True)
