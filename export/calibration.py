@@ -23,7 +23,7 @@ LEAST_PHOTOS = 8
 
 SHARPENED = 2.0
 """Amount of `cgan.augment.sharpened` for a second copy of each photo. Photos that are sharper than those of the folder
-otherwise leave the ranges and are clipped: 40 dB in place of 49 (`benchmarks/int8.py`)."""
+otherwise leave the ranges and are clipped: 43 dB in place of 50 (`benchmarks/int8.py`)."""
 
 
 @dataclass(frozen=True)
