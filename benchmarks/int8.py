@@ -31,7 +31,7 @@ from infer.packaged import DEFAULT_MODEL
 from infer.sample import photos_below
 
 UNSHARPENED = f"{FLOAT_CONVOLUTIONS}, calibrated without sharper copies"
-ENDS = ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2))
+ENDS = ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2))
 """Convolutions in float where the photo comes in, and where the picture goes out."""
 
 BATCH = 8

@@ -5,8 +5,9 @@
 Three kinds are kept apart. "compute" is one run of a batch that already lies where the engine reads it; what trtexec
 calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
 from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
-contestants take turns, in the other order each second round. Without MODEL the one in the package runs on every
-backend that is installed and takes it.
+contestants take turns, in the other order each second round; a ratio is the median over the rounds, so that a machine
+that is slower for a while slows both of its sides. Without MODEL the one in the package runs on every backend that is
+installed and takes it.
 """
 
 import json
@@ -38,7 +39,8 @@ from infer.render import write_photo
 KINDS = ("compute", "copies", "files")
 LEAST_SECONDS, LEAST_RUNS = 3.0, 10
 """For each kind, contestant and batch size, over all rounds."""
-ROUNDS = 3
+ROUNDS = 10
+"""Many and short, because other guests of a shared machine come and go within seconds."""
 BATCHES = "1,2,4,8,16,32,64"
 UNSTEADY = 0.1
 """Coefficient of variation from which on a row is marked."""
@@ -58,15 +60,15 @@ class Row:
     engine: str
     batch: int
     kind: str
-    milliseconds: list[float] = field(default_factory=list)
-    """Of each run."""
+    rounds: list[list[float]] = field(default_factory=list)
+    """Milliseconds of each run, by round."""
     psnr: float | None = None
     """Against the first contestant on photos, in dB; None where there is no difference."""
 
-    def figures(self) -> dict[str, Any]:
-        """The row as JSON values, without the single runs."""
-        times = np.array(self.milliseconds)
-        values = {name: value for name, value in asdict(self).items() if name != "milliseconds"}
+    def figures(self, first: "Row | None" = None) -> dict[str, Any]:
+        """The row as JSON values, without the single runs; with its speed against another row's of the same rounds."""
+        times = np.concatenate(self.rounds)
+        values = {name: value for name, value in asdict(self).items() if name != "rounds"}
         percentiles = {f"p{p}": round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
         return {
             **values,
@@ -74,7 +76,14 @@ class Row:
             **percentiles,
             "images_per_second": round(self.batch * 1000 * len(times) / times.sum(), 2),
             "variation": round(float(times.std() / times.mean()), 4),
+            "speed": self._speed(first) if first else None,
         }
+
+    def _speed(self, first: "Row") -> dict[str, float]:
+        """How many times the first row's images a second: the median over rounds, and the quartiles."""
+        ratios = [np.median(theirs) / np.median(mine) for mine, theirs in zip(self.rounds, first.rounds, strict=True)]
+        low, median, high = np.percentile(ratios, (25, 50, 75))
+        return {"median": round(float(median), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 @click.command()
@@ -116,7 +125,7 @@ def main(
             "arguments": arguments(),
             "machine": machine(),
             "first": next(iter(contestants)),
-            "rows": [row.figures() for row in rows],
+            "rows": figures(rows, next(iter(contestants))),
         }
         print(table(record["rows"]))
         if out:
@@ -164,18 +173,26 @@ def measure(
                 run()  # warm-up: what is prepared at the first run of a shape is not what a user waits for
             for number in range(ROUNDS):
                 for name in runs if number % 2 == 0 else reversed(runs):
-                    _time(runs[name], found[name].milliseconds, seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
+                    found[name].rounds.append(_time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS)))
             rows += found.values()
     return rows
 
 
-def _time(run: Callable[[], None], milliseconds: list[float], seconds: float, least: int) -> None:
-    began, done = time.perf_counter(), 0
-    while done < least or time.perf_counter() - began < seconds:
+def figures(rows: list[Row], first: str) -> list[dict[str, Any]]:
+    """The rows as JSON values, each with its speed against the first contestant's at the same batch and kind."""
+    base = {(row.batch, row.kind): row for row in rows if row.contestant == first}
+    return [row.figures(base.get((row.batch, row.kind)) if row.contestant != first else None) for row in rows]
+
+
+def _time(run: Callable[[], None], seconds: float, least: int) -> list[float]:
+    """Milliseconds of each run, of at least so many within at least so much time."""
+    milliseconds: list[float] = []
+    began = time.perf_counter()
+    while len(milliseconds) < least or time.perf_counter() - began < seconds:
         begun = time.perf_counter()
         run()
         milliseconds.append((time.perf_counter() - begun) * 1000)
-        done += 1
+    return milliseconds
 
 
 def _runner(backend: Backend, kind: str, files: list[File]) -> Callable[[], None]:
@@ -312,22 +329,27 @@ def document(record: dict[str, Any]) -> str:
 
 def ratios(rows: list[dict[str, Any]], first: str) -> list[str]:
     """How many times the first contestant's images a second each other one reaches, at each batch size and kind."""
-    base = {(row["batch"], row["kind"]): row["images_per_second"] for row in rows if row["contestant"] == first}
     return [
-        f"{row['contestant']} / {first}, batch {row['batch']}, {row['kind']} = {row['images_per_second'] / found:.2f}"
+        f"{row['contestant']} / {first}, batch {row['batch']}, {row['kind']} = {found['median']:.2f} "
+        f"({found['low']:.2f} to {found['high']:.2f})"
         for row in rows
-        if row["contestant"] != first and (found := base.get((row["batch"], row["kind"])))
+        if (found := row["speed"])
     ]
 
 
 def changes(record: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """How the medians changed since an earlier run, for rows that both have."""
-    before = {(row["contestant"], row["batch"], row["kind"]): row["p50"] for row in old["rows"]}
-    lines = [
-        f"{row['contestant']}, batch {row['batch']}, {row['kind']}: p50 {row['p50'] / found:.2f} x the old one's"
-        for row in record["rows"]
-        if (found := before.get((row["contestant"], row["batch"], row["kind"])))
-    ]
+    """How medians and ratios changed since an earlier run, for rows that both have."""
+    before = {(row["contestant"], row["batch"], row["kind"]): row for row in old["rows"]}
+    same = record["first"] == old["first"]
+    lines = []
+    for row in record["rows"]:
+        found = before.get((row["contestant"], row["batch"], row["kind"]))
+        if found is None:
+            continue
+        line = f"{row['contestant']}, batch {row['batch']}, {row['kind']}: p50 {row['p50'] / found['p50']:.2f}"
+        if same and row["speed"] and found.get("speed"):
+            line += f", ratio {row['speed']['median'] / found['speed']['median']:.2f}"
+        lines.append(f"{line} x the old one's")
     here, there = ({name: r["machine"][name] for name in ("cpu", "cores", "gpu")} for r in (record, old))
     if here != there:
         lines.insert(0, f"the old figures are from another machine ({there}, here {here}): the changes say little")

@@ -1,10 +1,10 @@
 """An fp32 ONNX file to an int8 one: weights and activations as integers, through Q/DQ nodes.
 
-The head, whose output is the picture, and the first three convolutions, which read it, stay in float. Measured by
+The head, whose output is the picture, and the first four convolutions, which read it, stay in float. Measured by
 `benchmarks/int8.py` (model in the package, 200 photos like those that calibrated it and 60 sharper ones, PSNR against
-fp32, speed in one thread): 51 and 50 dB at 2.2 x the speed of fp32, where the head and one convolution give 48 and 47
-dB at 2.6 x and the head and two 49 and 49 dB at 2.4 x, which the gates of `cgan-infer parity` refuse. The last
-concatenation, where both ends meet and would share a scale, stays in float without cost.
+fp32, speed in one thread): 51 and 50 dB at 2.5 x the speed of fp32. With three they are the same, rounded, at 2.6 x,
+but the sharper photos are refused by the gates of `cgan-infer parity`; the head and one convolution give 48 and 47 dB
+at 3.0 x. The last concatenation, where both ends meet and would share a scale, stays in float without cost.
 
 Ranges are the least and largest values of all calibration photos. Means over batches, or percentiles, gain 1 to 4 dB on
 most photos and lose those that stand out, down to 15 dB, because their values are clipped.
@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cgan.spec import INPUT_CONTRACT, ModelSpec
-from export.onnx_model import DEQUANTIZE, QUANTIZE, write_model
+from export.cpu_layout import arrange_for_cpu
+from export.onnx_model import QUANTIZE, write_model
 
 Floats = NDArray[np.float32]
 
 CALIBRATION_BATCH = 8
 """Photos that run at once while ranges are measured; bounds memory."""
 
-FLOAT_CONVOLUTIONS = 3, 1
+FLOAT_CONVOLUTIONS = 4, 1
 """How many stay in float where the photo comes in, and where the picture goes out: the head is the last of them."""
 
 TAPS = ((2, 0), (3, 1))
@@ -51,13 +52,13 @@ class Target:
     """Weights of 7 bits."""
     float_outputs: bool
     """Convolutions have integer inputs alone; their bias and output stay float."""
-    integer_padding: bool
-    """Pad nodes take and give integers, instead of floats between Q/DQ nodes."""
+    for_cpu: bool
+    """The result is arranged by `export.cpu_layout`."""
 
 
 TARGETS = {
     # ONNX Runtime runs a node on integers where DQ nodes come before it and Q nodes after it, so all of the network's
-    # nodes have them; but it has no such rule for Pad. CPUs without VNNI add pairs of uint8 x int8 products in 16 bits,
+    # nodes have them. CPUs without VNNI add pairs of uint8 x int8 products in 16 bits,
     # saturating; 7-bit weights cannot reach that (2 * 255 * 64 < 2**15), so every CPU computes what was verified on
     # one. That costs 0.3 dB and no time.
     "cpu": Target(
@@ -65,7 +66,7 @@ TARGETS = {
         symmetric=False,
         reduce_range=True,
         float_outputs=False,
-        integer_padding=True,
+        for_cpu=True,
     ),
     # TensorRT fuses a convolution with what follows it up to the next Q node, and refuses int32 biases.
     "tensorrt": Target(
@@ -73,7 +74,7 @@ TARGETS = {
         symmetric=True,
         reduce_range=False,
         float_outputs=True,
-        integer_padding=False,
+        for_cpu=False,
     ),
 }
 """Engines that int8 files are made for, by name."""
@@ -104,10 +105,10 @@ def quantize_int8(fp32_onnx: Path, spec: ModelSpec, calibration: Floats, target:
     model = rewrite_transposed_convolutions(source)
     recipe = TARGETS[target]
     quantized = _quantize(model, _quantized_nodes(model, recipe), calibration, recipe)
-    if recipe.integer_padding:
-        _pad_integers(quantized)
     # What the quantiser inferred no longer fits, and every reader infers it anew.
     quantized.graph.ClearField("value_info")
+    if recipe.for_cpu:
+        arrange_for_cpu(quantized)
     write_model(quantized, replace(spec, precision="int8"), path)
 
 
@@ -271,24 +272,3 @@ def _quiet_root_logger() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         root.handlers[:] = handlers
-
-
-def _pad_integers(model: ModelProto) -> None:
-    """Let each Pad between DequantizeLinear and QuantizeLinear of one scale pad the integers, in place: same values."""
-    graph = model.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    dropped: list[NodeProto] = []
-    for pad in [node for node in graph.node if node.op_type == "Pad"]:
-        before, after = producers.get(pad.input[0]), readers[pad.output[0]]
-        if before is None or before.op_type != DEQUANTIZE or [node.op_type for node in after] != [QUANTIZE]:
-            continue
-        if list(before.input[1:]) == list(after[0].input[1:]):
-            readers[pad.input[0]].remove(pad)
-            pad.input[0], pad.output[0] = before.input[0], after[0].output[0]
-            dropped += [after[0]] if readers[before.output[0]] else [after[0], before]
-    for node in dropped:
-        graph.node.remove(node)

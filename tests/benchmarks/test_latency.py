@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.latency import Row, changes, main, measure, ratios, table
+from benchmarks.latency import Row, changes, figures, main, measure, ratios, table
 from cgan.spec import UserError
 
 FAST = ("--seconds", "0.03")
@@ -18,8 +18,10 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [*map(str, arguments), *FAST])
 
 
-def rows(*speeds: tuple[str, int, str, list[float]]) -> list[dict[str, object]]:
-    return [Row(name, "engine", batch, kind, times).figures() for name, batch, kind, times in speeds]
+def rows(*speeds: tuple[str, int, str, list[float]], first: str = "a") -> list[dict[str, Any]]:
+    """Figures of rows in which each run was a round."""
+    found = [Row(name, "engine", batch, kind, [[time] for time in times]) for name, batch, kind, times in speeds]
+    return figures(found, first)
 
 
 def test_every_contestant_batch_and_kind_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
@@ -93,12 +95,23 @@ def test_only_unsteady_rows_are_marked() -> None:
 
 def test_ratios_are_against_the_first_at_the_same_batch_and_kind() -> None:
     found = ratios(rows(("a", 1, "copies", [10.0]), ("b", 1, "copies", [5.0]), ("b", 2, "copies", [1.0])), "a")
-    assert found == ["b / a, batch 1, copies = 2.00"]
+    assert found == ["b / a, batch 1, copies = 2.00 (2.00 to 2.00)"]
 
 
 def test_ratios_stay_with_the_first_where_it_does_not_take_the_first_batch() -> None:
     found = ratios(rows(("b", 1, "copies", [5.0]), ("a", 2, "copies", [10.0]), ("b", 2, "copies", [5.0])), "a")
-    assert found == ["b / a, batch 2, copies = 2.00"]
+    assert found == ["b / a, batch 2, copies = 2.00 (2.00 to 2.00)"]
+
+
+def test_a_machine_that_slows_down_leaves_ratios_alone() -> None:
+    slow = [10.0] * 5 + [30.0] * 5
+    (found,) = ratios(rows(("a", 1, "copies", slow), ("b", 1, "copies", [time / 2 for time in slow])), "a")
+    assert found == "b / a, batch 1, copies = 2.00 (2.00 to 2.00)"
+
+
+def test_one_odd_round_moves_no_ratio() -> None:
+    found = rows(("a", 1, "copies", [10.0] * 9 + [90.0]), ("b", 1, "copies", [5.0] * 10))[1]["speed"]
+    assert found == {"median": 2.0, "low": 2.0, "high": 2.0}
 
 
 class Shaped:
@@ -122,10 +135,21 @@ def test_what_cannot_be_compared_is_refused_in_one_line(contestants: Any, messag
 
 def test_another_machine_is_said() -> None:
     machine = {"cpu": "x", "cores": 2, "gpu": None}
-    old = {"machine": machine, "rows": rows(("a", 1, "copies", [10.0]))}
-    new = {"machine": {**machine, "cores": 4}, "rows": rows(("a", 1, "copies", [5.0]))}
+    old = {"machine": machine, "first": "a", "rows": rows(("a", 1, "copies", [10.0]))}
+    new = {**old, "machine": {**machine, "cores": 4}, "rows": rows(("a", 1, "copies", [5.0]))}
     assert changes(old, old) == ["a, batch 1, copies: p50 1.00 x the old one's"]
     first, second = changes(new, old)
     assert "another machine" in first
     assert second == "a, batch 1, copies: p50 0.50 x the old one's"
     assert changes({**new, "rows": []}, {**old, "machine": new["machine"]}) == ["the old figures have no row of these"]
+
+
+def test_changes_of_ratios_are_told_where_both_are_against_the_same_model() -> None:
+    machine = {"cpu": "x", "cores": 2, "gpu": None}
+    old = {"machine": machine, "first": "a", "rows": rows(("a", 1, "files", [10.0]), ("b", 1, "files", [10.0]))}
+    new = {**old, "rows": rows(("a", 1, "files", [20.0]), ("b", 1, "files", [10.0]))}
+    assert changes(new, old) == [
+        "a, batch 1, files: p50 2.00 x the old one's",
+        "b, batch 1, files: p50 1.00, ratio 2.00 x the old one's",
+    ]
+    assert changes(new, {**old, "first": "b"})[1] == "b, batch 1, files: p50 1.00 x the old one's"
