@@ -10,6 +10,7 @@ of the pictures in examples/ are used.
 """
 
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -146,7 +147,8 @@ def in_process(name: str, folder: Path, model: Path, batch_size: int, workers: i
     arguments = ["--turn", name, "--folder", folder, "--model", model, "--batch-size", batch_size, "--workers", workers]
     command = [sys.executable, __file__, *map(str, arguments)]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=TURN_SECONDS)
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as `cgan-infer folder` sets it
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=TURN_SECONDS, env=environment)
     except subprocess.TimeoutExpired as error:
         where = "while it exited" if error.stdout else "at work"
         raise SystemExit(f"{name} did not end within {TURN_SECONDS} s: {where}") from error

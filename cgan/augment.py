@@ -51,3 +51,17 @@ def cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
     grid = F.affine_grid(torch.stack(rows, dim=1), list(pixels.shape), align_corners=False)
     parts = F.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     return parts.round().to(torch.uint8)
+
+
+def exposed(pixels: Tensor, powers: Tensor) -> Tensor:
+    """Photos raised to a power, as if they were printed darker (above 1) or lighter (below 1).
+
+    Args:
+        pixels: N x C x H x W uint8; black and white stay what they are.
+        powers: N, above 0; 1 leaves a photo as it is.
+
+    Returns:
+        N x C x H x W uint8.
+    """
+    levels = pixels.float() / 255
+    return (levels.pow(powers.to(levels).view(-1, 1, 1, 1)) * 255).round().to(torch.uint8)

@@ -76,6 +76,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("flip", "Mirror training photos at random.")
 @_option("crop", "Crop training photos at random, down to this share of height and width, often 0.6; 1 is off.")
 @_option("sharpness", "Blur and sharpen the gray input at random, up to this amount, often 3; 0 is off.")
+@_option("exposure", "Raise training photos to a random power, from 1 / this to this, often 1.5; 1 is off.")
 @_option("precision", "auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32.", type=click.Choice(PRECISION_CHOICES))
 @_option("device", "Where to compute.", type=click.Choice(DEVICE_CHOICES))
 @_option("compile", "Translate the networks with torch.compile first.")

@@ -83,6 +83,9 @@ class TrainConfig:
     sharpness: float = 0.0
     """Largest amount by which the generator's training input is sharpened; each photo has its own, from -1 (blurred)
     on; see `cgan.augment.sharpened`. 0 is off."""
+    exposure: float = 1.0
+    """Training photos are raised to a power of their own between 1 / exposure and exposure: darker and lighter prints
+    of the same scene; see `cgan.augment.exposed`. 1 is off."""
     precision: str = "auto"
     """One of PRECISION_CHOICES; auto is fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
     device: str = "auto"
@@ -135,6 +138,7 @@ class TrainConfig:
         _check(0 <= self.seed < 2**63, "--seed", self.seed, "a whole number in [0, 2^63)")
         _check(0.1 <= self.crop <= 1, "--crop", self.crop, "a share from 0.1 to 1")
         _check(0 <= self.sharpness <= 10, "--sharpness", self.sharpness, "an amount from 0 to 10")
+        _check(1 <= self.exposure <= 4, "--exposure", self.exposure, "a power from 1 to 4")
         _check(0 < self.test_fraction < 1, "--test-fraction", self.test_fraction, "a share between 0 and 1")
 
     def _check_combinations(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cgan.augment import cropped, sharpened
+from cgan.augment import cropped, exposed, sharpened
 from cgan.losses import (
     GAN_LOSSES,
     color_weights,
@@ -35,6 +35,8 @@ class Batch:
     """N x 3 boxes for `cgan.augment.cropped`, None for whole photos."""
     sharpen: Tensor | None = None
     """N amounts for `cgan.augment.sharpened`, None to leave the generator's input as it is."""
+    expose: Tensor | None = None
+    """N powers for `cgan.augment.exposed`, None to leave the photos as they are."""
 
 
 def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses:
@@ -44,6 +46,8 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
     """
     with watch.phase("data"):
         pixels = batch.pixels if batch.crop is None else cropped(batch.pixels, batch.crop)
+        if batch.expose is not None:
+            pixels = exposed(pixels, batch.expose)
         gray, truth = run.gray_and_truth(pixels)
         # The losses and the discriminator go by the photo's own luma.
         seen = gray if batch.sharpen is None else sharpened(gray, batch.sharpen)

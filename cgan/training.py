@@ -180,6 +180,7 @@ class _Planned:
     flip: Tensor | None
     crop: Tensor | None
     sharpen: Tensor | None
+    expose: Tensor | None
     mix: Tensor
     weight: float
     total: int
@@ -187,8 +188,9 @@ class _Planned:
 
     def batch(self, pixels: Tensor) -> Batch:
         """What the step gets, on the device of its photos."""
-        crop, sharpen = (None if drawn is None else drawn.to(pixels.device) for drawn in (self.crop, self.sharpen))
-        return Batch(pixels, self.mix.to(pixels.device), self.weight, crop, sharpen)
+        drawn = (self.crop, self.sharpen, self.expose)
+        crop, sharpen, expose = (None if values is None else values.to(pixels.device) for values in drawn)
+        return Batch(pixels, self.mix.to(pixels.device), self.weight, crop, sharpen, expose)
 
 
 def _plan(run: Run, epoch: int) -> list[_Planned]:
@@ -203,6 +205,9 @@ def _plan(run: Run, epoch: int) -> list[_Planned]:
         crop = torch.rand(len(indices), 3, generator=random) if config.crop < 1 else None
         if crop is not None:
             crop[:, 0] = config.crop + (1 - config.crop) * crop[:, 0]
+        expose = None
+        if config.exposure > 1:
+            expose = config.exposure ** (2 * torch.rand(len(indices), generator=random) - 1)
         mine = world.share(indices)
         plan.append(
             _Planned(
@@ -210,6 +215,7 @@ def _plan(run: Run, epoch: int) -> list[_Planned]:
                 flip=world.share(flip) if config.flip else None,
                 crop=None if crop is None else world.share(crop),
                 sharpen=None if sharpen is None else world.share(sharpen),
+                expose=None if expose is None else world.share(expose),
                 mix=world.share(mix),
                 weight=len(mine) * world.size / len(indices),
                 total=len(indices),

@@ -1,6 +1,7 @@
 """The command cgan-infer. Numpy, Pillow and the engines are imported only by the work itself."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def folder(
         other = "--watch" if watch else "--check-parity"
         raise UserError(f"--dry-run: no effect beside {other}; leave one out")
 
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy's products: the workers share out the cores already
     from infer.console import Console
     from infer.folder import FolderRequest, run_folder, show_plan
     from infer.images import MAX_PIXELS

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from cgan.augment import cropped, sharpened
+from cgan.augment import cropped, exposed, sharpened
 
 
 def edge(height: int = 24, width: int = 24) -> torch.Tensor:
@@ -98,3 +98,22 @@ def test_each_photo_has_its_own_crop() -> None:
     both = cropped(pixels, boxes)
     for i in range(2):
         assert torch.equal(both[i : i + 1], cropped(pixels[i : i + 1], boxes[i : i + 1]))
+
+
+@given(st.floats(0.25, 4))
+def test_exposure_keeps_black_white_and_the_order_of_levels(power: float) -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256)
+    out = exposed(levels, torch.tensor([power]))
+    assert out.dtype == torch.uint8
+    assert (int(out[..., 0]), int(out[..., -1])) == (0, 255)
+    assert (out.int().diff() >= 0).all()
+
+
+def test_each_photo_has_its_own_power() -> None:
+    pixels = noise(3, 3, 8, 8)
+    out = exposed(pixels, torch.tensor([1.0, 2.0, 0.5])).int()
+    assert torch.equal(out[0], pixels[0].int())
+    expected = (pixels[1].double() / 255).square() * 255
+    assert (out[1] - expected).abs().max() <= 0.51
+    assert (out[1] <= pixels[1]).all()
+    assert (out[2] >= pixels[2]).all()

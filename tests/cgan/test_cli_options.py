@@ -46,6 +46,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "flip": [((), True)],
     "crop": [((), 0.5)],
     "sharpness": [((), 3.0)],
+    "exposure": [((), 2.0)],
     "precision": [((), "bf16")],
 }
 """Values of options that have to change the weights that are exported, each beside the options that it needs."""

@@ -41,6 +41,7 @@ EVERYTHING: dict[str, Any] = {
     "flip": True,
     "crop": 0.5,
     "sharpness": 2.0,
+    "exposure": 1.5,
     "warmup_epochs": 1,
     "decay_epochs": 2,
 }

@@ -257,6 +257,15 @@ def test_model_input_of_equal_size_is_the_luma(tmp_path: Path) -> None:
     assert np.array_equal(model_input(photo_of(gray), 32, 32)[0], gray.astype(np.float32) / np.float32(255))
 
 
+@pytest.mark.parametrize(("size", "short_cut"), [((500, 300), True), ((255, 120), False)])
+def test_model_input_of_large_photos_is_near_the_filter_over_all_pixels(size: tuple[int, int], short_cut: bool) -> None:
+    photo = Image.fromarray(RNG.integers(0, 256, (24, 31), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    found = model_input(photo_of(np.asarray(photo)), 64, 64)[0] * 255
+    exact = np.asarray(photo.resize((64, 64), Image.Resampling.BICUBIC), np.float32)
+    assert np.sqrt(np.square(found - exact).mean()) <= (1 if short_cut else 1e-3)
+    assert np.array_equal(found.round(), exact) != short_cut
+
+
 def test_model_input_of_sixteen_bits_agrees_with_eight() -> None:
     gray = np.asarray(Image.fromarray(gray_u8(6, 8)).resize((80, 60), Image.Resampling.BILINEAR))
     eight = model_input(photo_of(gray), 32, 32)

@@ -181,6 +181,29 @@ def test_colour_is_enlarged_as_pillow_enlarges(size: tuple[int, int]) -> None:
     assert np.abs(colored(photo, gray, rgb) - (128 + 255 * expected)).max() <= 0.51
 
 
+@given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 300), st.integers(1, 300))
+def test_interpolation_is_linear_between_the_middles_of_pixels(length: int, more: int, start: int, count: int) -> None:
+    full = length + more
+    part = slice(start % full, min(start % full + count, full))
+    values = np.random.default_rng(length).random(length)
+    source, weights = render._interpolation(length, full, part)
+    middles = (np.arange(part.start, part.stop) + 0.5) * length / full
+    expected = np.interp(middles, np.arange(length) + 0.5, values)
+    assert np.allclose(weights @ values[source], expected, atol=1e-6)
+    assert np.count_nonzero(weights, axis=1).max() <= 2
+
+
+def test_colours_out_of_gamut_are_the_same_few_or_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = photo_of(gray_u8(40, 30))
+    answer = answer_for(1)
+    results = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(render, "GAMUT_SHARE", share)
+        results.append(colored(photo, *answer))
+    assert np.array_equal(*results)
+    assert not np.array_equal(results[0][..., 0], photo.luma)
+
+
 def test_box_mean_is_the_mean_of_the_window() -> None:
     for shape in ((1, 1), (2, 9), (3, 3), (20, 11)):
         values = RNG.random((2, *shape), np.float32)
