@@ -88,7 +88,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Begin with the generator of this run or checkpoint instead of random weights.",
+    help="Begin with the generator of this run, checkpoint or exported fp32 .onnx instead of random weights.",
 )
 @click.option(
     "--inception-weights",

@@ -18,11 +18,15 @@ from cgan.color import COLOR_TARGETS, ColorSpace
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.dataset import Photos, Split, epoch_batches, prefetch
 from cgan.distributed import World
+from cgan.exported import ExportedGenerator, load_exported, unfold_batch_norm
 from cgan.networks import Generator, build_discriminator, build_generator
 from cgan.run_folder import RunFolder
 from cgan.spec import UserError
 
 Metrics = dict[str, Any]
+
+UNFOLDING_PHOTOS = 256
+"""Training photos from which the batch norm of an exported generator takes its statistics."""
 
 AUTOCAST_DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -164,15 +168,15 @@ def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, G
 
     Args:
         config: of the new run.
-        source: a run folder (its last checkpoint) or a checkpoint; None is random weights.
+        source: a run folder (its last checkpoint), a checkpoint or an exported fp32 ONNX file; None is random weights.
 
     Raises:
-        UserError: nothing there, not a checkpoint, or a generator of another shape than the configuration's.
+        UserError: nothing there, nothing of these, or a generator of another shape than the configuration's.
         GateError: its weights were changed.
     """
     if source is None:
         return config, None
-    generator, spec = load_generator(source)
+    generator, spec = load_exported(source) if source.suffix == ".onnx" else load_generator(source)
     found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
     if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
         options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wrong.items())
@@ -204,6 +208,8 @@ def build(
     torch.manual_seed(config.seed)
     networks: dict[str, nn.Module] = {"generator": build_generator(config)}
     if start is not None:  # in place of random weights that were drawn all the same: the discriminator's stay theirs
+        if isinstance(start, ExportedGenerator):
+            unfold_batch_norm(start, _gray(photos, split, config))
         networks["generator"].load_state_dict(start.state_dict())
     if discriminator := build_discriminator(config):
         networks["discriminator"] = discriminator
@@ -230,6 +236,12 @@ def build(
         compiled=compiled,
         stepped={name: world.parallel(network) for name, network in compiled.items()},
     )
+
+
+def _gray(photos: Photos, split: Split, config: TrainConfig) -> Tensor:
+    """Luma of some training photos as the generator gets it, N x 1 x size x size."""
+    chosen = photos.pixels[torch.tensor(split.train[:UNFOLDING_PHOTOS])]
+    return COLOR_TARGETS[config.color_space].split(chosen)[0]
 
 
 def compile_network(network: nn.Module) -> nn.Module:
