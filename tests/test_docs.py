@@ -25,9 +25,9 @@ SMALL = ["--width", "4", "--size", "32", "--epochs", "1", "--no-fid", "--device"
 """Added to the README's training, so that the test takes seconds; a later option replaces an earlier one."""
 
 
-def readme_commands(section: str) -> list[list[str]]:
-    """The commands of the first shell block after a heading."""
-    block = README.split(f"## {section}\n", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+def readme_commands(section: str, number: int = 1) -> list[list[str]]:
+    """The commands of a shell block after a heading, the first or another."""
+    block = README.split(f"## {section}\n", 1)[1].split("```sh\n")[number].split("```", 1)[0]
     return [shlex.split(line, comments=True) for line in block.splitlines() if line and not line.startswith("#")]
 
 
@@ -39,13 +39,19 @@ def test_the_readme_opens_with_demo_and_test() -> None:
     assert "\ntest:" in makefile
 
 
-def test_the_chain_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_folder_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder has PHOTOS in it, as the README calls them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CGAN_CACHE", str(tmp_path / "cache"))
     Path("PHOTOS").mkdir()
     rng = np.random.default_rng(0)
     for i in range(6):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(f"PHOTOS/{i}.png")
+
+
+@pytest.mark.usefixtures("in_folder_of_photos")
+def test_the_chain_of_the_readme_runs() -> None:
     commands = readme_commands("Your own photos")
     assert [command[0] for command in commands] == ["cgan-train", "cgan-export", "cgan-infer"]
     for name, *arguments in commands:
@@ -60,6 +66,18 @@ def test_the_chain_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monkey
             COMMANDS[name](expanded)
         assert not end.value.code, name
     assert len(list(Path("colored").glob("*.png"))) == 6
+
+
+@pytest.mark.usefixtures("in_folder_of_photos")
+def test_the_readme_trains_the_packaged_model_further() -> None:
+    (command,) = readme_commands("Your own photos", 2)
+    assert command[0] == "cgan-train"
+    arguments = [str(ROOT / part) if part.startswith("infer/") else part for part in command[1:]]
+    small = ["--size", "32", "--epochs", "1", "--device", "cpu"]
+    with pytest.raises(SystemExit) as end:
+        cgan.cli.main([*arguments, *small])
+    assert not end.value.code
+    assert (Path("run") / "checkpoints" / "last.safetensors").is_file()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "infer/models/MODEL_CARD.md"])
