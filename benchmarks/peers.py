@@ -126,4 +126,4 @@ def _generator(model: Path) -> Any:
 
     spec = _spec(model)
     channels = COLOR_TARGETS[spec.color_space].channels
-    return GrayToRGB(Generator(channels, spec.base_width, spec.blocks), spec.color_space).eval()
+    return GrayToRGB(Generator(channels, spec.base_width, spec.blocks, spec.input_blur), spec.color_space).eval()

@@ -46,6 +46,7 @@ def model_spec(generator: Generator, config: TrainConfig) -> ModelSpec:
         render_size=config.size,
         base_width=config.width,
         blocks=config.blocks,
+        input_blur=float(config.input_blur),
         parameters=count_parameters(generator),
         config_sha256=config.digest(),
         weights_sha256=weights_digest(generator.state_dict()),
@@ -75,7 +76,7 @@ def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
     spec = ModelSpec.from_metadata(metadata, path)
     if spec.model != MODEL_NAME or spec.precision != "fp32":
         raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
-    generator = Generator(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks)
+    generator = Generator(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks, spec.input_blur)
     expected = generator.state_dict()
     if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
         raise UserError(

@@ -62,6 +62,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("spectral_norm", "Divide the discriminator's weights by their spectral norm.")
 @_option("width", "Channels of the generator's first convolution block.")
 @_option("blocks", "Convolution blocks at each scale of the generator.")
+@_option("input_blur", "Blur what the generator sees, ever after, by so many pixels, often 2 at 128; 0 is off.")
 @_option("discriminator_width", "Channels of the discriminator's first block; 0 is --width.")
 @_option("discriminator_scales", "Scales of the U-Net discriminator, 2 to 5; 5 is all of it.")
 @_option("size", "Photos are resized to this height and width.")

@@ -55,6 +55,9 @@ class TrainConfig:
     """Channels of the generator's first convolution block."""
     blocks: int = 1
     """Convolution blocks at each scale of the generator."""
+    input_blur: float = 0.0
+    """Standard deviation, in pixels, of the Gaussian blur through which the generator sees a photo, in training and
+    ever after; 0 is off. Colours then depend less on how sharp a photo is."""
     discriminator_width: int = 0
     """Channels of the discriminator's first convolution block; 0 is the generator's."""
     discriminator_scales: int = 5
@@ -138,6 +141,7 @@ class TrainConfig:
         _check(0 <= self.seed < 2**63, "--seed", self.seed, "a whole number in [0, 2^63)")
         _check(0.1 <= self.crop <= 1, "--crop", self.crop, "a share from 0.1 to 1")
         _check(0 <= self.sharpness <= 10, "--sharpness", self.sharpness, "an amount from 0 to 10")
+        _check(0 <= self.input_blur <= 8, "--input-blur", self.input_blur, "a standard deviation from 0 to 8 pixels")
         _check(1 <= self.exposure <= 4, "--exposure", self.exposure, "a power from 1 to 4")
         _check(0 < self.test_fraction < 1, "--test-fraction", self.test_fraction, "a share between 0 and 1")
 

@@ -45,7 +45,8 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
     if spec.precision != "fp32":
         raise UserError(f"{path}: found {spec.precision}, expected fp32, which alone has the trained weights")
     tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer}
-    generator = ExportedGenerator(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks).eval()
+    channels = COLOR_TARGETS[spec.color_space].channels
+    generator = ExportedGenerator(channels, spec.base_width, spec.blocks, spec.input_blur).eval()
     try:
         _fill(generator, model.graph, tensors)
     except (KeyError, IndexError, RuntimeError) as error:
@@ -58,7 +59,8 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
 
 def _fill(generator: ExportedGenerator, graph: Any, tensors: dict[str, Tensor]) -> None:
     """Set the convolutions' weights, and what each adds as the offset of the batch norm behind it."""
-    added = {node.input[1]: tensors[node.input[2]] for node in graph.node if node.op_type in ("Conv", "ConvTranspose")}
+    convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3]
+    added = {node.input[1]: tensors[node.input[2]] for node in convolutions}
     state = generator.state_dict()
     names = {module: name for name, module in generator.named_modules()}
     for convolution, norm in _convolutions(generator):

@@ -4,6 +4,7 @@ Every network is built from three pieces: a convolution block, a down block and 
 torch draws them by default; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ from cgan.spec import SIZE_MULTIPLE
 
 LEAK = 0.2
 """Negative slope of LeakyReLU (Radford et al. 2016)."""
+
+BLUR_REACH = 3
+"""Standard deviations at which a Gaussian is cut off."""
 
 ENCODER_MULTIPLES = (1, 2, 4, 8, 16)
 """Channels of the U-Net's encoder scales, in base widths."""
@@ -183,6 +187,29 @@ class UNet(nn.Module):
         return logits
 
 
+class GaussianBlur(nn.Module):
+    """A Gaussian blur, along rows and then along columns; beyond its borders a photo goes on as it ends.
+
+    Args:
+        sigma: standard deviation in pixels, above 0.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.radius = math.ceil(BLUR_REACH * sigma)
+        weights = torch.exp(-torch.arange(-self.radius, self.radius + 1).square() / (2 * sigma**2))
+        weights = weights / weights.sum()
+        # Not weights of the network: a checkpoint has its sigma instead.
+        self.register_buffer("along_rows", weights.view(1, 1, 1, -1), persistent=False)
+        self.register_buffer("along_columns", weights.view(1, 1, -1, 1), persistent=False)
+
+    def forward(self, gray: Tensor) -> Tensor:
+        """The blurred photo, N x 1 x H x W as `gray`."""
+        padded = F.pad(gray, (self.radius,) * 4, mode="replicate")
+        blurred: Tensor = F.conv2d(F.conv2d(padded, self.along_rows), self.along_columns)  # type: ignore[arg-type]
+        return blurred
+
+
 class Generator(nn.Module):
     """The U-Net that colours: gray in, colour out.
 
@@ -190,10 +217,12 @@ class Generator(nn.Module):
         channels_out: colour channels to predict (3 for RGB, 2 for HSV and YCbCr).
         width: channels of the first convolution block; the report's is 32.
         blocks: convolution blocks at each scale; the report's is 1.
+        input_blur: standard deviation in pixels of the blur before the first of them, 0 for none; the report's is 0.
     """
 
-    def __init__(self, channels_out: int = 3, width: int = 32, blocks: int = 1) -> None:
+    def __init__(self, channels_out: int = 3, width: int = 32, blocks: int = 1, input_blur: float = 0.0) -> None:
         super().__init__()
+        self.blur = GaussianBlur(input_blur) if input_blur else nn.Identity()
         self.body = UNet(1, channels_out, width, blocks)
 
     def forward(self, gray: Tensor) -> Tensor:
@@ -207,7 +236,7 @@ class Generator(nn.Module):
             height, width = gray.shape[-2:]
             if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
                 raise ValueError(f"height and width must be multiples of {SIZE_MULTIPLE}, found {height} x {width}")
-        return torch.sigmoid(self.body(gray))
+        return torch.sigmoid(self.body(self.blur(gray)))
 
 
 class GrayToRGB(nn.Module):
@@ -279,7 +308,7 @@ DISCRIMINATORS: dict[str, Callable[[int, int, TrainConfig], nn.Module]] = {
 
 def build_generator(config: TrainConfig) -> Generator:
     """The generator that a configuration describes."""
-    return Generator(COLOR_TARGETS[config.color_space].channels, config.width, config.blocks)
+    return Generator(COLOR_TARGETS[config.color_space].channels, config.width, config.blocks, config.input_blur)
 
 
 def build_discriminator(config: TrainConfig) -> nn.Module | None:

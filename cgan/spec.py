@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SCHEMA_VERSION = 1
-LATER_FIELDS = {"blocks": 1, "dynamic_size": False}
+LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
 """Fields that contracts of this schema did not have at first, and what models were then."""
 
 METADATA_KEY = "cgan.model_spec"
@@ -134,6 +134,8 @@ class ModelSpec:
     """Digest of the generator's weights in the checkpoint; see `cgan.checkpoint.weights_digest`."""
     blocks: int = 1
     """Convolution blocks at each scale of the generator."""
+    input_blur: float = 0.0
+    """Standard deviation in pixels of the blur that the network gives its input; it is part of the file."""
     dynamic_size: bool = False
     """Whether the artefact takes any height and width in multiples of `size_multiple`, or only the render size."""
     created_with: dict[str, str] = field(default_factory=dict)
@@ -155,6 +157,8 @@ class ModelSpec:
         if self.base_width < 1 or self.blocks < 1 or self.parameters < 1:
             counts = f"base width {self.base_width}, {self.blocks} blocks and {self.parameters} parameters"
             raise UserError(f"model contract has {counts}, expected at least 1 of each")
+        if not 0 <= self.input_blur < float("inf"):
+            raise UserError(f"model contract has an input blur of {self.input_blur} pixels, expected 0 or more")
         if self.size_multiple < 1 or self.render_size < 1 or self.render_size % self.size_multiple:
             raise UserError(
                 f"model contract has render size {self.render_size}, not a multiple of {self.size_multiple}"

@@ -206,7 +206,9 @@ def _check_calibration(calibration: Floats, model: ModelProto) -> None:
 def _quantized_nodes(model: ModelProto, target: Target) -> list[str]:
     """Names of the nodes to quantise: those between the convolutions at either end that stay in float."""
     nodes = list(model.graph.node)
-    convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
+    # The blur before the network, whose kernels are a row and a column, stays in float and does not count.
+    blurs = {kernel.name for kernel in model.graph.initializer if len(set(kernel.dims[2:])) == 2}
+    convolutions = [i for i, node in enumerate(nodes) if node.op_type == "Conv" and node.input[1] not in blurs]
     first, last = FLOAT_CONVOLUTIONS
     if len(convolutions) <= first + last or any(node.op_type in (QUANTIZE, "Cast") for node in nodes):
         raise ValueError("expected an fp32 file of export_onnx")

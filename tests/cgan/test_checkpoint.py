@@ -70,12 +70,13 @@ def test_a_generator_comes_back_bit_by_bit(checkpoint: Path, generator: Generato
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_a_generator_of_any_colour_space_and_blocks_comes_back(tmp_path: Path, color_space: str, blocks: int) -> None:
-    config = replace(CONFIG, color_space=color_space, blocks=blocks)
+    config = replace(CONFIG, color_space=color_space, blocks=blocks, input_blur=blocks - 1)
     generator = build_generator(config).eval()
     written = save_generator(tmp_path / "file.safetensors", generator, config)
     loaded, spec = load_generator(tmp_path / "file.safetensors")
     assert spec == written
     assert (spec.color_space, spec.blocks, spec.parameters) == (color_space, blocks, count_parameters(generator))
+    assert spec.input_blur == blocks - 1
     gray = torch.rand(1, 1, 32, 32)
     assert torch.equal(loaded(gray), generator(gray))
     assert loaded(gray).shape == (1, 3 if color_space == "rgb" else 2, 32, 32)

@@ -47,6 +47,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "crop": [((), 0.5)],
     "sharpness": [((), 3.0)],
     "exposure": [((), 2.0)],
+    "input_blur": [((), 1.0)],
     "precision": [((), "bf16")],
 }
 """Values of options that have to change the weights that are exported, each beside the options that it needs."""

@@ -68,6 +68,7 @@ OTHER_VALUES = {
     "crop": 0.6,
     "sharpness": 3.0,
     "exposure": 1.5,
+    "input_blur": 2.0,
     "precision": "bf16",
     "device": "cpu",
     "compile": True,
@@ -99,7 +100,7 @@ def test_defaults_are_the_final_configuration_of_the_report() -> None:
     off = ("gradient_penalty", "weight_clip", "r1", "ema", "warmup_epochs", "decay_epochs", "discriminator_width")
     assert not any(getattr(config, name) for name in off)
     assert not (config.spectral_norm or config.flip or config.compile or config.sharpness or config.init_sha256)
-    assert not config.color_weight
+    assert not (config.color_weight or config.input_blur)
     assert config.crop == config.exposure == 1
 
 
@@ -140,6 +141,7 @@ BAD_VALUES = {
     **{("crop", value): "a share from 0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
     **{("sharpness", value): "an amount from 0 to 10" for value in (-1.0, 11.0, NAN)},
     **{("exposure", value): "a power from 1 to 4" for value in (0.5, 4.1, NAN)},
+    **{("input_blur", value): "a standard deviation from 0 to 8 pixels" for value in (-0.1, 8.1, NAN)},
     **{("seed", value): "a whole number in [0, 2^63)" for value in (-1, 2**63)},
     **{("test_fraction", value): "a share between 0 and 1" for value in (0.0, 1.0, -0.1, NAN)},
 }
@@ -177,6 +179,7 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(name: str, valu
         {"crop": 0.1},
         {"sharpness": 10.0},
         {"exposure": 4.0},
+        {"input_blur": 8.0},
         {"seed": 0},
         {"seed": 2**63 - 1},
         {"test_fraction": 0.999},

@@ -1,5 +1,6 @@
 """The networks: sizes of the report, shapes, wiring, spectral norm."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from cgan.config import TrainConfig
 from cgan.networks import (
     DISCRIMINATORS,
     DenseDiscriminator,
+    GaussianBlur,
     Generator,
     PatchDiscriminator,
     ReflectConv2d,
@@ -131,7 +133,38 @@ def test_one_block_a_scale_has_the_tensors_of_older_checkpoints() -> None:
     outer = [f"{part}.{name}" for part in ("stem", "bottleneck") for name in block]
     expected = {f"body.{name}" for name in (*scales, *outer, "head.weight", "head.bias")}
     assert Generator(width=2).state_dict().keys() == expected
+    assert Generator(width=2, input_blur=1.5).state_dict().keys() == expected
     assert Generator(width=2, blocks=2).state_dict().keys() > expected
+
+
+# the blur
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5])
+def test_the_blur_is_a_gaussian(sigma: float) -> None:
+    point = torch.zeros(1, 1, 41, 41)
+    point[..., 20, 20] = 1
+    blurred = GaussianBlur(sigma)(point)[0, 0]
+    distances = torch.arange(41) - 20.0
+    gaussian = torch.exp(-distances.square() / (2 * sigma**2)) * (distances.abs() <= math.ceil(3 * sigma))
+    gaussian /= gaussian.sum()
+    assert torch.allclose(blurred, gaussian[:, None] * gaussian, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 80), (33, 2)])
+def test_the_blur_keeps_size_and_flat_photos(size: tuple[int, int]) -> None:
+    flat = torch.full((2, 1, *size), 0.7)
+    assert torch.allclose(GaussianBlur(8.0)(flat), flat, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_generator_sees_a_photo_through_its_blur() -> None:
+    torch.manual_seed(0)
+    plain, blurring = Generator(width=2).eval(), Generator(width=2, input_blur=2.0).eval()
+    blurring.load_state_dict(plain.state_dict())
+    gray = seeded(2, 1, 48, 32)
+    assert torch.equal(blurring(gray), plain(GaussianBlur(2.0)(gray)))
+    assert not torch.allclose(blurring(gray), plain(gray), atol=1e-3)
 
 
 # logits

@@ -42,6 +42,7 @@ EVERYTHING: dict[str, Any] = {
     "crop": 0.5,
     "sharpness": 2.0,
     "exposure": 1.5,
+    "input_blur": 0.7,
     "warmup_epochs": 1,
     "decay_epochs": 2,
 }

@@ -47,13 +47,14 @@ def random_gray(count: int, seed: int = 9) -> Tensor:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export]:
-    """`exported(color_space)`: made on the first call; that of hsv has two blocks at each scale."""
+    """`exported(color_space)`: made on the first call; hsv has two blocks at each scale, ycbcr a blur before them."""
     made: dict[str, Export] = {}
 
     def export(color_space: str) -> Export:
         if color_space not in made:
             folder = tmp_path_factory.mktemp(color_space)
-            config = TrainConfig(width=2, size=32, color_space=color_space, blocks=2 if color_space == "hsv" else 1)
+            change = {"hsv": {"blocks": 2}, "ycbcr": {"input_blur": 1.5}}.get(color_space, {})
+            config = TrainConfig(width=2, size=32, color_space=color_space, **change)
             generator = vivid_generator(config)
             spec = save_generator(folder / "last.safetensors", generator, config)
             export_onnx(generator, spec, folder / "model.onnx")
@@ -117,6 +118,7 @@ def test_the_exported_file_passes_the_gate(exported: Callable[[str], Export], co
     metadata = {entry.key: entry.value for entry in onnx.load(export.artefact).metadata_props}
     found = ModelSpec.from_metadata(metadata, export.artefact)
     assert (found.color_space, found.blocks) == (color_space, 2 if color_space == "hsv" else 1)
+    assert found.input_blur == (1.5 if color_space == "ycbcr" else 0)
 
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
