@@ -178,6 +178,8 @@ def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, G
         return config, None
     generator, spec = load_exported(source) if source.suffix == ".onnx" else load_generator(source)
     found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
+    if not config.input_blur:  # to begin with one, or to go on with another at another size, is a choice
+        found["input_blur"] = spec.input_blur
     if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
         options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wrong.items())
         raise UserError(

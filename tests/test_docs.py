@@ -28,7 +28,8 @@ SMALL = ["--width", "4", "--size", "32", "--epochs", "1", "--no-fid", "--device"
 def readme_commands(section: str, number: int = 1) -> list[list[str]]:
     """The commands of a shell block after a heading, the first or another."""
     block = README.split(f"## {section}\n", 1)[1].split("```sh\n")[number].split("```", 1)[0]
-    return [shlex.split(line, comments=True) for line in block.splitlines() if line and not line.startswith("#")]
+    lines = block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line and not line.startswith("#")]
 
 
 def test_the_readme_opens_with_demo_and_test() -> None:

@@ -93,6 +93,15 @@ def test_a_generator_of_another_shape_is_refused(
     assert not (tmp_path / "second").exists()
 
 
+def test_a_blur_is_not_lost_unnoticed(train: Train, tmp_path: Path) -> None:
+    assert train("first", "--input-blur", 1.5).code == 0
+    lost = train("second", "--init", tmp_path / "first")
+    assert lost.code == 2
+    assert lost.err.endswith("give --input-blur 1.5\n")
+    assert train("other", "--init", tmp_path / "first", "--input-blur", 1).code == 0
+    assert load_generator(tmp_path / "other")[1].input_blur == 1
+
+
 def test_what_is_no_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
     torch.save({}, tmp_path / "model.pt")
     for source in ("nowhere", "model.pt"):
