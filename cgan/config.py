@@ -141,7 +141,8 @@ class TrainConfig:
         _check(0 <= self.seed < 2**63, "--seed", self.seed, "a whole number in [0, 2^63)")
         _check(0.1 <= self.crop <= 1, "--crop", self.crop, "a share from 0.1 to 1")
         _check(0 <= self.sharpness <= 10, "--sharpness", self.sharpness, "an amount from 0 to 10")
-        _check(0 <= self.input_blur <= 8, "--input-blur", self.input_blur, "a standard deviation from 0 to 8 pixels")
+        blurs = self.input_blur == 0 or 0.1 <= self.input_blur <= 8
+        _check(blurs, "--input-blur", self.input_blur, "0, or a standard deviation from 0.1 to 8 pixels")
         _check(1 <= self.exposure <= 4, "--exposure", self.exposure, "a power from 1 to 4")
         _check(0 < self.test_fraction < 1, "--test-fraction", self.test_fraction, "a share between 0 and 1")
 

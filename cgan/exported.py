@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cgan.checkpoint import MODEL_NAME
 from cgan.color import COLOR_TARGETS
 from cgan.networks import Generator
 from cgan.spec import ModelSpec, UserError, read_sidecar
@@ -42,8 +43,8 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
     except (DecodeError, OSError) as error:
         raise UserError(f"{path}: not an ONNX file ({error}); make it with cgan-export") from error
     spec = ModelSpec.from_metadata({entry.key: entry.value for entry in model.metadata_props}, path)
-    if spec.precision != "fp32":
-        raise UserError(f"{path}: found {spec.precision}, expected fp32, which alone has the trained weights")
+    if spec.model != MODEL_NAME or spec.precision != "fp32":
+        raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
     tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer}
     channels = COLOR_TARGETS[spec.color_space].channels
     generator = ExportedGenerator(channels, spec.base_width, spec.blocks, spec.input_blur).eval()

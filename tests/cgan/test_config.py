@@ -141,7 +141,7 @@ BAD_VALUES = {
     **{("crop", value): "a share from 0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
     **{("sharpness", value): "an amount from 0 to 10" for value in (-1.0, 11.0, NAN)},
     **{("exposure", value): "a power from 1 to 4" for value in (0.5, 4.1, NAN)},
-    **{("input_blur", value): "a standard deviation from 0 to 8 pixels" for value in (-0.1, 8.1, NAN)},
+    **{("input_blur", value): "0, or a standard deviation from 0.1 to 8 pixels" for value in (-1.0, 1e-30, 8.1, NAN)},
     **{("seed", value): "a whole number in [0, 2^63)" for value in (-1, 2**63)},
     **{("test_fraction", value): "a share between 0 and 1" for value in (0.0, 1.0, -0.1, NAN)},
 }
@@ -179,6 +179,7 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(name: str, valu
         {"crop": 0.1},
         {"sharpness": 10.0},
         {"exposure": 4.0},
+        {"input_blur": 0.1},
         {"input_blur": 8.0},
         {"seed": 0},
         {"seed": 2**63 - 1},

@@ -1,5 +1,6 @@
 """Going on from an exported file: the generator in it, and batch norm, which an export folds away."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,29 @@ def test_training_goes_on_from_an_exported_file(
         assert (load_generator(tmp_path / "random")[0](GRAY) - trained(GRAY)).abs().mean() > 0.04
     result = invoke(*arguments, "--init", exported_onnx, "--width", 2)
     assert result.code == 2
+    assert result.err.endswith("give --width 4\n")
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_resumed_run_goes_on_exactly(
+    invoke: Callable[..., Any],
+    photo_folder: Path,
+    tmp_path: Path,
+    tiny_options: tuple[str, ...],
+    exported_onnx: Path,
+    trained_run: Path,
+) -> None:
+    options = (*tiny_options, "--ema", 0.9, "--init", exported_onnx)
+    for name, epochs in (("whole", (2,)), ("parts", (1, 2))):
+        for number, count in enumerate(epochs):
+            resume = ("--resume",) if number else ()
+            assert invoke(main, photo_folder, "--out", tmp_path / name, *options, "--epochs", count, *resume).code == 0
+    whole, parts = (load_generator(tmp_path / name)[1] for name in ("whole", "parts"))
+    assert whole.weights_sha256 == parts.weights_sha256
+    # Its weights are not those of the run: batch norm was folded, so this is another beginning.
+    begun_with = json.loads((tmp_path / "whole" / "config.json").read_text())["init_sha256"]
+    assert len(begun_with) == 64
+    assert begun_with != load_generator(trained_run)[1].weights_sha256
 
 
 def changed(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -136,7 +160,7 @@ def test_other_files_are_refused(tmp_path: Path, exported_onnx: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(UserError, match="not an ONNX file"):
         load_exported(tmp_path / "text.onnx")
-    with pytest.raises(UserError, match="found int8, expected fp32"):
+    with pytest.raises(UserError, match="found unet in int8, expected a unet in fp32"):
         load_exported(DEFAULT_MODEL.with_name("flowers-int8.onnx"))
     shutil.copy(exported_onnx.with_name(exported_onnx.name + ".json"), tmp_path / "text.onnx.json")
     with pytest.raises(ChangedFileError):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgan.augment import exposed
 from cgan.checkpoint import weights_digest
 from cgan.color import COLOR_TARGETS
 from cgan.config import ADAM_BETAS, TrainConfig
@@ -395,3 +396,20 @@ def test_the_average_does_not_change_the_training(start: Callable[..., Run]) -> 
     for name, network in plain.networks.items():
         assert weights_digest(network.state_dict()) == weights_digest(averaged.networks[name].state_dict())
     assert averaged.networks.keys() - plain.networks.keys() == {"average"}
+
+
+@pytest.mark.parametrize("discriminator", ["patch", "none"])
+def test_exposed_photos_are_what_both_networks_and_the_losses_see(
+    start: Callable[..., Run], discriminator: str
+) -> None:
+    """A step on photos with powers is the step on photos that were raised to them before."""
+    powers = torch.tensor([0.5, 1.0, 1.7, 2.0])
+    drawn, before = start(discriminator=discriminator), start(discriminator=discriminator)
+    plain = batch(drawn)
+    found = train_step(drawn, replace(plain, expose=powers), Stopwatch(drawn.device), False)
+    raised = replace(plain, pixels=exposed(plain.pixels, powers))
+    expected = train_step(before, raised, Stopwatch(before.device), False)
+    assert {name: value.item() for name, value in found.items()} == {n: v.item() for n, v in expected.items()}
+    for name, network in drawn.networks.items():
+        assert weights_digest(network.state_dict()) == weights_digest(before.networks[name].state_dict())
+    assert found["l1"] != step(start(discriminator=discriminator))["l1"]
