@@ -12,7 +12,7 @@ from PIL import Image
 from infer.cli import main
 
 ROOT = Path(__file__).parent.parent
-PHOTOS = [ROOT / "examples" / name for name in ("flower.jpg", "coffee.tif", "cat.png")]
+PHOTOS = [ROOT / "examples" / name for name in ("dandelions.jpg", "flower.jpg", "mountains.tif")]
 HEIGHT = 240
 
 
