@@ -71,43 +71,41 @@ def test_batch_norm_has_the_statistics_of_the_photos(exported_onnx: Path) -> Non
         assert torch.allclose(norm.running_var, variance, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.usefixtures("no_curves")
+@pytest.fixture
+def train(
+    invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...], no_curves: None
+) -> Callable[..., Any]:
+    """`train(name, *options)`: a tiny run into tmp_path / name."""
+
+    def call(name: str, *options: object) -> Any:
+        return invoke(main, photo_folder, "--out", tmp_path / name, *tiny_options, *options)
+
+    return call
+
+
 def test_training_goes_on_from_an_exported_file(
-    invoke: Callable[..., Any],
-    photo_folder: Path,
-    tmp_path: Path,
-    tiny_options: tuple[str, ...],
-    exported_onnx: Path,
-    trained_run: Path,
+    train: Callable[..., Any], tmp_path: Path, exported_onnx: Path, trained_run: Path
 ) -> None:
-    options = (*tiny_options, "--epochs", 1, "--lr", 1e-7)
-    arguments = (main, photo_folder, "--out", tmp_path / "run", *options)
-    assert invoke(*arguments, "--init", exported_onnx).code == 0
+    slow = ("--epochs", 1, "--lr", 1e-7)
+    assert train("run", *slow, "--init", exported_onnx).code == 0
     begun, trained = load_generator(tmp_path / "run")[0], load_generator(trained_run)[0]
     with torch.no_grad():  # batch norm is calibrated anew after the epoch
         assert (begun(GRAY) - trained(GRAY)).abs().mean() < 0.02
-    assert invoke(main, photo_folder, "--out", tmp_path / "random", *options).code == 0
+    assert train("random", *slow).code == 0
     with torch.no_grad():
         assert (load_generator(tmp_path / "random")[0](GRAY) - trained(GRAY)).abs().mean() > 0.04
-    result = invoke(*arguments, "--init", exported_onnx, "--width", 2)
+    result = train("other", "--init", exported_onnx, "--width", 2)
     assert result.code == 2
     assert result.err.endswith("give --width 4\n")
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_resumed_run_goes_on_exactly(
-    invoke: Callable[..., Any],
-    photo_folder: Path,
-    tmp_path: Path,
-    tiny_options: tuple[str, ...],
-    exported_onnx: Path,
-    trained_run: Path,
+    train: Callable[..., Any], tmp_path: Path, exported_onnx: Path, trained_run: Path
 ) -> None:
-    options = (*tiny_options, "--ema", 0.9, "--init", exported_onnx)
-    for name, epochs in (("whole", (2,)), ("parts", (1, 2))):
-        for number, count in enumerate(epochs):
-            resume = ("--resume",) if number else ()
-            assert invoke(main, photo_folder, "--out", tmp_path / name, *options, "--epochs", count, *resume).code == 0
+    options = ("--ema", 0.9, "--init", exported_onnx)
+    assert train("whole", *options, "--epochs", 2).code == 0
+    assert train("parts", *options, "--epochs", 1).code == 0
+    assert train("parts", *options, "--epochs", 2, "--resume").code == 0
     whole, parts = (load_generator(tmp_path / name)[1] for name in ("whole", "parts"))
     assert whole.weights_sha256 == parts.weights_sha256
     # Its weights are not those of the run: batch norm was folded, so this is another beginning.

@@ -73,7 +73,10 @@ def test_no_local_path_and_no_stack_trace_is_shipped(exported_onnx: Path, model:
     for part in (model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
         assert not part.metadata_props
         assert not part.doc_string
-    content = exported_onnx.read_bytes()
+    shipped = onnx.load(exported_onnx)
+    for tensor in shipped.graph.initializer:
+        tensor.ClearField("raw_data")  # weights, whose bytes can look like anything
+    content = shipped.SerializeToString()
     for trace in (str(ROOT), str(Path.home()), sys.prefix, "/root", "/tmp", ".py", "site-packages", "torch.nn"):
         assert len(trace) == 1 or trace.encode() not in content, trace
 

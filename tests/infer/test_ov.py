@@ -49,7 +49,10 @@ def test_bf16_is_another_arithmetic_and_says_so(exported_onnx: Path, gray: Array
 
 
 def test_a_precision_that_the_processor_lacks_is_refused(exported_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infer.backends.ov.OpenVinoBf16Backend.hint", "f16")  # what no CPU computes in
+    # OpenVINO computes in f32 where it is asked for what the processor lacks.
+    monkeypatch.setattr(
+        "infer.backends.ov.OpenVinoBf16Backend._settings", lambda _: {"INFERENCE_PRECISION_HINT": "f32"}
+    )
     assert "which this processor lacks" in refusal(exported_onnx, backend="openvino-bf16")
 
 
