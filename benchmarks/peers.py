@@ -121,9 +121,7 @@ def _spec(model: Path) -> ModelSpec:
 
 
 def _generator(model: Path) -> Any:
-    from cgan.color import COLOR_TARGETS
     from cgan.networks import Generator, GrayToRGB
 
     spec = _spec(model)
-    channels = COLOR_TARGETS[spec.color_space].channels
-    return GrayToRGB(Generator(channels, spec.base_width, spec.blocks, spec.input_blur), spec.color_space).eval()
+    return GrayToRGB(Generator.of(spec), spec.color_space).eval()

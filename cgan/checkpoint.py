@@ -15,7 +15,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cgan import __version__
-from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
 from cgan.networks import Generator, count_parameters
 from cgan.spec import GateError, ModelSpec, UserError, atomic_path
@@ -74,9 +73,8 @@ def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
     path = checkpoint_path(source)
     state, metadata = _load(path)
     spec = ModelSpec.from_metadata(metadata, path)
-    if spec.model != MODEL_NAME or spec.precision != "fp32":
-        raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
-    generator = Generator(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks, spec.input_blur)
+    check_trainable(spec, path)
+    generator = Generator.of(spec)
     expected = generator.state_dict()
     if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
         raise UserError(
@@ -91,6 +89,16 @@ def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
         )
     generator.load_state_dict(state)
     return generator.eval(), spec
+
+
+def check_trainable(spec: ModelSpec, path: Path) -> None:
+    """Refuse a file whose contract is not that of a generator in fp32.
+
+    Raises:
+        UserError: see above.
+    """
+    if spec.model != MODEL_NAME or spec.precision != "fp32":
+        raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
 
 
 def checkpoint_path(source: Path) -> Path:

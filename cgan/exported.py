@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgan.checkpoint import MODEL_NAME
-from cgan.color import COLOR_TARGETS
+from cgan.checkpoint import check_trainable
 from cgan.networks import Generator
 from cgan.spec import ModelSpec, UserError, read_sidecar
 
@@ -43,11 +42,9 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
     except (DecodeError, OSError) as error:
         raise UserError(f"{path}: not an ONNX file ({error}); make it with cgan-export") from error
     spec = ModelSpec.from_metadata({entry.key: entry.value for entry in model.metadata_props}, path)
-    if spec.model != MODEL_NAME or spec.precision != "fp32":
-        raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
+    check_trainable(spec, path)
     tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer}
-    channels = COLOR_TARGETS[spec.color_space].channels
-    generator = ExportedGenerator(channels, spec.base_width, spec.blocks, spec.input_blur).eval()
+    generator = ExportedGenerator.of(spec).eval()
     try:
         _fill(generator, model.graph, tensors)
     except (KeyError, IndexError, RuntimeError) as error:

@@ -6,7 +6,7 @@ torch draws them by default; DCGAN's normal distribution of standard deviation 0
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
-from cgan.spec import SIZE_MULTIPLE
+from cgan.spec import SIZE_MULTIPLE, ModelSpec
 
 LEAK = 0.2
 """Negative slope of LeakyReLU (Radford et al. 2016)."""
@@ -192,11 +192,12 @@ class GaussianBlur(nn.Module):
 
     Args:
         sigma: standard deviation in pixels, above 0.
+        radius: pixels at which it is cut off; BLUR_REACH standard deviations when None.
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(self, sigma: float, radius: int | None = None) -> None:
         super().__init__()
-        self.radius = math.ceil(BLUR_REACH * sigma)
+        self.radius = math.ceil(BLUR_REACH * sigma) if radius is None else radius
         weights = torch.exp(-torch.arange(-self.radius, self.radius + 1).square() / (2 * sigma**2))
         weights = weights / weights.sum()
         # Not weights of the network: a checkpoint has its sigma instead.
@@ -224,6 +225,11 @@ class Generator(nn.Module):
         super().__init__()
         self.blur = GaussianBlur(input_blur) if input_blur else nn.Identity()
         self.body = UNet(1, channels_out, width, blocks)
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Self:
+        """One with new weights, of the shape that a contract names."""
+        return cls(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks, spec.input_blur)
 
     def forward(self, gray: Tensor) -> Tensor:
         """Colours in [0, 1], N x channels_out x H x W, for luma in [0, 1], N x 1 x H x W.
