@@ -1,12 +1,13 @@
 """Folder runs against a bare ONNX Runtime loop, and against other ways to colour a folder.
 
-    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 1000] [--side 1024] [--quick]
+    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 100] [--rounds 10] [--side 1024] [--quick]
 
-All run the same architecture on the same photos with the same number of cores, by turns over several rounds. The bare
-loop is one ONNX Runtime session with all threads over one batch in memory, as ONNX Runtime comes; it neither reads nor
-writes files. The peers, in benchmarks/peers.py, are loops as people write them. Each peer and each folder run is a
-process of its own, timed from the first photo to the last file, imports and loading left out. Without --photos, crops
-of the pictures in examples/ are used.
+All run the same architecture on the same photos with the same number of cores. Each is a process of its own, which
+loads its model once; then they take turns, in the other order each second round. A turn is timed from the first photo
+to the last file. A ratio is the median over the rounds, so that a machine that is slower for a while slows both of its
+sides. The bare loop is one ONNX Runtime session with all threads over one batch in memory, as ONNX Runtime comes; it
+neither reads nor writes files. The peers, in benchmarks/peers.py, are loops as people write them. Without --photos,
+crops of the pictures in examples/ are used.
 """
 
 import json
@@ -17,11 +18,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import click
 import numpy as np
@@ -34,7 +39,7 @@ from benchmarks.machine import arguments, machine
 from benchmarks.peers import NEEDED, PEERS
 from cgan.spec import PHOTO_FORMATS
 from infer.backends import open_model
-from infer.backends.base import available_cores
+from infer.backends.base import Backend, available_cores
 from infer.images import decode, model_input
 from infer.jobs import make_plan
 from infer.journal import Journal
@@ -43,15 +48,19 @@ from infer.pipeline import FolderOptions, Pipeline
 from infer.storage import LocalFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-BARE_SECONDS = 5.0
+BARE_SECONDS = 1.5
 CORES = available_cores()
 FOLDER, BARE = "cgan-infer folder", "bare ONNX Runtime, no files"
 BACKENDS = ("openvino", "openvino-bf16")
 """Backends with which folder runs take part too, where OpenVINO is installed."""
 TURN_SECONDS = 1800
 """A turn that takes longer hangs, and whoever waits is told which."""
+QUICK_ROUNDS = 5
 WARM_UP = 8
 """Photos that each process colours before the clock starts."""
+
+Run = Callable[[Path, Path], int]
+"""What colours the photos of a folder into an empty one, and says how many they were."""
 
 
 @dataclass
@@ -67,15 +76,15 @@ class Measured:
 @click.command()
 @click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Folder of photos, copied and repeated.")
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL)
-@click.option("--files", type=click.IntRange(min=1), default=1000, show_default=True, help="Photos in a turn.")
+@click.option("--files", type=click.IntRange(min=1), default=100, show_default=True, help="Photos in a turn.")
 @click.option("--side", type=click.IntRange(min=16), help="Photos are resized to this height and width first.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Whether the peers take part.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-@click.option("--quick", is_flag=True, help="200 files, one round.")
-@click.option("--turn", hidden=True, help="What a process of its own is to measure.")
+@click.option("--quick", is_flag=True, help="5 rounds.")
+@click.option("--turn", hidden=True, help="Whose turns a process of its own takes.")
 @click.option("--folder", "folder_", type=click.Path(path_type=Path), hidden=True)
 def main(
     photos: Path | None,
@@ -93,24 +102,25 @@ def main(
 ) -> None:
     """Print images a second of all, and the ratios last."""
     if turn and folder_:
-        print(json.dumps(asdict(measure(turn, folder_, model, batch_size, workers))))
+        take_turns(turn, folder_, model, batch_size, workers)
         return
-    if quick:
-        files, rounds = 200, 1
+    rounds = min(rounds, QUICK_ROUNDS) if quick else rounds
     names = [BARE, FOLDER]
     if peers:
         names += [f"{FOLDER} --backend {backend}" for backend in BACKENDS if find_spec("openvino")]
         names += [name for name, peer in PEERS.items() if find_spec(NEEDED.get(peer, "json"))]
     figures: dict[str, list[Measured]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        make_photos(photos, Path(folder) / "in", files, side)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        make_photos(photos, folder / "in", files, side)
+        make_photos(photos, folder / "few", WARM_UP, side)
         print(
             f"{files} photos{f' of {side} x {side}' if side else ''}, {model.name}, batch {batch_size}, {CORES} cores"
         )
+        contestants = [stack.enter_context(Contestant(name, folder, model, batch_size, workers)) for name in figures]
         for number in range(rounds):
-            # Every other round backwards, so that a machine that drifts favours no one.
-            for name in names if number % 2 == 0 else reversed(names):
-                figures[name].append(in_process(name, Path(folder), model, batch_size, workers))
+            for contestant in contestants if number % 2 == 0 else reversed(contestants):
+                figures[contestant.name].append(contestant.turn())
             speeds = (f"{name} {figures[name][-1].images_per_second:.1f}" for name in names)
             print(f"round {number + 1}, images/s: {', '.join(speeds)}")
     ratios = {
@@ -129,8 +139,8 @@ def main(
     for name in names:
         print(f"{name:<40} {line(figures[name])}")
     for name, values in ratios.items():
-        spread = f" ({min(values):.2f} to {max(values):.2f})" if rounds > 1 else ""
-        print(f"{FOLDER} / {name} = {statistics.median(values):.2f}{spread}")
+        low, median, high = np.percentile(values, (25, 50, 75))
+        print(f"{FOLDER} / {name} = {median:.2f} ({low:.2f} to {high:.2f})")
 
 
 def line(turns: list[Measured]) -> str:
@@ -142,41 +152,77 @@ def line(turns: list[Measured]) -> str:
     return f"{speed:8.1f} images/s  {cpu:4.0%} of {CORES} cores  {rss:6.0f} MiB"
 
 
-def in_process(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> Measured:
-    """One turn in a process of its own, so that nobody inherits another's memory or threads."""
-    arguments = ["--turn", name, "--folder", folder, "--model", model, "--batch-size", batch_size, "--workers", workers]
-    command = [sys.executable, __file__, *map(str, arguments)]
-    try:
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # as `cgan-infer folder` sets it
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=TURN_SECONDS, env=environment)
-    except subprocess.TimeoutExpired as error:
-        where = "while it exited" if error.stdout else "at work"
-        raise SystemExit(f"{name} did not end within {TURN_SECONDS} s: {where}") from error
-    if done.returncode:
-        raise SystemExit(f"{name} failed with exit code {done.returncode}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+class Contestant:
+    """A process of its own that takes turns, so that nobody inherits another's memory or threads."""
+
+    def __init__(self, name: str, folder: Path, model: Path, batch_size: int, workers: int) -> None:
+        self.name = name
+        options = ["--turn", name, "--folder", folder, "--model", model, "--batch-size", batch_size]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *map(str, options), "--workers", str(workers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # as `cgan-infer folder` sets it
+        )
+
+    def __enter__(self) -> Self:
+        """Wait until it is ready: one that still loads would slow whoever has its turn."""
+        try:
+            self._answer("while it loaded")
+        except BaseException:
+            self._process.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._process.kill()
+        try:
+            self._process.communicate(timeout=TURN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise SystemExit(f"{self.name} did not end within {TURN_SECONDS} s: while it exited") from error
+        if error is None and self._process.returncode:
+            raise SystemExit(f"{self.name} failed with exit code {self._process.returncode}")
+
+    def turn(self) -> Measured:
+        """Have it colour the photos once."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return Measured(**json.loads(self._answer("at work")))
+
+    def _answer(self, where: str) -> str:
+        assert self._process.stdout is not None
+        late = threading.Timer(TURN_SECONDS, self._process.kill)
+        late.start()
+        line = self._process.stdout.readline()
+        hung = not late.is_alive()
+        late.cancel()
+        if not line:
+            reason = (
+                f"did not answer within {TURN_SECONDS} s" if hung else f"failed with exit code {self._process.wait()}"
+            )
+            raise SystemExit(f"{self.name} {reason}: {where}")
+        return line
 
 
-def measure(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> Measured:
-    """Colour the photos of folder/in into a fresh folder, once a few for warm-up and then all."""
-    source, few = folder / "in", folder / "few"
-    shutil.rmtree(few, ignore_errors=True)
-    few.mkdir()
-    for path in sorted(source.iterdir())[:WARM_UP]:
-        shutil.copyfile(path, few / path.name)
-    if name == BARE:
-        return bare_loop(model, few, batch_size)
-    with tempfile.TemporaryDirectory(dir=folder) as outputs:
-        if name.startswith(FOLDER):
-            backend = name.removeprefix(FOLDER).rpartition(" ")[2] or "auto"
-            return folder_run(source, few, Path(outputs), model, backend, batch_size, workers)
-        peer = PEERS[name]
-        (Path(outputs) / "few").mkdir()
-        (Path(outputs) / "all").mkdir()
-        peer(few, Path(outputs) / "few", model, CORES)
-        began = Clock()
-        peer(source, Path(outputs) / "all", model, CORES)
-        return began.measured(len(list((Path(outputs) / "all").iterdir())))
+def take_turns(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> None:
+    """Get ready and say so; then colour the photos of folder/in once for each line of standard input."""
+    with ExitStack() as stack:
+        color = prepared(stack, name, folder / "few", model, batch_size, workers)
+        with tempfile.TemporaryDirectory(dir=folder) as target:
+            color(folder / "few", Path(target))
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            with tempfile.TemporaryDirectory(dir=folder) as target:
+                clock = Clock()
+                images = color(folder / "in", Path(target))
+                measured = clock.measured(images)
+            print(json.dumps(asdict(measured)), flush=True)
 
 
 class Clock:
@@ -198,25 +244,39 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def folder_run(
-    source: Path, few: Path, outputs: Path, model: Path, name: str, batch_size: int, workers: int
-) -> Measured:
+def prepared(stack: ExitStack, name: str, few: Path, model: Path, batch_size: int, workers: int) -> Run:
+    """What a contestant does in its turns, with its model loaded."""
+    if name == BARE:
+        return bare_loop(model, few, batch_size)
+    if name.startswith(FOLDER):
+        backend = name.removeprefix(FOLDER).rpartition(" ")[2] or "auto"
+        opened = stack.enter_context(open_model(model, "cpu", max(1, CORES // workers), backend=backend))
+        return folder_run(opened, FolderOptions(batch_size=batch_size, workers=workers, streams=workers + 1))
+    color = PEERS[name](model, CORES)
+
+    def run(source: Path, target: Path) -> int:
+        color(source, target)
+        return len(list(target.iterdir()))
+
+    return run
+
+
+def folder_run(backend: Backend, options: FolderOptions) -> Run:
     """What the command does between loading the model and writing the report; every file has to come through."""
-    options = FolderOptions(batch_size=batch_size, workers=workers, streams=workers + 1)
-    with open_model(model, "cpu", max(1, CORES // workers), backend=name) as backend:
-        for folder in (few, source):
-            began = Clock()
-            inputs, target = LocalFolder(folder), LocalFolder(outputs / folder.name)
-            target.path.mkdir()
-            plan = make_plan(inputs, target)
-            with closing(Journal(target.path / "journal.sqlite")) as journal:
-                outcome = Pipeline(inputs, target, backend, options, journal, "benchmark").color(plan.jobs)
-            if outcome.done != len(plan.jobs):
-                raise SystemExit(f"{len(outcome.failed)} files failed: {outcome.failed}")
-        return began.measured(outcome.done)
+
+    def run(source: Path, target: Path) -> int:
+        inputs, outputs = LocalFolder(source), LocalFolder(target)
+        plan = make_plan(inputs, outputs)
+        with closing(Journal(target / "journal.sqlite")) as journal:
+            outcome = Pipeline(inputs, outputs, backend, options, journal, "benchmark").color(plan.jobs)
+        if outcome.done != len(plan.jobs):
+            raise SystemExit(f"{len(outcome.failed)} files failed: {outcome.failed}")
+        return outcome.done
+
+    return run
 
 
-def bare_loop(model: Path, photos: Path, batch_size: int) -> Measured:
+def bare_loop(model: Path, photos: Path, batch_size: int) -> Run:
     """ONNX Runtime as it comes, with nothing but the number of threads set, over one batch in memory."""
     import onnxruntime as ort  # after cgan, which keeps it from reporting
 
@@ -226,14 +286,15 @@ def bare_loop(model: Path, photos: Path, batch_size: int) -> Measured:
     height, width = session.get_inputs()[0].shape[2:]
     paths = sorted(photos.iterdir())
     batch = np.stack([model_input(decode(paths[i % len(paths)]), height, width) for i in range(batch_size)])
-    warm_up = Clock()
-    while time.perf_counter() - warm_up.wall < BARE_SECONDS / 5:
-        session.run(None, {"gray": batch})
-    began, done = Clock(), 0
-    while time.perf_counter() - began.wall < BARE_SECONDS:
-        session.run(None, {"gray": batch})
-        done += batch_size
-    return began.measured(done)
+
+    def run(_source: Path, _target: Path) -> int:
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < BARE_SECONDS:
+            session.run(None, {"gray": batch})
+            done += batch_size
+        return done
+
+    return run
 
 
 def make_photos(photos: Path | None, target: Path, count: int, side: int | None = None) -> None:

@@ -7,7 +7,8 @@ calls GPU compute time. "copies" has the copies from and to the host's memory to
 from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
 contestants take turns, in the other order each second round; a ratio is the median over the rounds, so that a machine
 that is slower for a while slows both of its sides. Without MODEL the one in the package runs on every backend that is
-installed and takes it.
+installed and takes it. Beside the backends of cgan-infer, BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on
+a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch with its own defaults, on an exported fp32 file or a run.
 """
 
 import json
@@ -253,7 +254,19 @@ def _range(backend: Backend) -> str:
 def _open(name: str, device: str) -> Backend:
     path, _, backend = name.partition("@")
     backend, _, provider = backend.partition(":")
+    if backend.startswith("pytorch"):
+        return _open_pytorch(Path(path), device, backend)
     return open_model(Path(path), device, backend=backend or "auto", provider=provider or None)
+
+
+def _open_pytorch(path: Path, device: str, way: str) -> Backend:
+    try:
+        from benchmarks.pytorch import WAYS, open_pytorch
+    except ModuleNotFoundError as error:
+        raise UserError(f"@{way}: found no package {error.name}; pip install 'cgan[train,export]'") from error
+    if way not in WAYS:
+        raise UserError(f"@{way}: expected one of {', '.join(WAYS)}")
+    return open_pytorch(path, device, way)
 
 
 def _labels(names: Iterable[str]) -> dict[str, str]:

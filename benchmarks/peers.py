@@ -1,7 +1,7 @@
 """Other ways to colour a folder of photos, as people write them, for benchmarks/folder.py.
 
-Each takes INPUT, OUTPUT, the ONNX model and a number of threads, writes a JPEG of the photo's own size for every photo,
-and gives nothing back. PyTorch runs the same architecture with random weights, which cost the same time.
+Each loads the ONNX model for a number of threads, and gives a function that writes a JPEG of the photo's own size for
+every photo of a folder. PyTorch runs the same architecture with random weights, which cost the same time.
 """
 
 from collections.abc import Callable
@@ -13,44 +13,56 @@ from PIL import Image
 
 from cgan.spec import ModelSpec
 
-Peer = Callable[[Path, Path, Path, int], None]
+Colouring = Callable[[Path, Path], None]
+"""What colours a folder of photos into another folder."""
+
+Peer = Callable[[Path, int], Colouring]
+"""From a model and a number of threads."""
 
 BATCH = 4
 """Photos in a batch of the peers that batch; the default of a folder run on a CPU."""
 
 
-def pytorch_loop(source: Path, target: Path, model: Path, threads: int) -> None:
+def pytorch_loop(model: Path, threads: int) -> Colouring:
     """PyTorch eager in fp32: read, colour, write, one photo after the other."""
     import torch
 
     network, size = _generator(model), _spec(model).render_size
     torch.set_num_threads(threads)
-    with torch.inference_mode():
-        for path in sorted(source.iterdir()):
-            gray = Image.open(path).convert("L")
-            rgb = network(torch.from_numpy(_input(gray, size)[None]))[0].numpy()
-            _save(gray, rgb, target / path.name)
+
+    def color(source: Path, target: Path) -> None:
+        with torch.inference_mode():
+            for path in sorted(source.iterdir()):
+                gray = Image.open(path).convert("L")
+                rgb = network(torch.from_numpy(_input(gray, size)[None]))[0].numpy()
+                _save(gray, rgb, target / path.name)
+
+    return color
 
 
-def pytorch_batches(source: Path, target: Path, model: Path, threads: int) -> None:
-    """PyTorch channels-last in bf16, with a DataLoader that decodes in worker processes, and batches."""
+def pytorch_batches(model: Path, threads: int) -> Colouring:
+    """PyTorch channels-last in bf16, with a DataLoader that decodes in a worker process, and batches."""
     import torch
     from torch.utils.data import DataLoader
 
     size = _spec(model).render_size
     network = _generator(model).to(memory_format=torch.channels_last)
     torch.set_num_threads(threads)
-    # One that reads ahead: more would only take the model's cores.
-    loader = DataLoader(_Files(source, size), batch_size=BATCH, num_workers=1, collate_fn=list)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for items in loader:
-            gray = torch.from_numpy(np.stack([item[1] for item in items]))
-            colors = network(gray.contiguous(memory_format=torch.channels_last)).float().numpy()
-            for (path, _, photo), rgb in zip(items, colors, strict=True):
-                _save(Image.fromarray(photo), rgb, target / path.name)
+
+    def color(source: Path, target: Path) -> None:
+        # One worker that reads ahead: more would only take the model's cores.
+        loader = DataLoader(_Files(source, size), batch_size=BATCH, num_workers=1, collate_fn=list)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            for items in loader:
+                gray = torch.from_numpy(np.stack([item[1] for item in items]))
+                colors = network(gray.contiguous(memory_format=torch.channels_last)).float().numpy()
+                for (path, _, photo), rgb in zip(items, colors, strict=True):
+                    _save(Image.fromarray(photo), rgb, target / path.name)
+
+    return color
 
 
-def onnx_loop(source: Path, target: Path, model: Path, threads: int) -> None:
+def onnx_loop(model: Path, threads: int) -> Colouring:
     """One ONNX Runtime session as it comes, one photo after the other, as rembg's folder mode works."""
     import onnxruntime as ort  # after cgan, which keeps it from reporting
 
@@ -58,21 +70,29 @@ def onnx_loop(source: Path, target: Path, model: Path, threads: int) -> None:
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     size = _spec(model).render_size
-    for path in sorted(source.iterdir()):
-        gray = Image.open(path).convert("L")
-        _save(gray, session.run(None, {"gray": _input(gray, size)[None]})[0][0], target / path.name)
+
+    def color(source: Path, target: Path) -> None:
+        for path in sorted(source.iterdir()):
+            gray = Image.open(path).convert("L")
+            _save(gray, session.run(None, {"gray": _input(gray, size)[None]})[0][0], target / path.name)
+
+    return color
 
 
-def openvino_loop(source: Path, target: Path, model: Path, threads: int) -> None:
+def openvino_loop(model: Path, threads: int) -> Colouring:
     """OpenVINO in the processor's own precision (bf16 where it has it), one photo after the other."""
     import openvino
 
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": threads})
     size = _spec(model).render_size
-    for path in sorted(source.iterdir()):
-        gray = Image.open(path).convert("L")
-        _save(gray, next(iter(compiled(_input(gray, size)[None]).values()))[0], target / path.name)
+
+    def color(source: Path, target: Path) -> None:
+        for path in sorted(source.iterdir()):
+            gray = Image.open(path).convert("L")
+            _save(gray, next(iter(compiled(_input(gray, size)[None]).values()))[0], target / path.name)
+
+    return color
 
 
 PEERS: dict[str, Peer] = {

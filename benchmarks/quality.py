@@ -10,6 +10,7 @@ pixels. The gray photos themselves stand beside them. Near-gray originals are le
 
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,10 +29,10 @@ from benchmarks.machine import arguments
 from cgan.delta_e import ciede2000, srgb_to_lab
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
 from infer.backends import open_model
-from infer.cli import main as cgan_infer
 from infer.packaged import DEFAULT_MODEL
 from infer.sample import photos_below
 
+COMMAND = Path(sys.executable).with_name("cgan-infer")
 Figures = dict[str, float]
 
 
@@ -96,11 +97,7 @@ def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[
     gray.mkdir()
     for i, truth in enumerate(truths):
         truth.convert("L").save(gray / f"{i}.png")
-    try:
-        cgan_infer(["folder", str(gray), str(colored), "--model", str(model), "--device", "cpu", "--quiet"])
-    except SystemExit as end:
-        if end.code:
-            raise
+    subprocess.run([COMMAND, "folder", gray, colored, "--model", model, "--device", "cpu", "--quiet"], check=True)
     return [Image.open(colored / f"{i}.png").convert("RGB") for i in range(len(truths))]
 
 

@@ -3,14 +3,14 @@
 python docs/before_after.py [PHOTO ...]
 """
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
-from infer.cli import main
-
+COMMAND = Path(sys.executable).with_name("cgan-infer")
 ROOT = Path(__file__).parent.parent
 PHOTOS = [ROOT / "examples" / name for name in ("dandelions.jpg", "flower.jpg", "mountains.tif")]
 HEIGHT = 240
@@ -35,11 +35,7 @@ def draw(photos: list[Path], target: Path) -> None:
         source.mkdir()
         for photo in photos:
             Image.open(photo).convert("L").save(source / f"{photo.stem}.png")
-        try:
-            main(["folder", str(source), str(colored), "--quiet"])
-        except SystemExit as end:
-            if end.code:
-                raise
+        subprocess.run([COMMAND, "folder", source, colored, "--quiet"], check=True)
         rows = [row([part / f"{photo.stem}.png" for photo in photos]) for part in (source, colored)]
     sheet = Image.new("RGB", (rows[0].width, 2 * HEIGHT))
     for number, picture in enumerate(rows):

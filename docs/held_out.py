@@ -5,14 +5,14 @@ python docs/held_out.py PHOTOS
 PHOTOS: the folder of the training photos (infer/models/MODEL_CARD.md).
 """
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
-from infer.cli import main
-
+COMMAND = Path(sys.executable).with_name("cgan-infer")
 TARGET = Path(__file__).parent / "held-out.jpg"
 SIDE, COLUMNS = 128, 10
 PHOTOGRAPHERS = {
@@ -49,11 +49,7 @@ def draw(photos: Path) -> None:
         gray.mkdir()
         for path in real:
             Image.open(path).convert("L").save(gray / f"{path.stem}.png")
-        try:
-            main(["folder", str(gray), str(colored), "--quiet"])
-        except SystemExit as end:
-            if end.code:
-                raise
+        subprocess.run([COMMAND, "folder", gray, colored, "--quiet"], check=True)
         rows = [
             [gray / f"{path.stem}.png" for path in real],
             [colored / f"{path.stem}.png" for path in real],

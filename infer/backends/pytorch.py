@@ -15,6 +15,8 @@ from infer.backends.flavours import find_gpu
 if TYPE_CHECKING:
     from torch import nn
 
+    from cgan.networks import Generator
+
 
 class TorchBackend(Backend):
     """Runs a run folder or a .safetensors checkpoint in fp32, eagerly, with no shortcut in precision.
@@ -55,27 +57,38 @@ class TorchBackend(Backend):
         try:
             import torch
 
-            from cgan.checkpoint import load_generator
             from cgan.networks import GrayToRGB
+
+            generator, spec = self._load()
         except ModuleNotFoundError as error:
             raise UserError(
                 f"{self.path}: found no package {error.name}, which a run or checkpoint needs; "
                 "install it with pip install 'cgan[train]', or give an exported model"
             ) from error
-        generator, spec = load_generator(self.path)
         self._target = self._choose_device()
         where = "CPU" if self._target == "cpu" else torch.cuda.get_device_name()
         self._engine_text = f"PyTorch {torch.__version__}, fp32, {where}"
         if self.threads:
             self._settings.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.threads)
+        self._model = self._prepared(GrayToRGB(generator, spec.color_space).eval().to(self._target))
+        return spec
+
+    def _load(self) -> "tuple[Generator, ModelSpec]":
+        from cgan.checkpoint import load_generator
+
+        return load_generator(self.path)
+
+    def _prepared(self, model: "nn.Module") -> "nn.Module":
+        """What is run in place of the model on its device, and settings for it."""
+        import torch
+
         if self.on_gpu:
             exact = torch.backends.cudnn.flags(
                 enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"
             )
             self._settings.enter_context(exact)
-        self._model = GrayToRGB(generator, spec.color_space).eval().to(self._target)
-        return spec
+        return model
 
     def _choose_device(self) -> str:
         import torch

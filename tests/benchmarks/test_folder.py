@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from benchmarks.folder import make_photos
+from benchmarks.folder import FOLDER, Contestant, make_photos
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_all_take_part_and_the_ratios_come_last(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "folder.py", "--photos", photo_folder, "--model", exported_onnx]
-    options = ["--files", "10", "--rounds", "1", "--side", "64", "--json", tmp_path / "folder.json"]
+    options = ["--files", "10", "--rounds", "2", "--side", "64", "--json", tmp_path / "folder.json"]
     done = subprocess.run([*map(str, command + options)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "folder.json").read_text())
@@ -26,7 +27,9 @@ def test_all_take_part_and_the_ratios_come_last(exported_onnx: Path, photo_folde
         "cgan-infer folder --backend openvino-bf16",
         *PEERS,
     }
-    assert all(turns[0]["images_per_second"] > 0 for turns in record["figures"].values())
+    for turns in record["figures"].values():
+        assert len(turns) == 2
+        assert all(turn["images_per_second"] > 0 < turn["cpu_use"] for turn in turns)
     last = done.stdout.splitlines()[-len(record["ratios"]) :]
     assert all(line.startswith("cgan-infer folder / ") for line in last)
 
@@ -36,9 +39,22 @@ def test_every_peer_writes_every_photo_at_its_size(exported_onnx: Path, tmp_path
     for number, peer in enumerate(PEERS.values()):
         target = tmp_path / str(number)
         target.mkdir()
-        peer(tmp_path / "in", target, exported_onnx, 1)
+        peer(exported_onnx, 1)(tmp_path / "in", target)
         found = sorted(target.iterdir())
         assert [path.name for path in found] == [path.name for path in sorted((tmp_path / "in").iterdir())]
         for path in found:
             with Image.open(path) as image:
                 assert (image.size, image.mode) == ((48, 48), "RGB")
+
+
+def test_a_contestant_that_fails_is_named(exported_onnx: Path, tmp_path: Path) -> None:
+    make_photos(None, tmp_path / "few", 1, 48)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no photo")
+    with pytest.raises(SystemExit, match=r"cgan-infer folder failed with exit code 2: while it loaded"):
+        Contestant(FOLDER, tmp_path, tmp_path / "nothing.onnx", 4, 1).__enter__()
+    with (
+        pytest.raises(SystemExit, match=r"cgan-infer folder failed with exit code 1: at work"),
+        Contestant(FOLDER, tmp_path, exported_onnx, 4, 1) as contestant,
+    ):
+        contestant.turn()
