@@ -15,6 +15,7 @@ from cgan.config import (
     BEST_BY_CHOICES,
     DEVICE_CHOICES,
     DISCRIMINATOR_CHOICES,
+    DISCRIMINATOR_NORM_CHOICES,
     GAN_LOSS_CHOICES,
     LOSS_SPACE_CHOICES,
     PRECISION_CHOICES,
@@ -60,6 +61,11 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("weight_clip", "Bound of the Wasserstein discriminator's weights, often 0.01; 0 is off.")
 @_option("r1", "Gamma of the R1 penalty on the discriminator; 0 is off.")
 @_option("spectral_norm", "Divide the discriminator's weights by their spectral norm.")
+@_option(
+    "discriminator_norm",
+    "Batch norm in the discriminator, or none, which often colours more.",
+    type=click.Choice(DISCRIMINATOR_NORM_CHOICES),
+)
 @_option("width", "Channels of the generator's first convolution block.")
 @_option("blocks", "Convolution blocks at each scale of the generator.")
 @_option("input_blur", "Blur what the generator sees, ever after, by so many pixels, often 2 at 128; 0 is off.")

@@ -9,6 +9,7 @@ DISCRIMINATOR_CHOICES = ("unet", "patch", "dense", "none")
 """The keys of `cgan.networks.DISCRIMINATORS` and none, repeated so that --help need not import torch (a test compares
 them)."""
 
+DISCRIMINATOR_NORM_CHOICES = ("batch", "none")
 GAN_LOSS_CHOICES = ("bce", "wasserstein", "hinge")
 """The keys of `cgan.losses.GAN_LOSSES`."""
 
@@ -51,6 +52,9 @@ class TrainConfig:
     """Gamma of the R1 penalty on real photos (Mescheder et al. 2018 use 10); 0 is off."""
     spectral_norm: bool = False
     """Whether the discriminator's weights are divided by their spectral norm (Miyato et al. 2018)."""
+    discriminator_norm: str = "batch"
+    """One of DISCRIMINATOR_NORM_CHOICES. With batch norm it can tell photos from colours by the statistics of their
+    batches, from which the generator learns little; without it goes by each picture."""
     width: int = 32
     """Channels of the generator's first convolution block."""
     blocks: int = 1
@@ -112,6 +116,7 @@ class TrainConfig:
     def _check_choices(self) -> None:
         _choice("--color-space", self.color_space, COLOR_SPACES)
         _choice("--discriminator", self.discriminator, DISCRIMINATOR_CHOICES)
+        _choice("--discriminator-norm", self.discriminator_norm, DISCRIMINATOR_NORM_CHOICES)
         _choice("--gan-loss", self.gan_loss, GAN_LOSS_CHOICES)
         _choice("--loss-space", self.loss_space, LOSS_SPACE_CHOICES)
         _choice("--precision", self.precision, PRECISION_CHOICES)
@@ -206,6 +211,7 @@ _DISCRIMINATOR_OPTIONS = (
     "weight_clip",
     "r1",
     "spectral_norm",
+    "discriminator_norm",
     "discriminator_width",
     "discriminator_scales",
 )

@@ -326,11 +326,23 @@ def build_discriminator(config: TrainConfig) -> nn.Module | None:
         return None
     width = config.discriminator_width or config.width
     network = DISCRIMINATORS[config.discriminator](1 + config.loss_channels, width, config)
+    if config.discriminator_norm == "none":
+        _replace_batch_norm(network)
     if config.spectral_norm:
         for layer in list(network.modules()):
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 spectral_norm(layer)
     return network
+
+
+def _replace_batch_norm(network: nn.Module) -> None:
+    """Leave batch norm out, and give the convolutions the bias that it stood for."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is None:
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))
 
 
 def count_parameters(module: nn.Module) -> int:

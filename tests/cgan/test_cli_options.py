@@ -30,6 +30,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "weight_clip": [(WASSERSTEIN, 0.01)],
     "r1": [((), 10.0)],
     "spectral_norm": [((), True)],
+    "discriminator_norm": [((), "none")],
     "width": [((), 2)],
     "blocks": [((), 2)],
     "discriminator_width": [((), 2)],

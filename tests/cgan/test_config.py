@@ -51,6 +51,7 @@ OTHER_VALUES = {
     "weight_clip": 0.01,
     "r1": 10.0,
     "spectral_norm": True,
+    "discriminator_norm": "none",
     "width": 16,
     "blocks": 2,
     "discriminator_width": 64,
@@ -199,7 +200,7 @@ WITHOUT_EFFECT = [
         ({"discriminator": "none"}, name, OTHER_VALUES[name], "a discriminator")
         for name in (
             *("label_smoothing", "gradient_penalty", "weight_clip", "r1", "spectral_norm"),
-            *("discriminator_width", "discriminator_scales", "gan_loss", "warmup_epochs"),
+            *("discriminator_norm", "discriminator_width", "discriminator_scales", "gan_loss", "warmup_epochs"),
         )
     ),
     ({"l1_weight": 0.0}, "color_weight", 3.0, "--l1-weight"),

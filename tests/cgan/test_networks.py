@@ -304,6 +304,37 @@ def test_equal_seeds_give_equal_weights() -> None:
     assert not torch.equal(head(1), head(2))
 
 
+# discriminators without batch norm
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.parametrize("spectral", [False, True])
+def test_without_batch_norm_the_rest_of_a_batch_does_not_matter(name: str, spectral: bool) -> None:
+    torch.manual_seed(0)
+    x = seeded(3, 4, 32, 32)
+    alone = {}
+    for norm in ("batch", "none"):
+        network = judge(name, discriminator_norm=norm, spectral_norm=spectral).train()
+        if spectral:  # each pass in training moves the estimate of the norm
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+                    layer.parametrizations.weight[0].eval()  # type: ignore[union-attr, index]
+        with torch.no_grad():
+            alone[norm] = torch.allclose(network(x)[:1], network(x[:1]), atol=1e-5)
+    assert alone == {"batch": False, "none": True}
+
+
+@pytest.mark.parametrize("name", DISCRIMINATORS)
+def test_biases_stand_in_for_batch_norm(name: str) -> None:
+    with_norm, without = judge(name), judge(name, discriminator_norm="none")
+    norms = [module for module in with_norm.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in without.modules())
+    assert count_parameters(without) == count_parameters(with_norm) - sum(norm.num_features for norm in norms)
+    layers = [module for module in without.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    assert all(layer.bias is not None for layer in layers)
+
+
 # spectral norm
 
 
