@@ -4,7 +4,9 @@
 
 The photos, with --split the held-out ones of a run, are turned gray, coloured by `cgan-infer folder` as a user would,
 and compared with the originals at their own size: PSNR, colourfulness, and the mean CIEDE2000 difference of the
-pixels. The gray photos themselves stand beside them. Near-gray originals are left out and counted. Needs the extra
+pixels. What each of these says of single photos, the distance between the colours of all photos together says of all:
+0 where each colour is as frequent as in the originals, 1 where none is shared; a model that never paints violet shows
+there. The gray photos themselves stand beside them. Near-gray originals are left out and counted. Needs the extra
 "train".
 """
 
@@ -19,6 +21,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -34,6 +37,7 @@ from infer.sample import photos_below
 
 COMMAND = Path(sys.executable).with_name("cgan-infer")
 Figures = dict[str, float]
+AB_BIN, AB_REACH = 10, 110
 
 
 @click.command()
@@ -42,7 +46,7 @@ Figures = dict[str, float]
 @click.option("--model", "models", type=click.Path(exists=True, path_type=Path), multiple=True, default=[DEFAULT_MODEL])
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: Path | None) -> None:
-    """Print PSNR, CIEDE2000 and colourfulness of coloured, gray and real photos."""
+    """Print PSNR, CIEDE2000, colourfulness and colour distance of coloured, gray and real photos."""
     names = json.loads(split.read_text())["test"] if split else [name for name, _ in photos_below(photos)]
     truths = [ImageOps.exif_transpose(Image.open(photos / name)).convert("RGB") for name in names]
     found = [(truth, float(colorfulness(tensor_of(truth)))) for truth in truths]
@@ -83,12 +87,30 @@ def compare(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> F
         values = {"psnr": psnr(one, other), "delta_e": delta_e(one, other), "colorfulness": colorfulness(one)}
         for name, value in values.items():
             columns.setdefault(name, []).append(float(value))
-    return {name: round(statistics.mean(values), 3) for name, values in columns.items()}
+    figures = {name: round(statistics.mean(values), 3) for name, values in columns.items()}
+    return figures | {"color_distance": round(color_distance(pictures, truths), 3)}
 
 
 def delta_e(one: Tensor, other: Tensor) -> Tensor:
     """Mean CIEDE2000 over the pixels."""
     return ciede2000(srgb_to_lab(one), srgb_to_lab(other)).mean()
+
+
+def color_distance(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> float:
+    """Total variation distance between the distributions of both sets' colours, whatever their lightness.
+
+    Colours are counted in squares of a* and b* with sides of AB_BIN, as in Zhang et al. 2016, "Colorful image
+    colorization", section 2.2; each picture counts as much as any other.
+    """
+    one, other = (np.mean([_ab_histogram(picture) for picture in found], axis=0) for found in (pictures, truths))
+    return float(np.abs(one - other).sum()) / 2
+
+
+def _ab_histogram(picture: Image.Image) -> NDArray[np.float64]:
+    """Shares of the pixels in each square; a* and b* of sRGB lie within 110."""
+    a, b = srgb_to_lab(tensor_of(picture))[0, 1:].flatten(1).numpy()
+    counts, _, _ = np.histogram2d(a, b, bins=np.arange(-AB_REACH, AB_REACH + 1, AB_BIN))
+    return counts / counts.sum()
 
 
 def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[Image.Image]:
