@@ -31,6 +31,8 @@ from infer.packaged import DEFAULT_MODEL
 from infer.sample import photos_below
 
 UNSHARPENED = f"{FLOAT_CONVOLUTIONS}, calibrated without sharper copies"
+OTHERWISE = f"{FLOAT_CONVOLUTIONS}, calibrated with copies as of the other kind of model"
+"""Those of a model with a blur before it, where this one has none, and the other way round."""
 ENDS = ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2))
 """Convolutions in float where the photo comes in, and where the picture goes out."""
 
@@ -55,12 +57,13 @@ def main(
     shown = calibration_batches(calibration, size).gray
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {"fp32": model, UNSHARPENED: Path(folder) / "unsharpened.onnx"}
+        files = {"fp32": model, **{name: Path(folder) / f"{i}.onnx" for i, name in enumerate((UNSHARPENED, OTHERWISE))}}
         quantize_int8(model, spec, shown, "cpu", files[UNSHARPENED])
+        quantize_int8(model, spec, with_sharper_copies(shown, not spec.input_blur), "cpu", files[OTHERWISE])
         for ends in ENDS:
             files[str(ends)] = Path(folder) / f"{ends[0]}-{ends[1]}.onnx"
             with mock.patch("export.precision.FLOAT_CONVOLUTIONS", ends):
-                quantize_int8(model, spec, with_sharper_copies(shown), "cpu", files[str(ends)])
+                quantize_int8(model, spec, with_sharper_copies(shown, spec.input_blur > 0), "cpu", files[str(ends)])
         pictures, seconds = by_turns(files, np.concatenate(list(folders.values())), rounds)
     fp32 = pictures.pop("fp32")
     borders = np.cumsum([len(gray) for gray in folders.values()])[:-1]

@@ -9,8 +9,9 @@
 # Stage 1-small was begun for 30 epochs and stopped after 27, since its best checkpoint is the 26th. Stages 1 to 7 ran on
 # another machine than the later ones, which go on from the file that had been in the package. Stages 9 and 10, at 128
 # pixels, led to a model that was in the package for a while and are not repeated here; their epochs are in
-# benchmarks/results/flowers-training.jsonl. 11-l1 is what 11-gan is compared with. torch's bf16 sums differ from machine
-# to machine, so other machines get other weights.
+# benchmarks/results/flowers-training.jsonl. 11-gan was begun for 40 epochs and stopped after 20,
+# 12-colors for 7 and stopped after 6. benchmarks/discriminators.sh compares their settings with others. torch's bf16 sums
+# differ from machine to machine, so other machines get other weights.
 set -eu
 photos=$1 out=$2
 train() {
@@ -37,12 +38,12 @@ train 7-finish --size 128 --discriminator patch --gan-loss hinge --spectral-norm
 cgan-export "$out/7-finish" --out "$out/before"
 train 8-exposed --size 64 --discriminator none --sharpness 3 --crop 0.4 --color-weight 1.4 --exposure 1.5 --ema 0.9997 \
     --epochs 50 --decay-epochs 12 --save-every 10 --init "$out"/before/*.onnx
-last() {
-    train "$@" --size 64 --l1-weight 192 --sharpness 3 --crop 0.5 --color-weight 1.6 --exposure 1.4 --ema 0.9995 \
-        --lr 0.0004 --epochs 40 --decay-epochs 20 --save-every 5 --init "$out/8-exposed"
+gan() {
+    train "$@" --discriminator patch --discriminator-norm none --spectral-norm --gan-loss hinge --discriminator-width 8 \
+        --size 64 --crop 0.5 --color-weight 1.6 --exposure 1.4 --ema 0.9995 --lr 0.0004
 }
-last 11-gan --discriminator patch --discriminator-norm none --spectral-norm --gan-loss hinge --discriminator-width 8
-last 11-l1 --discriminator none
-best="$out/11-gan"
+gan 11-gan --l1-weight 192 --sharpness 3 --epochs 20 --init "$out/8-exposed"
+gan 12-colors --l1-weight 132 --sharpness 2 --input-blur 1 --epochs 6 --init "$out/11-gan"
+best="$out/12-colors"
 cgan-export "$best" --out "$out/models"
 cgan-export "$best" --out "$out/models" --precision int8 --calibration "$photos"

@@ -7,6 +7,7 @@ import json
 from itertools import groupby
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
@@ -17,6 +18,7 @@ CHARTS = {
     "L1, held out (lines) and training (dots)": ("test_l1", "train_l1"),
 }
 """Titles, with what is drawn in full and what beside it."""
+COLORS = colormaps["tab20"]
 
 
 def draw(target: Path) -> None:
@@ -28,8 +30,8 @@ def draw(target: Path) -> None:
         for color, (stage, group) in enumerate(groupby(epochs, lambda epoch: epoch["stage"])):
             rows = list(group)
             numbers = [row["number"] for row in rows]
-            axes.plot(numbers, [row[full] for row in rows], color=f"C{color}", label=stage)
-            axes.plot(numbers, [row[beside] for row in rows], ".", color=f"C{color}", markersize=3)
+            axes.plot(numbers, [row[full] for row in rows], color=COLORS(color), label=stage)
+            axes.plot(numbers, [row[beside] for row in rows], ".", color=COLORS(color), markersize=3)
     figure.axes[0].legend(fontsize="small")
     figure.savefig(target, dpi=90)
 

@@ -105,7 +105,8 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
                 export_onnx(generator, replace(spec, precision="fp32"), full)
                 assert options.calibration is not None
                 calibration = calibration_batches(options.calibration, spec.render_size)
-                quantize_int8(full, spec, with_sharper_copies(calibration.gray), options.int8_target, temporary)
+                shown = with_sharper_copies(calibration.gray, spec.input_blur > 0)
+                quantize_int8(full, spec, shown, options.int8_target, temporary)
                 notes = (*notes, *(f"{path}: not calibrated on, {reason}" for path, reason in calibration.failures))
                 count = len(calibration.photos)
                 build = {"int8_target": options.int8_target, "calibration_photos": count}

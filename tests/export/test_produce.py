@@ -234,7 +234,7 @@ def test_photos_that_calibrate_are_not_those_that_are_compared(
         {photo.tobytes() for photo in photos} for photos in (shown[0][:DEFAULT_LIMIT], compared[0]["photos"])
     )
     assert (len(calibrated), len(others)) == (DEFAULT_LIMIT, COMPARED_PHOTOS)
-    assert np.array_equal(shown[0], with_sharper_copies(shown[0][:DEFAULT_LIMIT]))
+    assert np.array_equal(shown[0], with_sharper_copies(shown[0][:DEFAULT_LIMIT], False))
     assert calibrated.isdisjoint(others)
 
 

@@ -159,7 +159,7 @@ def test_defaults_are_printed(photos: Path, out: Path, invoke: Call) -> None:
         (["folder", "{photos}", "out", "--model", "{photos}/0.png"], "expected one of .onnx"),
         (["folder", "{photos}", "out", "--backend", "tensorrt"], "use --backend ort"),
         (["folder", "{photos}", "out", "--dry-run", "--watch"], "leave one out"),
-        (["folder", "{photos}", "out", "--render-size", "64"], "takes 128 x 128 pixels alone"),
+        (["folder", "{photos}", "out", "--render-size", "96"], "takes 64 x 64 pixels alone"),
         (["folder", "{photos}", "{photos}/0.png"], "found a file, expected a folder"),
         (["folder", "nope://x", "out"], "Protocol not known: nope"),
         (["folder", "{photos}", "nope://x"], "Protocol not known: nope"),

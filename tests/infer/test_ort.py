@@ -122,12 +122,12 @@ from pathlib import Path
 from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 with open_model(Path(sys.argv[1]), "cpu") as backend:
-    small = np.zeros((1, 1, 128, 128), np.float32)
+    small = np.zeros((1, 1, 64, 64), np.float32)
     backend.run(small)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
     try:
-        backend.run(np.zeros((256, 1, 128, 128), np.float32))
+        backend.run(np.zeros((1024, 1, 64, 64), np.float32))
     except OutOfMemory as error:
         print("out of memory:", error)
     print(backend.run(small).shape)
@@ -141,7 +141,7 @@ def test_a_batch_too_large_for_the_memory_says_so_and_a_smaller_one_runs() -> No
     assert result.returncode == 0, result.stderr
     first, *_, last = result.stdout.splitlines()
     assert first.startswith("out of memory: ")
-    assert last == "(1, 3, 128, 128)"
+    assert last == "(1, 3, 64, 64)"
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
