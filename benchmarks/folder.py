@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,7 +83,7 @@ class Measured:
 @click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Whether the peers take part.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-@click.option("--quick", is_flag=True, help="5 rounds.")
+@click.option("--quick", is_flag=True, help="At most 5 rounds.")
 @click.option("--turn", hidden=True, help="Whose turns a process of its own takes.")
 @click.option("--folder", "folder_", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -191,38 +191,49 @@ class Contestant:
     def turn(self) -> Measured:
         """Have it colour the photos once."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it ended, which the answer says
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         return Measured(**json.loads(self._answer("at work")))
 
     def _answer(self, where: str) -> str:
         assert self._process.stdout is not None
-        late = threading.Timer(TURN_SECONDS, self._process.kill)
+        hung = threading.Event()
+
+        def give_up() -> None:
+            hung.set()
+            self._process.kill()
+
+        late = threading.Timer(TURN_SECONDS, give_up)
+        late.daemon = True
         late.start()
-        line = self._process.stdout.readline()
-        hung = not late.is_alive()
-        late.cancel()
-        if not line:
-            reason = (
-                f"did not answer within {TURN_SECONDS} s" if hung else f"failed with exit code {self._process.wait()}"
-            )
-            raise SystemExit(f"{self.name} {reason}: {where}")
-        return line
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            late.cancel()
+        if line:
+            return line
+        code = self._process.wait()
+        reason = f"did not answer within {TURN_SECONDS} s" if hung.is_set() else f"failed with exit code {code}"
+        raise SystemExit(f"{self.name} {reason}: {where}")
 
 
 def take_turns(name: str, folder: Path, model: Path, batch_size: int, workers: int) -> None:
     """Get ready and say so; then colour the photos of folder/in once for each line of standard input."""
-    with ExitStack() as stack:
+    # What libraries print must not be taken for an answer.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with answers, ExitStack() as stack:
         color = prepared(stack, name, folder / "few", model, batch_size, workers)
         with tempfile.TemporaryDirectory(dir=folder) as target:
             color(folder / "few", Path(target))
-        print("ready", flush=True)
+        print("ready", file=answers, flush=True)
         for _ in sys.stdin:
             with tempfile.TemporaryDirectory(dir=folder) as target:
                 clock = Clock()
                 images = color(folder / "in", Path(target))
                 measured = clock.measured(images)
-            print(json.dumps(asdict(measured)), flush=True)
+            print(json.dumps(asdict(measured)), file=answers, flush=True)
 
 
 class Clock:

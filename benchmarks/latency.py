@@ -15,10 +15,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,12 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.contestants import check_settings, default_contestants, labels, open_contestant
 from benchmarks.folder import make_photos
 from benchmarks.machine import arguments, machine
 from cgan.spec import UserError, exit_on_user_error
-from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.images import Photo, decode, model_input
-from infer.packaged import DEFAULT_MODEL
 from infer.render import write_photo
 
 KINDS = ("compute", "copies", "files")
@@ -42,6 +40,8 @@ LEAST_SECONDS, LEAST_RUNS = 3.0, 10
 """For each kind, contestant and batch size, over all rounds."""
 ROUNDS = 10
 """Many and short, because other guests of a shared machine come and go within seconds."""
+WARM_UPS = 3
+"""What is prepared in the first runs of a shape is not what a user waits for; torch.compile records in the second."""
 BATCHES = "1,2,4,8,16,32,64"
 UNSTEADY = 0.1
 """Coefficient of variation from which on a row is marked."""
@@ -115,9 +115,10 @@ def main(
     seconds = seconds or (1.0 if quick else LEAST_SECONDS)
     with exit_on_user_error(), ExitStack() as stack:
         contestants = {
-            label: stack.enter_context(_open(name, device))
-            for label, name in _labels(models or _default_contestants()).items()
+            label: stack.enter_context(open_contestant(name, device))
+            for label, name in labels(models or default_contestants()).items()
         }
+        check_settings(contestants.values())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_photos(photos, folder / "in", max(*sizes, PARITY_PHOTOS))
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
@@ -171,7 +172,8 @@ def measure(
             runs = {name: _runner(backend, kind, files[:size]) for name, backend in taking.items()}
             found = {n: Row(n, taking[n].engine, size, kind, psnr=parity[n]) for n in runs}
             for run in runs.values():
-                run()  # warm-up: what is prepared at the first run of a shape is not what a user waits for
+                for _ in range(WARM_UPS):
+                    run()
             for number in range(ROUNDS):
                 for name in runs if number % 2 == 0 else reversed(runs):
                     found[name].rounds.append(_time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS)))
@@ -249,46 +251,6 @@ def _takes(backend: Backend, size: int) -> bool:
 def _range(backend: Backend) -> str:
     least, most = backend.batch_range
     return f"from {least} on" if most is None else f"{least} to {most}"
-
-
-def _open(name: str, device: str) -> Backend:
-    path, _, backend = name.partition("@")
-    backend, _, provider = backend.partition(":")
-    if backend.startswith("pytorch"):
-        return _open_pytorch(Path(path), device, backend)
-    return open_model(Path(path), device, backend=backend or "auto", provider=provider or None)
-
-
-def _open_pytorch(path: Path, device: str, way: str) -> Backend:
-    try:
-        from benchmarks.pytorch import WAYS, open_pytorch
-    except ModuleNotFoundError as error:
-        raise UserError(f"@{way}: found no package {error.name}; pip install 'cgan[train,export]'") from error
-    if way not in WAYS:
-        raise UserError(f"@{way}: expected one of {', '.join(WAYS)}")
-    return open_pytorch(path, device, way)
-
-
-def _labels(names: Iterable[str]) -> dict[str, str]:
-    """What was asked for, by file name and backend: the rest of a path says something of this machine alone.
-
-    Raises:
-        UserError: two have one label.
-    """
-    labels: dict[str, str] = {}
-    for name in names:
-        label = Path(name).name
-        if label in labels:
-            raise UserError(f"found {labels[label]} and {name}, which tables cannot tell apart; rename one")
-        labels[label] = name
-    return labels
-
-
-def _default_contestants() -> list[str]:
-    names = [str(DEFAULT_MODEL)]
-    if find_spec("openvino"):
-        names += [f"{DEFAULT_MODEL}@openvino", f"{DEFAULT_MODEL}@openvino-bf16"]
-    return names
 
 
 def _sizes(text: str) -> list[int]:

@@ -10,7 +10,7 @@
 # another machine than the later ones, which go on from the file that had been in the package. Stages 9 and 10, at 128
 # pixels, led to a model that was in the package for a while and are not repeated here; their epochs are in
 # benchmarks/results/flowers-training.jsonl. 11-gan was begun for 40 epochs and stopped after 20,
-# 12-colors for 7 and stopped after 6. benchmarks/discriminators.sh compares their settings with others. torch's bf16 sums
+# 12-colors for 7 and stopped after 6. benchmarks/discriminators.sh compares others like them. torch's bf16 sums
 # differ from machine to machine, so other machines get other weights.
 set -eu
 photos=$1 out=$2

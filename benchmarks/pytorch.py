@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch import _dynamo as dynamo
 
 from cgan.checkpoint import load_generator
 from cgan.exported import load_exported
@@ -15,6 +16,9 @@ from cgan.networks import Generator
 from cgan.spec import ModelSpec, UserError
 from infer.backends.base import Backend
 from infer.backends.pytorch import TorchBackend
+
+SHAPES = 64
+"""Shapes and ways to run that torch.compile may translate in one process."""
 
 
 class PyTorch(TorchBackend):
@@ -45,6 +49,9 @@ class PyTorch(TorchBackend):
         if self.compiled:
             # With CUDA graphs on a GPU, or small batches would measure how fast Python launches kernels.
             mode = "reduce-overhead" if self.on_gpu else "default"
+            # Past its limit torch would go on eagerly, and say so in a log alone.
+            dynamo.config.recompile_limit = SHAPES
+            dynamo.config.fail_on_recompile_limit_hit = True
             prepared = torch.compile(prepared, dynamic=False, mode=mode)
             self._engine_text += f", torch.compile {mode}"
         return prepared

@@ -35,9 +35,11 @@ from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL
 from infer.sample import photos_below
 
-COMMAND = Path(sys.executable).with_name("cgan-infer")
+COMMAND = [sys.executable, "-c", "from infer.cli import main; main()"]
 Figures = dict[str, float]
-AB_BIN, AB_REACH = 10, 110
+AB_BIN, AB_REACH = 10, 115
+"""Side of the squares of a* and b*, and how far they reach. Gray is the middle of one, as rounding would spread it over
+four around a corner."""
 
 
 @click.command()
@@ -107,7 +109,7 @@ def color_distance(pictures: Sequence[Image.Image], truths: Sequence[Image.Image
 
 
 def _ab_histogram(picture: Image.Image) -> NDArray[np.float64]:
-    """Shares of the pixels in each square; a* and b* of sRGB lie within 110."""
+    """Shares of the pixels in each square."""
     a, b = srgb_to_lab(tensor_of(picture))[0, 1:].flatten(1).numpy()
     counts, _, _ = np.histogram2d(a, b, bins=np.arange(-AB_REACH, AB_REACH + 1, AB_BIN))
     return counts / counts.sum()
@@ -119,7 +121,7 @@ def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[
     gray.mkdir()
     for i, truth in enumerate(truths):
         truth.convert("L").save(gray / f"{i}.png")
-    subprocess.run([COMMAND, "folder", gray, colored, "--model", model, "--device", "cpu", "--quiet"], check=True)
+    subprocess.run([*COMMAND, "folder", gray, colored, "--model", model, "--device", "cpu", "--quiet"], check=True)
     return [Image.open(colored / f"{i}.png").convert("RGB") for i in range(len(truths))]
 
 

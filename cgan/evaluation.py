@@ -101,6 +101,8 @@ def _real_and_fake(run: Run, pixels: Tensor) -> list[Tensor]:
 def _calibrate(run: Run, network: nn.Module, inputs: Iterable[list[Tensor]]) -> None:
     """Forward passes in training mode, with batch norm's statistics the plain mean over all of them."""
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    if not layers:
+        return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-COMMAND = Path(sys.executable).with_name("cgan-infer")
+COMMAND = [sys.executable, "-c", "from infer.cli import main; main()"]
 ROOT = Path(__file__).parent.parent
 PHOTOS = [ROOT / "examples" / name for name in ("dandelions.jpg", "flower.jpg", "mountains.tif")]
 HEIGHT = 240
@@ -35,7 +35,7 @@ def draw(photos: list[Path], target: Path) -> None:
         source.mkdir()
         for photo in photos:
             Image.open(photo).convert("L").save(source / f"{photo.stem}.png")
-        subprocess.run([COMMAND, "folder", source, colored, "--quiet"], check=True)
+        subprocess.run([*COMMAND, "folder", source, colored, "--quiet"], check=True)
         rows = [row([part / f"{photo.stem}.png" for photo in photos]) for part in (source, colored)]
     sheet = Image.new("RGB", (rows[0].width, 2 * HEIGHT))
     for number, picture in enumerate(rows):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-COMMAND = Path(sys.executable).with_name("cgan-infer")
+COMMAND = [sys.executable, "-c", "from infer.cli import main; main()"]
 TARGET = Path(__file__).parent / "held-out.jpg"
 SIDE, COLUMNS = 128, 10
 PHOTOGRAPHERS = {
@@ -49,7 +49,7 @@ def draw(photos: Path) -> None:
         gray.mkdir()
         for path in real:
             Image.open(path).convert("L").save(gray / f"{path.stem}.png")
-        subprocess.run([COMMAND, "folder", gray, colored, "--quiet"], check=True)
+        subprocess.run([*COMMAND, "folder", gray, colored, "--quiet"], check=True)
         rows = [
             [gray / f"{path.stem}.png" for path in real],
             [colored / f"{path.stem}.png" for path in real],

@@ -17,7 +17,7 @@ def test_every_version_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_pa
     assert result.exit_code == 0, result.output
     record = json.loads(file.read_text())
     assert record["photos"] == {str(photo_folder / "a"): 4, str(photo_folder / "b"): 4}
-    assert [row["float"] for row in record["rows"]] == [int8.UNSHARPENED, *map(str, int8.ENDS)]
+    assert [row["float"] for row in record["rows"]] == [int8.UNSHARPENED, int8.OTHERWISE, *map(str, int8.ENDS)]
     for row in record["rows"]:
         assert row["speed"] > 0
         for found in row["folders"].values():

@@ -59,6 +59,7 @@ def test_pytorch_takes_part_in_the_latency_benchmark(exported_onnx: Path, tmp_pa
     ("name", "message"),
     [
         ("{}@pytorch-fast", "@pytorch-fast: expected one of pytorch, pytorch-half, "),
+        ("{}@pytorch-half:cuda", "@pytorch-half:cuda: PyTorch has no providers; leave :cuda out"),
         ("nothing.onnx@pytorch", "nothing.onnx: found no such file, expected an exported fp32 model, a run or "),
     ],
 )

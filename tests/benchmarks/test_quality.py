@@ -35,6 +35,6 @@ def test_the_distance_of_equal_colours_is_0_and_of_others_1() -> None:
 
 
 def test_lightness_does_not_count_and_each_picture_counts_as_one() -> None:
-    light, large = Image.new("RGB", (8, 8), "silver"), RED.resize((64, 64))
-    assert color_distance([GRAY], [light]) == 0
+    grays, large = Image.linear_gradient("L").convert("RGB"), RED.resize((64, 64))
+    assert color_distance([GRAY], [grays]) == 0
     assert color_distance([large, BLUE], [RED, BLUE]) == 0

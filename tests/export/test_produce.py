@@ -17,8 +17,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cgan.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator
+from cgan.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
 from cgan.cli import main as train
+from cgan.config import TrainConfig
+from cgan.networks import build_generator
 from cgan.spec import COLOR_SPACES, GateError, ModelSpec, UserError, read_sidecar, sidecar_path
 from export import produce
 from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
@@ -214,7 +216,9 @@ def test_photos_come_from_the_calibration_folder(
     assert sorted(p.tobytes() for p in found) == sorted(p.tobytes() for p in folder)
 
 
+@pytest.mark.parametrize("blur", [0.0, 1.0])
 def test_photos_that_calibrate_are_not_those_that_are_compared(
+    blur: float,
     compared: list[dict[str, Any]],
     trained_run: Path,
     make_photos: Callable[..., Path],
@@ -228,13 +232,18 @@ def test_photos_that_calibrate_are_not_those_that_are_compared(
         shutil.copy(full, path)
 
     monkeypatch.setattr(produce, "quantize_int8", quantize)
+    source = trained_run
+    if blur:
+        source = tmp_path / "blurred.safetensors"
+        config = TrainConfig(width=4, size=32, device="cpu", input_blur=blur)
+        save_generator(source, build_generator(config), config)
     folder = make_photos(tmp_path / "photos", DEFAULT_LIMIT + COMPARED_PHOTOS)
-    make_onnx(trained_run, tmp_path / "out", ExportOptions(precision="int8", calibration=folder))
+    make_onnx(source, tmp_path / "out", ExportOptions(precision="int8", calibration=folder))
     calibrated, others = (
         {photo.tobytes() for photo in photos} for photos in (shown[0][:DEFAULT_LIMIT], compared[0]["photos"])
     )
     assert (len(calibrated), len(others)) == (DEFAULT_LIMIT, COMPARED_PHOTOS)
-    assert np.array_equal(shown[0], with_sharper_copies(shown[0][:DEFAULT_LIMIT], False))
+    assert np.array_equal(shown[0], with_sharper_copies(shown[0][:DEFAULT_LIMIT], bool(blur)))
     assert calibrated.isdisjoint(others)
 
 

@@ -278,7 +278,7 @@ def test_info_prints_the_contract(invoke: Call) -> None:
     result = invoke(main, "info")
     values = json.loads(result.out)
     assert result.code == 0
-    assert values["fixed_size"] == [128, 128]
+    assert values["fixed_size"] == [64, 64]
     assert values["spec"]["input"]["name"] == "gray"
     assert values["sidecar"]["verification"]["verified"] is True
     assert "Provider" in values["engine"]

@@ -205,7 +205,7 @@ def test_colours_out_of_gamut_are_the_same_few_or_many_at_a_time(monkeypatch: py
 
 
 def test_box_mean_is_the_mean_of_the_window() -> None:
-    for shape in ((1, 1), (2, 9), (3, 3), (20, 11)):
+    for shape in ((1, 1), (2, 9), (3, 3), (20, 11), (2, 3 * render.BAND_COLUMNS - 5), (render.BAND_COLUMNS + 1, 2)):
         values = RNG.random((2, *shape), np.float32)
         found, radius = render._box_mean(values), render.GUIDED_RADIUS
         for y, x in np.ndindex(shape):
