@@ -63,7 +63,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
 @_option("spectral_norm", "Divide the discriminator's weights by their spectral norm.")
 @_option(
     "discriminator_norm",
-    "Batch norm in the discriminator, or none, which often colours more.",
+    "Batch norm in the discriminator, or none, beside which colours err less.",
     type=click.Choice(DISCRIMINATOR_NORM_CHOICES),
 )
 @_option("width", "Channels of the generator's first convolution block.")
