@@ -32,7 +32,7 @@ def draw(target: Path) -> None:
             numbers = [row["number"] for row in rows]
             axes.plot(numbers, [row[full] for row in rows], color=COLORS(color), label=stage)
             axes.plot(numbers, [row[beside] for row in rows], ".", color=COLORS(color), markersize=3)
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(handles=figure.axes[0].get_lines()[::2], fontsize="small", loc="outside center right")
     figure.savefig(target, dpi=90)
 
 
