@@ -1,6 +1,6 @@
 #!/bin/sh
 # What a discriminator, its batch norm and the L1 weight do to the colours of the packaged model's stage 8-exposed: five
-# epochs of each, on 2 CPU cores in 25 minutes, and the figures of all on the held-out photos.
+# epochs of each, on 2 CPU cores in about half an hour, and the figures of all on the held-out photos.
 #
 #     benchmarks/discriminators.sh PHOTOS STAGE OUT
 #

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch import _dynamo as dynamo
 
-from cgan.checkpoint import load_generator
-from cgan.exported import load_exported
+from cgan.exported import load_network
 from cgan.networks import Generator
 from cgan.spec import ModelSpec, UserError
 from infer.backends.base import Backend
@@ -37,7 +36,7 @@ class PyTorch(TorchBackend):
         self.compiled = compiled
 
     def _load(self) -> tuple[Generator, ModelSpec]:
-        return load_exported(self.path) if self.path.suffix == ".onnx" else load_generator(self.path)
+        return load_network(self.path)
 
     def _prepared(self, model: nn.Module) -> nn.Module:
         device = "cuda" if self.on_gpu else "cpu"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgan.checkpoint import check_trainable
+from cgan.checkpoint import check_trainable, load_generator
 from cgan.networks import Generator
 from cgan.spec import ModelSpec, UserError, read_sidecar
 
@@ -19,6 +19,16 @@ PREFIX = "generator."
 
 class ExportedGenerator(Generator):
     """A generator whose batch norm only adds what was folded; `unfold_batch_norm` makes it fit to train."""
+
+
+def load_network(source: Path) -> tuple[Generator, ModelSpec]:
+    """The generator of a run, a checkpoint or an exported fp32 ONNX file, in evaluation mode, and its contract.
+
+    Raises:
+        UserError: nothing there, or nothing of these.
+        GateError: its weights were changed.
+    """
+    return load_exported(source) if source.suffix == ".onnx" else load_generator(source)
 
 
 def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:

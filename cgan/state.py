@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from cgan import __version__
-from cgan.checkpoint import load_generator, weights_digest
+from cgan.checkpoint import weights_digest
 from cgan.color import COLOR_TARGETS, ColorSpace
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.dataset import Photos, Split, epoch_batches, prefetch
 from cgan.distributed import World
-from cgan.exported import ExportedGenerator, load_exported, unfold_batch_norm
+from cgan.exported import ExportedGenerator, load_network, unfold_batch_norm
 from cgan.networks import Generator, build_discriminator, build_generator
 from cgan.run_folder import RunFolder
 from cgan.spec import UserError
@@ -177,7 +177,7 @@ def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, G
     """
     if source is None:
         return config, None
-    generator, spec = load_exported(source) if source.suffix == ".onnx" else load_generator(source)
+    generator, spec = load_network(source)
     found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
     if not config.input_blur:  # to begin with one, or to go on with another at another size, is a choice
         found["input_blur"] = spec.input_blur

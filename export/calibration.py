@@ -24,8 +24,8 @@ LEAST_PHOTOS = 8
 SHARPENED, SHARPENED_BLURRED = 2.0, 0.5
 """Amount of `cgan.augment.sharpened` for a second copy of each photo, and that for models that blur their input. Photos
 that are sharper than those of the folder otherwise leave the ranges and are clipped: of a model of 128 pixels without a
-blur, 43 dB in place of 50. Behind a blur of 2 pixels 0.5 is best: 53 dB in place of 50 without copies and 52 with 2.0
-(`benchmarks/int8.py` compares them)."""
+blur, 43 dB in place of 50. Behind a blur 2.0 is too much: of the packaged model 48 dB on sharper photos, 51 with 0.5
+and 52 without copies, which leave its worst other photo 2 dB further off (`benchmarks/int8.py`)."""
 
 
 @dataclass(frozen=True)
