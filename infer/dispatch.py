@@ -2,15 +2,19 @@
 
 import queue
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from infer.run import Stage
 
 IO_THREADS = 8
 """Threads that wait for disks and networks."""
+
+Item = TypeVar("Item")
+Ended = list[tuple[Item, BaseException | None]]
+"""Items that were worked on, each with the error that it met."""
 
 
 class Dispatcher:
@@ -44,27 +48,23 @@ class Dispatcher:
         self,
         pool: Executor,
         stage: str,
-        work: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        then: Callable[..., None],
+        work: Callable[[Item], None],
+        items: Sequence[Item],
+        then: Callable[[Ended[Item]], None],
     ) -> None:
-        """Run `work` in a pool; when it is taken in, `then` is called with the arguments and the future."""
-        spent = 0.0
-        files = len(arguments[0]) if isinstance(arguments[0], list) else 1
+        """Run `work` on each item, one after the other in one thread of a pool; `then` is called when it is taken in.
 
-        def timed() -> Any:
-            nonlocal spent
+        Items that share a task share what handing it out costs, which for small photos is more than some of the work.
+        """
+        files = sum(len(item) if isinstance(item, list) else 1 for item in items)
+
+        def task() -> None:
             begun = time.perf_counter()
-            try:
-                return work(*arguments)
-            finally:
-                spent = time.perf_counter() - begun
-
-        def report(future: Future[Any]) -> None:
-            self._finished.put((lambda: then(*arguments, future), stage, files, spent))
+            ended = [(item, _error_of(work, item)) for item in items]
+            self._finished.put((lambda: then(ended), stage, files, time.perf_counter() - begun))
 
         self.tasks += 1
-        pool.submit(timed).add_done_callback(report)
+        pool.submit(task)
 
     def take_in(self) -> None:
         """Wait for a task to finish, and do what follows it."""
@@ -74,3 +74,11 @@ class Dispatcher:
         total.files += files
         total.seconds += seconds
         then()
+
+
+def _error_of(work: Callable[[Item], None], item: Item) -> BaseException | None:
+    try:
+        work(item)
+    except BaseException as error:  # also what ends a program: the thread that takes it in raises that
+        return error
+    return None

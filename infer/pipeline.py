@@ -9,23 +9,25 @@ import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec
 
 import numpy as np
 
 from infer.backends.base import Backend, OutOfMemory
-from infer.dispatch import IO_THREADS, Dispatcher
+from infer.dispatch import IO_THREADS, Dispatcher, Ended
 from infer.images import Floats, Photo, PhotoError, decode, model_input, pixels_of, render_size_for
 from infer.jobs import Job, check
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
-from infer.render import write_photo
+from infer.render import Encoded, write_photo
 from infer.run import Event, FolderOptions, OnEvent, Outcome, Stage
 from infer.storage import Status, Storage
+
+P = ParamSpec("P")
 
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that every later file would meet too."""
@@ -40,18 +42,27 @@ PIXELS_UNDER_WAY = 2**26
 """Photos are begun while those under way have fewer pixels in all; about 8 bytes each are held. A single larger photo
 is coloured alone."""
 
+GROUP, GROUP_PIXELS = 4, 2**18
+"""Photos that a thread decodes, encodes or publishes in one task, and how many pixels they have at most; a larger photo
+is a task of its own."""
+
 
 @dataclass(eq=False)
 class _Item:
     """A photo under way."""
 
     job: Job
-    content: Path | bytes | None = None
+    content: Path | Encoded | None = None
+    """What is read, and later what is written."""
     pixels: int = 0
     admitted: bool = False
     """Whether its pixels count among those under way."""
     photo: Photo | None = None
     gray: Floats | None = None
+    colors: Floats | None = None
+    notes: tuple[str, ...] = ()
+    size: int = 0
+    """Of the output, in bytes."""
 
 
 @dataclass(eq=False)
@@ -115,7 +126,7 @@ class Pipeline:
                     if time.monotonic() - self.committed > COMMIT_SECONDS:
                         self.committed = time.monotonic()
                         self._noted(self.journal.commit)
-            self._noted(lambda: self.journal.restore(self.undo))
+            self._noted(self.journal.restore, self.undo)
             self._noted(self.journal.commit)
         finally:
             self.target.finish()
@@ -128,20 +139,26 @@ class Pipeline:
         """Begin what the bounds allow, in the order in which photos come nearer to their end."""
         batches = self.options.streams + 4  # run, and two each before and after
         most = batches * self.batch_size + self.options.workers
-        # What was fetched from a store is in memory.
-        while self.photos < most and self.fetching + len(self.fetched) < 2 * IO_THREADS and not self._stopping():
+        begun: list[_Item] = []
+        ahead = 2 * IO_THREADS * (1 if self.source.waits else GROUP)  # what was fetched from a store is in memory
+        while self.photos < most and self.fetching + len(self.fetched) < ahead and not self._stopping():
             job = next(waiting, None)
             if job is None:
                 break
             self.photos += 1
             self.fetching += 1
-            self.work.submit(self.work.io_pool, "fetch", self._fetch, (_Item(job),), self._fetched)
+            begun.append(_Item(job))
+        for group in self._groups(begun, self.source.waits):
+            self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
+        admitted: list[_Item] = []
         while self.fetched and (self.pixels + self.fetched[0].pixels <= PIXELS_UNDER_WAY or not self.pixels):
             item = self.fetched.popleft()
             item.admitted = True
             self.pixels += item.pixels
             self.decoding += 1
-            self.work.submit(self.work.pool, "decode", self._decode, (item,), self._decoded)
+            admitted.append(item)
+        for group in self._groups(admitted):
+            self.work.submit(self.work.pool, "decode", self._decode, group, self._decoded)
         more = self.decoding or self.fetching
         while self.decoded and self.running < self.options.streams:
             # Photos that no others can join, because none come or memory is full, go as a smaller batch.
@@ -149,7 +166,19 @@ class Pipeline:
             if not batch:
                 break
             self.running += 1
-            self.work.submit(self.work.pool, "run", self._colors, (batch,), self._colored)
+            self.work.submit(self.work.pool, "run", self._run, [batch], self._colored)
+
+    def _groups(self, items: Iterable[_Item], single: bool = False) -> Iterator[list[_Item]]:
+        """Photos that share a task."""
+        group: list[_Item] = []
+        for item in items:
+            pixels = sum(other.pixels for other in group) + item.pixels
+            if group and (single or len(group) == GROUP or pixels > GROUP_PIXELS):
+                yield group
+                group = []
+            group.append(item)
+        if group:
+            yield group
 
     def _next_batch(self, partial: bool) -> list[_Item]:
         """Photos of one render size that fill a batch, or as many as there are of the first one's."""
@@ -190,7 +219,7 @@ class Pipeline:
                     return
                 except OSError as error:
                     self._fail(job, error)
-            if not self._noted(lambda rows=rows: self.journal.begin(rows)):  # type: ignore[misc]
+            if not self._noted(self.journal.begin, rows):
                 return
             yield from begun
 
@@ -236,10 +265,10 @@ class Pipeline:
         item.pixels = pixels_of(item.content, item.job.name)
 
     def _decode(self, item: _Item) -> None:
-        assert item.content is not None
+        assert isinstance(item.content, Path | bytes)
         photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
         item.content = None
-        item.photo, item.gray = photo, model_input(photo, *self._render_size(photo))
+        item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo)), photo.notes
 
     def _render_size(self, photo: Photo) -> tuple[int, int]:
         spec, longest = self.backend.spec, self.options.render_longest
@@ -249,40 +278,41 @@ class Pipeline:
             return max(height, least), max(width, least)
         return self.backend.fixed_size or (spec.render_size, spec.render_size)
 
-    def _colors(self, batch: list[_Item]) -> list[Floats]:
-        return list(self.backend.run(np.stack([item.gray for item in batch if item.gray is not None])))
+    def _run(self, batch: list[_Item]) -> None:
+        rgb = self.backend.run(np.stack([item.gray for item in batch if item.gray is not None]))
+        for item, colors in zip(batch, rgb, strict=True):
+            item.colors = colors
 
-    def _write(self, item: _Item, colors: Floats) -> tuple[bytes | memoryview, tuple[str, ...]]:
-        assert item.photo is not None and item.gray is not None
-        content, notes = write_photo(
+    def _encode(self, item: _Item) -> None:
+        assert item.photo is not None and item.gray is not None and item.colors is not None
+        item.content, notes = write_photo(
             item.photo,
             item.gray,
-            colors,
+            item.colors,
             item.job.format,
             quality=self.options.quality,
             raw=self.options.resolution == "model",
         )
-        notes = (*item.photo.notes, *notes)
-        item.photo = item.gray = None
-        return content, notes
+        item.notes += notes
+        item.photo = item.gray = item.colors = None
 
-    def _publish(self, item: _Item, content: bytes | memoryview) -> int:
-        self.target.publish(item.job.output, content)
-        return len(content)
+    def _publish(self, item: _Item) -> None:
+        assert isinstance(item.content, bytes | memoryview)
+        self.target.publish(item.job.output, item.content)
+        item.size = len(item.content)
+        item.content = None
 
-    def _fetched(self, item: _Item, future: Future[None]) -> None:
-        self.fetching -= 1
-        if self._came_through([item], future):
-            self.fetched.append(item)
+    def _fetched(self, ended: Ended[_Item]) -> None:
+        self.fetching -= len(ended)
+        self.fetched.extend(self._came_through(ended))
 
-    def _decoded(self, item: _Item, future: Future[None]) -> None:
-        self.decoding -= 1
-        if self._came_through([item], future):
-            self.decoded.append(item)
+    def _decoded(self, ended: Ended[_Item]) -> None:
+        self.decoding -= len(ended)
+        self.decoded.extend(self._came_through(ended))
 
-    def _colored(self, batch: list[_Item], future: Future[list[Floats]]) -> None:
+    def _colored(self, ended: Ended[list[_Item]]) -> None:
         self.running -= 1
-        error = future.exception()
+        ((batch, error),) = ended
         ran = max(len(batch), self.batch_size if self.backend.pads else 0)
         # Smaller batches than the engine takes are filled up, so halving no longer helps.
         if isinstance(error, OutOfMemory) and ran > self.backend.batch_range[0]:
@@ -294,43 +324,36 @@ class Pipeline:
         elif isinstance(error, Exception) and len(batch) > 1:
             for item in batch:  # each by itself, so that only the photo at fault fails
                 self.running += 1
-                self.work.submit(self.work.pool, "run", self._colors, ([item],), self._colored)
-        elif self._came_through(batch, future):
-            for item, colors in zip(batch, future.result(), strict=True):
-                self.work.submit(self.work.pool, "encode", self._write, (item, colors), self._written)
+                self.work.submit(self.work.pool, "run", self._run, [[item]], self._colored)
+        else:
+            for group in self._groups(self._came_through([(item, error) for item in batch])):
+                self.work.submit(self.work.pool, "encode", self._encode, group, self._encoded)
 
-    def _written(self, item: _Item, colors: Floats, future: Future[tuple[bytes | memoryview, tuple[str, ...]]]) -> None:
-        if self._came_through([item], future):
-            content, notes = future.result()
-            self.work.submit(
-                self.work.io_pool,
-                "publish",
-                self._publish,
-                (item, content),
-                lambda *arguments: self._published(item, notes, arguments[-1]),
-            )
+    def _encoded(self, ended: Ended[_Item]) -> None:
+        for group in self._groups(self._came_through(ended), self.target.waits):
+            self.work.submit(self.work.io_pool, "publish", self._publish, group, self._published)
 
-    def _published(self, item: _Item, notes: tuple[str, ...], future: Future[int]) -> None:
-        if not self._came_through([item], future):
-            return
-        self._leave(item)
-        if notes:
-            self.outcome.notes[item.job.name] = list(notes)
-        if self._noted(lambda: self.journal.settle(item.job.output, DONE, size=future.result())):
-            self.undo.pop(item.job.output, None)
-            self._settle(item.job, "done")
-
-    def _came_through(self, items: list[_Item], future: Future[Any]) -> bool:
-        """Whether a task ended well; otherwise its photos have failed, and the run goes on."""
-        error = future.exception()
-        if error is None:
-            return True
-        if not isinstance(error, Exception):
-            raise error
-        for item in items:
+    def _published(self, ended: Ended[_Item]) -> None:
+        for item in self._came_through(ended):
             self._leave(item)
-            self._fail(item.job, error)
-        return False
+            if item.notes:
+                self.outcome.notes[item.job.name] = list(item.notes)
+            if self._noted(self.journal.settle, item.job.output, DONE, size=item.size):
+                self.undo.pop(item.job.output, None)
+                self._settle(item.job, "done")
+
+    def _came_through(self, ended: Ended[_Item]) -> list[_Item]:
+        """The photos whose work ended well; the others have failed, and the run goes on."""
+        well = []
+        for item, error in ended:
+            if error is None:
+                well.append(item)
+            elif isinstance(error, Exception):
+                self._leave(item)
+                self._fail(item.job, error)
+            else:
+                raise error
+        return well
 
     def _leave(self, item: _Item) -> None:
         self.photos -= 1
@@ -341,7 +364,7 @@ class Pipeline:
         reason = str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
-        elif self._noted(lambda: self.journal.settle(job.output, FAILED, reason=reason)):
+        elif self._noted(self.journal.settle, job.output, FAILED, reason=reason):
             self.undo.pop(job.output, None)
         self._settle(job, "failed", reason)
 
@@ -358,10 +381,10 @@ class Pipeline:
         if self.on_event:
             self.on_event(Event(job, state, reason), self.outcome)
 
-    def _noted(self, note: Callable[[], None]) -> bool:
+    def _noted(self, note: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> bool:
         """Whether the journal took a note; where it cannot be written, the run stops."""
         try:
-            note()
+            note(*arguments, **options)
         except JournalError as error:
             self.outcome.stopped = str(error)
             return False

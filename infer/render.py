@@ -12,6 +12,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,12 @@ above 128, and with the whole half would become 256, which is 0 in 8 bits."""
 GAMUT_SHARE = 0.2
 """Share of a band's pixels out of gamut above which it is faster to work on all of them."""
 
-BAND_COLUMNS = 128
-"""Columns that are enlarged at a time, so that each comes from a few."""
+BAND_ROWS, BAND_COLUMNS = 512, 128
+"""Rows and columns that are enlarged at a time at most, so that each comes from a few."""
+
+KEPT_WEIGHTS = 32
+"""Matrices of weights that are kept for the next photo of the same size: thumbnails have few, and making them takes as
+long as using them."""
 
 ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF"})
 DEEP_FORMATS = frozenset({"PNG", "TIFF"})
@@ -241,7 +246,7 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
     height, width = photo.size
     own_top = np.iinfo(photo.luma.dtype).max
     maps = _color_maps(photo.size, gray, rgb, np.float32(top))
-    step = min(height, max(1, BAND_PIXELS // width))
+    step = min(height, max(1, BAND_PIXELS // width), BAND_ROWS)
     memory = np.empty(7 * step * width, np.float32)
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
@@ -253,7 +258,7 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
         if maps.shape[1] == height:
             np.copyto(planes[1 : 1 + len(maps)], maps[:, rows])
         else:
-            source, weights = _interpolation(maps.shape[1], height, rows)
+            source, weights = _interpolation(maps.shape[1], height, rows.start, rows.stop)
             np.matmul(weights, maps[:, source], out=planes[1 : 1 + len(maps)])
         if len(maps) == 4:
             for difference, slope in ((red, others[0]), (blue, others[1])):
@@ -284,7 +289,7 @@ def _color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float3
     wide = np.empty((*maps.shape[:2], width), np.float32)
     for start in range(0, width, BAND_COLUMNS):
         columns = slice(start, min(start + BAND_COLUMNS, width))
-        source, weights = _interpolation(maps.shape[2], width, columns)
+        source, weights = _interpolation(maps.shape[2], width, columns.start, columns.stop)
         np.matmul(maps[..., source], weights.T, out=wide[..., columns])
     return wide
 
@@ -323,29 +328,34 @@ def _box_mean(planes: Floats) -> Floats:
     return means
 
 
-def _windows(length: int) -> Iterator[tuple[slice, slice, Floats]]:
+@lru_cache(maxsize=KEPT_WEIGHTS)
+def _windows(length: int) -> tuple[tuple[slice, slice, Floats], ...]:
     """Parts of a line, what the means in each are of, and what that weighs in each mean of the part, a row for each."""
+    windows = []
     for start in range(0, length, BAND_COLUMNS):
         part = slice(start, min(start + BAND_COLUMNS, length))
         source = slice(max(0, start - GUIDED_RADIUS), min(part.stop + GUIDED_RADIUS, length))
         distances = np.arange(part.start, part.stop)[:, None] - np.arange(source.start, source.stop)
         near: Floats = (np.abs(distances) <= GUIDED_RADIUS).astype(np.float32)
         near /= near.sum(axis=1, keepdims=True)
-        yield part, source, near
+        windows.append((part, source, near))
+    return tuple(windows)
 
 
-def _interpolation(length: int, full: int, part: slice) -> tuple[slice, Floats]:
+@lru_cache(maxsize=KEPT_WEIGHTS)
+def _interpolation(length: int, full: int, start: int, stop: int) -> tuple[slice, Floats]:
     """Linear interpolation as a matrix product, which is several times as fast as sums over whole planes.
 
     Args:
         length: values on a line, whose ends go on unchanged.
         full: how many there are to be, at least as many.
-        part: which of these are asked for.
+        start: the first of these that is asked for.
+        stop: the one after the last.
 
     Returns:
-        The values that the part comes from, and what each weighs in each of the part: a row for each of the part.
+        The values that these come from, and what each weighs in each of them: a row for each that is asked for.
     """
-    positions = np.clip((np.arange(part.start, part.stop) + 0.5) * (length / full) - 0.5, 0, length - 1)
+    positions = np.clip((np.arange(start, stop) + 0.5) * (length / full) - 0.5, 0, length - 1)
     before = positions.astype(np.intp)
     fractions = positions - before
     first, stop = before[0], min(before[-1] + 2, length)

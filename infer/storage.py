@@ -49,6 +49,9 @@ class Entry:
 class Storage(ABC):
     """A folder and what runs do in it. Names are paths below it."""
 
+    waits = True
+    """Whether a file takes a round trip over a network."""
+
     @abstractmethod
     def __str__(self) -> str:
         """The folder as the user gave it."""
@@ -98,6 +101,8 @@ class Storage(ABC):
 
 class LocalFolder(Storage):
     """A folder of this machine's file system."""
+
+    waits = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -153,10 +158,14 @@ class LocalFolder(Storage):
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(target)
-        finally:
+            try:
+                temporary.replace(target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(target)
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
 
     def prepare(self) -> None:
         """The caller holds the journal's lock, so unfinished files belong to no one."""

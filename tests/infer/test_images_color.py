@@ -186,7 +186,7 @@ def test_interpolation_is_linear_between_the_middles_of_pixels(length: int, more
     full = length + more
     part = slice(start % full, min(start % full + count, full))
     values = np.random.default_rng(length).random(length)
-    source, weights = render._interpolation(length, full, part)
+    source, weights = render._interpolation(length, full, part.start, part.stop)
     middles = (np.arange(part.start, part.stop) + 0.5) * length / full
     expected = np.interp(middles, np.arange(length) + 0.5, values)
     assert np.allclose(weights @ values[source], expected, atol=1e-6)

@@ -115,6 +115,30 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
     assert run(render_longest=128, batch_size=2, workers=3).done == 8
 
 
+@pytest.mark.parametrize(
+    ("side", "waits", "expected"), [(40, False, [4, 4, 1]), (40, True, [1] * 9), (400, False, [1] * 9)]
+)
+def test_small_photos_of_this_machine_share_tasks(
+    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, side: int, waits: bool, expected: list[int]
+) -> None:
+    gray_photos(run.source.path, 9, (side, side))
+    run.source.waits = run.target.waits = waits
+    groups: dict[str, list[int]] = {}
+    submit = pipeline.Dispatcher.submit
+
+    def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any) -> None:
+        groups.setdefault(stage, []).append(len(items))
+        submit(self, pool, stage, work, items, then)
+
+    monkeypatch.setattr(pipeline.Dispatcher, "submit", counted)
+    assert run(batch_size=9, workers=1).done == 9
+    assert groups["fetch"] == ([1] * 9 if waits else [4, 4, 1])  # before their sizes are known
+    assert groups["publish"] == expected
+    assert groups["encode"] == ([1] * 9 if side == 400 else [4, 4, 1])
+    assert sum(groups["decode"]) == 9
+    assert max(groups["decode"]) == (4 if side == 40 and not waits else 1)
+
+
 def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos) -> None:
     gray_photos(run.source.path, 60)
     fetched: list[str] = []

@@ -31,6 +31,24 @@ def test_one_bad_file_does_not_end_the_run(run: Any, gray_photos: Photos) -> Non
     assert [name for name, state in run.states().items() if state == FAILED] == ["002.png", "004.png"]
 
 
+@pytest.mark.parametrize("stage", ["_fetch", "_decode", "_encode", "_publish"])
+def test_photos_that_share_a_task_fail_one_by_one(
+    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    gray_photos(run.source.path, 4)
+    work = getattr(Pipeline, stage)
+
+    def failing(self: Pipeline, item: Any) -> None:
+        if item.job.name == "001.png":
+            raise ValueError(stage)
+        work(self, item)
+
+    monkeypatch.setattr(Pipeline, stage, failing)
+    outcome = run()
+    assert outcome.failed == {"001.png": f"ValueError: {stage}"}
+    assert run.outputs() == ["000.png", "002.png", "003.png"]
+
+
 def test_more_failures_than_photos_under_way_leave_room_for_the_rest(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
