@@ -12,6 +12,7 @@ from PIL import Image
 
 from cgan.spec import LUMA_REC601
 from infer import render
+from infer.chroma import box_mean
 from infer.images import Photo, model_input
 from infer.render import write_photo
 
@@ -174,23 +175,11 @@ def test_colour_is_enlarged_as_pillow_enlarges(size: tuple[int, int]) -> None:
     gray = np.full((1, 16, 16), 128 / 255, np.float32)
     chroma = rgb - luma_of(rgb.transpose(1, 2, 0)).astype(np.float32)
     if max(size) > 16:  # a flat guide makes the filter the mean of means
-        chroma = render._box_mean(render._box_mean(chroma))
+        chroma = box_mean(box_mean(chroma))
     expected = np.stack(
         [np.asarray(Image.fromarray(c).resize(size[::-1], Image.Resampling.BILINEAR)) for c in chroma], -1
     )
     assert np.abs(colored(photo, gray, rgb) - (128 + 255 * expected)).max() <= 0.51
-
-
-@given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 300), st.integers(1, 300))
-def test_interpolation_is_linear_between_the_middles_of_pixels(length: int, more: int, start: int, count: int) -> None:
-    full = length + more
-    part = slice(start % full, min(start % full + count, full))
-    values = np.random.default_rng(length).random(length)
-    source, weights = render._interpolation(length, full, part.start, part.stop)
-    middles = (np.arange(part.start, part.stop) + 0.5) * length / full
-    expected = np.interp(middles, np.arange(length) + 0.5, values)
-    assert np.allclose(weights @ values[source], expected, atol=1e-6)
-    assert np.count_nonzero(weights, axis=1).max() <= 2
 
 
 def test_colours_out_of_gamut_are_the_same_few_or_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,15 +191,6 @@ def test_colours_out_of_gamut_are_the_same_few_or_many_at_a_time(monkeypatch: py
         results.append(colored(photo, *answer))
     assert np.array_equal(*results)
     assert not np.array_equal(results[0][..., 0], photo.luma)
-
-
-def test_box_mean_is_the_mean_of_the_window() -> None:
-    for shape in ((1, 1), (2, 9), (3, 3), (20, 11), (2, 3 * render.BAND_COLUMNS - 5), (render.BAND_COLUMNS + 1, 2)):
-        values = RNG.random((2, *shape), np.float32)
-        found, radius = render._box_mean(values), render.GUIDED_RADIUS
-        for y, x in np.ndindex(shape):
-            window = values[:, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
-            assert np.allclose(found[:, y, x], window.mean((1, 2)), atol=1e-6)
 
 
 def test_a_coloured_edge_bleeds_less_than_with_bilinear_chroma() -> None:
