@@ -1,11 +1,12 @@
 """Folder runs against a bare ONNX Runtime loop, and against other ways to colour a folder.
 
-    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 100] [--rounds 10] [--side 1024] [--quick]
+    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 100] [--minutes 6] [--side 1024] [--quick]
 
 All run the same architecture on the same photos with the same number of cores. Each is a process of its own, which
 loads its model once; then they take turns, in the other order each second round. A turn is timed from the first photo
 to the last file. A ratio is the median over the rounds, so that a machine that is slower for a while slows both of its
-sides. The bare loop is one ONNX Runtime session with all threads over one batch in memory, as ONNX Runtime comes; it
+sides. Who still takes part after some rounds are those whose median is not yet known to within 5%, until the time is
+up. The bare loop is one ONNX Runtime session with all threads over one batch in memory, as ONNX Runtime comes; it
 neither reads nor writes files. The peers, in benchmarks/peers.py, are loops as people write them. Without --photos,
 crops of the pictures in examples/ are used.
 """
@@ -37,6 +38,7 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments, machine
 from benchmarks.peers import NEEDED, PEERS
+from benchmarks.rounds import is_settled, summary, worst
 from cgan.spec import PHOTO_FORMATS
 from infer.backends import open_model
 from infer.backends.base import Backend, available_cores
@@ -55,7 +57,8 @@ BACKENDS = ("openvino", "openvino-bf16")
 """Backends with which folder runs take part too, where OpenVINO is installed."""
 TURN_SECONDS = 1800
 """A turn that takes longer hangs, and whoever waits is told which."""
-QUICK_ROUNDS = 5
+LEAST_ROUNDS = 6
+MINUTES, QUICK_MINUTES = 8.0, 3.0
 WARM_UP = 8
 """Photos that each process colours before the clock starts."""
 
@@ -78,12 +81,13 @@ class Measured:
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL)
 @click.option("--files", type=click.IntRange(min=1), default=100, show_default=True, help="Photos in a turn.")
 @click.option("--side", type=click.IntRange(min=16), help="Photos are resized to this height and width first.")
-@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=LEAST_ROUNDS, show_default=True, help="At least so many.")
+@click.option("--minutes", type=float, help=f"No round begins later.  [default: {MINUTES:g}]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Whether the peers take part.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-@click.option("--quick", is_flag=True, help="At most 5 rounds.")
+@click.option("--quick", is_flag=True, help=f"Unless given: {QUICK_MINUTES:g} minutes.")
 @click.option("--turn", hidden=True, help="Whose turns a process of its own takes.")
 @click.option("--folder", "folder_", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -92,6 +96,7 @@ def main(
     files: int,
     side: int | None,
     rounds: int,
+    minutes: float | None,
     batch_size: int,
     workers: int,
     peers: bool,
@@ -104,7 +109,7 @@ def main(
     if turn and folder_:
         take_turns(turn, folder_, model, batch_size, workers)
         return
-    rounds = min(rounds, QUICK_ROUNDS) if quick else rounds
+    minutes = minutes if minutes is not None else QUICK_MINUTES if quick else MINUTES
     names = [BARE, FOLDER]
     if peers:
         names += [f"{FOLDER} --backend {backend}" for backend in BACKENDS if find_spec("openvino")]
@@ -118,16 +123,7 @@ def main(
             f"{files} photos{f' of {side} x {side}' if side else ''}, {model.name}, batch {batch_size}, {CORES} cores"
         )
         contestants = [stack.enter_context(Contestant(name, folder, model, batch_size, workers)) for name in figures]
-        for number in range(rounds):
-            for contestant in contestants if number % 2 == 0 else reversed(contestants):
-                figures[contestant.name].append(contestant.turn())
-            speeds = (f"{name} {figures[name][-1].images_per_second:.1f}" for name in names)
-            print(f"round {number + 1}, images/s: {', '.join(speeds)}")
-    ratios = {
-        name: [a.images_per_second / b.images_per_second for a, b in zip(figures[FOLDER], figures[name], strict=True)]
-        for name in names
-        if name != FOLDER
-    }
+        ratios = take_rounds(contestants, figures, rounds, 60 * minutes)
     if json_file:
         record = {
             "arguments": arguments(),
@@ -138,9 +134,39 @@ def main(
         json_file.write_text(json.dumps(record, indent=2) + "\n")
     for name in names:
         print(f"{name:<40} {line(figures[name])}")
+    print(worst(ratios.values()))
     for name, values in ratios.items():
-        low, median, high = np.percentile(values, (25, 50, 75))
-        print(f"{FOLDER} / {name} = {median:.2f} ({low:.2f} to {high:.2f})")
+        print(f"{FOLDER} / {name} = {summary(values)}")
+
+
+def take_rounds(
+    contestants: list["Contestant"], figures: dict[str, list[Measured]], least: int, seconds: float
+) -> dict[str, list[float]]:
+    """Have the contestants take turns.
+
+    Args:
+        contestants: folder runs and others.
+        figures: by name; each turn is added.
+        least: rounds of all contestants.
+        seconds: no round of those that are not settled begins later.
+
+    Returns:
+        Folder runs' images a second over each other one's, of every round that it took part in.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in figures if name != FOLDER}
+    began, number = time.monotonic(), 0
+    while True:
+        unsettled = [name for name, values in ratios.items() if number < least or not is_settled(values)]
+        if number >= least and (not unsettled or time.monotonic() - began >= seconds):
+            return ratios
+        taking = [contestant for contestant in contestants if contestant.name in (FOLDER, *unsettled)]
+        for contestant in taking if number % 2 == 0 else reversed(taking):
+            figures[contestant.name].append(contestant.turn())
+        for name in unsettled:
+            ratios[name].append(figures[FOLDER][-1].images_per_second / figures[name][-1].images_per_second)
+        number += 1
+        speeds = (f"{contestant.name} {figures[contestant.name][-1].images_per_second:.1f}" for contestant in taking)
+        print(f"round {number}, images/s: {', '.join(speeds)}", flush=True)
 
 
 def line(turns: list[Measured]) -> str:

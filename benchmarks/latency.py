@@ -6,7 +6,8 @@ Three kinds are kept apart. "compute" is one run of a batch that already lies wh
 calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
 from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
 contestants take turns, in the other order each second round; a ratio is the median over the rounds, so that a machine
-that is slower for a while slows both of its sides. Without MODEL the one in the package runs on every backend that is
+that is slower for a while slows both of its sides, and those whose ratio is not yet known to within 5% take up to five
+times as many. Without MODEL the one in the package runs on every backend that is
 installed and takes it. Beside the backends of cgan-infer, BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on
 a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch with its own defaults, on an exported fp32 file or a run.
 """
@@ -30,6 +31,7 @@ if __package__ in (None, ""):
 from benchmarks.contestants import check_settings, default_contestants, labels, open_contestant
 from benchmarks.folder import make_photos
 from benchmarks.machine import arguments, machine
+from benchmarks.rounds import interval, is_settled
 from cgan.spec import UserError, exit_on_user_error
 from infer.backends.base import Backend
 from infer.images import Photo, decode, model_input
@@ -38,7 +40,7 @@ from infer.render import write_photo
 KINDS = ("compute", "copies", "files")
 LEAST_SECONDS, LEAST_RUNS = 3.0, 10
 """For each kind, contestant and batch size, over all rounds."""
-ROUNDS = 10
+ROUNDS, MOST_ROUNDS = 10, 50
 """Many and short, because other guests of a shared machine come and go within seconds."""
 WARM_UPS = 3
 """What is prepared in the first runs of a shape is not what a user waits for; torch.compile records in the second."""
@@ -61,14 +63,14 @@ class Row:
     engine: str
     batch: int
     kind: str
-    rounds: list[list[float]] = field(default_factory=list)
-    """Milliseconds of each run, by round."""
+    rounds: dict[int, list[float]] = field(default_factory=dict)
+    """Milliseconds of each run, by the number of the round."""
     psnr: float | None = None
     """Against the first contestant on photos, in dB; None where there is no difference."""
 
     def figures(self, first: "Row | None" = None) -> dict[str, Any]:
         """The row as JSON values, without the single runs; with its speed against another row's of the same rounds."""
-        times = np.concatenate(self.rounds)
+        times = np.concatenate(list(self.rounds.values()))
         values = {name: value for name, value in asdict(self).items() if name != "rounds"}
         percentiles = {f"p{p}": round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
         return {
@@ -81,10 +83,14 @@ class Row:
         }
 
     def _speed(self, first: "Row") -> dict[str, float]:
-        """How many times the first row's images a second: the median over rounds, and the quartiles."""
-        ratios = [np.median(theirs) / np.median(mine) for mine, theirs in zip(self.rounds, first.rounds, strict=True)]
-        low, median, high = np.percentile(ratios, (25, 50, 75))
-        return {"median": round(float(median), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+        """How many times the first row's images a second: the median over rounds, and its confidence interval."""
+        ratios = self.ratios(first)
+        low, high = interval(ratios)
+        return {"median": round(float(np.median(ratios)), 4), "low": round(low, 4), "high": round(high, 4)}
+
+    def ratios(self, first: "Row") -> list[float]:
+        """The same by round."""
+        return [float(np.median(first.rounds[n]) / np.median(mine)) for n, mine in self.rounds.items()]
 
 
 @click.command()
@@ -112,7 +118,7 @@ def main(
 ) -> None:
     """Print a table, and the ratios last."""
     sizes = _sizes(batches or ("1,8" if quick else BATCHES))
-    seconds = seconds or (1.0 if quick else LEAST_SECONDS)
+    seconds = seconds if seconds is not None else 1.0 if quick else LEAST_SECONDS
     with exit_on_user_error(), ExitStack() as stack:
         contestants = {
             label: stack.enter_context(open_contestant(name, device))
@@ -174,9 +180,15 @@ def measure(
             for run in runs.values():
                 for _ in range(WARM_UPS):
                     run()
-            for number in range(ROUNDS):
-                for name in runs if number % 2 == 0 else reversed(runs):
-                    found[name].rounds.append(_time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS)))
+            first, *others = runs
+            unsettled, number = others, 0
+            while number < ROUNDS or (unsettled and number < MOST_ROUNDS):
+                turns = [first, *unsettled]
+                for name in turns if number % 2 == 0 else reversed(turns):
+                    found[name].rounds[number] = _time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
+                number += 1
+                if number >= ROUNDS:
+                    unsettled = [name for name in unsettled if not is_settled(found[name].ratios(found[first]))]
             rows += found.values()
     return rows
 

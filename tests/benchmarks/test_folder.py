@@ -1,5 +1,6 @@
 """benchmarks/folder.py: a whole run on a few files, the peers among them."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.folder import FOLDER, Contestant, make_photos
+from benchmarks.folder import BARE, FOLDER, Contestant, Measured, make_photos, take_rounds
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_all_take_part_and_the_ratios_come_last(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "folder.py", "--photos", photo_folder, "--model", exported_onnx]
-    options = ["--files", "10", "--rounds", "2", "--side", "64", "--json", tmp_path / "folder.json"]
+    options = ["--files", "10", "--rounds", "2", "--minutes", "0", "--side", "64", "--json", tmp_path / "folder.json"]
     done = subprocess.run([*map(str, command + options)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "folder.json").read_text())
@@ -58,3 +59,24 @@ def test_a_contestant_that_fails_is_named(exported_onnx: Path, tmp_path: Path) -
         Contestant(FOLDER, tmp_path, exported_onnx, 4, 1) as contestant,
     ):
         contestant.turn()
+
+
+class Known:
+    """A contestant whose turns are known."""
+
+    def __init__(self, name: str, *speeds: float) -> None:
+        self.name, self.speeds = name, itertools.cycle(speeds)
+
+    def turn(self) -> Measured:
+        return Measured(next(self.speeds), 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 6), (0.2, 7)])
+def test_who_is_not_settled_goes_on_until_the_time_is_up(seconds: float, rounds: int) -> None:
+    contestants = [Known(BARE, 50.0), Known(FOLDER, 100.0), Known("unsteady", 30.0, 60.0)]
+    figures: dict[str, list[Measured]] = {contestant.name: [] for contestant in contestants}
+    ratios = take_rounds(contestants, figures, 6, seconds)  # type: ignore[arg-type]
+    assert ratios[BARE] == [2.0] * 6
+    assert len(ratios["unsteady"]) == len(figures[FOLDER]) == len(figures["unsteady"])
+    assert len(ratios["unsteady"]) == rounds if seconds == 0 else len(ratios["unsteady"]) >= rounds
+    assert set(ratios["unsteady"]) == {100 / 30, 100 / 60}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import latency
 from benchmarks.latency import Row, changes, figures, main, measure, ratios, table
 from cgan.spec import UserError
 
@@ -20,7 +21,10 @@ def run(*arguments: object) -> Result:
 
 def rows(*speeds: tuple[str, int, str, list[float]], first: str = "a") -> list[dict[str, Any]]:
     """Figures of rows in which each run was a round."""
-    found = [Row(name, "engine", batch, kind, [[time] for time in times]) for name, batch, kind, times in speeds]
+    found = [
+        Row(name, "engine", batch, kind, {n: [time] for n, time in enumerate(times)})
+        for name, batch, kind, times in speeds
+    ]
     return figures(found, first)
 
 
@@ -153,3 +157,18 @@ def test_changes_of_ratios_are_told_where_both_are_against_the_same_model() -> N
         "b, batch 1, files: p50 1.00, ratio 2.00 x the old one's",
     ]
     assert changes(new, {**old, "first": "b"})[1] == "b, batch 1, files: p50 1.00 x the old one's"
+
+
+def test_a_contestant_that_is_settled_takes_no_more_turns(
+    exported_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for most in (latency.ROUNDS, latency.ROUNDS + 3):
+        monkeypatch.setattr(latency, "MOST_ROUNDS", most)
+        for settled in (True, False):
+            monkeypatch.setattr(latency, "is_settled", lambda ratios, settled=settled: settled)
+            arguments = (exported_onnx, f"{exported_onnx}@openvino", "--batch", "1", "--kind", "compute")
+            result = CliRunner().invoke(main, [*map(str, arguments), "--seconds", "0", "--out", str(tmp_path)])
+            assert result.exit_code == 0, result.output
+            found = json.loads((tmp_path / "latency.json").read_text())["rows"]
+            least = latency.LEAST_RUNS if settled else most
+            assert [row["runs"] for row in found] == [least, least]

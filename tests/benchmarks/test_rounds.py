@@ -1,0 +1,45 @@
+"""How surely a median is known, against the binomial distribution and against draws."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.rounds import interval, is_settled, summary, worst
+
+
+@pytest.mark.parametrize("count", [6, 9, 10, 14, 30, 101])
+def test_the_interval_is_the_narrowest_that_covers_enough(count: int) -> None:
+    low, high = interval(range(count))
+    place = int(low)
+    assert high == count - 1 - place
+
+    def coverage(place: int) -> float:
+        """Of the interval from the place-th lowest to the place-th highest value, counted from 0."""
+        return 1 - 2 * sum(math.comb(count, k) for k in range(place + 1)) / 2**count
+
+    assert coverage(place) >= 0.95 > coverage(place + 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_of_few_values_it_is_the_lowest_and_the_highest(count: int) -> None:
+    assert interval([3.0 - n for n in range(count)]) == (3.0 - (count - 1), 3.0)
+
+
+def test_medians_of_draws_lie_within_it() -> None:
+    draws = np.random.default_rng(0).lognormal(0, 0.5, (2000, 12))
+    intervals = [interval(list(row)) for row in draws]
+    inside = np.mean([low <= 1 <= high for low, high in intervals])
+    assert 0.95 < inside < 0.98  # exactly 1 - 2 * 79 / 4096 of them
+
+
+def test_settled_is_known_to_within_five_percent() -> None:
+    assert is_settled([1.95, 2.0, 2.0, 2.0, 2.0, 2.05])
+    assert not is_settled([1.8, 2.0, 2.0, 2.0, 2.0, 2.1])
+    assert is_settled([1.0, *[2.0] * 10, 4.0])  # an odd round at either end
+
+
+def test_as_text() -> None:
+    assert summary([1.8, 2.0, 2.0, 2.0, 2.0, 2.2]) == "2.00 (1.80 to 2.20)"
+    assert worst([[1.0] * 6, [1.8, 2.0, 2.0, 2.0, 2.0, 2.2]]).endswith("the widest +-10%")
+    assert worst([]).endswith("+-0%")
