@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgan.augment import exposed
@@ -21,11 +20,10 @@ from cgan.state import Run
 from cgan.steps import Batch, Losses, train_step
 from cgan.stopwatch import Stopwatch
 from cgan.training import setup
+from tests.cgan.textbook import MIX, flattery, judged
 
 BASE = TrainConfig(width=2, size=32, epochs=1, batch_size=4, test_fraction=0.25, fid=False, l1_weight=3.0, lr=1e-2)
 CONFIG = replace(BASE, discriminator="patch", device="cpu", precision="fp32")
-
-MIX = torch.tensor([0.0, 0.3, 0.6, 1.0])
 
 ALWAYS = {"l1", "generator_gradient_norm"}
 WITH_DISCRIMINATOR = {
@@ -81,48 +79,6 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
 
 def norm(tensors: list[Tensor]) -> float:
     return torch.cat([tensor.flatten() for tensor in tensors]).norm().item()
-
-
-# the step written out
-
-
-def game(config: TrainConfig, real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's loss."""
-    if config.gan_loss == "bce":
-        bce, label = F.binary_cross_entropy_with_logits, config.label_smoothing
-        return (bce(real, torch.full_like(real, label)) + bce(fake, torch.full_like(fake, 1 - label))) / 2
-    if config.gan_loss == "wasserstein":
-        return fake.mean() - real.mean()
-    return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
-
-
-def flattery(gan_loss: str, fake: Tensor) -> Tensor:
-    """The generator's adversarial loss."""
-    return -F.logsigmoid(fake).mean() if gan_loss == "bce" else -fake.mean()
-
-
-def slope(judge: nn.Module, gray: Tensor, colors: Tensor) -> Tensor:
-    """Gradient of each photo's mean logit with respect to its colours."""
-    colors = colors.detach().requires_grad_()
-    score = judge(torch.cat([gray, colors], 1)).flatten(1).mean(dim=1).sum()
-    return torch.autograd.grad(score, colors, create_graph=True)[0].flatten(1)
-
-
-def judged(run: Run, judge: nn.Module, gray: Tensor, truth: Tensor, colors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the discriminator minimises, and what the step should say of it."""
-    config, mix = run.config, MIX[:, None, None, None]
-    real, fake = judge(torch.cat([gray, truth], 1)), judge(torch.cat([gray, colors], 1))
-    right = ((real > 0).float().mean() + (fake <= 0).float().mean()) / 2
-    said = {"discriminator_loss": game(config, real, fake), "discriminator_accuracy": right}
-    loss = said["discriminator_loss"]
-    if config.r1:
-        said["r1"] = slope(judge, gray, truth).square().sum(dim=1).mean() / 2
-        loss = loss + config.r1 * said["r1"]
-    if config.gradient_penalty:
-        norms = slope(judge, gray, mix * truth + (1 - mix) * colors).norm(dim=1)
-        said["gradient_penalty"] = (norms - 1).square().mean()
-        loss = loss + config.gradient_penalty * said["gradient_penalty"]
-    return loss, said
 
 
 @pytest.mark.parametrize(
