@@ -1,14 +1,14 @@
 """Folder runs against a bare ONNX Runtime loop, and against other ways to colour a folder.
 
-    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 100] [--minutes 6] [--side 1024] [--quick]
+    python benchmarks/folder.py [--photos FOLDER] [--model FILE] [--files 100] [--minutes 8] [--side 1024] [--quick]
 
 All run the same architecture on the same photos with the same number of cores. Each is a process of its own, which
 loads its model once; then they take turns, in the other order each second round. A turn is timed from the first photo
 to the last file. A ratio is the median over the rounds, so that a machine that is slower for a while slows both of its
-sides. Who still takes part after some rounds are those whose median is not yet known to within 5%, until the time is
-up. The bare loop is one ONNX Runtime session with all threads over one batch in memory, as ONNX Runtime comes; it
-neither reads nor writes files. The peers, in benchmarks/peers.py, are loops as people write them. Without --photos,
-crops of the pictures in examples/ are used.
+sides. After six rounds only those go on whose median is not yet known to within 5%, until the time is up; so medians of
+two of them are not of the same rounds, and a ratio is not their quotient. The bare loop is one ONNX Runtime session
+with all threads over one batch in memory, as ONNX Runtime comes; it neither reads nor writes files. The peers, in
+benchmarks/peers.py, are loops as people write them. Without --photos, crops of the pictures in examples/ are used.
 """
 
 import json
@@ -82,12 +82,12 @@ class Measured:
 @click.option("--files", type=click.IntRange(min=1), default=100, show_default=True, help="Photos in a turn.")
 @click.option("--side", type=click.IntRange(min=16), help="Photos are resized to this height and width first.")
 @click.option("--rounds", type=click.IntRange(min=1), default=LEAST_ROUNDS, show_default=True, help="At least so many.")
-@click.option("--minutes", type=float, help=f"No round begins later.  [default: {MINUTES:g}]")
+@click.option("--minutes", type=click.FloatRange(min=0), help=f"No further round begins later.  [default: {MINUTES:g}]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Whether the peers take part.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
-@click.option("--quick", is_flag=True, help=f"Unless given: {QUICK_MINUTES:g} minutes.")
+@click.option("--quick", is_flag=True, help=f"{QUICK_MINUTES:g} minutes, unless --minutes is given.")
 @click.option("--turn", hidden=True, help="Whose turns a process of its own takes.")
 @click.option("--folder", "folder_", type=click.Path(path_type=Path), hidden=True)
 def main(
@@ -148,7 +148,7 @@ def take_rounds(
         contestants: folder runs and others.
         figures: by name; each turn is added.
         least: rounds of all contestants.
-        seconds: no round of those that are not settled begins later.
+        seconds: after those, no round of contestants that are not settled begins later.
 
     Returns:
         Folder runs' images a second over each other one's, of every round that it took part in.

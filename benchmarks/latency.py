@@ -6,10 +6,11 @@ Three kinds are kept apart. "compute" is one run of a batch that already lies wh
 calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
 from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
 contestants take turns, in the other order each second round; a ratio is the median over the rounds, so that a machine
-that is slower for a while slows both of its sides, and those whose ratio is not yet known to within 5% take up to five
-times as many. Without MODEL the one in the package runs on every backend that is
-installed and takes it. Beside the backends of cgan-infer, BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on
-a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch with its own defaults, on an exported fp32 file or a run.
+that is slower for a while slows both of its sides. Those whose ratio is not yet known to within 5% take up to five
+times as many; so two rows are not of the same rounds, and a ratio is not the quotient of their images a second. Without
+MODEL the one in the package runs on every backend that is installed and takes it. Beside the backends of cgan-infer,
+BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch
+with its own defaults, on an exported fp32 file or a run.
 """
 
 import json
@@ -101,10 +102,12 @@ class Row:
     "--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="What to time; repeatable.  [default: all]"
 )
 @click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Folder of photos.  [default: examples/]")
-@click.option("--seconds", type=float, help=f"Least time for each figure.  [default: {LEAST_SECONDS:g}]")
+@click.option(
+    "--seconds", type=float, help=f"Least time for each figure; up to five times that.  [default: {LEAST_SECONDS:g}]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for latency.json, latency.md and latency.png.")
 @click.option("--compare", type=click.Path(exists=True, path_type=Path), help="latency.json of an earlier run.")
-@click.option("--quick", is_flag=True, help="Unless given: batches 1 and 8, one second each.")
+@click.option("--quick", is_flag=True, help="Batches 1 and 8 and one second, unless --batch or --seconds is given.")
 def main(
     models: tuple[str, ...],
     batches: str | None,
@@ -174,23 +177,30 @@ def measure(
     rows: list[Row] = []
     for size in sizes:
         taking = {name: b for name, b in contestants.items() if _takes(b, size)}
+        if not taking:
+            continue
         for kind in kinds:
             runs = {name: _runner(backend, kind, files[:size]) for name, backend in taking.items()}
             found = {n: Row(n, taking[n].engine, size, kind, psnr=parity[n]) for n in runs}
             for run in runs.values():
                 for _ in range(WARM_UPS):
                     run()
-            first, *others = runs
-            unsettled, number = others, 0
-            while number < ROUNDS or (unsettled and number < MOST_ROUNDS):
-                turns = [first, *unsettled]
-                for name in turns if number % 2 == 0 else reversed(turns):
-                    found[name].rounds[number] = _time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
-                number += 1
-                if number >= ROUNDS:
-                    unsettled = [name for name in unsettled if not is_settled(found[name].ratios(found[first]))]
+            _take_rounds(runs, found, next(iter(contestants)), seconds)
             rows += found.values()
     return rows
+
+
+def _take_rounds(runs: dict[str, Callable[[], None]], rows: dict[str, Row], first: str, seconds: float) -> None:
+    """Fill the rows of one batch size and kind; `first` is whom ratios are against, and need not be among the runs."""
+    unsettled = [name for name in runs if name != first]
+    number = 0
+    while number < ROUNDS or (first in runs and unsettled and number < MOST_ROUNDS):
+        turns = [name for name in runs if name == first or name in unsettled]
+        for name in turns if number % 2 == 0 else reversed(turns):
+            rows[name].rounds[number] = _time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
+        number += 1
+        if number >= ROUNDS and first in runs:
+            unsettled = [name for name in unsettled if not is_settled(rows[name].ratios(rows[first]))]
 
 
 def figures(rows: list[Row], first: str) -> list[dict[str, Any]]:

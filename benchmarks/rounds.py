@@ -6,16 +6,19 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 SETTLED = 0.05
-"""Half the width of its interval, as a share of the median, below which a ratio needs no more rounds."""
+"""How far its interval reaches from a median, as a share of it, for a ratio to need no more rounds."""
 CONFIDENCE = 0.95
+LEAST_VALUES = 6
+"""Of fewer not even the lowest and the highest enclose the median with CONFIDENCE."""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """A confidence interval of the median, whatever the values' distribution.
 
     Between the k-th lowest and the k-th highest of n, whose coverage is 1 - 2 P(B < k) with B binomial of n and a half
-    (Conover 1999, "Practical Nonparametric Statistics", section 3.2). Fewer than six values do not give CONFIDENCE, and
-    then these are the lowest and the highest.
+    (Conover 1999, "Practical Nonparametric Statistics", section 3.2); of fewer than LEAST_VALUES the lowest and the
+    highest. It holds for independent values of a number fixed beforehand. Rounds beside each other resemble each other,
+    and who is settled stops: so 95% is nominal, and somewhat less is meant.
     """
     ordered, count = sorted(values), len(values)
     below, rank = 0.0, 0
@@ -27,7 +30,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def is_settled(values: Sequence[float]) -> bool:
     """Whether the median is known to within SETTLED."""
-    return _uncertainty(values) <= SETTLED
+    return len(values) >= LEAST_VALUES and _uncertainty(values) <= SETTLED
 
 
 def summary(values: Sequence[float]) -> str:
@@ -38,10 +41,12 @@ def summary(values: Sequence[float]) -> str:
 
 def worst(ratios: Iterable[Sequence[float]]) -> str:
     """How surely the least sure of the ratios is known, as text."""
-    least_sure = max(map(_uncertainty, ratios), default=0.0)
-    return f"medians with intervals of {CONFIDENCE:.0%} confidence, the widest +-{least_sure:.0%}"
+    ratios = list(ratios)
+    if min(map(len, ratios), default=0) < LEAST_VALUES:
+        return "too few rounds to say how surely the medians are known"
+    return f"medians and their {CONFIDENCE:.0%} intervals (nominal), the widest +-{max(map(_uncertainty, ratios)):.0%}"
 
 
 def _uncertainty(values: Sequence[float]) -> float:
-    low, high = interval(values)
-    return (high - low) / 2 / float(np.median(values))
+    (low, high), median = interval(values), float(np.median(values))
+    return max(high - median, median - low) / median

@@ -21,9 +21,12 @@ GUIDED_EPSILON = 1e-3
 BAND_ROWS, BAND_COLUMNS = 512, 128
 """Rows and columns that are enlarged at a time at most, so that each comes from a few."""
 
-KEPT_WEIGHTS = 32
-"""Matrices of weights that are kept for the next photo of the same size: thumbnails have few, and making them takes as
-long as using them."""
+KEPT_WEIGHTS = 16
+"""Lengths whose weights are kept for the next photo of that size: for a thumbnail making them takes as long as using
+them. A few MiB each at most."""
+
+Weights = tuple[tuple[slice, slice, Floats], ...]
+"""The parts of a line, the values that each comes from, and what these weigh in each of the part: a row for each."""
 
 
 def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32) -> Floats:
@@ -46,9 +49,7 @@ def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32
     if shrunk[1] == width:
         return maps
     wide = np.empty((*maps.shape[:2], width), np.float32)
-    for start in range(0, width, BAND_COLUMNS):
-        columns = slice(start, min(start + BAND_COLUMNS, width))
-        source, weights = interpolation(maps.shape[2], width, columns.start, columns.stop)
+    for columns, source, weights in interpolation(maps.shape[2], width, BAND_COLUMNS):
         np.matmul(maps[..., source], weights.T, out=wide[..., columns])
     return wide
 
@@ -88,38 +89,44 @@ def box_mean(planes: Floats) -> Floats:
 
 
 @lru_cache(maxsize=KEPT_WEIGHTS)
-def _windows(length: int) -> tuple[tuple[slice, slice, Floats], ...]:
-    """Parts of a line, what the means in each are of, and what that weighs in each mean of the part, a row for each."""
-    windows = []
+def _windows(length: int) -> Weights:
+    """What the means along a line of pixels are of, and what that weighs in each mean."""
+    parts = []
     for start in range(0, length, BAND_COLUMNS):
         part = slice(start, min(start + BAND_COLUMNS, length))
         source = slice(max(0, start - GUIDED_RADIUS), min(part.stop + GUIDED_RADIUS, length))
         distances = np.arange(part.start, part.stop)[:, None] - np.arange(source.start, source.stop)
         near: Floats = (np.abs(distances) <= GUIDED_RADIUS).astype(np.float32)
         near /= near.sum(axis=1, keepdims=True)
-        windows.append((part, source, near))
-    return tuple(windows)
+        parts.append((part, source, _kept(near)))
+    return tuple(parts)
 
 
 @lru_cache(maxsize=KEPT_WEIGHTS)
-def interpolation(length: int, full: int, start: int, stop: int) -> tuple[slice, Floats]:
-    """Linear interpolation as a matrix product, which is several times as fast as sums over whole planes.
+def interpolation(length: int, full: int, step: int) -> Weights:
+    """Linear interpolation as matrix products, which is several times as fast as sums over whole planes.
 
     Args:
         length: values on a line, whose ends go on unchanged.
         full: how many there are to be, at least as many.
-        start: the first of these that is asked for.
-        stop: the one after the last.
-
-    Returns:
-        The values that these come from, and what each weighs in each of them: a row for each that is asked for.
+        step: how many of these a part has; the last one may have less.
     """
-    positions = np.clip((np.arange(start, stop) + 0.5) * (length / full) - 0.5, 0, length - 1)
-    before = positions.astype(np.intp)
-    fractions = positions - before
-    first, stop = before[0], min(before[-1] + 2, length)
-    weights = np.zeros((len(before), before[-1] + 2 - first), np.float32)
-    each = np.arange(len(before))
-    weights[each, before - first] = 1 - fractions
-    weights[each, before - first + 1] = fractions  # after the last value follows none, with a weight of zero
-    return slice(first, stop), weights[:, : stop - first]
+    parts = []
+    for start in range(0, full, step):
+        part = slice(start, min(start + step, full))
+        positions = np.clip((np.arange(part.start, part.stop) + 0.5) * (length / full) - 0.5, 0, length - 1)
+        before = positions.astype(np.intp)
+        fractions = positions - before
+        first, stop = before[0], min(before[-1] + 2, length)
+        weights = np.zeros((len(before), before[-1] + 2 - first), np.float32)
+        each = np.arange(len(before))
+        weights[each, before - first] = 1 - fractions
+        weights[each, before - first + 1] = fractions  # after the last value follows none, with a weight of zero
+        parts.append((part, slice(first, stop), _kept(weights[:, : stop - first])))
+    return tuple(parts)
+
+
+def _kept(weights: Floats) -> Floats:
+    """Weights that photos after this one will be given too."""
+    weights.flags.writeable = False
+    return weights

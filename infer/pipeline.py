@@ -43,8 +43,8 @@ PIXELS_UNDER_WAY = 2**26
 is coloured alone."""
 
 GROUP, GROUP_PIXELS = 4, 2**18
-"""Photos that a thread decodes, encodes or publishes in one task, and how many pixels they have at most; a larger photo
-is a task of its own."""
+"""Photos that share a task at most, and how many pixels they have together, of the photo or of what the network sees; a
+larger photo is a task of its own. Handing a task out costs as much as decoding a thumbnail."""
 
 
 @dataclass(eq=False)
@@ -56,7 +56,7 @@ class _Item:
     """What is read, and later what is written."""
     pixels: int = 0
     admitted: bool = False
-    """Whether its pixels count among those under way."""
+    """Whether it counts among those that are decoded."""
     photo: Photo | None = None
     gray: Floats | None = None
     colors: Floats | None = None
@@ -90,10 +90,12 @@ class Pipeline:
         self.batch_size = self.options.batch_size
         self.root = self.source.identity
         self.work = Dispatcher(self.options.workers, self.outcome.stages)
-        self.photos = 0
-        """Photos under way."""
+        self.admitted = 0
+        """Photos from their decoding to their end."""
         self.pixels = 0
-        """Pixels of those that are being decoded or are decoded."""
+        """Their pixels."""
+        self.publishing = 0
+        """Those of them that are encoded."""
         self.fetching = self.decoding = self.running = 0
         self.fetched: deque[_Item] = deque()
         self.decoded: deque[_Item] = deque()
@@ -137,27 +139,16 @@ class Pipeline:
 
     def _hand_out(self, waiting: Iterator[Job]) -> None:
         """Begin what the bounds allow, in the order in which photos come nearer to their end."""
-        batches = self.options.streams + 4  # run, and two each before and after
-        most = batches * self.batch_size + self.options.workers
-        begun: list[_Item] = []
-        ahead = 2 * IO_THREADS * (1 if self.source.waits else GROUP)  # what was fetched from a store is in memory
-        while self.photos < most and self.fetching + len(self.fetched) < ahead and not self._stopping():
-            job = next(waiting, None)
-            if job is None:
-                break
-            self.photos += 1
-            self.fetching += 1
-            begun.append(_Item(job))
-        for group in self._groups(begun, self.source.waits):
-            self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
+        self._fetch_some(waiting)
         admitted: list[_Item] = []
-        while self.fetched and (self.pixels + self.fetched[0].pixels <= PIXELS_UNDER_WAY or not self.pixels):
+        while self.fetched and self._has_room(self.fetched[0]):
             item = self.fetched.popleft()
             item.admitted = True
+            self.admitted += 1
             self.pixels += item.pixels
             self.decoding += 1
             admitted.append(item)
-        for group in self._groups(admitted):
+        for group in self._groups(admitted, self._share()):
             self.work.submit(self.work.pool, "decode", self._decode, group, self._decoded)
         more = self.decoding or self.fetching
         while self.decoded and self.running < self.options.streams:
@@ -168,15 +159,51 @@ class Pipeline:
             self.running += 1
             self.work.submit(self.work.pool, "run", self._run, [batch], self._colored)
 
-    def _groups(self, items: Iterable[_Item], single: bool = False) -> Iterator[list[_Item]]:
-        """Photos that share a task."""
+    def _fetch_some(self, waiting: Iterator[Job]) -> None:
+        if self._stopping():
+            self.fetched.clear()  # nothing of them is seen yet, and the journal forgets that they were begun
+            return
+        share = 1 if self.source.waits else GROUP
         group: list[_Item] = []
-        for item in items:
-            pixels = sum(other.pixels for other in group) + item.pixels
-            if group and (single or len(group) == GROUP or pixels > GROUP_PIXELS):
-                yield group
+        # What was fetched from a store is in memory.
+        while self.fetching + len(self.fetched) < 2 * IO_THREADS * share and (job := self._next(waiting)):
+            self.fetching += 1
+            group.append(_Item(job))
+            if len(group) == share:
+                self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
                 group = []
+        if group:
+            self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
+
+    def _next(self, waiting: Iterator[Job]) -> Job | None:
+        return None if self._stopping() else next(waiting, None)
+
+    def _has_room(self, item: _Item) -> bool:
+        """Whether a photo may be decoded: the bounds on numbers and on pixels."""
+        if self.admitted - self.publishing >= self._most() or self.publishing >= 2 * IO_THREADS * GROUP:
+            return False
+        return self.pixels + item.pixels <= PIXELS_UNDER_WAY or not self.pixels
+
+    def _most(self) -> int:
+        """How many photos may be decoded and not yet encoded."""
+        batches = self.options.streams + 4  # run, and two each before and after
+        return batches * self.batch_size + self.options.workers
+
+    def _share(self) -> int:
+        """How many photos may share a task of the workers without leaving one of them without two."""
+        return max(1, min(GROUP, self._most() // (2 * self.options.workers)))
+
+    def _groups(self, items: Iterable[_Item], most: int) -> Iterator[list[_Item]]:
+        """Photos that share a task, `most` at most."""
+        group: list[_Item] = []
+        pixels = 0
+        for item in items:
+            own = max(item.pixels, item.gray.size if item.gray is not None else 0)
+            if group and (len(group) == most or pixels + own > GROUP_PIXELS):
+                yield group
+                group, pixels = [], 0
             group.append(item)
+            pixels += own
         if group:
             yield group
 
@@ -326,20 +353,22 @@ class Pipeline:
                 self.running += 1
                 self.work.submit(self.work.pool, "run", self._run, [[item]], self._colored)
         else:
-            for group in self._groups(self._came_through([(item, error) for item in batch])):
+            for group in self._groups(self._came_through([(item, error) for item in batch]), self._share()):
                 self.work.submit(self.work.pool, "encode", self._encode, group, self._encoded)
 
     def _encoded(self, ended: Ended[_Item]) -> None:
-        for group in self._groups(self._came_through(ended), self.target.waits):
+        for group in self._groups(self._came_through(ended), 1 if self.target.waits else GROUP):
+            self.publishing += len(group)
             self.work.submit(self.work.io_pool, "publish", self._publish, group, self._published)
 
     def _published(self, ended: Ended[_Item]) -> None:
+        self.publishing -= len(ended)
         for item in self._came_through(ended):
             self._leave(item)
             if item.notes:
                 self.outcome.notes[item.job.name] = list(item.notes)
+            self.undo.pop(item.job.output, None)  # it lies there, whatever the journal can still take
             if self._noted(self.journal.settle, item.job.output, DONE, size=item.size):
-                self.undo.pop(item.job.output, None)
                 self._settle(item.job, "done")
 
     def _came_through(self, ended: Ended[_Item]) -> list[_Item]:
@@ -356,8 +385,8 @@ class Pipeline:
         return well
 
     def _leave(self, item: _Item) -> None:
-        self.photos -= 1
         if item.admitted:
+            self.admitted -= 1
             self.pixels -= item.pixels
 
     def _fail(self, job: Job, error: Exception) -> None:

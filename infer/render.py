@@ -232,9 +232,8 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
     maps = color_maps(photo.size, gray, rgb, np.float32(top))
     step = min(height, max(1, BAND_PIXELS // width), BAND_ROWS)
     memory = np.empty(7 * step * width, np.float32)
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        planes = memory[: 7 * (rows.stop - start) * width].reshape(7, -1, width)
+    for rows, source, weights in interpolation(maps.shape[1], height, step):
+        planes = memory[: 7 * (rows.stop - rows.start) * width].reshape(7, -1, width)
         luma, red, blue, *others = planes  # slopes, and then room for the sums
         np.copyto(luma, photo.luma[rows])  # multiplying integers takes twice as long
         if own_top != top:
@@ -242,7 +241,6 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
         if maps.shape[1] == height:
             np.copyto(planes[1 : 1 + len(maps)], maps[:, rows])
         else:
-            source, weights = interpolation(maps.shape[1], height, rows.start, rows.stop)
             np.matmul(weights, maps[:, source], out=planes[1 : 1 + len(maps)])
         if len(maps) == 4:
             for difference, slope in ((red, others[0]), (blue, others[1])):

@@ -50,7 +50,7 @@ class Storage(ABC):
     """A folder and what runs do in it. Names are paths below it."""
 
     waits = True
-    """Whether a file takes a round trip over a network."""
+    """Whether each file is asked for over a network, as behind an fsspec URL."""
 
     @abstractmethod
     def __str__(self) -> str:

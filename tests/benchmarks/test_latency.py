@@ -159,16 +159,32 @@ def test_changes_of_ratios_are_told_where_both_are_against_the_same_model() -> N
     assert changes(new, {**old, "first": "b"})[1] == "b, batch 1, files: p50 1.00 x the old one's"
 
 
-def test_a_contestant_that_is_settled_takes_no_more_turns(
-    exported_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for most in (latency.ROUNDS, latency.ROUNDS + 3):
-        monkeypatch.setattr(latency, "MOST_ROUNDS", most)
-        for settled in (True, False):
-            monkeypatch.setattr(latency, "is_settled", lambda ratios, settled=settled: settled)
-            arguments = (exported_onnx, f"{exported_onnx}@openvino", "--batch", "1", "--kind", "compute")
-            result = CliRunner().invoke(main, [*map(str, arguments), "--seconds", "0", "--out", str(tmp_path)])
-            assert result.exit_code == 0, result.output
-            found = json.loads((tmp_path / "latency.json").read_text())["rows"]
-            least = latency.LEAST_RUNS if settled else most
-            assert [row["runs"] for row in found] == [least, least]
+def test_a_contestant_that_is_settled_takes_no_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["first", "settled", "not"]
+    rows = {name: Row(name, "engine", 1, "compute") for name in names}
+    monkeypatch.setattr(latency, "is_settled", lambda ratios: len(ratios) > 0)
+    monkeypatch.setattr(Row, "ratios", lambda self, first: [1.0] * (0 if self.contestant == "not" else 99))
+    latency._take_rounds({name: lambda: None for name in names}, rows, "first", 0.0)
+    most, least = latency.MOST_ROUNDS, latency.ROUNDS
+    assert {name: len(row.rounds) for name, row in rows.items()} == {"first": most, "settled": least, "not": most}
+
+
+def test_ratios_are_of_the_rounds_that_both_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Row("a", "engine", 1, "compute", {0: [10.0], 1: [20.0], 2: [90.0]})
+    assert Row("b", "engine", 1, "compute", {0: [5.0], 1: [5.0]}).ratios(first) == [2.0, 4.0]
+
+
+def test_nobody_is_settled_against_one_who_does_not_take_part() -> None:
+    rows = {"b": Row("b", "engine", 1, "compute")}
+    latency._take_rounds({"b": lambda: None}, rows, "a", 0.0)
+    assert len(rows["b"].rounds) == latency.ROUNDS
+
+
+def test_a_batch_that_nobody_takes_has_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "_takes", lambda backend, size: size == 1)
+    monkeypatch.setattr(latency, "_parity", lambda contestants, files: {"a": None})
+    monkeypatch.setattr(latency, "_runner", lambda backend, kind, files: lambda: None)
+    backend = Shaped(32, 1)
+    backend.engine = "engine"  # type: ignore[attr-defined]
+    found = measure({"a": backend}, [1, 8], ("compute",), [], 0.0)  # type: ignore[dict-item]
+    assert [row.batch for row in found] == [1]

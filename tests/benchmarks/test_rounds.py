@@ -36,10 +36,12 @@ def test_medians_of_draws_lie_within_it() -> None:
 def test_settled_is_known_to_within_five_percent() -> None:
     assert is_settled([1.95, 2.0, 2.0, 2.0, 2.0, 2.05])
     assert not is_settled([1.8, 2.0, 2.0, 2.0, 2.0, 2.1])
+    assert not is_settled([2.0, 2.0, 2.0, 2.0, 2.0, 2.18])  # to one side
     assert is_settled([1.0, *[2.0] * 10, 4.0])  # an odd round at either end
+    assert not is_settled([2.0] * 5)  # too few to know
 
 
 def test_as_text() -> None:
     assert summary([1.8, 2.0, 2.0, 2.0, 2.0, 2.2]) == "2.00 (1.80 to 2.20)"
     assert worst([[1.0] * 6, [1.8, 2.0, 2.0, 2.0, 2.0, 2.2]]).endswith("the widest +-10%")
-    assert worst([]).endswith("+-0%")
+    assert worst([[1.0] * 6, [1.0] * 5]).startswith("too few rounds")

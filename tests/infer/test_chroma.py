@@ -1,22 +1,30 @@
 """Weights of the means and of the enlarging, in closed form."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infer.chroma import BAND_COLUMNS, GUIDED_RADIUS, box_mean, interpolation
 
 
-@given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 300), st.integers(1, 300))
-def test_interpolation_is_linear_between_the_middles_of_pixels(length: int, more: int, start: int, count: int) -> None:
+@given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 300))
+def test_interpolation_is_linear_between_the_middles_of_pixels(length: int, more: int, step: int) -> None:
     full = length + more
-    part = slice(start % full, min(start % full + count, full))
     values = np.random.default_rng(length).random(length)
-    source, weights = interpolation(length, full, part.start, part.stop)
-    middles = (np.arange(part.start, part.stop) + 0.5) * length / full
-    expected = np.interp(middles, np.arange(length) + 0.5, values)
-    assert np.allclose(weights @ values[source], expected, atol=1e-6)
-    assert np.count_nonzero(weights, axis=1).max() <= 2
+    found = np.full(full, np.nan)
+    for part, source, weights in interpolation(length, full, step):
+        assert part.stop - part.start <= step
+        assert np.count_nonzero(weights, axis=1).max() <= 2
+        found[part] = weights @ values[source]
+    middles = (np.arange(full) + 0.5) * length / full
+    assert np.allclose(found, np.interp(middles, np.arange(length) + 0.5, values), atol=1e-6)
+
+
+def test_kept_weights_cannot_be_written_over() -> None:
+    for _, _, weights in interpolation(5, 9, 4):
+        with pytest.raises(ValueError, match="read-only"):
+            weights += 1
 
 
 def test_box_mean_is_the_mean_of_the_window() -> None:

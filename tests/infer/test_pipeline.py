@@ -115,31 +115,61 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
     assert run(render_longest=128, batch_size=2, workers=3).done == 8
 
 
-@pytest.mark.parametrize(
-    ("side", "waits", "expected"), [(40, False, [4, 4, 1]), (40, True, [1] * 9), (400, False, [1] * 9)]
-)
-def test_small_photos_of_this_machine_share_tasks(
-    run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, side: int, waits: bool, expected: list[int]
-) -> None:
-    gray_photos(run.source.path, 9, (side, side))
-    run.source.waits = run.target.waits = waits
-    groups: dict[str, list[int]] = {}
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """How many photos each task of a run had, by stage."""
+    found: dict[str, list[int]] = {}
     submit = pipeline.Dispatcher.submit
 
     def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any) -> None:
-        groups.setdefault(stage, []).append(len(items))
+        found.setdefault(stage, []).append(len(items))
         submit(self, pool, stage, work, items, then)
 
     monkeypatch.setattr(pipeline.Dispatcher, "submit", counted)
-    assert run(batch_size=9, workers=1).done == 9
-    assert groups["fetch"] == ([1] * 9 if waits else [4, 4, 1])  # before their sizes are known
-    assert groups["publish"] == expected
-    assert groups["encode"] == ([1] * 9 if side == 400 else [4, 4, 1])
-    assert sum(groups["decode"]) == 9
-    assert max(groups["decode"]) == (4 if side == 40 and not waits else 1)
+    return found
 
 
-def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos) -> None:
+def test_small_photos_share_tasks(run: Any, gray_photos: Photos, tasks: dict[str, list[int]]) -> None:
+    gray_photos(run.source.path, 18)
+    assert run(batch_size=18, workers=1).done == 18
+    assert tasks["fetch"] == tasks["encode"] == tasks["publish"] == [4, 4, 4, 4, 2]
+    assert sum(tasks["decode"]) == 18
+    assert max(tasks["decode"]) == 4
+
+
+def test_large_photos_have_tasks_of_their_own(run: Any, gray_photos: Photos, tasks: dict[str, list[int]]) -> None:
+    gray_photos(run.source.path, 9, (400, 400))
+    assert run(batch_size=18, workers=1).done == 9
+    assert tasks["decode"] == tasks["encode"] == tasks["publish"] == [1] * 9
+
+
+def test_photos_that_the_network_sees_large_have_tasks_of_their_own(
+    run: Any, gray_photos: Photos, tasks: dict[str, list[int]]
+) -> None:
+    gray_photos(run.source.path, 4, (32, 32))
+    run.backend.fixed_size = None
+    assert run(render_longest=512, batch_size=4, workers=1).done == 4
+    assert tasks["encode"] == [1] * 4
+
+
+def test_files_of_a_store_are_fetched_and_published_one_by_one(
+    run: Any, gray_photos: Photos, tasks: dict[str, list[int]]
+) -> None:
+    gray_photos(run.source.path, 9)
+    run.source.waits = run.target.waits = True
+    assert run(batch_size=18, workers=1).done == 9
+    assert tasks["fetch"] == tasks["publish"] == [1] * 9
+    assert max(tasks["encode"]) == 4
+
+
+def test_many_workers_share_out_few_photos(run: Any, gray_photos: Photos, tasks: dict[str, list[int]]) -> None:
+    gray_photos(run.source.path, 12)
+    assert run(batch_size=1, workers=12, streams=13).done == 12
+    assert set(tasks["decode"]) == set(tasks["encode"]) == {1}
+
+
+def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "GROUP", 1)
     gray_photos(run.source.path, 60)
     fetched: list[str] = []
     under_way: list[int] = []
@@ -158,7 +188,8 @@ def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos) -> None:
     run.target.before = slow
     outcome = run(batch_size=2, workers=2)
     assert (outcome.done, len(fetched)) == (60, 60)
-    assert under_way[0] <= 2 * 5 + 2
+    fetched_only, decoded, encoded = 2 * 8, 2 * 5 + 2, 2 * 8
+    assert under_way[0] <= fetched_only + decoded + encoded
 
 
 def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:

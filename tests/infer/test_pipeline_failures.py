@@ -36,6 +36,7 @@ def test_photos_that_share_a_task_fail_one_by_one(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     gray_photos(run.source.path, 4)
+    monkeypatch.setattr(Pipeline, "_share", lambda self: 4)
     work = getattr(Pipeline, stage)
 
     def failing(self: Pipeline, item: Any) -> None:
@@ -80,6 +81,14 @@ def test_stop_finishes_what_is_under_way(run: Any, gray_photos: Photos) -> None:
     assert 0 < outcome.done < 60
     assert len(run.outputs()) == outcome.done
     assert sorted(run.outputs()) == sorted(event.job.name for event in run.events)
+
+
+def test_what_was_only_fetched_when_the_run_stops_is_not_begun(run: Any, gray_photos: Photos) -> None:
+    gray_photos(run.source.path, 60)
+    run.on_event = lambda event, outcome: run.stop.set()
+    outcome = run(batch_size=1, workers=1)
+    assert outcome.settled <= 2 * 5 + 2  # decoded when the first was done
+    assert set(run.states()) == set(run.outputs())
 
 
 def test_file_that_vanishes_fails_with_the_reason(run: Any, gray_photos: Photos) -> None:
@@ -284,11 +293,12 @@ def test_a_journal_that_fails_stops_the_run(run: Any, gray_photos: Photos, metho
     setattr(run.journal, method, fail)
     outcome = run()
     assert outcome.stopped == "disk I/O error"
-    assert outcome.settled < 30 or method == "commit"
+    assert outcome.settled == 0 or method == "commit"
     delattr(run.journal, method)
-    assert run().stopped is None
+    again = run()
+    assert (again.stopped, again.failed, again.settled) == (None, {}, 30)
     assert set(run.states().values()) == {DONE}
-    assert len(run.outputs()) == 30
+    assert len(run.outputs()) == len(run.states()) == 30
 
 
 def test_an_output_that_cannot_be_prepared_is_an_error_before_the_first_photo(run: Any, gray_photos: Photos) -> None:
