@@ -344,6 +344,16 @@ def check_replaceable(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:
+    """Whether a JSON file with these keys may take this name: nothing is there, or an empty file, or one with them."""
+    try:
+        text = path.read_text() if path.is_symlink() or path.exists() else ""
+        values = json.loads(text) if text else dict.fromkeys(keys)
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and keys <= values.keys()
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that `atomic_path` made; where no command runs, a kill left it."""
     return path.name.startswith(_TEMPORARY[0]) and path.name.endswith(_TEMPORARY[1])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import GateError, UserError, cannot_write, file_sha256, json_sha256
+from cgan.spec import GateError, UserError, cannot_write, file_sha256, json_sha256, replaces_nothing_else
 from infer.backends import open_model
 from infer.backends.base import Backend, available_cores
 from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
@@ -18,7 +18,7 @@ from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check, check_folders, identity_of, make_plan
 from infer.journal import Journal, JournalError, journal_path
 from infer.pipeline import Pipeline
-from infer.report import REPORT_NAME, is_report, report, write_report
+from infer.report import REPORT_KEYS, REPORT_NAME, report, write_report
 from infer.run import FolderOptions, Outcome
 from infer.storage import WORK_FOLDER, Entry, LocalFile, LocalFolder, Storage, open_source, open_storage
 
@@ -261,7 +261,8 @@ class _Run:
         for note in outcome.run_notes:
             console.warn(f"note: {note}")
         if outcome.stopped:
-            console.warn(f"stopped: {outcome.stopped}; run the same command again to go on")
+            again = "; run the same command again to go on" if values["not_begun"] else ""
+            console.warn(f"stopped: {outcome.stopped}{again}")
         for name, reason in plan.passed_over.items():
             console.note(f"passed over: {name}: {reason}")
         write_report(values, self.target, self.report)
@@ -275,11 +276,11 @@ class _Run:
         """Before the first photo, so that a night's work does not end without its report."""
         if self.report is None:
             return
-        asked = self.request.report or self.request.options.overwrite
-        if not asked and self.report.exists() and not is_report(self.report):
+        asked = self.request.options.overwrite and self.report.is_file() and not self.request.report
+        if not asked and not replaces_nothing_else(self.report, REPORT_KEYS):
             raise UserError(
-                f"{self.report}: found a file that no run wrote, expected none or a report; move it away, or name "
-                "another with --report"
+                f"{self.report}: found something that is no report of a run, expected none or one; move it away, or "
+                "name another with --report"
             )
         try:
             with tempfile.TemporaryFile(dir=self.report.parent):

@@ -14,6 +14,14 @@ FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items(
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
 """Formats that hold colour and are written; photos in others become PNG."""
 
+NOT_READ = frozenset(
+    {
+        *(".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".jxr", ".psd", ".svg"),
+        *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+    }
+)
+"""Suffixes of pictures that are not read; a report that left them out would look complete."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -76,6 +84,8 @@ def make_plan(
             unreadable[entry.name] = str(entry.problem)
         elif entry.status is None:
             passed_over[entry.name] = str(entry.problem)
+        elif path.suffix.lower() in NOT_READ and not path.name.startswith("."):
+            passed_over[entry.name] = f"a picture in {path.suffix.lower()[1:].upper()}, which is not read; convert it"
         elif path.suffix.lower() not in PHOTO_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
             other_files += 1
         elif choose is None or choose(entry):
@@ -156,9 +166,15 @@ def check_folders(source: Storage, target: Storage) -> None:
         raise UserError(f"{source}: found nothing there, expected a photo or a folder of photos")
     if isinstance(target, LocalFolder) and target.path.exists() and not target.path.is_dir():
         raise UserError(f"{target}: found a file, expected a folder for the outputs")
+    if isinstance(source, LocalFile) and _names_a_photo(target):
+        raise UserError(f"{target}: found the name of a photo, expected a folder for the output; name its folder")
     # Of a single file only its own output could overwrite it, which the plan refuses.
     if type(source) is type(target) and PurePath(source.identity).is_relative_to(target.identity):
         raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
+
+
+def _names_a_photo(target: Storage) -> bool:
+    return isinstance(target, LocalFolder) and not target.path.exists() and target.path.suffix.lower() in PHOTO_FORMATS
 
 
 def _refuse_overwriting_inputs(jobs: tuple[Job, ...], source: Storage, target: Storage) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgan.spec import UserError
+from infer.storage import JOURNAL_NAME
 
-JOURNAL_NAME = "journal.sqlite"
 SCHEMA = 1
 APPLICATION_ID = 0x6347414E
 """Marks the database as this project's: "cGAN"."""

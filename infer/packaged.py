@@ -16,9 +16,14 @@ def model_path(given: str) -> Path:
     """What --model stands for: a path, which need not exist, or the name of a model in the package.
 
     Raises:
-        UserError: it could be either.
+        UserError: it could be either, or it looks like a name and is neither.
     """
     path = Path(given)
+    if given not in PACKAGED_MODELS and path.name == given and not path.suffix and not path.exists():
+        raise UserError(
+            f"{given}: found no such file, expected a model that cgan-export wrote, a run of cgan-train, or the name "
+            f"of one in the package: {', '.join(PACKAGED_MODELS)}"
+        )
     if given in PACKAGED_MODELS and path.exists():
         raise UserError(
             f"{given}: found a path of this name, and a model in the package has it too; write ./{given} for the path, "

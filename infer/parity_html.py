@@ -16,6 +16,9 @@ from infer.parity import Parity
 AMPLIFICATION = 16
 """How much larger than they are differences are shown, around middle gray; larger than 8 levels they saturate."""
 
+TITLE = "<title>Parity</title>"
+"""What tells a page that was written before."""
+
 # The policy lets a browser refuse whatever a name could smuggle in.
 HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -30,6 +33,18 @@ figure { margin: 1rem 0 } figure img { width: 192px; image-rendering: pixelated;
 figcaption, .note { color: #555; overflow-wrap: anywhere }
 </style></head><body>
 """
+
+
+def is_page(path: Path) -> bool:
+    """Whether nothing is lost when a page takes this name: there is none yet, an empty one, or an earlier page."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(2 * len(HEAD))
+            return not beginning or TITLE.encode() in beginning
+    except FileNotFoundError:
+        return not path.is_symlink()
+    except OSError:
+        return False
 
 
 def write_html(parity: Parity, path: Path) -> None:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cgan.spec import GateError, UserError, atomic_path, cache_folder, cannot_write, check_replaceable
+from cgan.spec import (
+    GateError,
+    UserError,
+    atomic_path,
+    cache_folder,
+    cannot_write,
+    check_replaceable,
+    replaces_nothing_else,
+)
 from infer.cli_options import backend_option, device_option, provider_option
 from infer.packaged import model_path
 
@@ -19,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_UNREADABLE = 0.05
 """A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
+
+FIGURES_KEYS = frozenset({"figures", "photos", "failed"})
+"""Of a --json of both commands."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -159,20 +170,31 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     _check_readable(result.photos, result.failures)
 
 
-def _check_targets(*paths: Path | None) -> None:
-    """Check that files can be written there, before anything slow begins.
+def _check_targets(json_file: Path | None, html: Path | None = None) -> None:
+    """Check that files can be written there and replace none but earlier ones, before anything slow begins.
 
     Raises:
         UserError: they cannot.
     """
-    for path in paths:
+    from infer.parity_html import is_page
+
+    for option, path, ours in (
+        ("--json", json_file, lambda path: replaces_nothing_else(path, FIGURES_KEYS)),
+        ("--html", html, is_page),
+    ):
+        if path is None:
+            continue
         try:
-            if path:
-                check_replaceable(path)
-                with tempfile.TemporaryFile(dir=path.parent):
-                    pass
+            check_replaceable(path)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
         except OSError as error:
-            raise cannot_write(path or "", error) from error
+            raise cannot_write(path, error) from error
+        if not ours(path):
+            raise UserError(
+                f"{option} {path}: found something that this command did not write, expected nothing or an earlier "
+                f"{option}; move it away or give another name"
+            )
 
 
 def _check_readable(photos: int, failures: dict[str, str]) -> None:

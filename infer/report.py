@@ -62,13 +62,8 @@ def report(
     }
 
 
-def is_report(path: Path) -> bool:
-    """Whether a file is a report that a run wrote."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and {"not_begun", "version"} <= values.keys()
+REPORT_KEYS = frozenset({"not_begun", "version"})
+"""Of a report, and of no other JSON file of this project."""
 
 
 def write_report(values: dict[str, Any], target: Storage, path: Path | None) -> None:

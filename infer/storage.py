@@ -19,6 +19,9 @@ from cgan.spec import UserError, file_sha256
 WORK_FOLDER = ".cgan"
 """Folder in an OUTPUT on this machine for the journal, and for files that are not whole yet."""
 
+JOURNAL_NAME = "journal.sqlite"
+"""In the work folder, which tells an OUTPUT."""
+
 ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"})
 """Stores in which an object appears when its upload is complete; in others it is renamed or copied then."""
 
@@ -117,7 +120,7 @@ class LocalFolder(Storage):
         return str(self.path.resolve())
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Links to files are followed, links to folders are not."""
+        """Links to files are followed, links to folders are not; folders that other runs wrote to are passed over."""
         root = str(self.path.resolve())
         hidden = leave_out.identity if isinstance(leave_out, LocalFolder) else None
         folders = [root]
@@ -133,7 +136,11 @@ class LocalFolder(Storage):
                 if entry.path == hidden:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
+                    if Path(entry.path, WORK_FOLDER, JOURNAL_NAME).exists():
+                        problem = "another OUTPUT, whose photos are coloured already"
+                        yield Entry(os.path.relpath(entry.path, root), None, problem)
+                    else:
+                        folders.append(entry.path)
                 else:
                     yield _entry(os.path.relpath(entry.path, root), Path(entry.path))
 

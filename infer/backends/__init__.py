@@ -5,7 +5,6 @@ from pathlib import Path
 
 from cgan.spec import UserError
 from infer.backends.base import Backend
-from infer.packaged import PACKAGED_MODELS
 
 BACKENDS = {
     "ort": "infer.backends.ort:OrtBackend",
@@ -76,10 +75,7 @@ def _backends_for(path: Path, suffix: str | None) -> tuple[str, ...]:
     if path.is_dir():
         return ("torch",)
     if not path.is_file():
-        raise UserError(
-            f"{path}: found no such file, expected a model that cgan-export wrote, a run of cgan-train, or the name of "
-            f"one in the package: {', '.join(PACKAGED_MODELS)}"
-        )
+        raise UserError(f"{path}: found no such file, expected a model that cgan-export wrote or a run of cgan-train")
     suffix = (suffix or path.suffix).lower()
     kinds = {**ARTEFACTS, CHECKPOINT_SUFFIX: ("torch",)}
     if suffix not in kinds:

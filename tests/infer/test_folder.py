@@ -1,5 +1,6 @@
 """A folder run on a model whose colours are known: what is made again, what is left alone, the report."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -355,10 +356,36 @@ def test_a_model_that_is_not_the_run_stops_before_anything_is_written(
     assert (out / "report.json").exists()
 
 
+@pytest.mark.parametrize("place", ["input", "output", "model", "folder"])
+def test_a_report_replaces_nothing_but_reports(
+    photos: Path, out: Path, color: Color, exported_onnx: Path, tmp_path: Path, place: str
+) -> None:
+    color(photos, out)
+    target = {"input": photos / "001.png", "output": out / "001.png", "folder": tmp_path / "reports"}.get(place)
+    if target is None:
+        target = Path(shutil.copy(exported_onnx, tmp_path / "m.onnx"))
+    if place == "folder":
+        target.mkdir()
+    before = target.read_bytes() if target.is_file() else b""
+    for options in ([], ["--overwrite"]):
+        error = color(photos, out, "--report", target, *options).result.error(2)
+        assert f"{target}: found something that is no report" in error
+    assert (target.read_bytes() if target.is_file() else b"") == before
+
+
+def test_a_report_replaces_an_earlier_one_and_an_empty_file(
+    photos: Path, out: Path, color: Color, tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").touch()
+    for _ in range(2):
+        assert color(photos, out, "--report", tmp_path / "r.json").code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["skipped"] > 0
+
+
 def test_a_report_of_someone_else_is_left_alone(photos: Path, out: Path, color: Color) -> None:
     out.mkdir()
     (out / "report.json").write_text('{"mine": 1}')
-    assert "found a file that no run wrote" in color(photos, out).result.error(2)
+    assert "found something that is no report of a run" in color(photos, out).result.error(2)
     assert (out / "report.json").read_text() == '{"mine": 1}'
     assert color(photos, out, "--overwrite").code == 0
     assert color(photos, out).code == 0  # its own report is replaced

@@ -12,7 +12,7 @@ from cgan.spec import PHOTO_FORMATS, UserError
 from infer.images import WRITE_FORMATS
 from infer.jobs import Job, Plan, _output_names, check, make_plan
 from infer.journal import BEGUN, DONE, FAILED, Row
-from infer.storage import Entry, LocalFolder, Status
+from infer.storage import Entry, LocalFile, LocalFolder, Status
 
 FORMATS = ["same", *WRITE_FORMATS]
 
@@ -305,3 +305,30 @@ def test_names_that_differ_by_case_alone_keep_their_outputs_in_later_runs() -> N
     first = _output_names(names, "same", ())
     assert len({output.casefold() for output in first}) == 2
     assert _output_names(names, "same", list(zip(names, first, strict=True))) == first
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.jpg", "b/IMG_1.HEIC", "c.avif", ".d.heic", "e.txt")
+    plan = plan_of(source, tmp_path / "out")
+    assert [job.name for job in plan.jobs] == ["a.jpg"]
+    assert plan.passed_over == {
+        "b/IMG_1.HEIC": "a picture in HEIC, which is not read; convert it",
+        "c.avif": "a picture in AVIF, which is not read; convert it",
+    }
+    assert plan.other_files == 2
+
+
+def test_outputs_of_other_runs_are_not_coloured_again(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.jpg", "earlier/.cgan/journal.sqlite", "earlier/a.jpg", "other/.cgan/b.jpg")
+    plan = plan_of(source, tmp_path / "in" / "out")
+    assert [job.name for job in plan.jobs] == ["a.jpg", "other/.cgan/b.jpg"]
+    assert plan.passed_over == {"earlier": "another OUTPUT, whose photos are coloured already"}
+    assert [job.name for job in plan_of(source / "earlier", tmp_path / "out").jobs] == ["a.jpg"]  # who asks for it
+
+
+def test_a_photo_s_name_is_no_output_folder_for_a_single_photo(tmp_path: Path) -> None:
+    photo = touch(tmp_path, "a.jpg") / "a.jpg"
+    with pytest.raises(UserError, match=r"b\.png: found the name of a photo, expected a folder for the output"):
+        make_plan(LocalFile(photo), LocalFolder(tmp_path / "out" / "b.png"))
+    (tmp_path / "c.png").mkdir()
+    assert [job.output for job in make_plan(LocalFile(photo), LocalFolder(tmp_path / "c.png")).jobs] == ["a.jpg"]

@@ -103,6 +103,23 @@ def test_a_wrong_model_exits_with_1_and_one_line(
     assert "is NOT the reference" in (tmp_path / "a.html").read_text()
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_what_is_written_replaces_nothing_but_earlier_ones(
+    invoke: Invoke, files: Files, trained_run: Path, photo_folder: Path, tmp_path: Path, option: str
+) -> None:
+    arguments = ["parity", files.good, *options(trained_run, photo_folder), "--no-fid", "--quiet", option]
+    photo = Path(shutil.copy(next(photo_folder.rglob("*.*")), tmp_path))
+    before = photo.read_bytes()
+    assert f"{option} {photo}: found something that this command did not write" in invoke(
+        main, *arguments, photo
+    ).error(2)
+    assert photo.read_bytes() == before
+    written = tmp_path / "figures"
+    written.touch()
+    assert [invoke(main, *arguments, written).code for _ in range(2)] == [0, 0]
+    assert written.stat().st_size > 0
+
+
 def test_the_fid_gate_fails_by_itself(invoke: Invoke, files: Files, trained_run: Path, photo_folder: Path) -> None:
     open_gates = ["--min-psnr", "0", "--max-delta-e", "300", "--features", files.features]
     given = [*options(trained_run, photo_folder), *open_gates, "--max-fid-delta"]
