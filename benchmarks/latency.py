@@ -14,6 +14,7 @@ with its own defaults, on an exported fp32 file or a run.
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -22,6 +23,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+# As `cgan-infer folder` sets it, before numpy reads it: its threads would take the cores from the model's.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 
 import click
 import numpy as np
@@ -367,7 +371,7 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
-    figure, panels = plt.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 3.6), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 4.2), squeeze=False, layout="constrained")
     for panel, kind in zip(panels[0], kinds, strict=True):
         for name in dict.fromkeys(row["contestant"] for row in rows):
             mine = [row for row in rows if row["contestant"] == name and row["kind"] == kind]
@@ -376,7 +380,7 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
         panel.minorticks_off()
         panel.set_xticks(sorted({row["batch"] for row in rows}), labels=sorted({row["batch"] for row in rows}))
     panels[0][0].set_ylabel("images/s")
-    panels[0][0].legend(fontsize="small")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
