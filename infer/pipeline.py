@@ -9,7 +9,7 @@ import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,12 +20,13 @@ import numpy as np
 
 from infer.backends.base import Backend, OutOfMemory
 from infer.dispatch import IO_THREADS, Dispatcher, Ended
-from infer.images import Floats, Photo, PhotoError, decode, model_input, pixels_of, render_size_for
+from infer.images import Photo, PhotoError, decode, model_input, pixels_of, render_size_for
 from infer.jobs import Job, check
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
-from infer.render import Encoded, write_photo
+from infer.render import write_photo
 from infer.run import Event, FolderOptions, OnEvent, Outcome, Stage
 from infer.storage import Status, Storage
+from infer.under_way import Item, groups
 
 P = ParamSpec("P")
 
@@ -42,27 +43,8 @@ PIXELS_UNDER_WAY = 2**26
 """Photos are begun while those under way have fewer pixels in all; about 8 bytes each are held. A single larger photo
 is coloured alone."""
 
-GROUP, GROUP_PIXELS = 4, 2**18
-"""Photos that share a task at most, and how many pixels they have together, of the photo or of what the network sees; a
-larger photo is a task of its own. Handing a task out costs as much as decoding a thumbnail."""
-
-
-@dataclass(eq=False)
-class _Item:
-    """A photo under way."""
-
-    job: Job
-    content: Path | Encoded | None = None
-    """What is read, and later what is written."""
-    pixels: int = 0
-    admitted: bool = False
-    """Whether it counts among those that are decoded."""
-    photo: Photo | None = None
-    gray: Floats | None = None
-    colors: Floats | None = None
-    notes: tuple[str, ...] = ()
-    size: int = 0
-    """Of the output, in bytes."""
+GROUP = 4
+"""Photos that share a task at most. Handing a task out costs as much as decoding a thumbnail."""
 
 
 @dataclass(eq=False)
@@ -97,8 +79,8 @@ class Pipeline:
         self.publishing = 0
         """Those of them that are encoded."""
         self.fetching = self.decoding = self.running = 0
-        self.fetched: deque[_Item] = deque()
-        self.decoded: deque[_Item] = deque()
+        self.fetched: deque[Item] = deque()
+        self.decoded: deque[Item] = deque()
         self.undo: dict[str, Row | None] = {}
         """What the journal knew of outputs that are begun and not settled, put back if the run stops before them."""
         self.committed = 0.0
@@ -140,7 +122,7 @@ class Pipeline:
     def _hand_out(self, waiting: Iterator[Job]) -> None:
         """Begin what the bounds allow, in the order in which photos come nearer to their end."""
         self._fetch_some(waiting)
-        admitted: list[_Item] = []
+        admitted: list[Item] = []
         while self.fetched and self._has_room(self.fetched[0]):
             item = self.fetched.popleft()
             item.admitted = True
@@ -148,7 +130,7 @@ class Pipeline:
             self.pixels += item.pixels
             self.decoding += 1
             admitted.append(item)
-        for group in self._groups(admitted, self._share()):
+        for group in groups(admitted, self._share()):
             self.work.submit(self.work.pool, "decode", self._decode, group, self._decoded)
         more = self.decoding or self.fetching
         while self.decoded and self.running < self.options.streams:
@@ -164,11 +146,11 @@ class Pipeline:
             self.fetched.clear()  # nothing of them is seen yet, and the journal forgets that they were begun
             return
         share = 1 if self.source.waits else GROUP
-        group: list[_Item] = []
+        group: list[Item] = []
         # What was fetched from a store is in memory.
         while self.fetching + len(self.fetched) < 2 * IO_THREADS * share and (job := self._next(waiting)):
             self.fetching += 1
-            group.append(_Item(job))
+            group.append(Item(job))
             if len(group) == share:
                 self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
                 group = []
@@ -178,7 +160,7 @@ class Pipeline:
     def _next(self, waiting: Iterator[Job]) -> Job | None:
         return None if self._stopping() else next(waiting, None)
 
-    def _has_room(self, item: _Item) -> bool:
+    def _has_room(self, item: Item) -> bool:
         """Whether a photo may be decoded: the bounds on numbers and on pixels."""
         if self.admitted - self.publishing >= self._most() or self.publishing >= 2 * IO_THREADS * GROUP:
             return False
@@ -193,23 +175,9 @@ class Pipeline:
         """How many photos may share a task of the workers without leaving one of them without two."""
         return max(1, min(GROUP, self._most() // (2 * self.options.workers)))
 
-    def _groups(self, items: Iterable[_Item], most: int) -> Iterator[list[_Item]]:
-        """Photos that share a task, `most` at most."""
-        group: list[_Item] = []
-        pixels = 0
-        for item in items:
-            own = max(item.pixels, item.gray.size if item.gray is not None else 0)
-            if group and (len(group) == most or pixels + own > GROUP_PIXELS):
-                yield group
-                group, pixels = [], 0
-            group.append(item)
-            pixels += own
-        if group:
-            yield group
-
-    def _next_batch(self, partial: bool) -> list[_Item]:
+    def _next_batch(self, partial: bool) -> list[Item]:
         """Photos of one render size that fill a batch, or as many as there are of the first one's."""
-        by_size: dict[tuple[int, ...], list[_Item]] = {}
+        by_size: dict[tuple[int, ...], list[Item]] = {}
         for item in self.decoded:
             assert item.gray is not None
             same = by_size.setdefault(item.gray.shape, [])
@@ -287,11 +255,11 @@ class Pipeline:
             self.undo[job.output] = row
         return verdict == "do"
 
-    def _fetch(self, item: _Item) -> None:
+    def _fetch(self, item: Item) -> None:
         item.content = self.source.fetch(item.job.name)
         item.pixels = pixels_of(item.content, item.job.name)
 
-    def _decode(self, item: _Item) -> None:
+    def _decode(self, item: Item) -> None:
         assert isinstance(item.content, Path | bytes)
         photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
         item.content = None
@@ -305,12 +273,12 @@ class Pipeline:
             return max(height, least), max(width, least)
         return self.backend.fixed_size or (spec.render_size, spec.render_size)
 
-    def _run(self, batch: list[_Item]) -> None:
+    def _run(self, batch: list[Item]) -> None:
         rgb = self.backend.run(np.stack([item.gray for item in batch if item.gray is not None]))
         for item, colors in zip(batch, rgb, strict=True):
             item.colors = colors
 
-    def _encode(self, item: _Item) -> None:
+    def _encode(self, item: Item) -> None:
         assert item.photo is not None and item.gray is not None and item.colors is not None
         item.content, notes = write_photo(
             item.photo,
@@ -323,21 +291,21 @@ class Pipeline:
         item.notes += notes
         item.photo = item.gray = item.colors = None
 
-    def _publish(self, item: _Item) -> None:
+    def _publish(self, item: Item) -> None:
         assert isinstance(item.content, bytes | memoryview)
         self.target.publish(item.job.output, item.content)
         item.size = len(item.content)
         item.content = None
 
-    def _fetched(self, ended: Ended[_Item]) -> None:
+    def _fetched(self, ended: Ended[Item]) -> None:
         self.fetching -= len(ended)
         self.fetched.extend(self._came_through(ended))
 
-    def _decoded(self, ended: Ended[_Item]) -> None:
+    def _decoded(self, ended: Ended[Item]) -> None:
         self.decoding -= len(ended)
         self.decoded.extend(self._came_through(ended))
 
-    def _colored(self, ended: Ended[list[_Item]]) -> None:
+    def _colored(self, ended: Ended[list[Item]]) -> None:
         self.running -= 1
         ((batch, error),) = ended
         ran = max(len(batch), self.batch_size if self.backend.pads else 0)
@@ -353,15 +321,15 @@ class Pipeline:
                 self.running += 1
                 self.work.submit(self.work.pool, "run", self._run, [[item]], self._colored)
         else:
-            for group in self._groups(self._came_through([(item, error) for item in batch]), self._share()):
+            for group in groups(self._came_through([(item, error) for item in batch]), self._share()):
                 self.work.submit(self.work.pool, "encode", self._encode, group, self._encoded)
 
-    def _encoded(self, ended: Ended[_Item]) -> None:
-        for group in self._groups(self._came_through(ended), 1 if self.target.waits else GROUP):
+    def _encoded(self, ended: Ended[Item]) -> None:
+        for group in groups(self._came_through(ended), 1 if self.target.waits else GROUP):
             self.publishing += len(group)
             self.work.submit(self.work.io_pool, "publish", self._publish, group, self._published)
 
-    def _published(self, ended: Ended[_Item]) -> None:
+    def _published(self, ended: Ended[Item]) -> None:
         self.publishing -= len(ended)
         for item in self._came_through(ended):
             self._leave(item)
@@ -371,7 +339,7 @@ class Pipeline:
             if self._noted(self.journal.settle, item.job.output, DONE, size=item.size):
                 self._settle(item.job, "done")
 
-    def _came_through(self, ended: Ended[_Item]) -> list[_Item]:
+    def _came_through(self, ended: Ended[Item]) -> list[Item]:
         """The photos whose work ended well; the others have failed, and the run goes on."""
         well = []
         for item, error in ended:
@@ -384,7 +352,7 @@ class Pipeline:
                 raise error
         return well
 
-    def _leave(self, item: _Item) -> None:
+    def _leave(self, item: Item) -> None:
         if item.admitted:
             self.admitted -= 1
             self.pixels -= item.pixels
