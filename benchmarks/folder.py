@@ -55,8 +55,8 @@ CORES = available_cores()
 FOLDER, BARE = "cgan-infer folder", "bare ONNX Runtime, no files"
 BACKENDS = ("openvino", "openvino-bf16")
 """Backends with which folder runs take part too, where OpenVINO is installed."""
-TURN_SECONDS = 1800
-"""A turn that takes longer hangs, and whoever waits is told which."""
+LEAST_PATIENCE, PATIENCE = 120.0, 5.0
+"""Seconds for loading, and for each photo of a turn; a process that takes longer hangs, and whoever waits is told."""
 LEAST_ROUNDS = 6
 MINUTES, QUICK_MINUTES = 8.0, 3.0
 WARM_UP = 8
@@ -183,6 +183,7 @@ class Contestant:
 
     def __init__(self, name: str, folder: Path, model: Path, batch_size: int, workers: int) -> None:
         self.name = name
+        self._patience = LEAST_PATIENCE + PATIENCE * len(list((folder / "in").iterdir()))
         options = ["--turn", name, "--folder", folder, "--model", model, "--batch-size", batch_size]
         self._process = subprocess.Popen(
             [sys.executable, __file__, *map(str, options), "--workers", str(workers)],
@@ -207,10 +208,10 @@ class Contestant:
         if error is not None:
             self._process.kill()
         try:
-            self._process.communicate(timeout=TURN_SECONDS)
+            self._process.communicate(timeout=self._patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            raise SystemExit(f"{self.name} did not end within {TURN_SECONDS} s: while it exited") from error
+            raise SystemExit(f"{self.name} did not end within {self._patience:g} s: while it exited") from error
         if error is None and self._process.returncode:
             raise SystemExit(f"{self.name} failed with exit code {self._process.returncode}")
 
@@ -230,7 +231,7 @@ class Contestant:
             hung.set()
             self._process.kill()
 
-        late = threading.Timer(TURN_SECONDS, give_up)
+        late = threading.Timer(self._patience, give_up)
         late.daemon = True
         late.start()
         try:
@@ -240,7 +241,7 @@ class Contestant:
         if line:
             return line
         code = self._process.wait()
-        reason = f"did not answer within {TURN_SECONDS} s" if hung.is_set() else f"failed with exit code {code}"
+        reason = f"did not answer within {self._patience:g} s" if hung.is_set() else f"failed with exit code {code}"
         raise SystemExit(f"{self.name} {reason}: {where}")
 
 

@@ -11,6 +11,13 @@ from cgan.spec import ModelSpec, UserError
 from infer.backends.base import Backend, available_cores
 from infer.backends.ort import SOURCE, TARGET, read_contract
 
+_DTYPES = threading.Lock()
+"""Held by who asks OpenVINO for a numpy type, which has to happen before threads run a model.
+
+On the first such question its bindings build a table in a function's static variable, from Python objects. A thread
+that loses Python's lock while it builds waits for one that waits for the table, for ever; found in OpenVINO 2026.4.
+"""
+
 
 class OpenVinoBackend(Backend):
     """Runs .onnx files in the precision that they were compared in. Device "cuda" is refused.
@@ -50,6 +57,8 @@ class OpenVinoBackend(Backend):
             raise UserError(
                 f"OpenVINO needs the package {error.name}; install it with pip install 'cgan[openvino]'"
             ) from error
+        with _DTYPES:
+            openvino.Type.f32.to_dtype()
         spec = read_contract(self.path)
         core = openvino.Core()
         try:

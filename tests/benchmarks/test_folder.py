@@ -61,6 +61,17 @@ def test_a_contestant_that_fails_is_named(exported_onnx: Path, tmp_path: Path) -
         contestant.turn()
 
 
+def test_a_contestant_that_hangs_is_named(
+    exported_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_photos(None, tmp_path / "few", 1, 48)
+    make_photos(None, tmp_path / "in", 1, 48)
+    monkeypatch.setattr("benchmarks.folder.LEAST_PATIENCE", 0.1)
+    monkeypatch.setattr("benchmarks.folder.PATIENCE", 0.1)
+    with pytest.raises(SystemExit, match=r"cgan-infer folder did not answer within 0.2 s: while it loaded"):
+        Contestant(FOLDER, tmp_path, exported_onnx, 4, 1).__enter__()
+
+
 class Known:
     """A contestant whose turns are known."""
 

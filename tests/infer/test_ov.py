@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: the precision that was asked for, and threads that share one model."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,35 @@ def test_threads_share_a_model(exported_onnx: Path, gray: Array) -> None:
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(backend.run, images))
     assert all(np.abs(a - b).max() < 1e-6 for a, b in zip(expected, found, strict=True))
+
+
+FIRST_RUNS = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from infer.backends import open_model
+
+with open_model(Path(sys.argv[1]), "cpu", 1, backend="openvino") as backend:
+    sys.setswitchinterval(1e-6)  # threads take turns as soon as they can
+    gray = np.zeros((1, 1, 32, 32), np.float32)
+    together = threading.Barrier(2)
+
+    def first_run():
+        together.wait()
+        backend.run(gray)
+
+    threads = [threading.Thread(target=first_run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_the_first_runs_of_two_threads_do_not_wait_for_each_other(exported_onnx: Path) -> None:
+    # Each process can meet it once only; without the table that `_activate` has OpenVINO build, most of them hang.
+    for _ in range(4):
+        subprocess.run([sys.executable, "-c", FIRST_RUNS, exported_onnx], check=True, timeout=60)
 
 
 def test_a_result_outlives_the_next_run(exported_onnx: Path, gray: Array) -> None:
