@@ -61,9 +61,7 @@ def test_a_contestant_that_fails_is_named(exported_onnx: Path, tmp_path: Path) -
         contestant.turn()
 
 
-def test_a_contestant_that_hangs_is_named(
-    exported_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_contestant_that_hangs_is_named(exported_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_photos(None, tmp_path / "few", 1, 48)
     make_photos(None, tmp_path / "in", 1, 48)
     monkeypatch.setattr("benchmarks.folder.LEAST_PATIENCE", 0.1)
