@@ -123,7 +123,8 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
 
     Args:
         source: the file, or its content.
-        name: whose suffix says what the content is; of a file its own name, unless given.
+        name: whose suffix says what the content is; of a file its own name, unless given. Bytes without a name
+            may be of any format that is read.
         max_pixels: larger photos are refused from their header alone.
 
     Raises:
@@ -134,6 +135,19 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
         if image.width * image.height > max_pixels:
             raise PhotoError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels")
         return _decode(image, lambda: _opened(source, name))
+
+
+def photo_of(image: Image.Image) -> Photo:
+    """The luma and transparency of an image in memory, its pixels as they lie, and nothing of its metadata.
+
+    Raises:
+        PhotoError: values that are not finite numbers.
+        OSError: the file behind an image that is not loaded yet is damaged.
+    """
+    notes: list[str] = []
+    gray, alpha = _split_alpha(image)
+    luma = _luma(gray, {}, notes)
+    return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=tuple(notes))
 
 
 def pixels_of(source: Path | bytes, name: str | None = None) -> int:
@@ -172,30 +186,32 @@ def render_size_for(photo_size: tuple[int, int], longest: int, multiple: int) ->
 @contextlib.contextmanager
 def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
     """The image of a source whose header was read; what its content makes Pillow raise becomes a PhotoError."""
-    if name is None:
-        if not isinstance(source, Path):
-            raise TypeError("a name is needed where the source is bytes")
+    if name is None and isinstance(source, Path):
         name = source.name
-    suffix = Path(name).suffix.lower()
-    if suffix not in PHOTO_FORMATS:
-        raise PhotoError(f"a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
-    expected = PHOTO_FORMATS[suffix]
+    expected = _format_of(name) if name is not None else None
     if not (source.stat().st_size if isinstance(source, Path) else source):
         raise PhotoError("the file is empty")
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
             found = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures in it
-            if found != expected:
+            if expected and found != expected:
                 raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
             yield image
     except UnidentifiedImageError as error:
-        raise PhotoError(f"not an image, or a kind of {expected} that Pillow cannot read") from error
+        raise PhotoError(f"not an image, or a kind of {expected or 'image'} that Pillow cannot read") from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
         raise PhotoError(f"{type(error).__name__}: {error}") from error
     except OSError as error:
         if error.errno is not None:
             raise  # of the disk or the network, not of the content
         raise PhotoError(f"damaged: {error}") from error
+
+
+def _format_of(name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    if suffix not in PHOTO_FORMATS:
+        raise PhotoError(f"a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
+    return PHOTO_FORMATS[suffix]
 
 
 def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image.Image]]) -> Photo:
@@ -221,12 +237,13 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     comment = image.info.get("comment")
     captions = iptc.read(image)
     gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
-    gray = gray if gray.mode in WIDE_MODES else _eight_bit_luma(gray)
+    if gray.mode not in WIDE_MODES:
+        gray = _eight_bit_luma(gray)  # a transposed plane is a third of three
     if orientation in UPRIGHT:
         gray = gray.transpose(UPRIGHT[orientation])
         alpha = alpha and alpha.transpose(UPRIGHT[orientation])
     return Photo(
-        luma=_wide_luma(np.asarray(gray), layout, notes) if gray.mode in WIDE_MODES else np.asarray(gray),
+        luma=_luma(gray, layout, notes),
         alpha=alpha,
         exif=exif,
         icc_profile=profile,
@@ -262,14 +279,20 @@ def _scale_transparent_color(image: Image.Image) -> None:
         image.info["transparency"] = key * PNG_KEY_SCALES[arguments]
 
 
-def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
-    """The ICC profile where it can describe RGB, which its header says in bytes 16 to 19."""
-    profile: bytes | None = image.info.get("icc_profile") or None
-    if profile and profile[16:20] != b"RGB ":
-        space = profile[16:20].decode("ascii", "replace").strip()
-        notes.append(f"ICC profile left out: it is for {space}, not RGB")
+def other_profile(image: Image.Image) -> str | None:
+    """What an ICC profile describes if it is anything but RGB, which its header says in bytes 16 to 19."""
+    profile: bytes = image.info.get("icc_profile") or b""
+    if not profile or profile[16:20] == b"RGB ":
         return None
-    return profile
+    return profile[16:20].decode("ascii", "replace").strip() or "no known colours"
+
+
+def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
+    """The ICC profile where it can describe RGB."""
+    if other := other_profile(image):
+        notes.append(f"ICC profile left out: it is for {other}, not RGB")
+        return None
+    return image.info.get("icc_profile") or None
 
 
 def _resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | None:
@@ -333,6 +356,12 @@ def _split_wide(
     if cut:
         notes.append("transparency read with 8 of its 16 bits")
     return luma, alpha
+
+
+def _luma(image: Image.Image, layout: dict[int, Any], notes: list[str]) -> Luma:
+    """Rec.601 luma of any mode; arguments as of `_wide_luma`."""
+    wide = image.mode in WIDE_MODES
+    return _wide_luma(np.asarray(image), layout, notes) if wide else np.asarray(_eight_bit_luma(image))
 
 
 def _eight_bit_luma(image: Image.Image) -> Image.Image:

@@ -102,7 +102,7 @@ def write_photo(
     if raw:
         image = _raw_image(rgb, kept.alpha)
     else:
-        image = _ycbcr_image(photo, gray, rgb) if format_ == "JPEG" else _rgb_image(kept, gray, rgb)
+        image = _ycbcr_image(photo, gray, rgb) if format_ == "JPEG" else rgb_image(kept, gray, rgb)
     return _encoded(image, kept, format_, quality), tuple(notes)
 
 
@@ -186,7 +186,7 @@ def _ycbcr_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
     return Image.merge("YCbCr", [Image.fromarray(plane) for plane in (own, chroma_b, chroma_r)])
 
 
-def _rgb_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
+def rgb_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
     """The photo in colour with 8 bits a channel: RGB, or RGBA where it has transparency."""
     height, width = photo.size
     image = Image.new("RGB" if photo.alpha is None else "RGBA", (width, height))

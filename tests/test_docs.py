@@ -81,6 +81,18 @@ def test_the_readme_trains_the_packaged_model_further() -> None:
     assert (Path("run") / "checkpoints" / "last.safetensors").is_file()
 
 
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.arange(50 * 60).reshape(50, 60).astype(np.uint8)).save("gray.jpg")
+    exec(README.split("```python\n", 1)[1].split("```", 1)[0], {})
+    assert capsys.readouterr().out == "()\n"
+    for name in ("color.png", "color.jpg"):
+        with Image.open(name) as image:
+            assert (image.size, image.mode) == ((60, 50), "RGB")
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "infer/models/MODEL_CARD.md"])
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document

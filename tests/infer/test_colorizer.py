@@ -1,0 +1,128 @@
+"""Photos one by one from Python: the same pictures as a folder run makes."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from cgan.spec import UserError
+from infer.cli import main
+from infer.colorizer import Colorizer
+from infer.images import PhotoError
+from tests.conftest import exit_code
+from tests.infer.pictures import content_of, png_of
+
+
+@pytest.fixture(scope="module")
+def colorizer(exported_onnx: Path) -> Colorizer:
+    with Colorizer(exported_onnx, device="cpu") as made:
+        yield made
+
+
+@pytest.fixture
+def gray_image() -> Image.Image:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 15), np.uint8))
+    return small.resize((150, 120), Image.Resampling.BICUBIC)
+
+
+def luma_of(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L"), np.int16)
+
+
+def test_an_image_keeps_its_size_and_its_luma(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    colored = colorizer.color(gray_image)
+    assert (colored.mode, colored.size) == ("RGB", gray_image.size)
+    assert np.abs(luma_of(colored) - luma_of(gray_image)).max() <= 1
+    assert np.ptp(np.asarray(colored, np.int16), axis=2).max() > 2
+    assert gray_image.mode == "L"
+
+
+def test_both_ways_and_a_folder_run_give_the_same_picture(
+    colorizer: Colorizer, gray_image: Image.Image, exported_onnx: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.png"
+    gray_image.save(path)
+    command = ["folder", tmp_path / "in", tmp_path / "out", "--model", exported_onnx, "--device", "cpu", "--quiet"]
+    assert exit_code(main, *command) == 0
+    of_run = (tmp_path / "out" / "a.png").read_bytes()
+    assert colorizer.color_photo(path).content == of_run
+    assert colorizer.color_photo(path.read_bytes()).content == of_run
+    with Image.open(io.BytesIO(of_run)) as image:
+        assert np.array_equal(np.asarray(colorizer.color(gray_image)), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
+def test_images_of_all_modes(colorizer: Colorizer, gray_image: Image.Image, mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(gray_image).astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(gray_image, np.float32) / 255)
+    elif mode == "I":
+        image = Image.fromarray(np.asarray(gray_image).astype(np.int32) * 257)
+    else:
+        image = gray_image.convert(mode)
+    colored = colorizer.color(image)
+    assert (colored.mode, colored.size) == ("RGBA" if mode.endswith("A") else "RGB", image.size)
+    expected = luma_of(image.convert("RGB")) if mode in ("1", "CMYK") else luma_of(gray_image)
+    assert np.abs(luma_of(colored.convert("RGB")) - expected).max() <= 1
+
+
+def test_transparency_and_info_stay(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    gray_image.putalpha(Image.new("L", gray_image.size, 77))
+    rgb_profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gray_image.info = {"dpi": (300, 300), "icc_profile": rgb_profile, "transparency": 3}
+    colored = colorizer.color(gray_image)
+    assert colored.getchannel("A").getextrema() == (77, 77)
+    assert colored.info == {"dpi": (300, 300), "icc_profile": rgb_profile}
+    gray_image.info["icc_profile"] = rgb_profile[:16] + b"GRAY" + rgb_profile[20:]
+    assert colorizer.color(gray_image).info == {"dpi": (300, 300)}
+
+
+def test_a_photo_of_16_bits_keeps_them_and_notes_are_told(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    deep = np.asarray(gray_image).astype(np.uint16)[..., None] * 257 + 3
+    colored = colorizer.color_photo(png_of(deep, 0))
+    assert colored.content[24] == 16  # bits a channel, in a PNG's header
+    assert colored.notes == ()
+    assert "written with 8 bits" in str(colorizer.color_photo(png_of(deep, 0), "jpg").notes)
+
+
+def test_format_and_quality_change_the_file(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    photo = content_of(gray_image, "BMP")
+    formats = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
+    for name, found in formats.items():
+        with Image.open(io.BytesIO(colorizer.color_photo(photo, name).content)) as image:
+            assert (image.format, image.size) == (found, gray_image.size)
+    assert len(colorizer.color_photo(photo, "jpg", 30).content) < len(colorizer.color_photo(photo, "jpg").content)
+
+
+def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="empty"):
+        colorizer.color_photo(b"")
+    with pytest.raises(PhotoError, match="not an image"):
+        colorizer.color_photo(b"no photo")
+    with pytest.raises(FileNotFoundError):
+        colorizer.color_photo(tmp_path / "nothing.png")
+    with pytest.raises(UserError, match="found no such file"):
+        Colorizer("roses")
+
+
+def test_threads_share_one(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    images = [gray_image.rotate(90 * i, expand=True) for i in range(8)]
+    expected = [np.asarray(colorizer.color(image)) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(colorizer.color, images))
+    assert all(np.array_equal(np.asarray(a), b) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_packaged_model_is_the_default_and_is_closed(gray_image: Image.Image) -> None:
+    colorizer = Colorizer()
+    assert colorizer.backend.path.name == "flowers.onnx"
+    assert colorizer.color(gray_image).mode == "RGB"
+    colorizer.close()
+    with pytest.raises(RuntimeError, match="outside its context"):
+        colorizer.color(gray_image)
