@@ -3,8 +3,9 @@
     python benchmarks/ablation.py PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
 
 FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the
-report's numbers beside the measured ones. The same command again goes on where it stopped. --quick trains small
-networks on at most 300 photos: it shows that every row runs, and says nothing about which is better.
+report's numbers beside the measured ones. The same command again goes on where it stopped; other
+options are refused. --quick trains small networks on at most 300 photos: it shows that every row runs, and says nothing
+about which is better.
 """
 
 import json
@@ -29,6 +30,8 @@ from cgan.spec import UserError, atomic_path, exit_on_user_error
 
 QUICK_PHOTOS = 300
 QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")
+REQUEST_FILE = "request.json"
+"""What the runs of a folder were asked for."""
 REPORT_TEST_PHOTOS = 164
 """Held-out photos behind the report's FID."""
 
@@ -101,7 +104,8 @@ def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str
     if unknown := sorted(set(chosen) - set(GROUPS)):
         raise UserError(f"--groups: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
     scan(photos)
-    out.mkdir(parents=True, exist_ok=True)
+    extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
+    begin(out, {"quick": quick, "options": list(extra)})
     if quick:
         photos = sample(photos, out / "photos")
     rows = [row for row in report_rows() if row.group in chosen]
@@ -109,13 +113,27 @@ def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str
     for number, row in enumerate(rows, 1):
         print(f"{number}/{len(rows)} {row.title}", flush=True)
         epochs = max(1, row.epochs // 10) if quick else row.epochs
-        extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
         if problem := train(row, photos, out / "runs" / row.name, epochs, extra):
             failures[row.name] = problem
             print(f"  failed: {problem}", flush=True)
         write_results(out, rows[:number], failures, quick)
     print((out / "ablation.md").read_text())
     sys.exit(1 if failures else 0)
+
+
+def begin(out: Path, request: dict[str, Any]) -> None:
+    """Make the folder, or go on in one of the same request: a resumed run keeps its own options, whatever is asked.
+
+    Raises:
+        UserError: it has runs of another request.
+    """
+    file = out / REQUEST_FILE
+    out.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        file.write_text(json.dumps(request, indent=2) + "\n")
+    elif (found := json.loads(file.read_text())) != request:
+        options = " ".join(["--quick"] * found["quick"] + ["--", *found["options"]])
+        raise UserError(f"--out {out}: found runs of other options ({options}); give those, or choose another folder")
 
 
 def sample(photos: Path, folder: Path) -> Path:

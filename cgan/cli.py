@@ -1,6 +1,7 @@
 """The command cgan-train. Nothing heavy is imported before the options are known to be right."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from cgan.config import (
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
+
+FEW_PHOTOS = 10
+"""With fewer held out, their figures are noted to say little."""
 
 DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 
@@ -102,7 +107,9 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
     type=click.Path(path_type=Path),
     help="Inception v3 state dict for FID and KID; default: the one in torch's hub cache.",
 )
-@click.option("--resume", is_flag=True, help="Go on after the last finished epoch of the run in --out.")
+@click.option(
+    "--resume", is_flag=True, help="Go on after the last finished epoch of the run in --out, with its options."
+)
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and touch nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, only warnings and errors.")
 @click.version_option(package_name="cgan")
@@ -121,26 +128,41 @@ def command(
     The word flowers102 in place of a folder is the data set of that name, which torchvision downloads. Under torchrun
     all processes train one model together.
     """
-    config = TrainConfig(**options)
-    if inception_weights and not config.fid:
-        raise UserError(f"--inception-weights {inception_weights}: it has no effect with --no-fid; drop one")
+    if not resume:
+        TrainConfig(**options)  # what is wrong with them is said before anything slow is imported
     try:
         import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
         import tensorboard  # noqa: F401
 
-        from cgan import distributed, metrics, state
+        from cgan import distributed, metrics, run_folder, state
     except ModuleNotFoundError as error:
         raise UserError(
             f"training needs the package {error.name}; install it with pip install 'cgan[train]'"
         ) from error
+    if resume:
+        options = run_folder.RunFolder(out).config() | _given(options)
+    config = TrainConfig(**options)
+    if inception_weights and not config.fid:
+        raise UserError(f"--inception-weights {inception_weights}: it has no effect with --no-fid; drop one")
     config, start = state.begin_with(state.resolve(config), init)
     features = metrics.load_inception(inception_weights) if config.fid else None
     try:
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
             _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with --resume --out {out}", file=sys.stderr)
+        print(
+            f"interrupted; go on with cgan-train {shlex.quote(data)} --out {shlex.quote(str(out))} --resume",
+            file=sys.stderr,
+        )
         sys.exit(130)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those options that the command line names."""
+    context = click.get_current_context()
+    return {
+        name: value for name, value in options.items() if context.get_parameter_source(name) != ParameterSource.DEFAULT
+    }
 
 
 def _train(
@@ -181,6 +203,10 @@ def _train(
         f"{len(run.split.train)} photos train, {len(run.split.test)} are held out; {config.device}, {config.precision}"
         + (f", {world.size} processes" if world.size > 1 else "")
     )
+    if len(run.split.test) < FEW_PHOTOS:
+        progress.say(
+            f"note: {len(run.split.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
+        )
     progress.epoch = len(run.history)
     training.fit(run, features, progress.step, progress.epoch_done)
     progress.say(f"done: {out} holds {len(run.history)} epochs")

@@ -58,6 +58,18 @@ class RunFolder:
                 f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
             )
 
+    def config(self) -> dict[str, Any]:
+        """The run's configuration; options that did not exist when it began have their defaults.
+
+        Raises:
+            UserError: there is none, or it is not one.
+        """
+        config = self._read("config.json")
+        defaults = TrainConfig().to_json()
+        if not isinstance(config, dict) or not config.keys() <= defaults.keys():
+            raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
+        return {**defaults, **config}
+
     def create(self, records: Mapping[str, Any]) -> None:
         """Begin a run; `records` are file names and their JSON values, config.json last.
 
@@ -74,12 +86,12 @@ class RunFolder:
         Raises:
             UserError: no run here, or one of other options or photos.
         """
-        config = self._config()
+        config = self.config()
         new = records["config.json"]
         changed = {key: (config[key], new[key]) for key in new if key not in MAY_CHANGE and config[key] != new[key]}
         if changed:
             diff = ", ".join(f"{key} was {old} and is {now}" for key, (old, now) in changed.items())
-            raise UserError(f"--resume: {diff}; give the run's own options (only --epochs may change) or another --out")
+            raise UserError(f"--resume: {diff}; leave that out (only --epochs may change) or use another --out")
         if self._read("split.json") != records["split.json"]:
             raise UserError(
                 "--resume: the photos are not those that the run began with; restore them or use another --out"
@@ -91,7 +103,7 @@ class RunFolder:
         Raises:
             UserError: it has more already, or its learning rate has begun to fall towards another end.
         """
-        done, old = len(history), self._config()["epochs"]
+        done, old = len(history), self.config()["epochs"]
         if config.epochs < done:
             raise UserError(f"--epochs {config.epochs}: the run has {done} already; give at least {done}")
         if config.epochs != old and done > min(config.epochs, old) - config.decay_epochs:
@@ -154,14 +166,6 @@ class RunFolder:
             for name, values in records.items():
                 with atomic_path(self.path / name) as path:
                     path.write_text(json.dumps(values, indent=2) + "\n")
-
-    def _config(self) -> dict[str, Any]:
-        """The run's configuration; options that did not exist when it began have their defaults."""
-        config = self._read("config.json")
-        defaults = TrainConfig().to_json()
-        if not isinstance(config, dict) or not config.keys() <= defaults.keys():
-            raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
-        return {**defaults, **config}
 
     def _read(self, name: str) -> Any:
         try:

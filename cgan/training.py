@@ -62,7 +62,8 @@ def setup(
         start: the generator to begin with (see `cgan.state.begin_with`); random weights when None.
 
     Raises:
-        UserError: too few photos, another run in the folder, or a resumed run of other options or photos.
+        UserError: too few photos, another run in the folder, or a resumed run of other options or photos, or
+            without the --init that it has to begin with again.
         GateError: the folder cannot be written.
     """
     world = world or World()
@@ -93,6 +94,10 @@ def setup(
     if progress:
         run.history, run.steps = progress["history"], progress["steps"]
         run.scaler.load_state_dict(progress["scaler"])
+    elif config.init_sha256 and start is None:
+        raise UserError(
+            "--resume: found no finished epoch, so the run begins anew, and it began with --init; give the same --init"
+        )
     run.folder.check_epochs(config, run.history)
     world.wait()  # all have read before one writes
     if world.main:

@@ -77,6 +77,9 @@ def test_a_row_is_trained_once_and_lands_in_table_and_chart(
     assert "| no GAN, rgb, L1 only | 3 |  | 87.99 |" in first.stdout
     assert "FID and KID were not measured." in (tmp_path / "out" / "ablation.md").read_text()
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 1000
+    refused = run_quickly(photo_folder, tmp_path / "out", (*quick_options, "--seed", "7"))
+    assert refused.returncode == 2
+    assert "found runs of other options (--quick -- --width" in refused.stderr
     checkpoint = tmp_path / "out" / "runs" / "l1-only" / "checkpoints" / "last.safetensors"
     written = checkpoint.stat().st_mtime_ns
     second = run_quickly(photo_folder, tmp_path / "out", quick_options)

@@ -70,7 +70,7 @@ def test_a_resumed_run_goes_on_from_its_own_weights(train: Train, tmp_path: Path
     assert begun[-1]["generator"] not in (begun[0]["generator"], begun[1]["generator"])
     whole, parts = (load_generator(tmp_path / name)[1] for name in ("whole", "parts"))
     assert whole.weights_sha256 == parts.weights_sha256
-    refused = train("parts", "--epochs", 3, "--resume")
+    refused = train("parts", "--init", tmp_path / "whole", "--epochs", 3, "--resume")
     assert refused.code == 2
     assert "init_sha256 was" in refused.err
 

@@ -59,7 +59,38 @@ def test_resume_goes_on_after_the_last_epoch(train: Train, tmp_path: Path) -> No
     assert json.loads((parts / "config.json").read_text())["epochs"] == 3
 
 
-def test_interrupted_training_says_how_to_go_on(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_needs_no_option_again(train: Train, invoke: Train, photo_folder: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = ("--color-space", "ycbcr", "--flip", "--lr", 0.001, "--no-fid")
+    assert train("--epochs", 3, *options, out=whole).code == 0
+    assert train("--epochs", 1, *options, out=parts).code == 0
+    assert invoke(main, photo_folder, "--out", parts, "--resume", "--epochs", 3, "--quiet") == (0, "", "")
+    assert weights(whole) == weights(parts)
+    assert json.loads((whole / "config.json").read_text()) == json.loads((parts / "config.json").read_text())
+    before = contents(parts)
+    assert invoke(main, photo_folder, "--out", parts, "--resume", "--quiet").code == 0  # all epochs are there
+    assert epochs(parts) == [1, 2, 3]
+    assert contents(parts).keys() == before.keys()
+
+
+def test_a_run_that_began_with_a_model_begins_with_it_again(
+    train: Train, invoke: Train, run: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "further"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", after_epochs(0, training.train_epoch))
+        assert train("--init", run, out=out).code == 130
+    resume = (photo_folder, "--out", out, "--resume", "--quiet")
+    assert "give the same --init" in invoke(main, *resume).error(2)
+    assert invoke(main, *resume, "--init", run).code == 0
+    assert train("--init", run, out=tmp_path / "whole").code == 0
+    assert weights(out) == weights(tmp_path / "whole")
+    assert invoke(main, *resume, "--epochs", 2).code == 0  # an epoch is there, and --init is no longer needed
+
+
+def test_interrupted_training_says_how_to_go_on(
+    train: Train, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
     real = training.train_epoch
 
@@ -72,7 +103,7 @@ def test_interrupted_training_says_how_to_go_on(train: Train, tmp_path: Path, mo
         patch.setattr(training, "train_epoch", interrupt)
         result = train("--epochs", 2)
     assert (result.code, result.out) == (130, "")
-    assert result.err == f"interrupted; go on with --resume --out {run}\n"
+    assert result.err == f"interrupted; go on with cgan-train {photo_folder} --out {run} --resume\n"
     assert epochs(run) == [1]
     assert train("--epochs", 2, "--resume").code == 0
     assert train("--epochs", 2, out=tmp_path / "whole").code == 0
