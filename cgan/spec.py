@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -342,6 +343,21 @@ def check_replaceable(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written at `path`, before anything slow begins.
+
+    Raises:
+        UserError: it cannot.
+        GateError: the disk is full or broken.
+    """
+    try:
+        check_replaceable(path)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:

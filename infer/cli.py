@@ -98,14 +98,16 @@ def folder(
     what was done: the same command again does only what is missing, and what another model, other options or a changed
     photo ask for. Exit code 1 means that some files failed; OUTPUT/report.json names each with the reason.
     """
-    if dry_run and (watch or given["check_parity"]):
-        other = "--watch" if watch else "--check-parity"
+    others = {"--watch": watch, "--check-parity": given["check_parity"], "--report": given["report"]}
+    if dry_run and (other := next((option for option, value in others.items() if value), None)):
         raise UserError(f"--dry-run: no effect beside {other}; leave one out")
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy's products: the workers share out the cores already
     from infer.console import Console
-    from infer.folder import FolderRequest, run_folder, show_plan
+    from infer.dry_run import show_plan
+    from infer.folder import run_folder
     from infer.images import MAX_PIXELS
+    from infer.request import FolderRequest
     from infer.run import FolderOptions
 
     options = FolderOptions(

@@ -14,7 +14,8 @@ from typing import Self
 from PIL import Image
 
 from infer.backends import open_model
-from infer.images import WRITE_FORMATS, Floats, Photo, decode, model_input, other_profile, photo_of
+from infer.images import WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
+from infer.metadata import other_profile
 from infer.packaged import model_path
 from infer.render import rgb_image, write_photo
 

@@ -52,11 +52,13 @@ class Console:
 
     Args:
         quiet: say only what went wrong.
-        log_json: write an object a line to standard output instead of progress.
+        log_json: write an object a line to standard output instead of progress; with `quiet` none for what goes as it
+            should, but for the beginning and the end.
     """
 
     def __init__(self, quiet: bool = False, log_json: bool = False) -> None:
         self.quiet = quiet or log_json
+        self._terse = quiet
         self.log_json = log_json
         self._progress: Progress | None = None
         self._total = 0
@@ -68,7 +70,8 @@ class Console:
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
         """One more file was settled."""
-        self.log("file", name=event.job.name, output=event.job.output, state=event.state, reason=event.reason)
+        routine = event.state != "failed"
+        self.log("file", routine, name=event.job.name, output=event.job.output, state=event.state, reason=event.reason)
         if self._progress:
             line = f"{outcome.settled}/{self._total}  {counts(outcome)}"
             found = {"done": outcome.done, "skipped": outcome.skipped, "failed": len(outcome.failed)}
@@ -84,15 +87,19 @@ class Console:
         if not self.quiet:
             say(text)
 
-    def warn(self, text: str) -> None:
-        """What has to be known in any case."""
-        self.log("warning", text=text)
+    def fail(self, text: str) -> None:
+        """What went wrong with a file, of which machines have an event."""
         if not self.log_json:
             say(text)
 
-    def log(self, event: str, **values: Any) -> None:
-        """An object for machines."""
-        if self.log_json:
+    def warn(self, text: str) -> None:
+        """What has to be known in any case."""
+        self.log("warning", text=text)
+        self.fail(text)
+
+    def log(self, event: str, routine: bool = False, **values: Any) -> None:
+        """An object for machines; `routine` ones are left out with `quiet`."""
+        if self.log_json and not (routine and self._terse):
             _print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), sys.stdout)
 
 

@@ -1,26 +1,34 @@
 """A folder run from end to end: plan, journal, model, pipeline, report; once, or again and again while files arrive."""
 
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import GateError, UserError, cannot_write, file_sha256, json_sha256, replaces_nothing_else
-from infer.backends import open_model
+from cgan.spec import GateError, UserError, check_writable, replaces_nothing_else
 from infer.backends.base import Backend, available_cores
 from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
-from infer.jobs import Plan, check, check_folders, identity_of, make_plan
-from infer.journal import Journal, JournalError, journal_path
+from infer.jobs import Plan, check_folders, identity_of
+from infer.journal import Journal, journal_path
 from infer.pipeline import Pipeline
 from infer.report import REPORT_KEYS, REPORT_NAME, report, write_report
+from infer.request import (
+    FolderRequest,
+    check_options,
+    model_digest,
+    opened_journal,
+    opened_model,
+    plan_of,
+    recipe_of,
+    unwritable,
+    work_folder,
+)
 from infer.run import FolderOptions, Outcome
-from infer.storage import WORK_FOLDER, Entry, LocalFile, LocalFolder, Storage, open_source, open_storage
+from infer.storage import Entry, LocalFile, LocalFolder, Storage, open_source, open_storage
 
 CHECKED_PHOTOS = 64
 """Photos of INPUT, drawn at random, on which --check-parity compares."""
@@ -30,28 +38,6 @@ WATCH_SECONDS = 2.0
 
 WATCH_SHARE = 10
 """The pause is at least so many times as long as a search took."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderRequest:
-    """What `cgan-infer folder` was asked for."""
-
-    source: str
-    """Folder or fsspec URL."""
-    target: str
-    model: Path
-    backend: str = "auto"
-    provider: str | None = None
-    device: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    format: str = "same"
-    report: Path | None = None
-    watch: bool = False
-    check_parity: Path | None = None
-    """Run that the model has to equal on photos of INPUT before anything is written."""
-    options: FolderOptions
-    """With batch size, workers and streams still to be chosen."""
 
 
 def run_folder(request: FolderRequest, console: Console) -> int:
@@ -68,54 +54,19 @@ def run_folder(request: FolderRequest, console: Console) -> int:
             raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
         cores = available_cores()
         workers = request.workers or cores
-        path = journal_path(target.identity, _work_folder(target))
-        first = None if path.exists() or request.watch else _make_plan(request, source, target)
-        with _open_model(request, max(1, cores // workers)) as backend:
-            _check_options(request, backend)
+        path = journal_path(target.identity, work_folder(target))
+        first = None if path.exists() or request.watch else plan_of(request, source, target)
+        with opened_model(request, max(1, cores // workers)) as backend:
+            check_options(request, backend)
             if request.check_parity:
-                plan = first or _make_plan(request, source, target)
+                plan = first or plan_of(request, source, target)
                 _check_parity(request.check_parity, request.device, plan, source, backend, console)
-            with closing(_open_journal(path, target)) as journal:
+            with closing(opened_journal(path, target)) as journal:
                 run = _Run(request, source, target, backend, journal, workers, console, stop)
                 outcome = run.watch() if request.watch else run.once(first)
     if stop.event.is_set():
         return stop.exit_code
     return 1 if outcome.failed or outcome.stopped else 0
-
-
-def show_plan(request: FolderRequest, console: Console) -> int:
-    """Say what a run would do with each file, and write nothing; the command's exit code.
-
-    Raises:
-        UserError: the request cannot be met.
-    """
-    source, target = open_source(request.source), open_storage(request.target)
-    check_folders(source, target)
-    verdicts = {"do": 0, "skip": 0, "fail": 0}
-    with tempfile.TemporaryDirectory() as folder:
-        path = journal_path(target.identity, _work_folder(target))
-        journal = _open_journal(_copied(path, Path(folder)), target, path)
-        with closing(journal), _open_model(request, 0) as backend:
-            _check_options(request, backend)
-            recipe = _recipe(backend, request.options)
-            plan = _make_plan(request, source, target, journal)
-            for job in plan.jobs:
-                row = journal.find(job.output)
-                try:
-                    checksum = source.checksum(job.name) if request.options.checksum else ""
-                    there = target.status(job.output)
-                except OSError as error:
-                    verdict, reason = "fail", f"{type(error).__name__}: {error}"
-                else:
-                    same = row is not None and row.is_of(job.identity, checksum)
-                    verdict, reason = check(job, row, there, same, recipe, source.identity, request.options.overwrite)
-                verdicts[verdict] += 1
-                console.log("plan", name=job.name, output=job.output, verdict=verdict, reason=reason)
-                console.note(f"{verdict:<4} {job.name} -> {job.output}{reason and f'  ({reason})'}")
-    for name, problem in (plan.passed_over | plan.unreadable).items():
-        console.note(f"pass {name}  ({problem})")
-    console.note(f"to do {verdicts['do']}, to skip {verdicts['skip']}, would fail {verdicts['fail']}; nothing written")
-    return 1 if verdicts["fail"] or plan.unreadable else 0
 
 
 class _Run:
@@ -138,7 +89,7 @@ class _Run:
         self.workers = workers
         self.console = console
         self.stop = stop
-        self.recipe = _recipe(backend, request.options)
+        self.recipe = recipe_of(backend, request.options)
         self.report = request.report or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
         """None where it goes to a store."""
         self.noted: str | None = None
@@ -197,7 +148,7 @@ class _Run:
         return True
 
     def _plan(self, choose: Any = None) -> Plan:
-        return _make_plan(self.request, self.source, self.target, self.journal, choose)
+        return plan_of(self.request, self.source, self.target, self.journal, choose)
 
     def _options(self, photos: int | None) -> FolderOptions:
         """The options with what the machine and the model suggest where nothing was asked for."""
@@ -224,7 +175,7 @@ class _Run:
                 self.stop.event,
             ).color(plan.jobs)
         except OSError as error:
-            raise _unwritable(self.target, error) from error
+            raise unwritable(self.target, error) from error
         finally:
             self.console.end()
         outcome.failed.update(plan.unreadable)
@@ -282,92 +233,7 @@ class _Run:
                 f"{self.report}: found something that is no report of a run, expected none or one; move it away, or "
                 "name another with --report"
             )
-        try:
-            with tempfile.TemporaryFile(dir=self.report.parent):
-                pass
-        except OSError as error:
-            raise cannot_write(self.report.parent, error) from error
-
-
-def _work_folder(target: Storage) -> Path | None:
-    return target.path / WORK_FOLDER if isinstance(target, LocalFolder) else None
-
-
-def _open_model(request: FolderRequest, threads: int) -> Backend:
-    return open_model(request.model, request.device, threads, backend=request.backend, provider=request.provider)
-
-
-def _make_plan(
-    request: FolderRequest, source: Storage, target: Storage, journal: Journal | None = None, choose: Any = None
-) -> Plan:
-    try:
-        known = list(journal.outputs()) if journal else []
-        return make_plan(source, target, request.format, known, choose)
-    except JournalError as error:
-        raise _unwritable(target, error) from error
-    except OSError as error:
-        raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
-
-
-def _open_journal(path: Path | None, target: Storage, shown: Path | None = None) -> Journal:
-    try:
-        return Journal(path, shown)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def _unwritable(target: Storage, error: OSError) -> UserError:
-    if isinstance(error, JournalError):
-        return UserError(f"{error}; make room or permission there, or choose another OUTPUT")
-    return cannot_write(str(target), error)
-
-
-def _copied(journal: Path, folder: Path) -> Path | None:
-    """A copy of a journal that can be looked at, None where there is none."""
-    if not journal.exists():
-        return None
-    for path in (journal, journal.with_name(journal.name + "-wal")):
-        if path.exists():
-            shutil.copyfile(path, folder / path.name)
-    return folder / journal.name
-
-
-def _recipe(backend: Backend, options: FolderOptions) -> str:
-    """Digest of everything that changes the picture: the model and the options."""
-    arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}
-    return json_sha256({"model": model_digest(backend), **options.recipe(), **arithmetic})
-
-
-def model_digest(backend: Backend) -> str:
-    """What tells a model from others: of a file its bytes, of a run its weights."""
-    if backend.sidecar:
-        return backend.sidecar.file_sha256
-    return file_sha256(backend.path) if backend.path.is_file() else backend.spec.weights_sha256
-
-
-def _check_options(request: FolderRequest, backend: Backend) -> None:
-    """Refuse sizes that the model does not take."""
-    asked, longest, (_, most) = request.batch_size, request.options.render_longest, backend.batch_range
-    if asked and most is not None and asked > most:
-        raise UserError(
-            f"--batch-size: found {asked}, expected at most {most}, which {backend.path.name} was built for; choose "
-            "less or build it again"
-        )
-    if longest is None:
-        return
-    multiple = backend.spec.size_multiple
-    if backend.fixed_size:
-        raise UserError(
-            f"--render-size: {backend.path.name} takes {backend.fixed_size[0]} x {backend.fixed_size[1]} pixels alone; "
-            "export it with --dynamic-size, or leave the option out"
-        )
-    if longest % multiple:
-        raise UserError(f"--render-size: found {longest}, expected a multiple of {multiple}")
-    if longest < backend.least_side:
-        raise UserError(f"--render-size: found {longest}, expected at least {backend.least_side}")
-    if backend.size_range and not backend.size_range[0] <= longest <= backend.size_range[1]:
-        least, most = backend.size_range
-        raise UserError(f"--render-size: found {longest}, expected {least} to {most}, which the engine was built for")
+        check_writable(self.report)
 
 
 def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:

@@ -2,8 +2,6 @@
 
 import contextlib
 import io
-import math
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cgan.spec import PHOTO_FORMATS
-from infer import iptc, wide_color
+from infer import iptc, metadata, wide_color
 
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
@@ -39,21 +37,6 @@ means over whole pixels: at 1,024 pixels four times as fast, and half a level fr
 SAMPLE_FORMAT, UNSIGNED = 339, 1
 """TIFF tag, and its value for unsigned integers."""
 
-TIFF_DESCRIPTIVE_TAGS = frozenset(
-    {
-        ExifTags.Base.ImageDescription,
-        ExifTags.Base.Make,
-        ExifTags.Base.Model,
-        ExifTags.Base.Software,
-        ExifTags.Base.DateTime,
-        ExifTags.Base.Artist,
-        ExifTags.Base.Copyright,
-        ExifTags.Base.ExifOffset,
-        ExifTags.Base.GPSInfo,
-    }
-)
-"""Of a TIFF's tags, those that describe the photo; the others lay out the file."""
-
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,17 +47,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """How a photo of each EXIF orientation is turned upright; 1 is upright (Exif 2.32, section 4.6.4)."""
-
-MAX_DPI = 1e6
-"""No photo's resolution is higher; formats hold it in fields that a higher one does not fit."""
-
-XMP_ORIENTATION = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
-
-EMPTY_EXIF = b"Exif\0\0II*\0\x08\0\0\0" + bytes(6)
-"""A block with no tags in it: its name, the header of a TIFF and a directory of nothing."""
-
-EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
-"""How a JPEG's segment begins that continues its XMP."""
 
 PNG_DEEP = frozenset({("I;16B",), ("RGB;16B",), ("LA;16B",), ("RGBA;16B",)})
 """What Pillow tells its decoder of a PNG of 16 bits a channel."""
@@ -132,8 +104,7 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
         OSError: the file itself cannot be read.
     """
     with _opened(source, name) as image:
-        if image.width * image.height > max_pixels:
-            raise PhotoError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels")
+        _checked(image, max_pixels)
         return _decode(image, lambda: _opened(source, name))
 
 
@@ -150,10 +121,15 @@ def photo_of(image: Image.Image) -> Photo:
     return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=tuple(notes))
 
 
-def pixels_of(source: Path | bytes, name: str | None = None) -> int:
+def pixels_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> int:
     """Width times height from the header, with nothing decoded. Arguments and errors are those of `decode`."""
     with _opened(source, name) as image:
-        return image.width * image.height
+        return _checked(image, max_pixels)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a photo failed, as reports tell it."""
+    return str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
 
 
 def model_input(photo: Photo, height: int, width: int) -> Floats:
@@ -207,6 +183,12 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
         raise PhotoError(f"damaged: {error}") from error
 
 
+def _checked(image: Image.Image, max_pixels: int) -> int:
+    if (pixels := image.width * image.height) > max_pixels:
+        raise PhotoError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels")
+    return pixels
+
+
 def _format_of(name: str) -> str:
     suffix = Path(name).suffix.lower()
     if suffix not in PHOTO_FORMATS:
@@ -231,9 +213,9 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     image.load()
     if bits > 8 and image.mode not in WIDE_MODES and not wide:
         notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
-    exif, xmp, orientation = _metadata(image, notes)
-    profile = _profile(image, notes)
-    dpi = _resolution(image, notes)
+    exif, xmp, orientation = metadata.exif_and_xmp(image, notes)
+    profile = metadata.rgb_profile(image, notes)
+    dpi = metadata.resolution(image, notes)
     comment = image.info.get("comment")
     captions = iptc.read(image)
     gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
@@ -277,53 +259,6 @@ def _scale_transparent_color(image: Image.Image) -> None:
     key, arguments = image.info.get("transparency"), _tile_arguments(image)
     if isinstance(key, int) and arguments in PNG_KEY_SCALES:
         image.info["transparency"] = key * PNG_KEY_SCALES[arguments]
-
-
-def other_profile(image: Image.Image) -> str | None:
-    """What an ICC profile describes if it is anything but RGB, which its header says in bytes 16 to 19."""
-    profile: bytes = image.info.get("icc_profile") or b""
-    if not profile or profile[16:20] == b"RGB ":
-        return None
-    return profile[16:20].decode("ascii", "replace").strip() or "no known colours"
-
-
-def _profile(image: Image.Image, notes: list[str]) -> bytes | None:
-    """The ICC profile where it can describe RGB."""
-    if other := other_profile(image):
-        notes.append(f"ICC profile left out: it is for {other}, not RGB")
-        return None
-    return image.info.get("icc_profile") or None
-
-
-def _resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | None:
-    """Dots per inch across and down, where they are known and some that a file can hold."""
-    if not (given := image.info.get("dpi")):
-        return None
-    across, down = float(given[0]), float(given[1])
-    if not all(math.isfinite(dpi) and dpi <= MAX_DPI for dpi in (across, down)):
-        notes.append(f"resolution left out: {across:g} x {down:g} dots per inch")
-        return None
-    return (across, down) if min(across, down) > 0 else None
-
-
-def _metadata(image: Image.Image, notes: list[str]) -> tuple[bytes | None, bytes | None, int]:
-    """EXIF and XMP without orientation, and that; damaged EXIF is left out with a note."""
-    xmp = image.info.get("xmp")
-    kept_xmp = XMP_ORIENTATION.sub(b"", xmp) if isinstance(xmp, bytes) and xmp else None
-    if any(segment.startswith(EXTENDED_XMP) for _, segment in getattr(image, "applist", ())):
-        notes.append("XMP kept without its extension: Pillow reads only the part that fits into 64 KiB")
-    try:
-        exif = image.getexif()
-        if not exif and len(image.info.get("exif", b"")) > len(EMPTY_EXIF):  # Pillow passes over what it cannot parse
-            raise ValueError("it has no tag that can be read")
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        for tag in list(exif):
-            if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in TIFF_DESCRIPTIVE_TAGS):
-                del exif[tag]
-        return exif.tobytes() if len(exif) else None, kept_xmp, orientation
-    except Exception as error:  # Pillow's parser raises whatever the damage leads to
-        notes.append(f"EXIF and orientation left out: damaged ({error})")
-        return None, kept_xmp, 1
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

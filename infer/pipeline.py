@@ -20,7 +20,7 @@ import numpy as np
 
 from infer.backends.base import Backend, OutOfMemory
 from infer.dispatch import IO_THREADS, Dispatcher, Ended
-from infer.images import Photo, PhotoError, decode, model_input, pixels_of, render_size_for
+from infer.images import Photo, decode, model_input, pixels_of, reason_of, render_size_for
 from infer.jobs import Job, check
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.render import write_photo
@@ -145,16 +145,11 @@ class Pipeline:
         if self._stopping():
             self.fetched.clear()  # nothing of them is seen yet, and the journal forgets that they were begun
             return
-        share = 1 if self.source.waits else GROUP
-        group: list[Item] = []
-        # What was fetched from a store is in memory.
-        while self.fetching + len(self.fetched) < 2 * IO_THREADS * share and (job := self._next(waiting)):
-            self.fetching += 1
-            group.append(Item(job))
-            if len(group) == share:
-                self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
-                group = []
-        if group:
+        share = 1 if self.source.waits else GROUP  # what was fetched from a store is in memory
+        room = 2 * IO_THREADS * share - self.fetching - len(self.fetched)
+        begun = [Item(job) for job in islice(iter(lambda: self._next(waiting), None), max(0, room))]
+        self.fetching += len(begun)
+        for group in groups(begun, share):
             self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
 
     def _next(self, waiting: Iterator[Job]) -> Job | None:
@@ -257,7 +252,7 @@ class Pipeline:
 
     def _fetch(self, item: Item) -> None:
         item.content = self.source.fetch(item.job.name)
-        item.pixels = pixels_of(item.content, item.job.name)
+        item.pixels = pixels_of(item.content, item.job.name, self.options.max_pixels)
 
     def _decode(self, item: Item) -> None:
         assert isinstance(item.content, Path | bytes)
@@ -358,7 +353,7 @@ class Pipeline:
             self.pixels -= item.pixels
 
     def _fail(self, job: Job, error: Exception) -> None:
-        reason = str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         elif self._noted(self.journal.settle, job.output, FAILED, reason=reason):

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from cgan.spec import (
     atomic_path,
     cache_folder,
     cannot_write,
-    check_replaceable,
+    check_writable,
     replaces_nothing_else,
 )
 from infer.cli_options import backend_option, device_option, provider_option
@@ -184,12 +183,7 @@ def _check_targets(json_file: Path | None, html: Path | None = None) -> None:
     ):
         if path is None:
             continue
-        try:
-            check_replaceable(path)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        check_writable(path)
         if not ours(path):
             raise UserError(
                 f"{option} {path}: found something that this command did not write, expected nothing or an earlier "

@@ -218,7 +218,7 @@ def tinted(monkeypatch: pytest.MonkeyPatch) -> Tinted:
         backend.opened = arguments, options
         return backend
 
-    monkeypatch.setattr("infer.folder.open_model", open_model)
+    monkeypatch.setattr("infer.request.open_model", open_model)
     return backend
 
 

@@ -49,6 +49,18 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert capsys.readouterr() == ("", "")
 
 
+def test_quiet_leaves_out_what_goes_well_for_machines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet, expected in ((False, ["begin", "file", "file", "warning"]), (True, ["begin", "file", "warning"])):
+        shown = Console(quiet, log_json=True)
+        shown.log("begin")
+        for state in ("done", "failed"):
+            shown.update(Event(Job("a.png", "a.png", "PNG", "1:1"), state), Outcome())
+        shown.warn("disk")
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["event"] for line in out.splitlines()] == expected
+        assert err == ""
+
+
 def test_counts() -> None:
     assert counts(Outcome(done=1, skipped=2, failed={"a": "x"})) == "done 1  skipped 2  failed 1"
 

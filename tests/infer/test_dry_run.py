@@ -105,8 +105,24 @@ def test_a_journal_of_another_kind_is_named_by_its_own_path(photos: Path, tmp_pa
     assert str(path) in color(photos, tmp_path / "out", "--dry-run").result.error(2)
 
 
-def test_quiet_leaves_the_exit_code(photos: Path, tmp_path: Path, color: Color) -> None:
+def test_what_the_header_tells_against_a_photo_is_foreseen(photos: Path, tmp_path: Path, color: Color) -> None:
+    (photos / "empty.png").touch()
+    (photos / "text.jpg").write_text("no photo")
+    Image.new("L", (200, 50)).save(photos / "large.png")
+    ran = color(photos, tmp_path / "out", "--dry-run", "--log-json", "--max-pixels", 5000)
+    assert ran.code == 1
+    reasons = {event["name"]: event["reason"] for event in ran.events if event["verdict"] == "fail"}
+    assert reasons.keys() == {"empty.png", "large.png", "text.jpg"}
+    assert reasons["large.png"] == "200 x 50 pixels, the limit is 5000; raise --max-pixels"
+    assert color(photos, tmp_path / "out", "--max-pixels", 5000).report["failures"] == reasons
+
+
+def test_quiet_tells_only_of_failures(photos: Path, tmp_path: Path, color: Color) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "001.png").write_bytes(b"mine")
     ran = color(photos, tmp_path / "out", "--dry-run", "--quiet")
-    assert (ran.code, ran.result.out, ran.err) == (1, "", "")
+    assert (ran.code, ran.result.out) == (1, "")
+    assert ran.err.startswith("fail 001.png -> 001.png  (001.png is there and no run wrote it;")
+    assert ran.err.count("\n") == 1
+    events = color(photos, tmp_path / "out", "--dry-run", "--quiet", "--log-json").events
+    assert [event["name"] for event in events] == ["001.png"]

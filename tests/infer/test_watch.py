@@ -185,7 +185,7 @@ def test_the_pause_grows_with_the_search(watch: Watch, monkeypatch: pytest.Monke
     monkeypatch.setattr(threading.Event, "wait", noted)
     watch.run(watch.source, watch.target, "--watch")
     assert pauses == [folder.WATCH_SECONDS]
-    plan = folder.make_plan
-    monkeypatch.setattr(folder, "make_plan", lambda *arguments: time.sleep(0.25) or plan(*arguments))
+    plan = folder.plan_of
+    monkeypatch.setattr(folder, "plan_of", lambda *arguments: time.sleep(0.25) or plan(*arguments))
     watch.run(watch.source, watch.target, "--watch")
     assert pauses[1] >= folder.WATCH_SHARE * 0.25 > folder.WATCH_SECONDS

@@ -1,0 +1,70 @@
+"""`cgan-infer folder --dry-run`: what a run would do with each file, as far as its header tells."""
+
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from infer.console import Console
+from infer.images import PhotoError, pixels_of, reason_of, use_own_pixel_limit
+from infer.jobs import Job, check, check_folders
+from infer.journal import Journal, journal_path
+from infer.request import FolderRequest, check_options, opened_journal, opened_model, plan_of, recipe_of, work_folder
+from infer.storage import Storage, open_source, open_storage
+
+
+def show_plan(request: FolderRequest, console: Console) -> int:
+    """Say what a run would do with each file, and write nothing; the command's exit code.
+
+    Raises:
+        UserError: the request cannot be met.
+    """
+    use_own_pixel_limit()
+    source, target = open_source(request.source), open_storage(request.target)
+    check_folders(source, target)
+    verdicts = {"do": 0, "skip": 0, "fail": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        path = journal_path(target.identity, work_folder(target))
+        journal = opened_journal(_copied(path, Path(folder)), target, path)
+        with closing(journal), opened_model(request, 0) as backend:
+            check_options(request, backend)
+            recipe = recipe_of(backend, request.options)
+            plan = plan_of(request, source, target, journal)
+            for job in plan.jobs:
+                verdict, reason = _verdict(request, job, source, target, journal, recipe)
+                verdicts[verdict] += 1
+                fails = verdict == "fail"
+                console.log("plan", not fails, name=job.name, output=job.output, verdict=verdict, reason=reason)
+                say = console.fail if fails else console.note
+                say(f"{verdict:<4} {job.name} -> {job.output}{reason and f'  ({reason})'}")
+    for name, problem in (plan.passed_over | plan.unreadable).items():
+        console.note(f"pass {name}  ({problem})")
+    console.note(f"to do {verdicts['do']}, to skip {verdicts['skip']}, would fail {verdicts['fail']}; nothing written")
+    return 1 if verdicts["fail"] or plan.unreadable else 0
+
+
+def _verdict(
+    request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, recipe: str
+) -> tuple[str, str]:
+    """ "do", "skip" or "fail", and why."""
+    row, options = journal.find(job.output), request.options
+    try:
+        checksum = source.checksum(job.name) if options.checksum else ""
+        there = target.status(job.output)
+        same = row is not None and row.is_of(job.identity, checksum)
+        verdict, reason = check(job, row, there, same, recipe, source.identity, options.overwrite)
+        if verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
+            pixels_of(source.fetch(job.name), job.name, options.max_pixels)
+    except (PhotoError, OSError) as error:
+        return "fail", reason_of(error)
+    return verdict, reason
+
+
+def _copied(journal: Path, folder: Path) -> Path | None:
+    """A copy of a journal that can be looked at, None where there is none."""
+    if not journal.exists():
+        return None
+    for path in (journal, journal.with_name(journal.name + "-wal")):
+        if path.exists():
+            shutil.copyfile(path, folder / path.name)
+    return folder / journal.name
