@@ -110,6 +110,8 @@ def checkpoint_path(source: Path) -> Path:
     path = source / "checkpoints" / GENERATOR_FILE if source.is_dir() else source
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a run folder of cgan-train or a .safetensors checkpoint")
+    if path.suffix in (".onnx", ".plan"):
+        raise UserError(f"{path}: found an exported model, expected a run folder of cgan-train or a checkpoint in one")
     return path
 
 

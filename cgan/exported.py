@@ -28,6 +28,11 @@ def load_network(source: Path) -> tuple[Generator, ModelSpec]:
         UserError: nothing there, or nothing of these.
         GateError: its weights were changed.
     """
+    if not source.exists():
+        raise UserError(
+            f"{source}: found no such file, expected a run, a checkpoint or an exported fp32 .onnx; where the one in the "
+            "package lies is printed by cgan-infer info flowers"
+        )
     return load_exported(source) if source.suffix == ".onnx" else load_generator(source)
 
 

@@ -51,9 +51,9 @@ class RunFolder:
         """
         if not self.path.exists():
             return
-        if not self.path.is_dir() or any(
-            not (entry.name in RECORDS_BEFORE_CONFIG or is_temporary(entry)) for entry in self.path.iterdir()
-        ):
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: found a file, expected a new or empty folder; use another --out")
+        if any(not (entry.name in RECORDS_BEFORE_CONFIG or is_temporary(entry)) for entry in self.path.iterdir()):
             raise UserError(
                 f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
             )

@@ -20,7 +20,8 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
     from export.onnx_model import inspect_onnx
 
     if not path.is_file():
-        raise UserError(f"{path}: found no such file, expected a model that cgan-export wrote")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: found {found}, expected a file that cgan-export wrote")
     if path.suffix.lower() not in ARTEFACTS:
         raise UserError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(ARTEFACTS)}")
     sidecar = read_sidecar(path)

@@ -219,4 +219,10 @@ def _as_journal_errors(path: Path | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise JournalError(f"{path}: the journal cannot be used ({error})") from error
+        broken = getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+        advice = (
+            "move it away; what lies in OUTPUT is then nobody's, and replaced only with --overwrite"
+            if broken
+            else "make room or permission there"
+        )
+        raise JournalError(f"{path}: the journal cannot be used ({error}); {advice}") from error

@@ -77,7 +77,7 @@ def opened_journal(path: Path | None, target: Storage, shown: Path | None = None
 def unwritable(target: Storage, error: OSError) -> UserError:
     """What to tell where OUTPUT or its journal cannot be written."""
     if isinstance(error, JournalError):
-        return UserError(f"{error}; make room or permission there, or choose another OUTPUT")
+        return UserError(f"{error}, or choose another OUTPUT")
     return cannot_write(str(target), error)
 
 

@@ -209,7 +209,7 @@ def test_a_folder_that_holds_something_is_refused(train: Train, tmp_path: Path) 
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert "use --resume or another --out" in train().error(2)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
-    assert "found files" in train(out=tmp_path / "run" / "notes.txt").error(2)
+    assert "found a file" in train(out=tmp_path / "run" / "notes.txt").error(2)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 

@@ -146,7 +146,8 @@ def test_an_onnx_file_needs_its_sidecar(
 
 
 def test_an_onnx_file_is_no_source_of_an_onnx_file(invoke: Callable[..., Any], half_onnx: Path, tmp_path: Path) -> None:
-    assert "not a safetensors checkpoint" in invoke(main, half_onnx, "--out", tmp_path / "out").error(2)
+    error = invoke(main, half_onnx, "--out", tmp_path / "out").error(2)
+    assert "found an exported model, expected a run folder" in error
 
 
 def test_tensorrt_that_is_not_installed_is_one_line(

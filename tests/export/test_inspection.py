@@ -130,7 +130,7 @@ def test_a_plan_without_a_sidecar_is_refused(invoke: Callable[..., Any], plan: P
 def test_other_files_are_refused(invoke: Callable[..., Any], copied: Path, trained_run: Path) -> None:
     folder = copied.parent
     assert "found no such file" in invoke(main, "--inspect", folder / "none.onnx").error(2)
-    assert "found no such file" in invoke(main, "--inspect", folder).error(2)
+    assert "found a folder, expected a file" in invoke(main, "--inspect", folder).error(2)
     checkpoint = trained_run / "checkpoints" / "last.safetensors"
     assert "found a .safetensors file, expected one of .onnx, .plan" in invoke(main, "--inspect", checkpoint).error(2)
     (folder / "nameless").write_bytes(b"")

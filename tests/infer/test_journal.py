@@ -137,7 +137,7 @@ def test_a_journal_of_another_version_is_refused(path: Path, pragma: str) -> Non
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"my notes" * 1000)
-    with pytest.raises(JournalError, match="the journal cannot be used"):
+    with pytest.raises(JournalError, match=r"cannot be used \(file is not a database\); move it away"):
         Journal(path)
     assert path.read_bytes() == b"my notes" * 1000
 
@@ -152,7 +152,7 @@ def test_errors_of_the_database_are_journal_errors(path: Path) -> None:
     journal = Journal(path)
     journal._database.execute("PRAGMA max_page_count = 5")  # a full disk
     rows = ((f"{number:0900d}.png", ROW) for number in range(100))
-    with pytest.raises(JournalError, match="full"):
+    with pytest.raises(JournalError, match=r"full\); make room"):
         journal.begin(rows)
     journal.close()
     for use in (lambda: journal.find("a"), journal.commit, lambda: list(journal.outputs())):
