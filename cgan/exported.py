@@ -30,8 +30,8 @@ def load_network(source: Path) -> tuple[Generator, ModelSpec]:
     """
     if not source.exists():
         raise UserError(
-            f"{source}: found no such file, expected a run, a checkpoint or an exported fp32 .onnx; where the one in the "
-            "package lies is printed by cgan-infer info flowers"
+            f"{source}: found no such file, expected a run, a checkpoint or an exported fp32 .onnx; cgan-infer info "
+            "flowers prints where the one in the package lies"
         )
     return load_exported(source) if source.suffix == ".onnx" else load_generator(source)
 

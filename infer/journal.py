@@ -221,8 +221,6 @@ def _as_journal_errors(path: Path | None) -> Iterator[None]:
     except sqlite3.Error as error:
         broken = getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT")
         advice = (
-            "move it away; what lies in OUTPUT is then nobody's, and replaced only with --overwrite"
-            if broken
-            else "make room or permission there"
+            "move it away, after which no run knows the files in OUTPUT" if broken else "make room or permission there"
         )
         raise JournalError(f"{path}: the journal cannot be used ({error}); {advice}") from error

@@ -108,4 +108,5 @@ def test_what_is_no_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
         result = train("run", "--init", tmp_path / source)
         assert (result.code, result.err.count("\n")) == (2, 1)
         assert source in result.err
+        assert ("cgan-infer info flowers prints where" in result.err) == (source == "nowhere")
         assert not (tmp_path / "run").exists()
