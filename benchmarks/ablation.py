@@ -105,7 +105,7 @@ def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str
         raise UserError(f"--groups: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
     scan(photos)
     extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
-    begin(out, {"quick": quick, "options": list(extra)})
+    begin(out, {"photos": str(photos.resolve()), "quick": quick, "fid": fid, "options": list(train_options)})
     if quick:
         photos = sample(photos, out / "photos")
     rows = [row for row in report_rows() if row.group in chosen]
@@ -122,18 +122,28 @@ def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str
 
 
 def begin(out: Path, request: dict[str, Any]) -> None:
-    """Make the folder, or go on in one of the same request: a resumed run keeps its own options, whatever is asked.
+    """Make the folder, or go on in one of the same request: rows that are finished are not looked at again.
 
     Raises:
-        UserError: it has runs of another request.
+        UserError: it has runs of another request, or a file is there.
     """
     file = out / REQUEST_FILE
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: found a file, expected a folder; choose another")
+    if any(out.glob("runs/*/config.json")):
+        try:
+            found = json.loads(file.read_text())
+        except (OSError, ValueError):
+            found = None
+        if found != request:
+            what = "that nobody knows" if found is None else json.dumps(found)
+            raise UserError(
+                f"--out {out}: found runs of a request {what}, asked was {json.dumps(request)}; ask for the same or "
+                "choose another folder"
+            )
     out.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        file.write_text(json.dumps(request, indent=2) + "\n")
-    elif (found := json.loads(file.read_text())) != request:
-        options = " ".join(["--quick"] * found["quick"] + ["--", *found["options"]])
-        raise UserError(f"--out {out}: found runs of other options ({options}); give those, or choose another folder")
+    with atomic_path(file) as path:
+        path.write_text(json.dumps(request, indent=2) + "\n")
 
 
 def sample(photos: Path, folder: Path) -> Path:

@@ -254,7 +254,7 @@ def _input(backend: Backend, photo: Photo) -> np.ndarray:
 
 def _size(backend: Backend) -> tuple[int, int]:
     """Height and width at which it is run."""
-    return backend.fixed_size or (backend.spec.render_size, backend.spec.render_size)
+    return backend.own_size
 
 
 def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, float | None]:

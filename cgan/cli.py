@@ -1,4 +1,4 @@
-"""The command cgan-train. Nothing heavy is imported before the options are known to be right."""
+"""The command cgan-train. Of a new run nothing heavy is imported before the options are known to be right."""
 
 import json
 import shlex
@@ -134,26 +134,22 @@ def command(
         import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
         import tensorboard  # noqa: F401
 
-        from cgan import distributed, metrics, run_folder, state
+        from cgan import distributed, metrics, run_folder
+        from cgan.state import begin_with
     except ModuleNotFoundError as error:
         raise UserError(
             f"training needs the package {error.name}; install it with pip install 'cgan[train]'"
         ) from error
-    if resume:
-        options = run_folder.RunFolder(out).config() | _given(options)
-    config = TrainConfig(**options)
+    config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(options)) if resume else options))
     if inception_weights and not config.fid:
-        raise UserError(f"--inception-weights {inception_weights}: it has no effect with --no-fid; drop one")
-    config, start = state.begin_with(state.resolve(config), init)
+        raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
+    config, start = begin_with(_resolved(config, resume), init)
     features = metrics.load_inception(inception_weights) if config.fid else None
     try:
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
             _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
-        print(
-            f"interrupted; go on with cgan-train {shlex.quote(data)} --out {shlex.quote(str(out))} --resume",
-            file=sys.stderr,
-        )
+        print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights)}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -163,6 +159,30 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in options.items() if context.get_parameter_source(name) != ParameterSource.DEFAULT
     }
+
+
+def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
+    """The configuration for this machine; a resumed run has its own already, which the machine may not be up to."""
+    from cgan.state import resolve
+
+    try:
+        return resolve(config)
+    except UserError as error:
+        if not resume:
+            raise
+        raise UserError(
+            f"--resume: the run computes on {config.device} in {config.precision}, which this machine does not; go on "
+            "where it began, or begin another with --init"
+        ) from error
+
+
+def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Path | None) -> str:
+    """What to do after Ctrl-C. --init counts until an epoch is finished, and the run does not know Inception's file."""
+    if not (out / "config.json").exists():
+        return "the run has not begun; give the same command again"
+    options = {"--init": init, "--inception-weights": inception_weights}
+    given = [part for name, value in options.items() if value for part in (name, str(value))]
+    return f"go on with {shlex.join(['cgan-train', data, '--out', str(out), '--resume', *given])}"
 
 
 def _train(
@@ -203,7 +223,7 @@ def _train(
         f"{len(run.split.train)} photos train, {len(run.split.test)} are held out; {config.device}, {config.precision}"
         + (f", {world.size} processes" if world.size > 1 else "")
     )
-    if len(run.split.test) < FEW_PHOTOS:
+    if len(run.split.test) < FEW_PHOTOS and not resume:
         progress.say(
             f"note: {len(run.split.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
         )

@@ -66,9 +66,24 @@ class RunFolder:
         """
         config = self._read("config.json")
         defaults = TrainConfig().to_json()
-        if not isinstance(config, dict) or not config.keys() <= defaults.keys():
+        if (
+            not isinstance(config, dict)
+            or not config.keys() <= defaults.keys()
+            or not all(_is_like(value, defaults[name]) for name, value in config.items())
+        ):
             raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
         return {**defaults, **config}
+
+    def resumed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The run's configuration with what may change of the options that are given now; "auto" is what it was.
+
+        Raises:
+            UserError: no run here, or options that may not change.
+        """
+        config = self.config()
+        named = {name: value for name, value in given.items() if value != "auto"}
+        _refuse_changes(config, {**config, **named})
+        return config | named
 
     def create(self, records: Mapping[str, Any]) -> None:
         """Begin a run; `records` are file names and their JSON values, config.json last.
@@ -88,10 +103,7 @@ class RunFolder:
         """
         config = self.config()
         new = records["config.json"]
-        changed = {key: (config[key], new[key]) for key in new if key not in MAY_CHANGE and config[key] != new[key]}
-        if changed:
-            diff = ", ".join(f"{key} was {old} and is {now}" for key, (old, now) in changed.items())
-            raise UserError(f"--resume: {diff}; leave that out (only --epochs may change) or use another --out")
+        _refuse_changes(config, new)
         if self._read("split.json") != records["split.json"]:
             raise UserError(
                 "--resume: the photos are not those that the run began with; restore them or use another --out"
@@ -203,3 +215,23 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: the PSNR of gray photos becomes null."""
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in metrics.items()}
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value from JSON is of an option's type; a number that happens to be whole may stand for any."""
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
+
+
+def _refuse_changes(config: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Check that a resumed run has the options of the one that it goes on with.
+
+    Raises:
+        UserError: it has others.
+    """
+    changed = {key: (config[key], new[key]) for key in new if key not in MAY_CHANGE and config[key] != new[key]}
+    if "init_sha256" in changed:
+        began = "another model than that" if config["init_sha256"] else "random weights and not with the model"
+        raise UserError(f"--resume: the run began with {began} of --init; give what it began with or use another --out")
+    if changed:
+        diff = ", ".join(f"{key} was {old} and is {now}" for key, (old, now) in changed.items())
+        raise UserError(f"--resume: {diff}; leave that out (only --epochs may change) or use another --out")

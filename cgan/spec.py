@@ -352,6 +352,8 @@ def check_writable(path: Path) -> None:
         UserError: it cannot.
         GateError: the disk is full or broken.
     """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: found no folder {path.parent}; make it, or choose another place")
     try:
         check_replaceable(path)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -100,7 +100,7 @@ def folder(
     """
     others = {"--watch": watch, "--check-parity": given["check_parity"], "--report": given["report"]}
     if dry_run and (other := next((option for option, value in others.items() if value), None)):
-        raise UserError(f"--dry-run: no effect beside {other}; leave one out")
+        raise UserError(f"{other}: it has no effect with --dry-run; leave one out")
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy's products: the workers share out the cores already
     from infer.console import Console

@@ -13,11 +13,15 @@ from typing import Self
 
 from PIL import Image
 
+from cgan.spec import UserError
 from infer.backends import open_model
-from infer.images import WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
+from infer.images import MAX_PIXELS, WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
 from infer.metadata import other_profile
-from infer.packaged import model_path
+from infer.packaged import DEFAULT_MODEL, model_path
 from infer.render import rgb_image, write_photo
+
+KEPT_INFO = frozenset({"comment", "dpi", "exif", "icc_profile", "xmp"})
+"""Of an image's `info`, what describes the photo; the rest is of the file that it came from."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Colorizer:
     """A loaded model that colours photos; close it, or use it as a context. Several threads may share one.
 
     Args:
-        model: a file of cgan-export, a run or checkpoint, or "flowers" or "flowers-int8", which lie in the package.
+        model: a file of cgan-export, a run or checkpoint, or "flowers" (default) or "flowers-int8", which lie in the
+            package.
         backend: as --backend of cgan-infer folder.
         provider: as --provider.
         device: "auto", "cpu" or "cuda".
@@ -45,7 +50,7 @@ class Colorizer:
 
     def __init__(
         self,
-        model: str | Path = "flowers",
+        model: str | Path = DEFAULT_MODEL,
         *,
         backend: str = "auto",
         provider: str | None = None,
@@ -73,41 +78,50 @@ class Colorizer:
         """An image in memory, in colour.
 
         Args:
-            image: of any mode; of colours only their luma is seen. Its EXIF orientation is not applied, which
-                PIL.ImageOps.exif_transpose does.
+            image: of any mode; of colours only their luma is seen. Gray in mode F is from 0 to 1, in mode I and those
+                of 16 bits from 0 to 65535. Its EXIF orientation is not applied, which PIL.ImageOps.exif_transpose does.
 
         Returns:
-            Mode RGB, or RGBA where there was transparency, of the same size and luma, with the `info` of the image.
+            Mode RGB, or RGBA where there was transparency, of the same size and luma, with what `info` holds of
+            resolution, EXIF, XMP, comment and an RGB profile.
 
         Raises:
-            PhotoError: values that are not finite.
+            PhotoError: no pixels, or values out of those ranges.
             OSError: the file behind an image that is not loaded yet is damaged.
         """
         photo = photo_of(image)
         colored = rgb_image(photo, *self._colors(photo))
-        dropped = {"transparency"} | ({"icc_profile"} if other_profile(image) else set())
-        colored.info = {name: value for name, value in image.info.items() if name not in dropped}
+        kept = KEPT_INFO - {"icc_profile"} if other_profile(image) else KEPT_INFO
+        colored.info = {name: value for name, value in image.info.items() if name in kept}
         return colored
 
-    def color_photo(self, source: bytes | Path, format: str = "png", quality: int = 95) -> Colored:
+    def color_photo(
+        self, source: bytes | str | Path, format: str = "png", *, quality: int = 95, max_pixels: int = MAX_PIXELS
+    ) -> Colored:
         """A file, or its content, in colour, with all that a folder run keeps: 16 bits, metadata, orientation.
 
         Args:
             source: where the file lies, or its bytes.
             format: "jpg", "png", "webp" or "tiff", of the result.
             quality: of JPEG and WebP, 1 to 100.
+            max_pixels: larger photos are refused from their header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS,
+                holds too, with a warning from there on and an error from twice as many.
 
         Raises:
-            PhotoError: empty, not an image, damaged or too large.
+            PhotoError: empty, not an image, of a content that its name denies, damaged, too large, or too large for
+                the format.
             OSError: the file cannot be read.
-            KeyError: another format.
+            UserError: another format or quality.
         """
-        photo = decode(source)
+        if format not in WRITE_FORMATS:
+            raise UserError(f"format: found {format!r}, expected one of {', '.join(WRITE_FORMATS)}")
+        if not 1 <= quality <= 100:
+            raise UserError(f"quality: found {quality}, expected 1 to 100")
+        photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
         content, notes = write_photo(photo, *self._colors(photo), WRITE_FORMATS[format], quality=quality)
         return Colored(bytes(content), photo.notes + notes)
 
     def _colors(self, photo: Photo) -> tuple[Floats, Floats]:
         """What the model sees, 1 x h x w, and what it answers, 3 x h x w."""
-        spec = self.backend.spec
-        gray = model_input(photo, *(self.backend.fixed_size or (spec.render_size, spec.render_size)))
+        gray = model_input(photo, *self.backend.own_size)
         return gray, self.backend.run(gray[None])[0]

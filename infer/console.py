@@ -52,8 +52,8 @@ class Console:
 
     Args:
         quiet: say only what went wrong.
-        log_json: write an object a line to standard output instead of progress; with `quiet` none for what goes as it
-            should, but for the beginning and the end.
+        log_json: write an object a line to standard output instead of progress; with `quiet` only begin, end and what
+            went wrong.
     """
 
     def __init__(self, quiet: bool = False, log_json: bool = False) -> None:

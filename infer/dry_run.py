@@ -8,8 +8,18 @@ from pathlib import Path
 from infer.console import Console
 from infer.images import PhotoError, pixels_of, reason_of, use_own_pixel_limit
 from infer.jobs import Job, check, check_folders
-from infer.journal import Journal, journal_path
-from infer.request import FolderRequest, check_options, opened_journal, opened_model, plan_of, recipe_of, work_folder
+from infer.journal import Journal, JournalError, journal_path
+from infer.request import (
+    FolderRequest,
+    check_options,
+    opened_journal,
+    opened_model,
+    plan_of,
+    recipe_of,
+    report_path,
+    unwritable,
+    work_folder,
+)
 from infer.storage import Storage, open_source, open_storage
 
 
@@ -30,31 +40,42 @@ def show_plan(request: FolderRequest, console: Console) -> int:
             check_options(request, backend)
             recipe = recipe_of(backend, request.options)
             plan = plan_of(request, source, target, journal)
+            report_path(request, target)
             for job in plan.jobs:
                 verdict, reason = _verdict(request, job, source, target, journal, recipe)
                 verdicts[verdict] += 1
-                fails = verdict == "fail"
-                console.log("plan", not fails, name=job.name, output=job.output, verdict=verdict, reason=reason)
-                say = console.fail if fails else console.note
-                say(f"{verdict:<4} {job.name} -> {job.output}{reason and f'  ({reason})'}")
-    for name, problem in (plan.passed_over | plan.unreadable).items():
+                _tell(console, job.name, job.output, verdict, reason)
+    for name, problem in plan.unreadable.items():
+        verdicts["fail"] += 1
+        _tell(console, name, None, "fail", problem)
+    for name, problem in plan.passed_over.items():
         console.note(f"pass {name}  ({problem})")
     console.note(f"to do {verdicts['do']}, to skip {verdicts['skip']}, would fail {verdicts['fail']}; nothing written")
-    return 1 if verdicts["fail"] or plan.unreadable else 0
+    return 1 if verdicts["fail"] else 0
+
+
+def _tell(console: Console, name: str, output: str | None, verdict: str, reason: str) -> None:
+    fails = verdict == "fail"
+    console.log("plan", not fails, name=name, output=output, verdict=verdict, reason=reason)
+    say = console.fail if fails else console.note
+    say(f"{verdict:<4} {name}{(output and f' -> {output}') or ''}{reason and f'  ({reason})'}")
 
 
 def _verdict(
     request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, recipe: str
 ) -> tuple[str, str]:
-    """ "do", "skip" or "fail", and why."""
-    row, options = journal.find(job.output), request.options
+    """What a run does with a job, and why: "do", "skip" or "fail"."""
+    options = request.options
     try:
+        row = journal.find(job.output)
         checksum = source.checksum(job.name) if options.checksum else ""
         there = target.status(job.output)
         same = row is not None and row.is_of(job.identity, checksum)
         verdict, reason = check(job, row, there, same, recipe, source.identity, options.overwrite)
         if verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
             pixels_of(source.fetch(job.name), job.name, options.max_pixels)
+    except JournalError as error:
+        raise unwritable(target, error) from error
     except (PhotoError, OSError) as error:
         return "fail", reason_of(error)
     return verdict, reason

@@ -109,7 +109,7 @@ def evaluate(
     Raises:
         UserError: no photo that can be read, or too few for FID.
     """
-    size = model.fixed_size or (model.spec.render_size, model.spec.render_size)
+    size = model.own_size
     measurement = _Measurement(model, batch_size, features, cache)
     with _one_thread(), measurement.distributions:  # each worker measures photos of its own
         seen = work_through(

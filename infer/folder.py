@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import GateError, UserError, check_writable, replaces_nothing_else
+from cgan.spec import GateError, UserError, check_writable
 from infer.backends.base import Backend, available_cores
 from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check_folders, identity_of
 from infer.journal import Journal, journal_path
 from infer.pipeline import Pipeline
-from infer.report import REPORT_KEYS, REPORT_NAME, report, write_report
+from infer.report import REPORT_NAME, report, write_report
 from infer.request import (
     FolderRequest,
     check_options,
@@ -24,11 +24,12 @@ from infer.request import (
     opened_model,
     plan_of,
     recipe_of,
+    report_path,
     unwritable,
     work_folder,
 )
 from infer.run import FolderOptions, Outcome
-from infer.storage import Entry, LocalFile, LocalFolder, Storage, open_source, open_storage
+from infer.storage import Entry, LocalFile, Storage, open_source, open_storage
 
 CHECKED_PHOTOS = 64
 """Photos of INPUT, drawn at random, on which --check-parity compares."""
@@ -90,7 +91,7 @@ class _Run:
         self.console = console
         self.stop = stop
         self.recipe = recipe_of(backend, request.options)
-        self.report = request.report or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
+        self.report = report_path(request, target)
         """None where it goes to a store."""
         self.noted: str | None = None
         self.seen: dict[str, str] = {}
@@ -225,15 +226,8 @@ class _Run:
 
     def _check_writable(self) -> None:
         """Before the first photo, so that a night's work does not end without its report."""
-        if self.report is None:
-            return
-        asked = self.request.options.overwrite and self.report.is_file() and not self.request.report
-        if not asked and not replaces_nothing_else(self.report, REPORT_KEYS):
-            raise UserError(
-                f"{self.report}: found something that is no report of a run, expected none or one; move it away, or "
-                "name another with --report"
-            )
-        check_writable(self.report)
+        if self.report is not None:
+            check_writable(self.report)
 
 
 def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:
@@ -254,7 +248,9 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
                 console.warn(f"note: {job.name}: not compared, {error}")
 
     parity = check_parity(backend, run, photos(), device=device)
-    console.log("parity", passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()})
+    console.log(
+        "parity", parity.passed, passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()}
+    )
     for line in parity.table().splitlines():
         console.note(line)
     if not parity.passed:

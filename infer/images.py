@@ -48,6 +48,9 @@ UPRIGHT = {
 }
 """How a photo of each EXIF orientation is turned upright; 1 is upright (Exif 2.32, section 4.6.4)."""
 
+UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""Modes whose colours are multiplied by their transparency, and those that Pillow's other methods take."""
+
 PNG_DEEP = frozenset({("I;16B",), ("RGB;16B",), ("LA;16B",), ("RGBA;16B",)})
 """What Pillow tells its decoder of a PNG of 16 bits a channel."""
 PNG_KEY_SCALES = {("L;2",): 85, ("L;4",): 17}
@@ -112,13 +115,17 @@ def photo_of(image: Image.Image) -> Photo:
     """The luma and transparency of an image in memory, its pixels as they lie, and nothing of its metadata.
 
     Raises:
-        PhotoError: values that are not finite numbers.
+        PhotoError: no pixels, or gray out of the range of its mode.
         OSError: the file behind an image that is not loaded yet is damaged.
     """
+    if not (image.width and image.height):
+        raise PhotoError("the image is empty")
     notes: list[str] = []
-    gray, alpha = _split_alpha(image)
+    gray, alpha = _split_alpha(image.convert(UNMULTIPLIED[image.mode]) if image.mode in UNMULTIPLIED else image)
     luma = _luma(gray, {}, notes)
-    return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=tuple(notes))
+    if notes:
+        raise PhotoError(f"found {notes[0]}, expected 0 to {1 if gray.mode == 'F' else 65535} in mode {gray.mode}")
+    return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=())
 
 
 def pixels_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> int:

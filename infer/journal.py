@@ -29,6 +29,14 @@ CREATE TABLE files (
 
 INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+OF_THE_DISK = frozenset(
+    {
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+        *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM),
+    }
+)
+"""SQLite's errors for which the journal itself is not to blame."""
+
 BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 
@@ -128,12 +136,14 @@ class Journal:
         if found is None:
             return None
         name, identity, checksum, recipe, root, state, size, reason = found
+        _check_whole(self.path, *found)
         return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), state, size, reason)
 
     def outputs(self) -> Iterator[tuple[str, str]]:
         """All inputs, each with every output that it was given."""
         with _as_journal_errors(self.path):
             for name, output in self._database.execute("SELECT name, output FROM files"):
+                _check_whole(self.path, name, output)
                 yield os.fsdecode(name), os.fsdecode(output)
 
     def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
@@ -214,13 +224,17 @@ def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:
     )
 
 
+def _check_whole(path: Path | None, *values: object) -> None:
+    """A database that was cut off can give rows without values."""
+    if None in values:
+        raise JournalError(f"{path}: the journal cannot be used (a row without values, so it is damaged); move it away")
+
+
 @contextmanager
 def _as_journal_errors(path: Path | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        broken = getattr(error, "sqlite_errorname", "") in ("SQLITE_NOTADB", "SQLITE_CORRUPT")
-        advice = (
-            "move it away, after which no run knows the files in OUTPUT" if broken else "make room or permission there"
-        )
+        kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it tells more
+        advice = "make room or permission there" if kind in OF_THE_DISK else "move it away"
         raise JournalError(f"{path}: the journal cannot be used ({error}); {advice}") from error

@@ -266,7 +266,7 @@ class Pipeline:
             height, width = render_size_for(photo.size, longest, spec.size_multiple)
             least = self.backend.least_side
             return max(height, least), max(width, least)
-        return self.backend.fixed_size or (spec.render_size, spec.render_size)
+        return self.backend.own_size
 
     def _run(self, batch: list[Item]) -> None:
         rgb = self.backend.run(np.stack([item.gray for item in batch if item.gray is not None]))

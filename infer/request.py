@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import UserError, cannot_write, file_sha256, json_sha256
+from cgan.spec import UserError, cannot_write, file_sha256, json_sha256, replaces_nothing_else
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.jobs import Plan, make_plan
 from infer.journal import Journal, JournalError
+from infer.report import REPORT_KEYS, REPORT_NAME
 from infer.run import FolderOptions
 from infer.storage import WORK_FOLDER, LocalFolder, Storage
 
@@ -72,6 +73,22 @@ def opened_journal(path: Path | None, target: Storage, shown: Path | None = None
         return Journal(path, shown)
     except OSError as error:
         raise unwritable(target, error) from error
+
+
+def report_path(request: FolderRequest, target: Storage) -> Path | None:
+    """Where the report of a run goes, None where that is into a store.
+
+    Raises:
+        UserError: something lies there that is no report.
+    """
+    path = request.report or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
+    replaceable = request.options.overwrite and not request.report and path is not None and path.is_file()
+    if path is not None and not replaceable and not replaces_nothing_else(path, REPORT_KEYS):
+        raise UserError(
+            f"{path}: found something that is no report of a run, expected none or one; move it away, or name another "
+            "with --report"
+        )
+    return path
 
 
 def unwritable(target: Storage, error: OSError) -> UserError:

@@ -52,6 +52,8 @@ def open_model(
     Raises:
         UserError: nothing there, no backend runs this kind of file, or not the one that was asked for.
     """
+    if backend not in ("auto", *BACKENDS):
+        raise UserError(f"backend: found {backend!r}, expected auto or one of {', '.join(BACKENDS)}")
     suited = _backends_for(path, suffix)
     if backend not in ("auto", *suited):
         raise UserError(

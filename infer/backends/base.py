@@ -114,6 +114,12 @@ class Backend(ABC):
         """Height and width that the file was exported for, or None where it takes others."""
 
     @property
+    def own_size(self) -> tuple[int, int]:
+        """Height and width at which it sees a photo where nothing else is asked for."""
+        side = self.spec.render_size
+        return self.fixed_size or (side, side)
+
+    @property
     def size_range(self) -> tuple[int, int] | None:
         """Least and largest height and width of an engine of dynamic size; None where there is no such limit."""
         return None

@@ -1,6 +1,7 @@
 """The report's experiments: every row is there, is a valid command, and lands in the table."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -79,7 +80,14 @@ def test_a_row_is_trained_once_and_lands_in_table_and_chart(
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 1000
     refused = run_quickly(photo_folder, tmp_path / "out", (*quick_options, "--seed", "7"))
     assert refused.returncode == 2
-    assert "found runs of other options (--quick -- --width" in refused.stderr
+    assert "found runs of a request" in refused.stderr
+    others = shutil.copytree(photo_folder, tmp_path / "others")
+    assert run_quickly(others, tmp_path / "out", quick_options).returncode == 2
+    request = tmp_path / "out" / "request.json"
+    kept = request.read_text()
+    request.write_text("{")
+    assert "that nobody knows" in run_quickly(photo_folder, tmp_path / "out", quick_options).stderr
+    request.write_text(kept)
     checkpoint = tmp_path / "out" / "runs" / "l1-only" / "checkpoints" / "last.safetensors"
     written = checkpoint.stat().st_mtime_ns
     second = run_quickly(photo_folder, tmp_path / "out", quick_options)

@@ -87,7 +87,7 @@ def test_bad_values_are_refused_by_name(train: Train, tmp_path: Path, options: t
         (("--compile", "--r1", 10), "--r1: found 10.0, expected 0 with --compile"),
         (("--gan-loss", "wasserstein", "--weight-clip", 1, "--spectral-norm"), "--weight-clip: found 1.0, expected 0"),
         (("--discriminator", "none", "--l1-weight", 0), "--l1-weight: found 0.0, expected more than 0"),
-        (("--inception-weights", "file.pth"), "--inception-weights file.pth: it has no effect with --no-fid"),
+        (("--inception-weights", "file.pth"), "--inception-weights file.pth: it has no effect without FID"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

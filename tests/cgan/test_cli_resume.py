@@ -79,13 +79,62 @@ def test_a_run_that_began_with_a_model_begins_with_it_again(
     out = tmp_path / "further"
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_epoch", after_epochs(0, training.train_epoch))
-        assert train("--init", run, out=out).code == 130
+        stopped = train("--init", run, out=out)
+    assert stopped.code == 130
+    assert stopped.err.endswith(f"--resume --init {run}\n")
     resume = (photo_folder, "--out", out, "--resume", "--quiet")
     assert "give the same --init" in invoke(main, *resume).error(2)
     assert invoke(main, *resume, "--init", run).code == 0
     assert train("--init", run, out=tmp_path / "whole").code == 0
     assert weights(out) == weights(tmp_path / "whole")
     assert invoke(main, *resume, "--epochs", 2).code == 0  # an epoch is there, and --init is no longer needed
+    assert "began with random weights" in invoke(main, photo_folder, "--out", run, "--resume", "--init", out).error(2)
+
+
+def test_options_that_are_given_again_are_compared_before_anything_else(
+    train: Train, invoke: Train, photo_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert train("--color-space", "ycbcr", "--loss-space", "rgb").code == 0
+    resume = (photo_folder, "--out", out, "--resume", "--quiet")
+    assert "color_space was ycbcr and is rgb;" in invoke(main, *resume, "--color-space", "rgb").error(2)
+    auto = ("--device", "auto", "--precision", "auto", "--best-by", "auto", "--epochs", 2)
+    assert invoke(main, *resume, *auto).code == 0
+    assert epochs(out) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", "4", "is not a run's configuration"),
+        ("lr", None, "is not a run's configuration"),
+        ("flip", 1, "is not a run's configuration"),
+        ("rows", 1, "is not a run's configuration"),
+        ("device", "cuda", "the run computes on cuda in fp32, which this machine does not"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line(
+    invoke: Train,
+    run: Path,
+    photo_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
+    message: str,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, name: value}))
+    assert message in invoke(main, photo_folder, "--out", run, "--resume").error(2)
+
+
+def test_ctrl_c_before_the_run_has_begun(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cgan.dataset.prepare", interrupt)
+    stopped = train(out=tmp_path / "none")
+    assert (stopped.code, stopped.err) == (130, "interrupted; the run has not begun; give the same command again\n")
 
 
 def test_interrupted_training_says_how_to_go_on(

@@ -75,7 +75,7 @@ def test_images_of_all_modes(colorizer: Colorizer, gray_image: Image.Image, mode
 def test_transparency_and_info_stay(colorizer: Colorizer, gray_image: Image.Image) -> None:
     gray_image.putalpha(Image.new("L", gray_image.size, 77))
     rgb_profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    gray_image.info = {"dpi": (300, 300), "icc_profile": rgb_profile, "transparency": 3}
+    gray_image.info = {"dpi": (300, 300), "icc_profile": rgb_profile, "transparency": 3, "compression": "group4"}
     colored = colorizer.color(gray_image)
     assert colored.getchannel("A").getextrema() == (77, 77)
     assert colored.info == {"dpi": (300, 300), "icc_profile": rgb_profile}
@@ -97,16 +97,55 @@ def test_format_and_quality_change_the_file(colorizer: Colorizer, gray_image: Im
     for name, found in formats.items():
         with Image.open(io.BytesIO(colorizer.color_photo(photo, name).content)) as image:
             assert (image.format, image.size) == (found, gray_image.size)
-    assert len(colorizer.color_photo(photo, "jpg", 30).content) < len(colorizer.color_photo(photo, "jpg").content)
+    assert len(colorizer.color_photo(photo, "jpg", quality=30).content) < len(
+        colorizer.color_photo(photo, "jpg").content
+    )
 
 
-def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path) -> None:
+def test_images_that_cannot_be_meant_are_refused(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    assert colorizer.color(gray_image.convert("LA").convert("La")).mode == "RGBA"
+    with pytest.raises(PhotoError, match="empty"):
+        colorizer.color(Image.new("L", (0, 5)))
+    for mode, values in (("F", np.float32([[0, 60]])), ("I", np.int32([[0, 70_000]]))):
+        with pytest.raises(PhotoError, match=rf"stretched to the range of gray, expected 0 to \d+ in mode {mode}"):
+            colorizer.color(Image.fromarray(values))
+
+
+def test_options_reach_the_backend(exported_onnx: Path, trained_run: Path, gray_image: Image.Image) -> None:
+    with Colorizer(exported_onnx, backend="openvino", device="cpu", threads=1) as other:
+        assert other.backend.engine.startswith("OpenVINO")
+        assert (other.backend.device, other.backend.threads) == ("cpu", 1)
+    with Colorizer(str(trained_run), device="cpu") as other:
+        assert "PyTorch" in other.backend.engine
+    for options, message in (
+        ({"backend": "nope"}, "backend: found 'nope'"),
+        ({"device": "cuda"}, "cuda"),
+        ({"backend": "openvino", "provider": "cpu"}, "provider"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Colorizer(exported_onnx, **options)
+
+
+def test_the_default_is_the_package_s_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flowers").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Colorizer() as colorizer:
+        assert colorizer.backend.path.is_file()
+
+
+def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path, gray_image: Image.Image) -> None:
+    photo = content_of(gray_image, "PNG")
+    for options, message in (({"format": "jpeg"}, "expected one of jpg"), ({"quality": 101}, "expected 1 to 100")):
+        with pytest.raises(UserError, match=message):
+            colorizer.color_photo(photo, **options)
+    with pytest.raises(PhotoError, match="the limit is 100"):
+        colorizer.color_photo(photo, max_pixels=100)
     with pytest.raises(PhotoError, match="empty"):
         colorizer.color_photo(b"")
     with pytest.raises(PhotoError, match="not an image"):
         colorizer.color_photo(b"no photo")
     with pytest.raises(FileNotFoundError):
-        colorizer.color_photo(tmp_path / "nothing.png")
+        colorizer.color_photo(str(tmp_path / "nothing.png"))
     with pytest.raises(UserError, match="found no such file"):
         Colorizer("roses")
 

@@ -1,5 +1,6 @@
 """cgan-infer folder --dry-run: the run's own verdicts, and nothing written."""
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -126,3 +127,38 @@ def test_quiet_tells_only_of_failures(photos: Path, tmp_path: Path, color: Color
     assert ran.err.count("\n") == 1
     events = color(photos, tmp_path / "out", "--dry-run", "--quiet", "--log-json").events
     assert [event["name"] for event in events] == ["001.png"]
+
+
+def test_folders_that_cannot_be_searched_count_as_failures(
+    photos: Path, tmp_path: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "closed").mkdir()
+    scandir = os.scandir
+
+    def closed(path: Any) -> Any:
+        if not isinstance(path, int) and Path(os.fsdecode(path)).name == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    ran = color(photos, tmp_path / "out", "--dry-run", "--quiet")
+    assert ran.code == 1
+    assert ran.err.startswith("fail closed  (")
+    assert "to do 4, to skip 0, would fail 1" in color(photos, tmp_path / "out", "--dry-run").err
+    events = color(photos, tmp_path / "out", "--dry-run", "--log-json", "--quiet").events
+    assert [(event["name"], event["verdict"]) for event in events] == [("closed", "fail")]
+
+
+def test_a_file_in_the_place_of_the_report_is_foreseen(photos: Path, tmp_path: Path, color: Color) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text("mine")
+    for options in ([], ["--dry-run"]):
+        assert "no report of a run" in color(photos, tmp_path / "out", *options).result.error(2)
+
+
+def test_pixels_are_limited_by_the_option_and_not_by_pillow(
+    photos: Path, tmp_path: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    ran = color(photos, tmp_path / "out", "--dry-run")
+    assert (ran.code, Image.MAX_IMAGE_PIXELS) == (0, None)

@@ -142,6 +142,18 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> 
     assert path.read_bytes() == b"my notes" * 1000
 
 
+def test_a_journal_that_was_cut_off_is_an_error_with_advice(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin((f"{number:0100d}.png", ROW) for number in range(50))
+    whole = path.read_bytes()
+    for size in range(4096, len(whole), 500):
+        path.write_bytes(whole[:size])
+        with pytest.raises((JournalError, UserError), match="move it away"), closing(Journal(path)) as journal:
+            list(journal.outputs())
+            for number in range(50):
+                journal.find(f"{number:0100d}.png")
+
+
 def test_messages_on_a_copy_name_the_journal_itself(path: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").write_bytes(b"my notes" * 1000)
     with pytest.raises(JournalError, match=str(path)):

@@ -97,8 +97,15 @@ with open_model(Path(sys.argv[1]), "cpu", 1, backend="openvino") as backend:
 """
 
 
+def test_the_table_of_types_is_built_while_it_loads(exported_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(openvino.Type, "to_dtype", lambda kind: asked.append(kind))
+    with open_model(exported_onnx, "cpu", backend="openvino"):
+        assert asked == [openvino.Type.f32]
+
+
 def test_the_first_runs_of_two_threads_do_not_wait_for_each_other(exported_onnx: Path) -> None:
-    # Each process can meet it once only; without the table that `_activate` has OpenVINO build, most of them hang.
+    # Each process can meet it once only; without the table that `_activate` has OpenVINO build, many of them hang.
     for _ in range(4):
         subprocess.run([sys.executable, "-c", FIRST_RUNS, exported_onnx], check=True, timeout=60)
 
