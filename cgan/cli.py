@@ -23,7 +23,7 @@ from cgan.config import (
     PRECISION_CHOICES,
     TrainConfig,
 )
-from cgan.spec import COLOR_SPACES, UserError, exit_on_user_error
+from cgan.spec import COLOR_SPACES, UserError, run_command
 
 if TYPE_CHECKING:
     from cgan.distributed import World
@@ -300,5 +300,4 @@ class _Progress:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of cgan-train."""
-    with exit_on_user_error():
-        command(arguments, prog_name="cgan-train")
+    run_command(command, arguments, "cgan-train")

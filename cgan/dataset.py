@@ -126,7 +126,8 @@ def scan(folder: Path) -> list[Path]:
         UserError: the folder is missing or holds no photos.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: found no such folder, expected one that holds photos")
+        what = "a file" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: found {what}, expected a folder that holds photos")
     found = (Path(root) / name for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
     # is_file() leaves out FIFOs, which would block, and links that lead nowhere
     paths = [path for path in found if path.suffix.lower() in PHOTO_FORMATS and path.is_file()]

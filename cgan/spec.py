@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
@@ -107,6 +107,21 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def run_command(command: Any, arguments: list[str] | None, name: str) -> NoReturn:
+    """Run a click command as a program: user errors are one line, and Ctrl-C is exit code 130 at any time."""
+    import click
+
+    with exit_on_user_error():
+        try:
+            sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +324,11 @@ def json_sha256(values: object) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, 64 hexadecimal digits, read in chunks."""
+    """Digest of a file's bytes, 64 hexadecimal digits, read in chunks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgan.spec import UserError, exit_on_user_error
+from cgan.spec import UserError, run_command
 
 if TYPE_CHECKING:
     from export.engine import EngineOptions
@@ -58,6 +58,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 )
 @click.option("--no-verify", is_flag=True, help="Write the artefact without comparing it; its sidecar says so.")
 @click.option("--keep-failed", is_flag=True, help="Keep an artefact that failed, as NAME.failed.")
+@click.option("--overwrite", is_flag=True, help="Replace an artefact of other weights.")
 @click.option("--workspace", type=click.IntRange(min=1), help="Engines: limit of scratch memory in MiB.")
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="Engines: how long the builder searches.")
 @click.option("--version-compatible", is_flag=True, help="Engines: load on newer runtimes of the same major version.")
@@ -207,6 +208,7 @@ def _export_options(given: dict[str, Any]) -> "ExportOptions":
         tolerance=Tolerance(**limits) if limits else None,
         verify=not given["no_verify"],
         keep_failed=given["keep_failed"],
+        overwrite=given["overwrite"],
     )
 
 
@@ -318,5 +320,4 @@ def _say(quiet: bool, text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of cgan-export."""
-    with exit_on_user_error():
-        command(arguments, prog_name="cgan-export")
+    run_command(command, arguments, "cgan-export")

@@ -1,5 +1,6 @@
 """From a run or checkpoint to a verified artefact under its final name, or to nothing at all."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ class ExportOptions:
     """Limits of the comparison; those it leaves open are the precision's own."""
     verify: bool = True
     keep_failed: bool = False
+    overwrite: bool = False
+    """Whether an artefact of other weights is replaced."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
     spec = replace(spec, precision=options.precision, dynamic_size=options.dynamic_size, created_with=created)
     photos, notes = comparison_photos(source, spec, options.calibration)
     check_model(generator, natural_images(8, spec.render_size, 0) if photos is None else photos, spec.precision)
-    with _publishing(out / artefact_name(spec, "onnx", options.int8_target), options.keep_failed) as (temporary, name):
+    target = out / artefact_name(spec, "onnx", options.int8_target)
+    with _publishing(target, spec, options) as (temporary, name):
         build: dict[str, Any] = {}
         if spec.precision == "int8":
             with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +162,7 @@ def make_engine(
             made = make_onnx(source, Path(folder), replace(options, int8_target="tensorrt", keep_failed=False))
         onnx, sidecar, notes = made.path, made.sidecar, made.notes
         target = out / artefact_name(sidecar.spec, engine.flavour, "tensorrt")
-        with _publishing(target, options.keep_failed) as (temporary, name):
+        with _publishing(target, sidecar.spec, options) as (temporary, name):
             record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
             reason = "no GPU here" if options.verify else "--no-verify"
             numbers = {"verified": False, "reason": f"not verified: {reason}", "onnx": sidecar.verification}
@@ -175,6 +179,7 @@ def make_engine(
                 voucher = sealed(replace(voucher, verification=numbers))
             if engine.strip_weights and onnx.parent.resolve() != out.resolve():
                 # The loader refits the weights from this file, which it looks for beside the plan.
+                _refuse_replacing(out / onnx.name, sidecar.spec, options)
                 with atomic_path(out / onnx.name) as copy:
                     shutil.copyfile(onnx, copy)
                     write_sidecar(out / onnx.name, sidecar)
@@ -242,23 +247,46 @@ def _existing_onnx(path: Path, options: ExportOptions) -> Artefact:
 
 
 @contextmanager
-def _publishing(target: Path, keep_failed: bool) -> Iterator[tuple[Path, str]]:
+def _publishing(target: Path, spec: ModelSpec, options: ExportOptions) -> Iterator[tuple[Path, str]]:
     """A temporary path for an artefact, and its name, which it takes when the block ends without an exception."""
     if target.is_dir():
         raise UserError(
             f"{target}: found a folder of that name, expected none or a file; remove it or choose another --out"
         )
+    _refuse_replacing(target, spec, options)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:
             try:
                 yield temporary, target.name
             except GateError:
-                if keep_failed and temporary.exists():
+                if options.keep_failed and temporary.exists():
                     temporary.replace(target.with_name(target.name + FAILED_SUFFIX))
                 raise
     except OSError as error:
         raise cannot_write(target.parent, error) from error
+
+
+def _refuse_replacing(target: Path, spec: ModelSpec, options: ExportOptions) -> None:
+    """Check that no other model has this name.
+
+    Raises:
+        UserError: one has, and --overwrite was not given.
+    """
+    if target.exists() and not options.overwrite and _weights_of(target) != spec.weights_sha256:
+        raise UserError(
+            f"{target}: found another model of that name, expected none or an export of the same weights; choose "
+            "another --out, or replace it with --overwrite"
+        )
+
+
+def _weights_of(artefact: Path) -> str | None:
+    """The weights that the sidecar of an artefact names, also where the file has changed; None where there is none."""
+    try:
+        weights = json.loads(sidecar_path(artefact).read_text())["spec"]["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(weights)
 
 
 def _verified_on_gpu(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cgan.spec import UserError, exit_on_user_error
+from cgan.spec import UserError, run_command
 from infer.cli_options import backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.quality_cli import evaluate, parity
@@ -163,5 +163,4 @@ command.add_command(evaluate)
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of cgan-infer."""
-    with exit_on_user_error():
-        command(arguments, prog_name="cgan-infer")
+    run_command(command, arguments, "cgan-infer")

@@ -61,6 +61,7 @@ class Colorizer:
         self.backend = open_model(path, device, threads, backend=backend, provider=provider)
         """Its `engine` says what runs where, its `note` what else a user should know."""
         self.backend.__enter__()
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +72,8 @@ class Colorizer:
         self.close()
 
     def close(self) -> None:
-        """Release the model."""
+        """Release the model; no thread may be colouring."""
+        self._closed = True
         self.backend.__exit__(None, None, None)
 
     def color(self, image: Image.Image) -> Image.Image:
@@ -88,7 +90,14 @@ class Colorizer:
         Raises:
             PhotoError: no pixels, or values out of those ranges.
             OSError: the file behind an image that is not loaded yet is damaged.
+            RuntimeError: it is closed, or the engine failed.
+            TypeError: not an image.
         """
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"found {type(image).__name__}, expected a PIL.Image.Image; PIL.Image.fromarray makes one of an array, "
+                "color_photo takes files and bytes"
+            )
         photo = photo_of(image)
         colored = rgb_image(photo, *self._colors(photo))
         kept = KEPT_INFO - {"icc_profile"} if other_profile(image) else KEPT_INFO
@@ -117,11 +126,15 @@ class Colorizer:
             raise UserError(f"format: found {format!r}, expected one of {', '.join(WRITE_FORMATS)}")
         if not 1 <= quality <= 100:
             raise UserError(f"quality: found {quality}, expected 1 to 100")
+        if not isinstance(source, bytes | str | Path):
+            raise TypeError(f"found {type(source).__name__}, expected bytes or a path; read() gives a file's bytes")
         photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
         content, notes = write_photo(photo, *self._colors(photo), WRITE_FORMATS[format], quality=quality)
         return Colored(bytes(content), photo.notes + notes)
 
     def _colors(self, photo: Photo) -> tuple[Floats, Floats]:
         """What the model sees, 1 x h x w, and what it answers, 3 x h x w."""
+        if self._closed:
+            raise RuntimeError("this Colorizer is closed; make another")
         gray = model_input(photo, *self.backend.own_size)
         return gray, self.backend.run(gray[None])[0]

@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Console:
     def update(self, event: "Event", outcome: "Outcome") -> None:
         """One more file was settled."""
         routine = event.state != "failed"
-        self.log("file", routine, name=event.job.name, output=event.job.output, state=event.state, reason=event.reason)
+        values = {"name": event.job.name, "output": event.job.output, "state": event.state, "reason": event.reason}
+        self.log("file", routine, **values, notes=outcome.notes.get(event.job.name, []))
         if self._progress:
             line = f"{outcome.settled}/{self._total}  {counts(outcome)}"
             found = {"done": outcome.done, "skipped": outcome.skipped, "failed": len(outcome.failed)}
@@ -104,38 +105,54 @@ class Console:
 
 
 class stop_on_signal:  # noqa: N801 (used like a function)
-    """The first Ctrl-C or SIGTERM sets an event, so that files under way are finished; another ends the process."""
+    """The first Ctrl-C or SIGTERM sets an event, so that files under way are finished; another ends the process.
+
+    A thread takes the signals in: it hears of them also while the main thread is in a long call, and setting the event
+    cannot meet a lock that the interrupted code holds. A signal that the parent process had ignored stays ignored.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.received: int | None = None
         """The signal that came."""
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "stop_on_signal":
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._receive) for number in signals}
+        self._told, self._telling = socket.socketpair()
+        self._telling.setblocking(False)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+        self._previous_fd = signal.set_wakeup_fd(self._telling.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.getsignal(number)
+                signal.signal(number, lambda *_: None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        signal.set_wakeup_fd(self._previous_fd)
+        self._telling.close()
+        self._thread.join()
+        self._told.close()
 
     @property
     def exit_code(self) -> int:
         """What shells report for a process that the signal ended."""
         return 128 + (self.received or signal.SIGINT)
 
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self.event.set()
-        for other in self._previous:
-            # Waiting for threads could take minutes; a killed run is taken up where it was.
-            signal.signal(other, signal.SIG_DFL)
-        with contextlib.suppress(OSError):  # not through sys.stderr, which the interrupted code may be writing to
-            os.write(2, b"finishing the photos under way; a second signal ends at once\n")
+    def _listen(self) -> None:
+        while number := int.from_bytes(self._told.recv(1)):  # nothing when the other end is closed
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if self.received is not None:
+                # Waiting for threads could take minutes; a killed run is taken up where it was.
+                os._exit(128 + number)
+            self.received = number
+            with contextlib.suppress(OSError):  # not through sys.stderr, which other code may be writing to
+                os.write(2, b"finishing the photos under way; a second signal ends at once\n")
+            self.event.set()
 
 
 def counts(outcome: "Outcome") -> str:
@@ -156,5 +173,7 @@ def printable(line: str) -> str:
 def _print(line: str, file: TextIO) -> None:
     try:
         print(line, file=file, flush=True)
-    except BrokenPipeError:  # whoever read it is gone, which is no reason to end the run
+    except OSError as error:  # whoever read it is gone, or a disk is full, which is no reason to end the run
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        if file is sys.stdout and not isinstance(error, BrokenPipeError):
+            say(f"note: standard output takes no more ({error.strerror}), so the rest of it is lost")

@@ -49,6 +49,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
         verdicts["fail"] += 1
         _tell(console, name, None, "fail", problem)
     for name, problem in plan.passed_over.items():
+        console.log("passed over", True, name=name, reason=problem)
         console.note(f"pass {name}  ({problem})")
     console.note(f"to do {verdicts['do']}, to skip {verdicts['skip']}, would fail {verdicts['fail']}; nothing written")
     return 1 if verdicts["fail"] else 0

@@ -126,6 +126,9 @@ class _Run:
                 for name in unreadable:
                     total.failed.pop(name, None)
                 unreadable = plan.unreadable
+                for name, reason in outcome.failed.items():
+                    if reason.startswith("FileNotFoundError"):  # it may come back as it was
+                        self.seen.pop(name, None)
                 total.add(outcome, plan)
                 limit = options.max_failures
                 if limit is not None and len(total.failed) > limit and not total.stopped:
@@ -216,6 +219,7 @@ class _Run:
             again = "; run the same command again to go on" if values["not_begun"] else ""
             console.warn(f"stopped: {outcome.stopped}{again}")
         for name, reason in plan.passed_over.items():
+            console.log("passed over", True, name=name, reason=reason)
             console.note(f"passed over: {name}: {reason}")
         write_report(values, self.target, self.report)
         console.note(

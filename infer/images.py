@@ -221,6 +221,7 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     if bits > 8 and image.mode not in WIDE_MODES and not wide:
         notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
     exif, xmp, orientation = metadata.exif_and_xmp(image, notes)
+    metadata.note_text(image, notes)
     profile = metadata.rgb_profile(image, notes)
     dpi = metadata.resolution(image, notes)
     comment = image.info.get("comment")

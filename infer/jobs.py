@@ -16,7 +16,8 @@ KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
 
 NOT_READ = frozenset(
     {
-        *(".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".jxr", ".psd", ".svg"),
+        *(".apng", ".avif", ".dcm", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl"),
+        *(".jxr", ".mpo", ".pcx", ".psd", ".svg", ".tga"),
         *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
     }
 )

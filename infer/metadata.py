@@ -5,14 +5,19 @@ import re
 
 from PIL import ExifTags, Image
 
+PAGE_NAME = 285
+
 TIFF_DESCRIPTIVE_TAGS = frozenset(
     {
+        ExifTags.Base.DocumentName,
         ExifTags.Base.ImageDescription,
         ExifTags.Base.Make,
         ExifTags.Base.Model,
         ExifTags.Base.Software,
         ExifTags.Base.DateTime,
         ExifTags.Base.Artist,
+        ExifTags.Base.HostComputer,
+        PAGE_NAME,
         ExifTags.Base.Copyright,
         ExifTags.Base.ExifOffset,
         ExifTags.Base.GPSInfo,
@@ -24,6 +29,8 @@ MAX_DPI = 1e6
 """No photo's resolution is higher; formats hold it in fields that a higher one does not fit."""
 
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
+
+XMP_KEY = "XML:com.adobe.xmp"
 
 EMPTY_EXIF = b"Exif\0\0II*\0\x08\0\0\0" + bytes(6)
 """A block with no tags in it: its name, the header of a TIFF and a directory of nothing."""
@@ -52,6 +59,8 @@ def resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | No
     """Dots per inch across and down, where they are known and some that a file can hold."""
     if not (given := image.info.get("dpi")):
         return None
+    if image.format == "TIFF" and ExifTags.Base.XResolution not in image.tag_v2:  # type: ignore[attr-defined]
+        return None  # Pillow says 1 where there is none
     across, down = float(given[0]), float(given[1])
     if not all(math.isfinite(dpi) and dpi <= MAX_DPI for dpi in (across, down)):
         notes.append(f"resolution left out: {across:g} x {down:g} dots per inch")
@@ -77,3 +86,10 @@ def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, by
     except Exception as error:  # Pillow's parser raises whatever the damage leads to
         notes.append(f"EXIF and orientation left out: damaged ({error})")
         return None, kept_xmp, 1
+
+
+def note_text(image: Image.Image, notes: list[str]) -> None:
+    """Note the texts of a PNG, such as its author, which no output gets; XMP and EXIF are kept by themselves."""
+    keys = getattr(image, "text", {}) if image.format == "PNG" else {}
+    if names := sorted(key for key in keys if key != XMP_KEY and not key.startswith("Raw profile type")):
+        notes.append(f"PNG text left out: {', '.join(names)}")

@@ -18,6 +18,8 @@ def model_path(given: str) -> Path:
     Raises:
         UserError: it could be either, or it looks like a name and is neither.
     """
+    if not given:
+        raise UserError("found an empty name of a model, expected a file, a run or a model in the package")
     path = Path(given)
     if given not in PACKAGED_MODELS and path.name == given and not path.suffix and not path.exists():
         raise UserError(

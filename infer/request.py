@@ -13,6 +13,9 @@ from infer.report import REPORT_KEYS, REPORT_NAME
 from infer.run import FolderOptions
 from infer.storage import WORK_FOLDER, LocalFolder, Storage
 
+MOST_RENDER = 4096
+"""Largest --render-size; models are trained at a thirtieth of it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FolderRequest:
@@ -131,6 +134,8 @@ def check_options(request: FolderRequest, backend: Backend) -> None:
             f"--render-size: {backend.path.name} takes {backend.fixed_size[0]} x {backend.fixed_size[1]} pixels alone; "
             "export it with --dynamic-size, or leave the option out"
         )
+    if longest > MOST_RENDER:
+        raise UserError(f"--render-size: found {longest}, expected at most {MOST_RENDER}; memory grows with its square")
     if longest % multiple:
         raise UserError(f"--render-size: found {longest}, expected a multiple of {multiple}")
     if longest < backend.least_side:

@@ -30,6 +30,9 @@ SOURCES = {
 """What each backend runs, for people."""
 
 
+DEVICES = ("auto", "cpu", "cuda")
+
+
 def open_model(
     path: Path,
     device: str = "auto",
@@ -54,6 +57,10 @@ def open_model(
     """
     if backend not in ("auto", *BACKENDS):
         raise UserError(f"backend: found {backend!r}, expected auto or one of {', '.join(BACKENDS)}")
+    if device not in DEVICES:
+        raise UserError(f"device: found {device!r}, expected one of {', '.join(DEVICES)}")
+    if threads < 0:
+        raise UserError(f"threads: found {threads}, expected 0, which leaves it to the engine, or more")
     suited = _backends_for(path, suffix)
     if backend not in ("auto", *suited):
         raise UserError(
@@ -74,6 +81,8 @@ def open_model(
 
 def _backends_for(path: Path, suffix: str | None) -> tuple[str, ...]:
     """The backends that run what lies at `path`, the usual one first."""
+    if path.is_dir() and not (path / "checkpoints").is_dir():
+        raise UserError(f"{path}: found a folder that is no run of cgan-train, expected one, or a model of cgan-export")
     if path.is_dir():
         return ("torch",)
     if not path.is_file():

@@ -73,7 +73,12 @@ class Backend(ABC):
             UserError: a changed file, a file of another make, or a device that is not here.
         """
         self.note = None
-        self.sidecar = read_sidecar(self.path) if self.path.is_file() else None
+        try:
+            self.sidecar = read_sidecar(self.path) if self.path.is_file() else None
+            if self.path.is_file():
+                self.path.open("rb").close()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); give permission to read it") from error
         try:
             spec = self._activate()
             if self.sidecar and self.sidecar.spec != spec:

@@ -61,7 +61,7 @@ def test_scan_refuses_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"found no photos .*\.jpg"):
         scan(tmp_path)
     (tmp_path / "one.jpg").touch()
-    with pytest.raises(UserError, match=r"one\.jpg: found no such folder"):
+    with pytest.raises(UserError, match=r"one\.jpg: found a file, expected a folder"):
         scan(tmp_path / "one.jpg")
 
 

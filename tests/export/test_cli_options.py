@@ -54,6 +54,7 @@ def changes(found: Any, default: Any) -> dict[str, Any]:
         (("--precision", "fp32"), {}),
         (("--precision", "fp16"), {"precision": "fp16"}),
         (("--precision", "int8"), {"precision": "int8"}),
+        (("--overwrite",), {"overwrite": True}),
         (("--precision", "int8", "--int8-target", "tensorrt"), {"precision": "int8", "int8_target": "tensorrt"}),
         (("--dynamic-size",), {"dynamic_size": True}),
         (("--calibration", "photos"), {"calibration": Path("photos")}),

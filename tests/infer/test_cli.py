@@ -193,6 +193,7 @@ def test_bad_requests_are_one_line_exit_2_and_write_nothing(
     [
         ({}, ["--render-size", 64], "takes 32 x 32 pixels alone"),
         ({"fixed_size": None}, ["--render-size", 50], "expected a multiple of 16"),
+        ({"fixed_size": None}, ["--render-size", 100_000], "expected at most 4096"),
         ({"fixed_size": None, "size_range": (32, 64)}, ["--render-size", 96], "expected 32 to 64"),
         ({"batch_range": (1, 4)}, ["--batch-size", 5], "expected at most 4, which tinted.onnx was built for"),
     ],
@@ -310,3 +311,20 @@ def test_a_model_that_nothing_vouches_for_is_said(
     tinted.path.write_bytes(b"x")
     assert "note: no model.onnx.json beside the model, so nothing vouches for it" in color(photos, out).err
     assert color(photos, out).counts == (0, 3, 0)
+
+
+def test_control_c_before_the_run_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("infer.folder.run_folder", interrupt)
+    with pytest.raises(SystemExit) as end:
+        main(["folder", "in", "out"])
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_an_empty_path_is_not_the_current_folder(photos: Path, tmp_path: Path, color: Call) -> None:
+    for source, target in (("", tmp_path / "out"), (photos, "")):
+        assert "found an empty path" in color(source, target).result.error(2)
+    assert "found an empty name of a model" in color(photos, tmp_path / "out", "--model", "").result.error(2)

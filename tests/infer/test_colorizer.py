@@ -120,6 +120,8 @@ def test_options_reach_the_backend(exported_onnx: Path, trained_run: Path, gray_
     for options, message in (
         ({"backend": "nope"}, "backend: found 'nope'"),
         ({"device": "cuda"}, "cuda"),
+        ({"device": "gpu"}, "device: found 'gpu'"),
+        ({"threads": -1}, "threads: found -1"),
         ({"backend": "openvino", "provider": "cpu"}, "provider"),
     ):
         with pytest.raises(UserError, match=message):
@@ -135,6 +137,10 @@ def test_the_default_is_the_package_s_whatever_lies_here(tmp_path: Path, monkeyp
 
 def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path, gray_image: Image.Image) -> None:
     photo = content_of(gray_image, "PNG")
+    with pytest.raises(TypeError, match="found ndarray, expected a PIL"):
+        colorizer.color(np.zeros((4, 4), np.uint8))
+    with pytest.raises(TypeError, match="found BytesIO, expected bytes or a path"):
+        colorizer.color_photo(io.BytesIO(photo))
     for options, message in (({"format": "jpeg"}, "expected one of jpg"), ({"quality": 101}, "expected 1 to 100")):
         with pytest.raises(UserError, match=message):
             colorizer.color_photo(photo, **options)
@@ -163,5 +169,5 @@ def test_the_packaged_model_is_the_default_and_is_closed(gray_image: Image.Image
     assert colorizer.backend.path.name == "flowers.onnx"
     assert colorizer.color(gray_image).mode == "RGB"
     colorizer.close()
-    with pytest.raises(RuntimeError, match="outside its context"):
+    with pytest.raises(RuntimeError, match="is closed"):
         colorizer.color(gray_image)

@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from infer import console
 from infer.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
@@ -123,10 +125,74 @@ def test_the_first_signal_asks_and_the_second_ends(
     with stop_on_signal() as stop:
         assert not stop.event.is_set()
         signal.raise_signal(number)
-        assert stop.event.is_set()
+        assert stop.event.wait(10)
         assert stop.exit_code == code
-        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert capfd.readouterr().err == "finishing the photos under way; a second signal ends at once\n"
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+SECOND = """
+import hashlib, os, signal, sys, threading
+from infer.console import stop_on_signal
+
+with stop_on_signal() as stop:
+    for first in (signal.SIGINT, signal.SIGTERM):
+        threading.Timer(0.2, os.kill, (os.getpid(), first)).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # one call that takes minutes
+"""
+
+
+def test_a_second_signal_ends_at_once_whatever_runs() -> None:
+    done = subprocess.run([sys.executable, "-c", SECOND], stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode in (130, 143)
+    assert done.stderr == b"finishing the photos under way; a second signal ends at once\n"
+
+
+MANY = """
+import os, signal, sys, threading
+from infer.console import stop_on_signal
+
+for _ in range(300):
+    with stop_on_signal() as stop:
+        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGTERM)).start()
+        while not stop.event.wait(1e-5):
+            pass
+"""
+
+
+def test_a_signal_never_meets_a_lock_that_it_interrupted() -> None:
+    # As a handler that sets the event it hung in two of three hundred.
+    done = subprocess.run([sys.executable, "-c", MANY], stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 0
+    assert done.stderr.count(b"\n") == 300
+
+
+def test_signals_that_were_ignored_stay_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.event.wait(10)
+            assert stop.exit_code == 143
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_that_nobody_can_take_does_not_end_the_run(
+    tmp_path: Path, gray_photos: Callable[..., Path], stream: str
+) -> None:
+    command = [sys.executable, "-c", "from infer.cli import main; main()", "folder", gray_photos(tmp_path / "in")]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run([*command, tmp_path / "out", "--log-json"], **streams, text=True, check=False)
+    assert done.returncode == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    if stream == "stdout":
+        assert done.stderr.count("note: standard output takes no more") == 1
 
 
 @pytest.mark.usefixtures("handlers")
@@ -152,3 +218,17 @@ def test_log_lines_are_written_at_once(capsys: pytest.CaptureFixture[str]) -> No
     assert values["name"] == BYTES_NAME
     Console().log("begin", name="x")
     assert capsys.readouterr().out == ""
+
+
+def test_machines_hear_of_notes_and_of_what_was_passed_over(
+    tmp_path: Path, color: Color, gray_photos: Callable[..., Path]
+) -> None:
+    photos = gray_photos(tmp_path / "in", 1)
+    (photos / "x.heic").touch()
+    frames = [Image.new("L", (8, 8), value) for value in (0, 99)]
+    frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
+    ran = color(photos, tmp_path / "out", "--log-json")
+    notes = {event["name"]: event["notes"] for event in ran.events if event["event"] == "file"}
+    assert notes == {"000.png": [], "moving.gif": ["first frame of several"]}
+    (passed,) = (event for event in ran.events if event["event"] == "passed over")
+    assert passed["name"] == "x.heic"

@@ -173,3 +173,28 @@ def test_a_resolution_that_no_file_can_hold_is_left_out_with_a_note(
     photo = decode(path)
     assert photo.dpi is None
     assert [note.split(":")[0] for note in photo.notes] == ["resolution left out"]
+
+
+def test_a_tiff_without_resolution_gets_none(tmp_path: Path) -> None:
+    tiff = saved(tmp_path, "a.tif", Image.new("L", (4, 4)))
+    assert decode(tiff).dpi is None
+    assert decode(saved(tmp_path, "b.tif", Image.new("L", (4, 4)), dpi=(300, 200))).dpi == (300, 200)
+
+
+def test_texts_of_a_png_are_noted(tmp_path: Path) -> None:
+    texts = PngInfo()
+    texts.add_text("Title", "Fields")
+    texts.add_itxt("Author", "Somebody")
+    texts.add_itxt("XML:com.adobe.xmp", "<x/>")
+    assert decode(saved(tmp_path, "a.png", Image.new("L", (4, 4)), pnginfo=texts)).notes == (
+        "PNG text left out: Author, Title",
+    )
+
+
+def test_names_of_document_page_and_scanner_of_a_tiff_are_kept(tmp_path: Path) -> None:
+    tags = Image.Exif()
+    named = {269: "document", 285: "page", 316: "scanner"}
+    tags.update(named)
+    exif = Image.Exif()
+    exif.load(decode(saved(tmp_path, "a.tif", Image.new("L", (4, 4)), exif=tags)).exif)
+    assert dict(exif) == named

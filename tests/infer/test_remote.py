@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from infer.storage import RemoteFolder
+from infer.remote import RemoteFolder
 
 ROOT = Path(__file__).parent.parent.parent
 Color = Callable[..., Any]

@@ -14,7 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.spec import UserError
 from infer.jobs import check_folders
-from infer.storage import ATOMIC_PROTOCOLS, LocalFolder, RemoteFolder, Status, Storage, is_url, open_storage
+from infer.remote import ATOMIC_PROTOCOLS, RemoteFolder
+from infer.storage import LocalFolder, Status, Storage, is_url, open_storage
 
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
 
@@ -349,3 +350,10 @@ def test_a_url_that_cannot_be_opened_is_one_line(
 def test_a_protocol_that_nobody_knows_is_named() -> None:
     with pytest.raises(UserError, match="Protocol not known: nope"):
         open_storage("nope://x")
+
+
+def test_a_report_that_a_kill_left_half_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".cgan-0123456789ab.tmp").write_text("half")
+    (tmp_path / "mine.tmp").write_text("mine")
+    LocalFolder(tmp_path).prepare()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cgan", "mine.tmp"]

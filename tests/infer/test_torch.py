@@ -97,7 +97,7 @@ def test_auto_says_that_it_leaves_a_gpu_aside(trained_run: Path, monkeypatch: py
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    assert "expected a run folder of cgan-train or a .safetensors checkpoint" in refusal(tmp_path)
+    assert "found a folder that is no run of cgan-train" in refusal(tmp_path)
 
 
 def test_changed_weights_are_refused(trained_run: Path, tmp_path: Path) -> None:

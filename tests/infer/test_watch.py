@@ -33,6 +33,7 @@ class Watch:
                 return original(event, timeout)
             if not waiting:
                 os.kill(os.getpid(), signal.SIGTERM)
+                return original(event, 10)
             elif step := waiting.pop(0):
                 step()
             return original(event, 0)
@@ -189,3 +190,29 @@ def test_the_pause_grows_with_the_search(watch: Watch, monkeypatch: pytest.Monke
     monkeypatch.setattr(folder, "plan_of", lambda *arguments: time.sleep(0.25) or plan(*arguments))
     watch.run(watch.source, watch.target, "--watch")
     assert pauses[1] >= folder.WATCH_SHARE * 0.25 > folder.WATCH_SECONDS
+
+
+def test_a_photo_that_was_away_at_its_turn_is_tried_again(
+    watch: Watch, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gray_photos(watch.source, 1)
+    (photo,) = watch.source.glob("*.png")
+    away = tmp_path / "away.png"
+    plan = folder.plan_of
+
+    def planned(*arguments: Any) -> Any:
+        made = plan(*arguments)
+        if made.jobs and not away.exists() and not watch.outputs():
+            photo.rename(away)
+        return made
+
+    monkeypatch.setattr(folder, "plan_of", planned)
+
+    def back() -> None:
+        assert watch.outputs() == []
+        monkeypatch.setattr(folder, "plan_of", plan)
+        away.rename(photo)
+
+    ran = watch(2, back, 3)
+    assert watch.outputs() == [photo.name]
+    assert ran.counts == (1, 0, 0)
