@@ -1,9 +1,6 @@
 """Photos one by one from Python: what `cgan-infer folder` does with each, without folders and journal.
 
-from infer.colorizer import Colorizer
-
-with Colorizer() as colorizer:
-    colorizer.color(Image.open("gray.jpg")).save("color.jpg")
+`Colorizer().color(image)` colours a PIL.Image.Image, `Colorizer().color_photo(file)` a file or its bytes.
 """
 
 from dataclasses import dataclass
