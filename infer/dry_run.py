@@ -1,10 +1,12 @@
 """`cgan-infer folder --dry-run`: what a run would do with each file, as far as its header tells."""
 
+import os
 import shutil
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from cgan.spec import UserError
 from infer.console import Console
 from infer.images import PhotoError, pixels_of, reason_of, use_own_pixel_limit
 from infer.jobs import Job, check, check_folders
@@ -20,7 +22,7 @@ from infer.request import (
     unwritable,
     work_folder,
 )
-from infer.storage import Storage, open_source, open_storage
+from infer.storage import LocalFolder, Storage, open_source, open_storage
 
 
 def show_plan(request: FolderRequest, console: Console) -> int:
@@ -32,6 +34,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
     use_own_pixel_limit()
     source, target = open_source(request.source), open_storage(request.target)
     check_folders(source, target)
+    _check_reachable(target)
     verdicts = {"do": 0, "skip": 0, "fail": 0}
     with tempfile.TemporaryDirectory() as folder:
         path = journal_path(target.identity, work_folder(target))
@@ -60,6 +63,21 @@ def _tell(console: Console, name: str, output: str | None, verdict: str, reason:
     console.log("plan", not fails, name=name, output=output, verdict=verdict, reason=reason)
     say = console.fail if fails else console.note
     say(f"{verdict:<4} {name}{(output and f' -> {output}') or ''}{reason and f'  ({reason})'}")
+
+
+def _check_reachable(target: Storage) -> None:
+    """Check, as far as can be seen, that OUTPUT can be made where it is to be.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not isinstance(target, LocalFolder):
+        return
+    path = target.path.absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "no permission to write to it" if there.is_dir() else "a file and no folder"
+        raise UserError(f"{target}: cannot be written ({there}: found {why}); choose another OUTPUT")
 
 
 def _verdict(

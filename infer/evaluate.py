@@ -63,7 +63,9 @@ class Evaluation:
 
     def notes(self) -> list[str]:
         """What has to be read with the figures."""
-        return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), self.cache_note) if n))
+        gray = "all photos are near gray, so the figures do not tell how near colours come to real ones"
+        own = (gray if self.near_gray == self.photos else None, self.cache_note)
+        return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), *own) if n))
 
     def against(self, former: "dict[str, Measured]") -> dict[str, float]:
         """This evaluation's figures minus those of another one, where both are finite.

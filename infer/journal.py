@@ -63,7 +63,7 @@ class Row:
     size: int
     """Bytes of the output; of one that is begun or failed, of what lay there before."""
     reason: str
-    """Why it failed."""
+    """Why it failed; of one that is done, what a user should know of it, a line each."""
 
     def is_of(self, identity: str, checksum: str) -> bool:
         """Whether it speaks of the input as it is now; content, where both sides know it, decides over time."""

@@ -245,6 +245,8 @@ class Pipeline:
                 self.journal.settle(job.output, DONE, size=there.size)
             if row and (row.identity != job.identity or (checksum and not row.checksum)):
                 self.journal.refresh(job.output, job.identity, checksum)
+            if row and row.state == DONE and row.reason:
+                self.outcome.notes[job.name] = row.reason.splitlines()
             self._settle(job, "skipped")
         else:
             self.undo[job.output] = row
@@ -331,7 +333,7 @@ class Pipeline:
             if item.notes:
                 self.outcome.notes[item.job.name] = list(item.notes)
             self.undo.pop(item.job.output, None)  # it lies there, whatever the journal can still take
-            if self._noted(self.journal.settle, item.job.output, DONE, size=item.size):
+            if self._noted(self.journal.settle, item.job.output, DONE, size=item.size, reason="\n".join(item.notes)):
                 self._settle(item.job, "done")
 
     def _came_through(self, ended: Ended[Item]) -> list[Item]:

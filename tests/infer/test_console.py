@@ -232,3 +232,6 @@ def test_machines_hear_of_notes_and_of_what_was_passed_over(
     assert notes == {"000.png": [], "moving.gif": ["first frame of several"]}
     (passed,) = (event for event in ran.events if event["event"] == "passed over")
     assert passed["name"] == "x.heic"
+    again = color(photos, tmp_path / "out", "--log-json")
+    assert again.counts == (0, 2, 0)
+    assert again.report["notes"] == ran.report["notes"] == {"moving.gif": ["first frame of several"]}

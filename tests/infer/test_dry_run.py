@@ -163,3 +163,11 @@ def test_pixels_are_limited_by_the_option_and_not_by_pillow(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     ran = color(photos, tmp_path / "out", "--dry-run")
     assert (ran.code, Image.MAX_IMAGE_PIXELS) == (0, None)
+
+
+def test_an_output_that_cannot_be_made_is_foreseen(photos: Path, tmp_path: Path, color: Color) -> None:
+    (tmp_path / "file").touch()
+    error = color(photos, tmp_path / "file" / "out", "--dry-run").result.error(2)
+    assert f"{tmp_path / 'file'}: found a file and no folder" in error
+    assert color(photos, tmp_path / "a" / "new" / "out", "--dry-run").code == 0
+    assert not (tmp_path / "a").exists()

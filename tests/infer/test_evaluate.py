@@ -184,7 +184,9 @@ def test_gray_photos_alone_give_json_too(invoke: Invoke, exported_onnx: Path, tm
         "--json",
         tmp_path / "a.json",
     ]
-    assert invoke(main, *given).code == 0
+    result = invoke(main, *given)
+    assert result.code == 0
+    assert "note: all photos are near gray" in result.err
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["near_gray_photos"] == 3 and "colorfulness_ratio" not in found["figures"]
     assert found["figures"]["gray_psnr"]["value"] is None  # infinite: a gray photo is its own luma
