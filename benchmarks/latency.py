@@ -170,7 +170,7 @@ def measure(
     Raises:
         UserError: contestants of different sizes, or none that takes any of the batches.
     """
-    shapes = {name: _size(backend) for name, backend in contestants.items()}
+    shapes = {name: backend.own_size for name, backend in contestants.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name}: {height} x {width}" for name, (height, width) in shapes.items())
         raise UserError(f"found models of different render sizes ({found}); give models of one size")
@@ -249,12 +249,7 @@ def _batch(backend: Backend, files: list[File]) -> np.ndarray:
 
 
 def _input(backend: Backend, photo: Photo) -> np.ndarray:
-    return model_input(photo, *_size(backend))
-
-
-def _size(backend: Backend) -> tuple[int, int]:
-    """Height and width at which it is run."""
-    return backend.own_size
+    return model_input(photo, *backend.own_size)
 
 
 def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, float | None]:

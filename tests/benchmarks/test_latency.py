@@ -122,7 +122,7 @@ class Shaped:
     """What `measure` asks of a backend before anything runs."""
 
     def __init__(self, side: int, most: int | None) -> None:
-        self.fixed_size, self.batch_range = (side, side), (1, most)
+        self.own_size, self.batch_range = (side, side), (1, most)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_kills_that_lose_nothing_pass(check: Check) -> None:
     ("sabotage", "problem"),
     [
         ("sys.argv.append('--overwrite')", "was whole and was made again"),
-        ("out.mkdir(exist_ok=True); (out / '.cgan-0.tmp').touch()", "left over: .cgan-0.tmp"),
+        ("out.mkdir(exist_ok=True); (out / 'half.tmp').touch()", "left over: half.tmp"),
         ("out.mkdir(exist_ok=True); (out / 'half.png').write_bytes(b'PNG')", "half.png: UnidentifiedImageError"),
         ("next(pathlib.Path(sys.argv[2]).iterdir()).open('ab').write(b'0')", "the input folder changed"),
         ("out.name == 'out' and sys.exit(2)", "the run had ended with exit code 2"),
