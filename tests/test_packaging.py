@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,10 @@ def test_onnx_runtime_reports_to_nobody(module: str, monkeypatch: pytest.MonkeyP
 def test_who_wants_onnx_runtime_to_report_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     assert run_python(NO_TELEMETRY, "infer").stdout == "0\n"
+
+
+@pytest.mark.parametrize("package", ["cgan", "export", "infer"])
+def test_type_checkers_are_told_of_the_types(package: str) -> None:
+    assert (ROOT / package / "py.typed").read_bytes() == b""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert settings["tool"]["setuptools"]["package-data"][package] == ["py.typed"]
