@@ -18,7 +18,7 @@ from cgan.config import TrainConfig
 from cgan.events import write_events
 from cgan.figures import save_curves, scalar
 from cgan.networks import Generator
-from cgan.spec import UserError, atomic_path, cannot_write, is_temporary
+from cgan.spec import UserError, atomic_path, cannot_write, is_temporary, remove_temporaries
 
 BEST_FILE = "best.safetensors"
 
@@ -189,9 +189,7 @@ class RunFolder:
         """Remove what a kill in the middle of a file left."""
         for folder in (self.path, self.checkpoints, self.path / "samples", self.path / "tensorboard"):
             if folder.is_dir():
-                for entry in folder.iterdir():
-                    if is_temporary(entry):
-                        entry.unlink()
+                remove_temporaries(folder)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

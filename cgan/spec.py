@@ -391,6 +391,13 @@ def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:
     return isinstance(values, dict) and keys <= values.keys()
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a kill in the middle of `atomic_path` left in a folder that no other command writes to."""
+    for entry in folder.iterdir():
+        if is_temporary(entry):
+            entry.unlink()
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that `atomic_path` made; where no command runs, a kill left it."""
     return path.name.startswith(_TEMPORARY[0]) and path.name.endswith(_TEMPORARY[1])

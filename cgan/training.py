@@ -95,9 +95,7 @@ def setup(
         run.history, run.steps = progress["history"], progress["steps"]
         run.scaler.load_state_dict(progress["scaler"])
     elif config.init_sha256 and start is None:
-        raise UserError(
-            "--resume: found no finished epoch, so the run begins anew, and it began with --init; give the same --init"
-        )
+        raise UserError("--resume: found no finished epoch to go on after, and an --init before; give the same --init")
     run.folder.check_epochs(config, run.history)
     world.wait()  # all have read before one writes
     if world.main:

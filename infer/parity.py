@@ -168,8 +168,9 @@ def check_parity(
         UserError: no run, no photo that can be read, or models of different sizes.
         GateError: the candidate cannot be run on the photos.
     """
-    if run.suffix in (".onnx", ".plan"):
-        raise UserError(f"{run}: found an exported model, expected the run or checkpoint that one is compared with")
+    from cgan.checkpoint import checkpoint_path
+
+    checkpoint_path(run)  # an exported model would be refused with advice on --backend
     with open_model(run, device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
         comparison = _Comparison(candidate, reference, batch_size, features, cache)

@@ -74,9 +74,10 @@ class Backend(ABC):
         """
         self.note = None
         try:
-            self.sidecar = read_sidecar(self.path) if self.path.is_file() else None
+            self.sidecar = None
             if self.path.is_file():
-                self.path.open("rb").close()
+                self.path.open("rb").close()  # engines have errors of their own for one that may not be read
+                self.sidecar = read_sidecar(self.path)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); give permission to read it") from error
         try:

@@ -164,25 +164,6 @@ def test_the_same_input_gives_the_same_bytes_and_sidecar(
     assert sidecar_path(after).read_bytes() == sidecar_path(before).read_bytes()
 
 
-def test_another_model_of_the_same_name_is_not_replaced_unasked(trained_run: Path, tmp_path: Path) -> None:
-    out, other = tmp_path / "out", tmp_path / "other.safetensors"
-    config = TrainConfig(width=4, size=32, fid=False)
-    save_generator(other, build_generator(config), config)
-    made = make_onnx(trained_run, out, ExportOptions())
-    before = files(out)
-    with pytest.raises(UserError, match="found another model of that name"):
-        make_onnx(other, out, ExportOptions())
-    assert files(out) == before
-    assert make_onnx(trained_run, out, ExportOptions()).path == made.path  # the same weights
-    assert files(out) == before
-    make_onnx(other, out, ExportOptions(overwrite=True))
-    assert files(out).keys() == before.keys()
-    assert files(out) != before
-    sidecar_path(made.path).unlink()
-    with pytest.raises(UserError, match="found another model of that name"):
-        make_onnx(other, out, ExportOptions())
-
-
 def test_a_dynamic_size_is_compared_and_named(trained_run: Path, tmp_path: Path) -> None:
     artefact = make_onnx(trained_run, tmp_path, ExportOptions(dynamic_size=True))
     assert artefact.path.name == "unet-w4-rgb-32-dynamic-fp32.onnx"
