@@ -105,7 +105,7 @@ def checkpoint_path(source: Path) -> Path:
     """The checkpoint file that `source`, a run folder or a checkpoint file, stands for.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or an exported model.
     """
     path = source / "checkpoints" / GENERATOR_FILE if source.is_dir() else source
     if not path.is_file():

@@ -299,6 +299,6 @@ def visited(page: Path, shot: Path) -> set[str]:
     return {url for url in asked if not re.search(r"//[^/]*\.(google|gvt1|googleapis|gstatic)\.com/", url)}
 
 
-def test_an_exported_model_is_no_reference(invoke: Invoke, files: Files, tmp_path: Path) -> None:
-    error = invoke(main, "parity", files.good, *options(files.good, tmp_path), "--no-fid").error(2)
+def test_an_exported_model_is_no_reference(invoke: Invoke, files: Files, photo_folder: Path) -> None:
+    error = invoke(main, "parity", files.good, *options(files.good, photo_folder), "--no-fid").error(2)
     assert "found an exported model, expected a run folder of cgan-train" in error
