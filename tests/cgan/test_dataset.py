@@ -1,5 +1,6 @@
 """Scan, preparation, split, order of the photos."""
 
+import errno
 import os
 import shutil
 from collections import Counter
@@ -63,6 +64,20 @@ def test_scan_refuses_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "one.jpg").touch()
     with pytest.raises(UserError, match=r"one\.jpg: found a file, expected a folder"):
         scan(tmp_path / "one.jpg")
+
+
+def test_scan_refuses_what_it_cannot_search(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"locked: cannot be searched \(Permission denied\), and photos .* missing"):
+        scan(photos)
 
 
 # prepare
