@@ -21,6 +21,7 @@ gan="--discriminator patch --gan-loss hinge --spectral-norm --discriminator-widt
 alone="$gan --discriminator-norm none"
 try l1 --discriminator none
 try l1-color-1.8 --discriminator none --color-weight 1.8
+try l1-color-2.6 --discriminator none --color-weight 2.6
 # shellcheck disable=SC2086
 {
     try batch-norm-64-color-1.8 $gan --l1-weight 64 --color-weight 1.8
