@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,8 +201,9 @@ def _train(
     from cgan import dataset, training
     from cgan.run_folder import RunFolder
 
+    run_folder = RunFolder(out)
     if not resume and world.main:
-        RunFolder(out).check_free()
+        run_folder.check_free()
     if dry_run:
         found = dataset.FLOWERS102 if data == dataset.FLOWERS102 else len(dataset.scan(Path(data)))
         if world.main:
@@ -218,18 +220,20 @@ def _train(
             print(f"warning: passed over {name}: {reason}", file=sys.stderr)
         if photos.near_gray:
             print(f"warning: {photos.near_gray} of {len(photos.names)} photos are near gray", file=sys.stderr)
-    run = training.setup(out, config, photos, resume, world, start)
-    progress.say(
-        f"{len(run.split.train)} photos train, {len(run.split.test)} are held out; {config.device}, {config.precision}"
-        + (f", {world.size} processes" if world.size > 1 else "")
-    )
-    if len(run.split.test) < FEW_PHOTOS and not resume:
+    with run_folder.locked() if world.main else nullcontext():
+        run = training.setup(out, config, photos, resume, world, start)
+        parts = run.split
         progress.say(
-            f"note: {len(run.split.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
+            f"{len(parts.train)} photos train, {len(parts.test)} are held out; {config.device}, {config.precision}"
+            + (f", {world.size} processes" if world.size > 1 else "")
         )
-    progress.epoch = len(run.history)
-    training.fit(run, features, progress.step, progress.epoch_done)
-    progress.say(f"done: {out} holds {len(run.history)} epochs")
+        if len(parts.test) < FEW_PHOTOS and not resume:
+            progress.say(
+                f"note: {len(parts.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
+            )
+        progress.epoch = len(run.history)
+        training.fit(run, features, progress.step, progress.epoch_done)
+        progress.say(f"done: {out} holds {len(run.history)} epochs")
 
 
 class _Progress:

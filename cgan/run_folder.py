@@ -1,7 +1,11 @@
 """The folder of a run: its records, checkpoints, metrics and samples on disk."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +26,14 @@ from cgan.spec import UserError, atomic_path, cannot_write, is_temporary, remove
 
 BEST_FILE = "best.safetensors"
 
-RECORDS_BEFORE_CONFIG = frozenset({"split.json", "environment.json"})
-"""Records that are written before config.json: without it they are a start that was killed."""
+LOCK_FILE = ".lock"
+"""An empty file that the process that trains here keeps locked."""
+
+OF_A_START = frozenset({"split.json", "environment.json", LOCK_FILE})
+"""What a start writes before config.json."""
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""Errors of file systems that cannot lock files, as some of clusters."""
 
 MAY_CHANGE = frozenset({"epochs"})
 """Options that a resumed run may have other than the run it goes on with."""
@@ -43,8 +53,44 @@ class RunFolder:
         self.training_file = self.checkpoints / TRAINING_FILE
         self.held_out_file = path / HELD_OUT_FILE
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while this one trains here. A folder that stays empty is removed again.
+
+        Raises:
+            UserError: another one trains here, or the folder cannot be written.
+            GateError: the disk is full.
+        """
+        new = not self.path.exists()
+        lock = self.path / LOCK_FILE
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: found another cgan-train at work in it; wait for it, or use another --out"
+                ) from None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise cannot_write(self.path, error) from error
+                print(
+                    f"warning: {self.path}: its file system has no locks ({error.strerror}); see to it that no other "
+                    "cgan-train works in it",
+                    file=sys.stderr,
+                )
+            try:
+                yield
+            finally:
+                if new and not any(entry != lock for entry in self.path.iterdir()):
+                    with contextlib.suppress(OSError):  # another process has come here meanwhile
+                        lock.unlink()
+                        self.path.rmdir()
+
     def check_free(self) -> None:
-        """Check that a new run may begin here: nothing is there, or what a start that was killed left.
+        """Check that a new run may begin here: nothing is there, or a run that never finished an epoch.
 
         Raises:
             UserError: the folder holds something else.
@@ -53,10 +99,20 @@ class RunFolder:
             return
         if not self.path.is_dir():
             raise UserError(f"{self.path}: found a file, expected a new or empty folder; use another --out")
-        if any(not (entry.name in RECORDS_BEFORE_CONFIG or is_temporary(entry)) for entry in self.path.iterdir()):
+        if not all(map(self._is_of_a_start, self.path.iterdir())):
             raise UserError(
                 f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
             )
+
+    def _is_of_a_start(self, entry: Path) -> bool:
+        """Whether a file or folder in RUN is one that a run has before its first epoch is finished."""
+        if entry == self.checkpoints:
+            return entry.is_dir() and all(map(is_temporary, entry.iterdir()))
+        if entry.name == "config.json":
+            with contextlib.suppress(UserError):
+                return bool(self._read("config.json") and self.config())
+            return False
+        return entry.name in OF_A_START or is_temporary(entry)
 
     def config(self) -> dict[str, Any]:
         """The run's configuration; options that did not exist when it began have their defaults.

@@ -14,6 +14,7 @@ from PIL import Image
 
 import cgan
 from cgan.cli import main
+from cgan.run_folder import RunFolder
 
 Train = Callable[..., Any]
 
@@ -140,6 +141,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 from cgan.cli import main
+from cgan.run_folder import RunFolder
 main()
 """
 """cgan-train where two packages look as if they were not installed."""
@@ -236,6 +238,15 @@ def test_a_diverged_run_fails_with_one_line(train: Train, tmp_path: Path) -> Non
     error = train("--lr", 1e30).error(1)
     assert "not finite at step " in error and "last good checkpoint: none yet" in error and "--lr" in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert train() == (0, "", "")  # the corrected command may use the folder, as nothing in it would be lost
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(train: Train, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run").locked():
+        assert "another cgan-train at work in it" in train().error(2)
+    assert train() == (0, "", "")
+    with RunFolder(tmp_path / "run").locked():
+        assert "another cgan-train at work in it" in train("--resume").error(2)
 
 
 @pytest.mark.parametrize(

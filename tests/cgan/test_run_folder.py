@@ -1,7 +1,9 @@
 """The folder of a run: what is refused, what survives, what the files hold."""
 
 import errno
+import fcntl
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -105,6 +107,26 @@ def test_a_start_that_was_killed_before_its_configuration_is_begun_again(tmp_pat
     assert json.loads((tmp_path / "split.json").read_text()) == RECORDS["split.json"]
 
 
+def test_a_run_that_finished_no_epoch_gives_way_to_one_of_other_options(folder: RunFolder) -> None:
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / ".cgan-0a1b2c3d4e5f.tmp").write_text("of a checkpoint that was being written")
+    other = {**RECORDS, "config.json": replace(CONFIG, batch_size=2).to_json()}
+    folder.create(other)
+    assert folder.config()["batch_size"] == 2
+    (folder.checkpoints / "last.training.safetensors").write_text("of a finished epoch")
+    with pytest.raises(UserError, match=r"found files in it"):
+        folder.create(RECORDS)
+    assert folder.config()["batch_size"] == 2
+
+
+@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"my": "settings"}', '{"width": "wide"}'])
+def test_a_configuration_of_something_else_is_never_replaced(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=r"found files in it"):
+        RunFolder(tmp_path).create(RECORDS)
+    assert (tmp_path / "config.json").read_text() == config
+
+
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoints", ".hidden", ".cgan-notes", "a.tmp"])
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
@@ -112,6 +134,44 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
         with pytest.raises(UserError, match=r"found files in it.*--resume or another --out"):
             attempt()
     assert contents(tmp_path) == {tmp_path / name: b"mine"}
+
+
+def test_one_training_at_a_time_works_in_a_folder(folder: RunFolder) -> None:
+    refused = pytest.raises(UserError, match=r"another cgan-train at work in it")
+    with folder.locked(), refused, RunFolder(folder.path).locked():
+        pytest.fail("two at a time")
+    with RunFolder(folder.path).locked():
+        assert folder.config() == CONFIG.to_json()
+
+
+def test_a_folder_that_no_run_was_begun_in_is_not_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(UserError, match=r"too few photos"), RunFolder(tmp_path / name).locked():
+            raise UserError("too few photos")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    RunFolder(tmp_path / "empty").check_free()
+    with RunFolder(tmp_path / "new").locked():
+        RunFolder(tmp_path / "new").create(RECORDS)
+    assert (tmp_path / "new" / "config.json").exists()
+
+
+def test_file_systems_without_locks_are_warned_of(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(code: int) -> Callable[..., None]:
+        def flock(*arguments: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        return flock
+
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
+    with folder.locked():
+        pass
+    assert "its file system has no locks (No locks available)" in capsys.readouterr().err
+    monkeypatch.setattr(fcntl, "flock", refuse(errno.EIO))
+    with pytest.raises(GateError, match=r"cannot be written"), folder.locked():
+        pytest.fail("not locked")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
