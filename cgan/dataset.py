@@ -360,6 +360,7 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
         with Image.open(path, formats=tuple(set(PHOTO_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
+            image.filename = ""  # Pillow maps files of that name, and a TIFF on its side by the size it has upright
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
     except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files

@@ -1,7 +1,9 @@
 """One photo in: decode it to luma, and keep what belongs beside it. `infer.render` colours and writes it."""
 
 import contextlib
+import errno
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cgan.spec import PHOTO_FORMATS
 from infer import iptc, metadata, wide_color
+from infer.mends import mend
 
 Floats = NDArray[np.float32]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
@@ -34,8 +37,8 @@ REDUCING_GAP = 2.0
 """Photos of twice this times the render size and more are first reduced to no less than this times the render size, by
 means over whole pixels: at 1,024 pixels four times as fast, and half a level from the filter over all pixels."""
 
-SAMPLE_FORMAT, UNSIGNED = 339, 1
-"""TIFF tag, and its value for unsigned integers."""
+SAMPLE_FORMAT, UNSIGNED, SIGNED = 339, 1, 2
+"""TIFF tag, and its values for integers."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,8 +56,6 @@ UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 PNG_DEEP = frozenset({("I;16B",), ("RGB;16B",), ("LA;16B",), ("RGBA;16B",)})
 """What Pillow tells its decoder of a PNG of 16 bits a channel."""
-PNG_KEY_SCALES = {("L;2",): 85, ("L;4",): 17}
-"""Pillow widens gray PNGs of 2 and 4 bits to 8, but not the value that they name as transparent."""
 
 
 def use_own_pixel_limit() -> None:
@@ -179,13 +180,16 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
             found = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures in it
             if expected and found != expected:
                 raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
+            mend(image)
             yield image
     except UnidentifiedImageError as error:
         raise PhotoError(f"not an image, or a kind of {expected or 'image'} that Pillow cannot read") from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
         raise PhotoError(f"{type(error).__name__}: {error}") from error
+    except (AssertionError, LookupError, TypeError, ArithmeticError, struct.error) as error:
+        raise PhotoError(f"damaged: {type(error).__name__} {error}".rstrip()) from error
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # which is what a place before the file's beginning gets
             raise  # of the disk or the network, not of the content
         raise PhotoError(f"damaged: {error}") from error
 
@@ -212,8 +216,6 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     wide = wide_color.reading_of(image)
     if wide:
         image.tile = wide.first  # type: ignore[attr-defined]
-    elif image.format == "PNG":
-        _scale_transparent_color(image)
     # A JPEG's luma is stored as such: this skips its colours, and takes nothing of its size. libjpeg weighs the
     # colours of one that is stored as RGB; CMYK is left as it is.
     image.draft("L", None)
@@ -229,6 +231,8 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
     if gray.mode not in WIDE_MODES:
         gray = _eight_bit_luma(gray)  # a transposed plane is a third of three
+    if dpi and layout.get(ExifTags.Base.Orientation, orientation) in metadata.ON_ITS_SIDE:
+        dpi = dpi[::-1]  # a TIFF was turned upright as it was loaded
     if orientation in UPRIGHT:
         gray = gray.transpose(UPRIGHT[orientation])
         alpha = alpha and alpha.transpose(UPRIGHT[orientation])
@@ -260,13 +264,6 @@ def _source_bits(image: Image.Image) -> int:
     if image.format == "PPM":  # mode and highest value, where that is not 255
         return 16 if arguments[-1] in range(256, 65_536) else 8
     return 16 if image.format == "PNG" and arguments in PNG_DEEP else 8
-
-
-def _scale_transparent_color(image: Image.Image) -> None:
-    """Bring the transparent colour of a PNG to the depth at which Pillow reads its samples."""
-    key, arguments = image.info.get("transparency"), _tile_arguments(image)
-    if isinstance(key, int) and arguments in PNG_KEY_SCALES:
-        image.info["transparency"] = key * PNG_KEY_SCALES[arguments]
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -303,8 +300,11 @@ def _split_wide(
 
 def _luma(image: Image.Image, layout: dict[int, Any], notes: list[str]) -> Luma:
     """Rec.601 luma of any mode; arguments as of `_wide_luma`."""
-    wide = image.mode in WIDE_MODES
-    return _wide_luma(np.asarray(image), layout, notes) if wide else np.asarray(_eight_bit_luma(image))
+    if image.mode in WIDE_MODES:
+        return _wide_luma(np.asarray(image), layout, notes)
+    if image.mode == "L" and layout.get(SAMPLE_FORMAT) == (SIGNED,):  # which Pillow does not look at
+        return _wide_luma(np.asarray(image).view(np.int8), layout, notes)
+    return np.asarray(_eight_bit_luma(image))
 
 
 def _eight_bit_luma(image: Image.Image) -> Image.Image:
@@ -338,7 +338,7 @@ def _wide_luma(values: NDArray[Any], layout: dict[int, Any], notes: list[str]) -
     scaled: NDArray[np.uint16] = values
     if values.dtype != np.uint16 or natural != 65535 or offset != 0:
         scaled = np.empty(values.shape, np.uint16)
-        for row, out in zip(values, scaled, strict=True):  # in float64 for 32 bits, but a row at a time
-            out[:] = np.round((row - offset) * (65535.0 / natural))
+        for row, out in zip(values, scaled, strict=True):  # in float64, but a row at a time
+            out[:] = np.round((row.astype(np.float64) - offset) * (65535.0 / natural))
     white_is_zero = layout.get(ExifTags.Base.PhotometricInterpretation) == 0  # Pillow inverts only 8 bits
     return 65535 - scaled if white_is_zero else scaled

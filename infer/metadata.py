@@ -25,6 +25,9 @@ TIFF_DESCRIPTIVE_TAGS = frozenset(
 )
 """Of a TIFF's tags, those that describe the photo; the others lay out the file."""
 
+ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+"""EXIF orientations of photos whose rows are columns when upright."""
+
 MAX_DPI = 1e6
 """No photo's resolution is higher; formats hold it in fields that a higher one does not fit."""
 
@@ -56,7 +59,7 @@ def rgb_profile(image: Image.Image, notes: list[str]) -> bytes | None:
 
 
 def resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | None:
-    """Dots per inch across and down, where they are known and some that a file can hold."""
+    """Dots per inch across and down as the photo lies, where they are known and some that a file can hold."""
     if not (given := image.info.get("dpi")):
         return None
     if image.format == "TIFF" and ExifTags.Base.XResolution not in image.tag_v2:  # type: ignore[attr-defined]
@@ -69,7 +72,7 @@ def resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | No
 
 
 def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, bytes | None, int]:
-    """EXIF and XMP without orientation, and that; damaged EXIF is left out with a note."""
+    """EXIF and XMP of the photo upright, and how it lies; damaged EXIF is left out with a note."""
     xmp = image.info.get("xmp")
     kept_xmp = XMP_ORIENTATION.sub(b"", xmp) if isinstance(xmp, bytes) and xmp else None
     if any(segment.startswith(EXTENDED_XMP) for _, segment in getattr(image, "applist", ())):
@@ -82,6 +85,10 @@ def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, by
         for tag in list(exif):
             if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in TIFF_DESCRIPTIVE_TAGS):
                 del exif[tag]
+        resolution = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+        if orientation in ON_ITS_SIDE and None not in resolution:
+            exif[ExifTags.Base.YResolution], exif[ExifTags.Base.XResolution] = resolution
+        exif.bigtiff = False  # of a BigTIFF it would be packed as one, which no EXIF is
         return exif.tobytes() if len(exif) else None, kept_xmp, orientation
     except Exception as error:  # Pillow's parser raises whatever the damage leads to
         notes.append(f"EXIF and orientation left out: damaged ({error})")

@@ -57,14 +57,14 @@ def reading_of(image: Image.Image) -> Reading | None:
                 return None
             # To Pillow each plane is of 8 bits: "R".
             order = "16B" if tags.prefix == TiffImagePlugin.MM else "16L"
-            tiles = [_of_raw_mode(tile, f"{_raw_mode(tile)};{order}") for tile in tiles]
+            tiles = [of_raw_mode(tile, f"{raw_mode(tile)};{order}") for tile in tiles]
     if image.format == "PPM" and tiles[0].codec_name == "ppm" and tiles[0].args == ("RGB", 65_535):
         # Pillow would scale these to 8 bits one by one; they are what its raw decoder reads.
         tiles = [tile._replace(codec_name="raw", args="RGB;16B") for tile in tiles]
-    raw_mode = _raw_mode(tiles[0])
-    if image.format == "PNG" and raw_mode == "LA;16B":  # of mode RGBA to Pillow
-        return Reading([_of_raw_mode(tile, "RGBA") for tile in tiles], None)
-    channels, _, order = raw_mode.partition(";")
+    mode = raw_mode(tiles[0])
+    if image.format == "PNG" and mode == "LA;16B":  # of mode RGBA to Pillow
+        return Reading([of_raw_mode(tile, "RGBA") for tile in tiles], None)
+    channels, _, order = mode.partition(";")
     if channels not in COLORS or order not in ORDERS:
         return None
     return Reading(tiles, [_of_low_bytes(tile) for tile in tiles])
@@ -117,15 +117,17 @@ def _bands(first: Image.Image, second: Image.Image | None) -> Iterator[tuple[sli
             yield slice(top, box[3]), samples * np.uint16(256) + np.asarray(second.crop(box))
 
 
-def _raw_mode(tile: ImageFile._Tile) -> str:
+def raw_mode(tile: ImageFile._Tile) -> str:
+    """What a decoder is told of the samples: "RGB;16B"."""
     return str(tile.args[0] if isinstance(tile.args, tuple) else tile.args)
 
 
-def _of_raw_mode(tile: ImageFile._Tile, raw_mode: str) -> ImageFile._Tile:
+def of_raw_mode(tile: ImageFile._Tile, mode: str) -> ImageFile._Tile:
+    """The tile with its decoder told something else of the samples."""
     rest = tile.args[1:] if isinstance(tile.args, tuple) else ()
-    return tile._replace(args=(raw_mode, *rest) if rest else raw_mode)
+    return tile._replace(args=(mode, *rest) if rest else mode)
 
 
 def _of_low_bytes(tile: ImageFile._Tile) -> ImageFile._Tile:
-    channels, _, order = _raw_mode(tile).partition(";")
-    return _of_raw_mode(tile, f"{channels};{ORDERS[order]}")
+    channels, _, order = raw_mode(tile).partition(";")
+    return of_raw_mode(tile, f"{channels};{ORDERS[order]}")

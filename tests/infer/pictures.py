@@ -78,3 +78,20 @@ def tiff_of(samples: np.ndarray, byte_order: str = "<", planar: bool = False, co
             bytes(4),
         ]
     )
+
+
+def gray_tiff_of(values: np.ndarray, byte_order: str = "<", compressed: bool = False) -> bytes:
+    """A TIFF of one channel, H x W, with the kind and bits of the values, in either byte order."""
+    data = values.astype(values.dtype.newbyteorder(byte_order)).tobytes()
+    data = zlib.compress(data) if compressed else data
+    height, width = values.shape
+    bits, kind = 8 * values.dtype.itemsize, {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = {256: width, 257: height, 258: bits, 259: 8 if compressed else 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: kind}
+    directory = struct.pack(f"{byte_order}H", len(tags))
+    for tag, value in tags.items():
+        long = tag in (256, 257, 273, 278, 279)
+        directory += struct.pack(f"{byte_order}HHI", tag, 4 if long else 3, 1)
+        directory += struct.pack(f"{byte_order}I" if long else f"{byte_order}H2x", value)
+    header = struct.pack(f"{byte_order}2sHI", b"II" if byte_order == "<" else b"MM", 42, 8 + len(data))
+    return header + data + directory + bytes(4)

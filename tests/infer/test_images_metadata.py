@@ -1,5 +1,6 @@
 """A photo in: what of a file is kept beside its luma."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from infer.colorizer import Colorizer
 from infer.images import Photo, decode
 from tests.infer.pictures import chunk, content_of, png_of, saved
 
@@ -198,3 +200,28 @@ def test_names_of_document_page_and_scanner_of_a_tiff_are_kept(tmp_path: Path) -
     exif = Image.Exif()
     exif.load(decode(saved(tmp_path, "a.tif", Image.new("L", (4, 4)), exif=tags)).exif)
     assert dict(exif) == named
+
+
+@pytest.mark.parametrize("format_", ["png", "webp", "jpg", "tiff"])
+def test_exif_of_a_bigtiff_is_exif_that_others_read(format_: str) -> None:
+    tags = {270: "Grandma", 282: 300.0, 283: 300.0, 296: 2}
+    content = content_of(Image.new("L", (3, 3)), "TIFF", big_tiff=True, tiffinfo=tags)
+    with Colorizer("flowers", device="cpu") as colorizer:
+        colored = colorizer.color_photo(content, format_)
+    exif = Image.open(io.BytesIO(colored.content)).getexif()
+    assert exif[270] == "Grandma"
+    assert colored.notes == ()
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize(("orientation", "expected"), [(1, (204, 98)), (3, (204, 98)), (6, (98, 204)), (8, (98, 204))])
+def test_resolution_turns_with_the_photo(format_: str, orientation: int, expected: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    if format_ != "TIFF":
+        exif[282], exif[283] = 204.0, 98.0
+    place = {"tiffinfo": {274: orientation}} if format_ == "TIFF" else {"exif": exif}
+    photo = decode(content_of(Image.new("L", (40, 20)), format_, dpi=(204, 98), **place))
+    assert photo.dpi == pytest.approx(expected, abs=0.02)
+    if format_ != "TIFF":
+        assert (tags_of(photo)[282], tags_of(photo)[283]) == expected
