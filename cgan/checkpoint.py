@@ -71,6 +71,8 @@ def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
         GateError: the weights are not those that the training wrote.
     """
     path = checkpoint_path(source)
+    if path.name == TRAINING_FILE:
+        raise UserError(f"{path}: found what --resume goes on from, expected a checkpoint; give {GENERATOR_FILE}")
     state, metadata = _load(path)
     spec = ModelSpec.from_metadata(metadata, path)
     check_trainable(spec, path)

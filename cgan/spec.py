@@ -15,7 +15,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -115,13 +115,24 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
 
     with exit_on_user_error():
         try:
-            sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+            try:
+                sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+            finally:
+                if sys.stdout:  # None where it is closed
+                    with suppress(BrokenPipeError):  # who reads it has seen enough
+                        sys.stdout.flush()
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
         except click.Abort:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        except OSError as error:
+            if error.errno not in FULL_DISK or error.filename is not None:
+                raise
+            # Python would try once more to write what is left of it, and say so.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise GateError(f"the output cannot be written ({error}); make room where it goes") from error
 
 
 @dataclass(frozen=True, kw_only=True)

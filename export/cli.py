@@ -240,7 +240,8 @@ def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "E
     chosen, trials = search_precision(source, options, given["prefer"] or "size")
     _say(given["quiet"], _trials(trials))
     if chosen is None:
-        raise GateError(f"no precision keeps {options.tolerance}; allow less, or calibrate on more photos")
+        tried = ", ".join(trial.precision for trial in trials)
+        raise GateError(f"none of {tried} keeps {options.tolerance}; allow a larger difference")
     return replace(options, precision=chosen)
 
 

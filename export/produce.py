@@ -127,7 +127,7 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
             build={**build, "onnx": inspect_onnx(temporary)},
         )
         # First the sidecar: a kill between the two leaves a file that is refused, never one without a voucher.
-        write_sidecar(out / name, sidecar)
+        _vouch_for(out / name, sidecar, options)
     return Artefact(out / name, sidecar, notes)
 
 
@@ -184,7 +184,7 @@ def make_engine(
                     shutil.copyfile(onnx, copy)
                     write_sidecar(out / onnx.name, sidecar)
                 notes = (*notes, f"{out / onnx.name} holds its weights: keep it beside the plan")
-            write_sidecar(target, voucher)
+            _vouch_for(target, voucher, options)
     return Artefact(target, voucher, notes)
 
 
@@ -273,11 +273,18 @@ def _refuse_replacing(target: Path, spec: ModelSpec, options: ExportOptions) -> 
     Raises:
         UserError: one has, and --overwrite was not given.
     """
-    if target.exists() and not options.overwrite and _weights_of(target) != spec.weights_sha256:
+    taken = target.exists() or sidecar_path(target).exists()
+    if taken and not options.overwrite and _weights_of(target) != spec.weights_sha256:
         raise UserError(
             f"{target}: found another model of that name, expected none or an export of the same weights; choose "
             "another --out, or replace it with --overwrite"
         )
+
+
+def _vouch_for(target: Path, sidecar: Sidecar, options: ExportOptions) -> None:
+    """Write the sidecar of an artefact that is about to take its name, unless another export has taken it meanwhile."""
+    _refuse_replacing(target, sidecar.spec, options)
+    write_sidecar(target, sidecar)
 
 
 def _weights_of(artefact: Path) -> str | None:

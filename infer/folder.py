@@ -258,6 +258,4 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
     for line in parity.table().splitlines():
         console.note(line)
     if not parity.passed:
-        raise GateError(
-            f"{backend.path} is not the model of {run} ({parity.failed_gates()}); nothing was written; export it again"
-        )
+        raise GateError(f"nothing was written: {parity.refusal()}")

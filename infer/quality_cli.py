@@ -115,7 +115,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
     if html:
         write_html(result, html)
     if not result.passed:
-        raise GateError(f"{candidate} is not the model in {reference}: {result.failed_gates()}; do not ship it")
+        raise GateError(result.refusal())
     _check_readable(result.photos, result.failures)
 
 

@@ -301,3 +301,24 @@ def test_atomic_path_replaces_nothing_but_regular_files(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="not a regular file"), atomic_path(target) as temporary:
             temporary.write_text("content")
     assert fifo.is_fifo() and list(tmp_path.iterdir()) == [fifo]
+
+
+COMMAND = "import click; from cgan.spec import run_command; run_command(click.Command('c', callback={}), [], 'c')"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("printed", ["print", "lambda: print('x' * 100_000)"])
+def test_output_that_finds_no_room_is_one_line(printed: str) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-c", COMMAND.format(printed)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the output cannot be written ([Errno 28] No space left on device); make room where it goes\n"
+    )
+
+
+def test_output_that_nobody_takes_is_no_error() -> None:
+    command = f'{sys.executable} -c "{COMMAND.format("print")}" >&-'
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -318,7 +318,7 @@ def test_sources_that_are_no_checkpoints_are_refused(
     (tmp_path / "model.pth").write_bytes(b"\x80\x04N.")
     assert "pickled checkpoints are not loaded" in invoke(main, tmp_path / "model.pth", "--out", out).error(2)
     training_state = trained_run / "checkpoints" / "last.training.safetensors"
-    assert "this project did not write it" in invoke(main, training_state, "--out", out).error(2)
+    assert "expected a checkpoint; give last.safetensors" in invoke(main, training_state, "--out", out).error(2)
     assert not out.exists()
     assert "found no such file" in invoke(main, trained_run, "--verify", tmp_path / "nothing.onnx").error(2)
     assert "found no such file" in invoke(main, tmp_path / "nowhere", "--verify", exported_onnx).error(2)

@@ -1,13 +1,15 @@
 """What an export may replace: an earlier export of the same weights, and no other model unasked."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cgan.checkpoint import save_generator
+from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
 from cgan.networks import build_generator
-from cgan.spec import UserError, sidecar_path
+from cgan.spec import UserError, read_sidecar, sidecar_path
+from export import produce
 from export.produce import ExportOptions, make_onnx
 
 
@@ -32,3 +34,25 @@ def test_another_model_of_the_same_name_is_not_replaced_unasked(trained_run: Pat
     sidecar_path(made.path).unlink()
     with pytest.raises(UserError, match="found another model of that name"):
         make_onnx(other, out, ExportOptions())
+
+
+def test_of_two_exports_at_once_the_second_is_refused(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.safetensors"
+    config = TrainConfig(width=4, size=32, fid=False)
+    save_generator(other, build_generator(config), config)
+    export = produce.export_onnx
+
+    def export_while_another_finishes(*arguments: Any) -> None:
+        monkeypatch.setattr(produce, "export_onnx", export)
+        make_onnx(trained_run, out, ExportOptions())
+        export(*arguments)
+
+    monkeypatch.setattr(produce, "export_onnx", export_while_another_finishes)
+    with pytest.raises(UserError, match="found another model of that name"):
+        make_onnx(other, out, ExportOptions())
+    (made,) = out.glob("*.onnx")
+    assert {path.name for path in out.iterdir()} == {made.name, sidecar_path(made).name}
+    sidecar = read_sidecar(made)
+    assert sidecar is not None and sidecar.spec.weights_sha256 == load_generator(trained_run)[1].weights_sha256

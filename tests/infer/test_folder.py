@@ -346,7 +346,7 @@ def test_a_model_that_is_not_the_run_stops_before_anything_is_written(
     with monkeypatch.context() as strict:
         strict.setitem(DEFAULT_GATES, "fp32", Gates(max_fid_delta=0, min_psnr=100, max_delta_e=0))
         refused = invoke(main, "folder", photo_folder, out, *check)
-    assert "is not the model of" in refused.error(1)
+    assert "differs too much from the model of" in refused.error(1)
     assert "nothing was written" in refused.err
     assert not out.exists()
     passed = invoke(main, "folder", photo_folder, out, *check)
