@@ -98,15 +98,19 @@ class Parity:
         gates = [f"{'pass' if verdict.passed else 'FAIL'}  {verdict}" for verdict in self.verdicts]
         return "\n".join([*lines, "", *gates])
 
+    def failed_gates(self) -> str:
+        """The gates that failed, in one line; empty where all passed."""
+        return "; ".join(str(verdict) for verdict in self.verdicts if not verdict.passed)
+
     def refusal(self) -> str:
         """Why the candidate must not take the reference's place, and what to do, in one line."""
-        failed = "; ".join(str(verdict) for verdict in self.verdicts if not verdict.passed)
         found, advice = "differs too much from", "export it again"
         if self.candidate["weights_sha256"] != self.reference["weights_sha256"]:
             found = "is not"
         elif self.candidate["precision"] == "int8":
             advice = "calibrate on more photos like these, or export it in fp32"
-        return f"{self.candidate['path']} {found} the model of {self.reference['path']} ({failed}); {advice}"
+        model = f"the model of {self.reference['path']}"
+        return f"{self.candidate['path']} {found} {model} ({self.failed_gates()}); {advice}"
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each figure, for people."""
