@@ -77,8 +77,8 @@ def report_rows() -> list[Row]:
     rows.append(Row("no-gan", "l1-only", "no GAN, rgb, L1 only", no_gan, 30, 87.99))
     for weight in (2**power for power in range(11)):
         options = train_options("rgb", "unet", weight)
-        fid = 54.2 if weight == 512 else None
-        rows.append(Row("weights", f"weight-{weight}", f"unet, rgb, L1 weight {weight}", options, 10, fid))
+        reported = 54.2 if weight == 512 else None
+        rows.append(Row("weights", f"weight-{weight}", f"unet, rgb, L1 weight {weight}", options, 10, reported))
     rows.append(Row("final", "final", "unet, rgb, L1 weight 512, final", train_options("rgb", "unet", 512), 100, 39.51))
     return rows
 

@@ -46,7 +46,8 @@ from infer.images import decode, model_input
 from infer.jobs import make_plan
 from infer.journal import Journal
 from infer.packaged import DEFAULT_MODEL
-from infer.pipeline import FolderOptions, Pipeline
+from infer.pipeline import Pipeline
+from infer.run import FolderOptions
 from infer.storage import LocalFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -11,6 +11,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -47,11 +48,10 @@ def main(
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, path in candidates(Path(folder), reference, calibration, other).items():
-            rows.append({"candidate": name, **judged(path, reference, sources[:count])})
-            figures = "{psnr:6.1f} dB, worst photo {worst_psnr:6.1f} dB, CIEDE2000 {delta_e_p99:6.2f}".format(
-                **rows[-1]
-            )
-            print(f"{name:<24} {'passed' if rows[-1]['passed'] else 'caught'}  {figures}", flush=True)
+            row = {"candidate": name, **judged(path, reference, sources[:count])}
+            rows.append(row)
+            figures = "{psnr:6.1f} dB, worst photo {worst_psnr:6.1f} dB, CIEDE2000 {delta_e_p99:6.2f}".format(**row)
+            print(f"{name:<24} {'passed' if row['passed'] else 'caught'}  {figures}", flush=True)
     record = {"arguments": arguments(), "machine": machine(), "photos": len(sources[:count]), "rows": rows}
     if json_file:
         json_file.write_text(json.dumps(record, indent=2) + "\n")
@@ -80,7 +80,7 @@ def candidates(folder: Path, reference: Path, calibration: Path, other: Path | N
     return files | ({"another checkpoint": made("other", other)} if other else {})
 
 
-def changed(source: Path, target: Path, operator: str, operand: np.ndarray, **attributes: int) -> Path:
+def changed(source: Path, target: Path, operator: str, operand: np.ndarray, **attributes: Any) -> Path:
     """A model with one more node before its output."""
     model = onnx.load(source)
     output = model.graph.output[0].name
@@ -93,7 +93,7 @@ def changed(source: Path, target: Path, operator: str, operand: np.ndarray, **at
     return target
 
 
-def judged(candidate: Path, reference: Path, sources: list[Source]) -> dict[str, object]:
+def judged(candidate: Path, reference: Path, sources: list[Source]) -> dict[str, Any]:
     """Whether the gates let a candidate through, what they say of it and the figures that they go by."""
     with open_model(candidate, "cpu", THREADS) as model:
         result = check_parity(model, reference, sources, device="cpu")

@@ -136,11 +136,12 @@ def main(
         make_photos(photos, folder / "in", max(*sizes, PARITY_PHOTOS))
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
         rows = measure(contestants, sizes, kinds or KINDS, files, seconds)
-        record = {
+        first = next(iter(contestants))
+        record: dict[str, Any] = {
             "arguments": arguments(),
             "machine": machine(),
-            "first": next(iter(contestants)),
-            "rows": figures(rows, next(iter(contestants))),
+            "first": first,
+            "rows": figures(rows, first),
         }
         print(table(record["rows"]))
         if out:
@@ -185,12 +186,12 @@ def measure(
             continue
         for kind in kinds:
             runs = {name: _runner(backend, kind, files[:size]) for name, backend in taking.items()}
-            found = {n: Row(n, taking[n].engine, size, kind, psnr=parity[n]) for n in runs}
+            timed = {n: Row(n, taking[n].engine, size, kind, psnr=parity[n]) for n in runs}
             for run in runs.values():
                 for _ in range(WARM_UPS):
                     run()
-            _take_rounds(runs, found, next(iter(contestants)), seconds)
-            rows += found.values()
+            _take_rounds(runs, timed, next(iter(contestants)), seconds)
+            rows += timed.values()
     return rows
 
 

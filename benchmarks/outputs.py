@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from cgan.spec import file_sha256, is_temporary
-from infer.journal import DONE, JOURNAL_NAME, Journal
+from infer.journal import DONE, Journal
 from infer.report import REPORT_NAME
-from infer.storage import WORK_FOLDER
+from infer.storage import JOURNAL_NAME, WORK_FOLDER
 
 
 class Outputs:

@@ -51,7 +51,8 @@ def pytorch_batches(model: Path, threads: int) -> Colouring:
 
     def color(source: Path, target: Path) -> None:
         # One worker that reads ahead: more would only take the model's cores.
-        loader = DataLoader(_Files(source, size), batch_size=BATCH, num_workers=1, collate_fn=list)
+        files: Any = _Files(source, size)  # all that a data set needs, but torch's class comes with torch
+        loader: Any = DataLoader(files, batch_size=BATCH, num_workers=1, collate_fn=list)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for items in loader:
                 gray = torch.from_numpy(np.stack([item[1] for item in items]))
@@ -103,7 +104,7 @@ PEERS: dict[str, Peer] = {
 }
 """Peers by name."""
 
-NEEDED = {pytorch_loop: "torch", pytorch_batches: "torch", openvino_loop: "openvino"}
+NEEDED: dict[Peer, str] = {pytorch_loop: "torch", pytorch_batches: "torch", openvino_loop: "openvino"}
 """Packages that peers need."""
 
 

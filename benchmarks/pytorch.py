@@ -5,6 +5,7 @@ weights of the package can be run without a checkpoint.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class PyTorch(TorchBackend):
     def _prepared(self, model: nn.Module) -> nn.Module:
         device = "cuda" if self.on_gpu else "cpu"
         half_type = torch.float16 if self.on_gpu else torch.bfloat16
-        prepared: nn.Module = _Autocast(model.to(memory_format=torch.channels_last), device, half_type, self.half)
+        prepared: Any = _Autocast(model.to(memory_format=torch.channels_last), device, half_type, self.half)
         precision = str(half_type).removeprefix("torch.") if self.half else "fp32"
         where = torch.cuda.get_device_name() if self.on_gpu else "CPU"
         self._engine_text = f"PyTorch {torch.__version__}, channels-last, {precision}, {where}"
@@ -53,7 +54,8 @@ class PyTorch(TorchBackend):
             dynamo.config.fail_on_recompile_limit_hit = True
             prepared = torch.compile(prepared, dynamic=False, mode=mode)
             self._engine_text += f", torch.compile {mode}"
-        return prepared
+        made: nn.Module = prepared
+        return made
 
 
 class _Autocast(nn.Module):
@@ -62,10 +64,10 @@ class _Autocast(nn.Module):
     def __init__(self, model: nn.Module, device: str, half_type: torch.dtype, half: bool) -> None:
         super().__init__()
         self.model = model
-        self.device, self.half_type, self.half = device, half_type, half
+        self.device, self.half_type, self.enabled = device, half_type, half
 
     def forward(self, gray: Tensor) -> Tensor:
-        with torch.autocast(self.device, self.half_type, enabled=self.half):
+        with torch.autocast(self.device, self.half_type, enabled=self.enabled):
             rgb: Tensor = self.model(gray.contiguous(memory_format=torch.channels_last))
         return rgb.float()
 

@@ -112,7 +112,8 @@ def _ab_histogram(picture: Image.Image) -> NDArray[np.float64]:
     """Shares of the pixels in each square."""
     a, b = srgb_to_lab(tensor_of(picture))[0, 1:].flatten(1).numpy()
     counts, _, _ = np.histogram2d(a, b, bins=np.arange(-AB_REACH, AB_REACH + 1, AB_BIN))
-    return counts / counts.sum()
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares
 
 
 def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[Image.Image]:

@@ -86,7 +86,7 @@ def main(
     ratio = statistics.median(figure["ratio"] for figure in figures)
     if json_file:
         here = {**machine(), "device": str(run.device), "threads": torch.get_num_threads()}
-        record = {"arguments": arguments(), "config": config.to_json(), "machine": here}
+        record: dict[str, object] = {"arguments": arguments(), "config": config.to_json(), "machine": here}
         record |= {"gflop_per_image": flops / 1e9, "rounds": figures, "ratio": ratio}
         json_file.write_text(json.dumps(record, indent=2) + "\n")
     print(f"step / plain = {ratio:.2f}")
