@@ -84,8 +84,8 @@ class RunFolder:
             try:
                 yield
             finally:
-                if new and not any(entry != lock for entry in self.path.iterdir()):
-                    with contextlib.suppress(OSError):  # another process has come here meanwhile
+                with contextlib.suppress(OSError):  # it is gone, or another process has come here meanwhile
+                    if new and not any(entry != lock for entry in self.path.iterdir()):
                         lock.unlink()
                         self.path.rmdir()
 
