@@ -85,9 +85,9 @@ def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, by
         for tag in list(exif):
             if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in TIFF_DESCRIPTIVE_TAGS):
                 del exif[tag]
-        resolution = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
-        if orientation in ON_ITS_SIDE and None not in resolution:
-            exif[ExifTags.Base.YResolution], exif[ExifTags.Base.XResolution] = resolution
+        across, down = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+        if orientation in ON_ITS_SIDE and None not in (across, down):
+            exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = down, across
         exif.bigtiff = False  # of a BigTIFF it would be packed as one, which no EXIF is
         return exif.tobytes() if len(exif) else None, kept_xmp, orientation
     except Exception as error:  # Pillow's parser raises whatever the damage leads to

@@ -1,5 +1,6 @@
 """What test modules share: photos, a tiny trained run, its export, commands called in process, folder runs."""
 
+import errno
 import json
 import os
 import signal
@@ -113,6 +114,24 @@ def tiny_options() -> tuple[str, ...]:
         *("--width", "4", "--size", "32", "--batch-size", "4", "--test-fraction", "0.25"),
         *("--device", "cpu", "--precision", "fp32", "--no-fid", "--quiet"),
     )
+
+
+@pytest.fixture
+def unsearchable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`unsearchable(folder)`: make a folder that nobody may look into; root could whatever its permissions are."""
+    scandir = os.scandir
+
+    def call(folder: Path) -> None:
+        folder.mkdir()
+
+        def refuse(path: Any) -> Any:
+            if not isinstance(path, int) and Path(os.fsdecode(path)) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return call
 
 
 @pytest.fixture

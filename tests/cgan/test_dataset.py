@@ -1,6 +1,5 @@
 """Scan, preparation, split, order of the photos."""
 
-import errno
 import os
 import shutil
 from collections import Counter
@@ -66,16 +65,8 @@ def test_scan_refuses_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
         scan(tmp_path / "one.jpg")
 
 
-def test_scan_refuses_what_it_cannot_search(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (photos / "locked").mkdir()
-    scandir = os.scandir
-
-    def refuse(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_scan_refuses_what_it_cannot_search(photos: Path, unsearchable: Callable[[Path], None]) -> None:
+    unsearchable(photos / "locked")
     with pytest.raises(UserError, match=r"locked: cannot be searched \(Permission denied\), and photos .* missing"):
         scan(photos)
 

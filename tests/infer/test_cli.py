@@ -252,17 +252,9 @@ def test_a_report_that_cannot_be_written_in_the_end_is_exit_code_1(
 
 
 def test_a_folder_that_cannot_be_read_is_a_failure(
-    photos: Path, out: Path, color: Call, monkeypatch: pytest.MonkeyPatch
+    photos: Path, out: Path, color: Call, unsearchable: Callable[[Path], None]
 ) -> None:
-    (photos / "closed").mkdir()
-    scandir = os.scandir
-
-    def refuse(path: str) -> object:
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    unsearchable(photos / "closed")
     ran = color(photos, out, "--quiet")
     assert ran.code == 1
     assert ran.err == "failed: closed: folder cannot be read: Permission denied\n"

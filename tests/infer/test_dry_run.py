@@ -1,6 +1,5 @@
 """cgan-infer folder --dry-run: the run's own verdicts, and nothing written."""
 
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -131,17 +130,9 @@ def test_quiet_tells_only_of_failures(photos: Path, tmp_path: Path, color: Color
 
 
 def test_folders_that_cannot_be_searched_count_as_failures(
-    photos: Path, tmp_path: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, color: Color, unsearchable: Callable[[Path], None]
 ) -> None:
-    (photos / "closed").mkdir()
-    scandir = os.scandir
-
-    def closed(path: Any) -> Any:
-        if not isinstance(path, int) and Path(os.fsdecode(path)).name == "closed":
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", closed)
+    unsearchable(photos / "closed")
     ran = color(photos, tmp_path / "out", "--dry-run", "--quiet")
     assert ran.code == 1
     assert ran.err.startswith("fail closed  (")
