@@ -23,11 +23,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from cgan.metrics import NEAR_GRAY, colorfulness
 from cgan.spec import FULL_DISK, PHOTO_FORMATS, GateError, UserError, atomic_path, cache_folder, json_sha256
+from cgan.squash import squashed
 
 FLOWERS102 = "flowers102"
 """The word that stands for the Oxford 102 Flowers photos, which torchvision downloads."""
@@ -360,9 +361,7 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
         with Image.open(path, formats=tuple(set(PHOTO_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
-            image.filename = ""  # Pillow maps files of that name, and a TIFF on its side by the size it has upright
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(upright.resize((size, size), Image.Resampling.BICUBIC))
+            return squashed(image, size, size)
     except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
         return f"{type(error).__name__}: {error}"
 

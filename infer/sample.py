@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cgan.spec import UserError
 from infer.backends.base import Backend, OutOfMemory, available_cores
 from infer.images import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
-from infer.mends import mend
 
 if TYPE_CHECKING:
     from cgan.measured import Measured
@@ -234,10 +233,10 @@ def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
     Raises:
         PhotoError: gray of more than 8 bits.
     """
+    from cgan.squash import squashed
+
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
         if image.mode in WIDE_MODES:
             raise PhotoError(f"gray of more than 8 bits ({image.mode}) has no colours to compare with")
-        mend(image)
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        pixels = np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC))
+        pixels = squashed(image, height, width)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
