@@ -11,6 +11,9 @@ times as many; so two rows are not of the same rounds, and a ratio is not the qu
 MODEL the one in the package runs on every backend that is installed and takes it. Beside the backends of cgan-infer,
 BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch
 with its own defaults, on an exported fp32 file or a run.
+
+On a GPU, where PyTorch is installed, the rows of "compute" are set against what the card can do: the operations of the
+model's convolutions, times images a second, as a share of the rate of a large fp16 matrix product in the same process.
 """
 
 import json
@@ -21,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +146,7 @@ def main(
             "machine": machine(),
             "first": first,
             "rows": figures(rows, first),
+            **of_peak(contestants, rows),
         }
         print(table(record["rows"]))
         if out:
@@ -150,6 +155,7 @@ def main(
             (out / "latency.md").write_text(document(record))
             chart(record["rows"], out / "latency.png")
         for line in [
+            *shares(record),
             *ratios(record["rows"], record["first"]),
             *(changes(record, json.loads(compare.read_text())) if compare else []),
         ]:
@@ -212,6 +218,31 @@ def figures(rows: list[Row], first: str) -> list[dict[str, Any]]:
     """The rows as JSON values, each with its speed against the first contestant's at the same batch and kind."""
     base = {(row.batch, row.kind): row for row in rows if row.contestant == first}
     return [row.figures(base.get((row.batch, row.kind)) if row.contestant != first else None) for row in rows]
+
+
+def of_peak(contestants: dict[str, Backend], rows: list[Row]) -> dict[str, Any]:
+    """What the rows of "compute" on a GPU need of its matrix rate, as JSON values; {} where nothing can be said."""
+    on_gpu = [row for row in rows if row.kind == "compute" and contestants[row.contestant].on_gpu]
+    if not on_gpu or not find_spec("torch"):
+        return {}
+    import torch
+
+    from benchmarks.matrix import matrix_product_rate, operations
+
+    if not torch.cuda.is_available():
+        return {}
+    peak = matrix_product_rate(torch.device("cuda"), torch.float16)
+    needed = {name: operations(backend.spec, *backend.own_size) for name, backend in contestants.items()}
+    shares = [
+        {"contestant": row.contestant, "batch": row.batch, "share": round(share, 5)}
+        for row in on_gpu
+        if (share := row.figures()["images_per_second"] * needed[row.contestant] / peak)
+    ]
+    return {
+        "fp16_matrix_product_tflops": round(peak / 1e12, 1),
+        "gflop_per_image": {name: round(count / 1e9, 3) for name, count in needed.items()},
+        "of_peak": shares,
+    }
 
 
 def _time(run: Callable[[], None], seconds: float, least: int) -> list[float]:
@@ -318,10 +349,19 @@ def document(record: dict[str, Any]) -> str:
             "",
             table(record["rows"]),
             "",
-            *(f"- {line}" for line in ratios(record["rows"], record["first"])),
+            *(f"- {line}" for line in [*shares(record), *ratios(record["rows"], record["first"])]),
             "",
         ]
     )
+
+
+def shares(record: dict[str, Any]) -> list[str]:
+    """What each row of "compute" on a GPU needs of its matrix rate."""
+    return [
+        f"{row['contestant']}, batch {row['batch']}: {row['share']:.1%} of a matrix product's rate "
+        f"({record['fp16_matrix_product_tflops']:.0f} TFLOP/s)"
+        for row in record.get("of_peak", ())
+    ]
 
 
 def ratios(rows: list[dict[str, Any]], first: str) -> list[str]:

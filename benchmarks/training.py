@@ -27,6 +27,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments, machine
+from benchmarks.matrix import matrix_product_rate
 from cgan import networks
 from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, TrainConfig
 from cgan.dataset import Photos, Split
@@ -35,8 +36,6 @@ from cgan.run_folder import RunFolder
 from cgan.state import AUTOCAST_DTYPES, Run, build, resolve
 from cgan.steps import Batch, train_step
 from cgan.stopwatch import Stopwatch
-
-MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 @click.command()
@@ -72,8 +71,9 @@ def main(
         run_steps(run, 1)
         with plain_networks():
             run_steps(plain, 1)
+        dtype = AUTOCAST_DTYPES[run.config.precision] or torch.float32
         for number in range(1, rounds + 1):
-            product = matrix_product_rate(run)
+            product = matrix_product_rate(run.device, dtype)
             speed = run_steps(run, steps)
             with plain_networks():
                 other = run_steps(plain, steps)
@@ -136,22 +136,6 @@ def flops_of_step(run: Run) -> float:
     with FlopCounterMode(display=False) as counter:
         run_steps(run, 1)
     return float(counter.get_total_flops())
-
-
-def matrix_product_rate(run: Run) -> float:
-    """Floating point operations a second of a square matrix product in the run's precision."""
-    side = MATRIX_SIDE[run.device.type]
-    dtype = AUTOCAST_DTYPES[run.config.precision] or torch.float32
-    matrix = torch.randn(side, side, device=run.device, dtype=dtype)
-    watch = Stopwatch(run.device)
-    times = []
-    for _ in range(5):
-        watch.seconds()
-        began = time.perf_counter()
-        matrix @ matrix
-        watch.seconds()
-        times.append(time.perf_counter() - began)
-    return 2 * side**3 / min(times)
 
 
 if __name__ == "__main__":

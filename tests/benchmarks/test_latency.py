@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
-from benchmarks import latency
-from benchmarks.latency import Row, changes, figures, main, measure, ratios, table
+from benchmarks import latency, matrix
+from benchmarks.latency import Row, changes, figures, main, measure, of_peak, ratios, shares, table
+from benchmarks.matrix import operations
 from cgan.spec import UserError
+from infer.backends import open_model
 
 FAST = ("--seconds", "0.03")
 
@@ -188,3 +191,23 @@ def test_a_batch_that_nobody_takes_has_no_rows(monkeypatch: pytest.MonkeyPatch) 
     backend.engine = "engine"  # type: ignore[attr-defined]
     found = measure({"a": backend}, [1, 8], ("compute",), [], 0.0)  # type: ignore[dict-item]
     assert [row.batch for row in found] == [1]
+
+
+def test_rows_on_a_gpu_are_set_against_its_matrix_rate(
+    exported_onnx: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU stands in for the GPU."""
+    monkeypatch.setattr(matrix, "matrix_product_rate", lambda device, dtype: 1e12)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    row = Row("a", "engine", 2, "compute", {0: [4.0], 1: [4.0]})
+    copies = Row("a", "engine", 2, "copies", {0: [4.0]})
+    with open_model(exported_onnx, "cpu") as backend:
+        assert of_peak({"a": backend}, [row, copies]) == {}
+        monkeypatch.setattr(type(backend), "on_gpu", True)
+        found = of_peak({"a": backend}, [row, copies])
+        needed = operations(backend.spec, *backend.own_size)
+    (share,) = found["of_peak"]
+    assert (share["contestant"], share["batch"]) == ("a", 2)
+    assert share["share"] == pytest.approx(500 * needed / 1e12, abs=1e-5)
+    assert shares(found) == [f"a, batch 2: {share['share']:.1%} of a matrix product's rate (1 TFLOP/s)"]
+    assert shares({}) == []

@@ -1,0 +1,41 @@
+"""What the machine could do at most: the rate of a large matrix product, and what a model needs of it."""
+
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cgan.networks import Generator
+from cgan.spec import ModelSpec
+from cgan.stopwatch import Stopwatch
+
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+PRODUCTS = 5
+
+
+def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating point operations a second of a square matrix product of random numbers, the fastest of some.
+
+    Args:
+        device: where.
+        dtype: of both factors and of the product.
+    """
+    side = MATRIX_SIDE[device.type]
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    watch = Stopwatch(device)
+    times = []
+    for _ in range(PRODUCTS):
+        watch.seconds()
+        began = time.perf_counter()
+        matrix @ matrix
+        watch.seconds()
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 / min(times)
+
+
+def operations(spec: ModelSpec, height: int, width: int) -> int:
+    """Multiplications and additions, counted apart, of a model's convolutions for one photo of this size."""
+    generator = Generator.of(spec).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        generator(torch.zeros(1, 1, height, width))
+    return int(counter.get_total_flops())
