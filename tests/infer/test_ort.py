@@ -337,6 +337,9 @@ def test_half_precision_and_integers_are_allowed_where_the_model_has_them(model:
         _, settings, _ = runtime.sessions[-1]
         assert settings["trt_fp16_enable"] == str(precision == "fp16")
         assert settings["trt_int8_enable"] == str(precision == "int8")
+        open_model(model, provider="cuda").__enter__()
+        # TF32 would change fp32 results; without it fp16 convolutions leave the matrix units.
+        assert runtime.sessions[-1][1] == {"use_tf32": "1" if precision == "fp16" else "0"}
 
 
 def test_a_broken_file_is_told_from_a_provider_that_fails(model: Path, runtime: Runtime) -> None:
