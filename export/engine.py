@@ -31,7 +31,7 @@ from export.engine_precision import (
     network_precision,
     require_precision,
 )
-from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release
+from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release, runs_on
 
 Progress = Callable[[str, int, int], None]
 """`on_progress(phase, done, steps)`: TensorRT finished so many steps of a phase. Phases nest; any thread may call."""
@@ -170,7 +170,7 @@ def build_engine(
         "flags": _flags(options),
         "plan_bytes": target.stat().st_size,
         "bytes_per_parameter": round(target.stat().st_size / spec.parameters, 3),
-        "precision": _precision(trt, network, plan),
+        "precision": _precision(options.flavour, trt, network, plan),
         "warnings": sorted(set(log.warnings)),
     }
     require_precision(record, spec)
@@ -373,9 +373,10 @@ def _flags(options: EngineOptions) -> dict[str, Any]:
     }
 
 
-def _precision(trt: ModuleType, network: Any, plan: Any) -> dict[str, Any]:
+def _precision(flavour: str, trt: ModuleType, network: Any, plan: Any) -> dict[str, Any]:
     of_network = network_precision(network)
-    of_engine = engine_precision(trt, plan) if find_gpu() else None
+    gpu = find_gpu()
+    of_engine = engine_precision(trt, plan) if gpu and runs_on(flavour, gpu) else None
     return {
         "fp16_share": (of_engine or of_network)["fp16_share"],
         "found_by": FROM_ENGINE if of_engine else FROM_NETWORK,

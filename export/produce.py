@@ -33,7 +33,7 @@ from export.precision import quantize_int8
 from export.preflight import check_model
 from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
 from infer.backends import open_model
-from infer.backends.ort import gpu_present
+from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, runs_on
 from infer.backends.trt import sealed
 
 COMPARED_PHOTOS = 64
@@ -164,12 +164,17 @@ def make_engine(
         target = out / artefact_name(sidecar.spec, engine.flavour, "tensorrt")
         with _publishing(target, sidecar.spec, options) as (temporary, name):
             record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
-            reason = "no GPU here" if options.verify else "--no-verify"
-            numbers = {"verified": False, "reason": f"not verified: {reason}", "onnx": sidecar.verification}
+            gpu = find_gpu()
+            reason = _why_not_compared(engine, gpu) if options.verify else "--no-verify"
+            numbers = {
+                "verified": False,
+                "reason": f"not verified: {reason or 'not yet'}",
+                "onnx": sidecar.verification,
+            }
             voucher = sealed(
                 Sidecar(spec=sidecar.spec, file_sha256=file_sha256(temporary), verification=numbers, build=record)
             )
-            if gpu_present() and options.verify:
+            if reason is None:
                 reference = onnx_reference(onnx) if onnx == source else checkpoint_reference(source)
                 photos, unread = comparison_photos(source, sidecar.spec, options.calibration)
                 notes = tuple(dict.fromkeys((*notes, *unread)))
@@ -186,6 +191,13 @@ def make_engine(
                 notes = (*notes, f"{out / onnx.name} holds its weights: keep it beside the plan")
             _vouch_for(target, voucher, options)
     return Artefact(target, voucher, notes)
+
+
+def _why_not_compared(engine: EngineOptions, gpu: Gpu | None) -> str | None:
+    """What keeps an engine from running here, None where a GPU can run it."""
+    if gpu is None:
+        return "no GPU here"
+    return None if runs_on(engine.flavour, gpu) else f"{FLAVOURS[engine.flavour].label} does not run on {gpu.name}"
 
 
 def compare(artefact: Path, source: Path, options: ExportOptions) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend
+from infer.backends.flavours import FLAVOURS, find_gpu, runs_on
 from infer.jobs import make_plan
 from infer.journal import Journal
 from infer.pipeline import Event, FolderOptions, Outcome, Pipeline
@@ -73,6 +74,19 @@ def write_photos(folder: Path, count: int, seed: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         blotches.resize((48, 40), Image.Resampling.BICUBIC).save(path)
     return folder
+
+
+@pytest.fixture
+def needs() -> Callable[[str], None]:
+    """Skip the test unless a flavour of TensorRT is installed and runs on the GPU that is here."""
+
+    def check(flavour: str) -> None:
+        pytest.importorskip(FLAVOURS[flavour].module)
+        gpu = find_gpu()
+        if gpu is None or not runs_on(flavour, gpu):
+            pytest.skip(f"{FLAVOURS[flavour].label} does not run on {gpu.name if gpu else 'a CPU'}")
+
+    return check
 
 
 @pytest.fixture(autouse=True)

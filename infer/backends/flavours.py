@@ -21,6 +21,8 @@ class Flavour:
     """Its name, for people."""
     oldest: tuple[int, int]
     """Oldest release that works: TensorRT 10.12 is the first where only the types of the network decide."""
+    not_on: tuple[int, ...] = ()
+    """Major compute capabilities of the GPUs that it does not run on."""
     own_graphs: bool = False
     """Whether the library captures CUDA graphs itself. TensorRT for RTX compiles kernels for a shape while it runs, so
     only it knows when a graph is worth keeping, and its engines cannot be captured from outside unless built so."""
@@ -28,7 +30,8 @@ class Flavour:
 
 FLAVOURS = {
     "tensorrt": Flavour("tensorrt", "TensorRT", (10, 12)),
-    "tensorrt-rtx": Flavour("tensorrt_rtx", "TensorRT for RTX", (1, 7), own_graphs=True),
+    # Data centres' GPUs newer than Ampere; the library names what it runs on when an H200 (9.0) loads an engine.
+    "tensorrt-rtx": Flavour("tensorrt_rtx", "TensorRT for RTX", (1, 7), not_on=(9, 10, 11), own_graphs=True),
 }
 """The flavours by the name of the export format, which is also that of the extra to install."""
 
@@ -40,6 +43,11 @@ class Gpu:
     name: str
     compute_capability: str
     """Such as "8.6"."""
+
+
+def runs_on(flavour: str, gpu: Gpu) -> bool:
+    """Whether there are engines of a flavour that a GPU can run."""
+    return release(gpu.compute_capability)[0] not in FLAVOURS[flavour].not_on
 
 
 def load_flavour(name: str) -> ModuleType:

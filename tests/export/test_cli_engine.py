@@ -17,6 +17,7 @@ from cgan.spec import GateError, UserError, file_sha256, read_sidecar, sidecar_p
 from export import cli, engine, produce
 from export.cli import main
 from export.produce import ExportOptions, make_engine
+from infer.backends.flavours import Gpu
 from infer.backends.ort import gpu_present
 from infer.backends.trt import check_sidecar, sealed
 
@@ -35,7 +36,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, half_onnx: Path) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     arguments = (half_onnx, "--out", folder, *RTX, "--compute-capability", "8.6", "--batch", "1,2,4", "--quiet")
     with pytest.MonkeyPatch.context() as patch, suppress(SystemExit):
-        patch.setattr(produce, "gpu_present", lambda: False)
+        patch.setattr(produce, "find_gpu", lambda: None)
         main([str(argument) for argument in arguments])
     (plan,) = folder.glob("*.plan")
     return plan
@@ -249,7 +250,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) -> 
         return {"verified": True, "comparisons": []}
 
     stub_build()
-    monkeypatch.setattr(produce, "gpu_present", lambda: True)
+    monkeypatch.setattr(produce, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))
     monkeypatch.setattr(produce, "verify", verify)
     return calls
 
@@ -271,6 +272,15 @@ def test_an_engine_is_compared_where_a_gpu_can_run_it(
         make_engine(half_onnx, tmp_path, ExportOptions(), options)
     assert files(tmp_path) == before
     assert read_sidecar(artefact.path) == sidecar
+
+
+def test_an_engine_that_the_gpu_here_cannot_run_says_so(
+    on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(produce, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0"))
+    made = make_engine(half_onnx, tmp_path, ExportOptions(), engine.EngineOptions(flavour="tensorrt-rtx"))
+    assert made.sidecar.verification["reason"] == "not verified: TensorRT for RTX does not run on NVIDIA H200"
+    assert on_gpu == []
 
 
 def test_a_verified_engine_does_not_say_that_it_is_not(

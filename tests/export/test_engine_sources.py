@@ -129,7 +129,7 @@ def can_strip(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) 
     pytest.importorskip("tensorrt_rtx")
     stub_build()
     monkeypatch.setattr(engine, "find_gpu", lambda: A10)
-    monkeypatch.setattr(produce, "gpu_present", lambda: False)
+    monkeypatch.setattr(produce, "find_gpu", lambda: None)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def verified_on_gpu(monkeypatch: pytest.MonkeyPatch, can_strip: None) -> list[Pa
             raise GateError(f"{plan} is not the trained model")
         return {"verified": True, "comparisons": []}
 
-    monkeypatch.setattr(produce, "gpu_present", lambda: True)
+    monkeypatch.setattr(produce, "find_gpu", lambda: A10)
     monkeypatch.setattr(produce, "verify", verify)
     return compared
 

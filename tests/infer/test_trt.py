@@ -242,6 +242,11 @@ def test_an_engine_of_this_machine_is_accepted(record: dict[str, Any], here: dic
             "found NVIDIA A10 of compute capability 8.6, needed compute capability 8.9+",
         ),
         (
+            {"flavour": "tensorrt-rtx", "compute_capabilities": ["8.0+"]},
+            {"gpu": Gpu("NVIDIA H200", "9.0")},
+            "found NVIDIA H200 of compute capability 9.0, which is none that TensorRT for RTX runs on; run",
+        ),
+        (
             {},
             {"gpu": Gpu("NVIDIA L4", "8.9")},
             "found NVIDIA L4 of compute capability 8.9, needed compute capability 8.6",
@@ -332,9 +337,14 @@ on_a_gpu = pytest.mark.skipif(NO_GPU, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("options", [{}, {"strip_weights": True}, {"detailed_profiling": True}], ids=str)
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_an_engine_agrees_with_onnxruntime(
-    exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str, options: dict[str, Any]
+    needs: Callable[[str], None],
+    exported_onnx: Path,
+    tmp_path: Path,
+    gray: Callable[..., np.ndarray],
+    flavour: str,
+    options: dict[str, Any],
 ) -> None:
-    pytest.importorskip(flavour.replace("-", "_"))
+    needs(flavour)
     shutil.copy(exported_onnx, tmp_path)
     plan = write_plan(exported_onnx, tmp_path, flavour=flavour, **options)
     with open_model(plan) as engine, open_model(exported_onnx, "cpu") as reference:
@@ -347,10 +357,10 @@ def test_an_engine_agrees_with_onnxruntime(
 @on_a_gpu
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_replayed_graphs_equal_plain_runs(
-    exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str
+    needs: Callable[[str], None], exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str
 ) -> None:
     """The first runs of each slot are plain, later ones replays; then a graph of another shape takes its place."""
-    pytest.importorskip(flavour.replace("-", "_"))
+    needs(flavour)
     plan = write_plan(exported_onnx, tmp_path, flavour=flavour)
     with open_model(plan) as engine:
         for count in (4, 2, 4):
@@ -367,9 +377,9 @@ def test_replayed_graphs_equal_plain_runs(
 @on_a_gpu
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_two_threads_get_their_own_answers(
-    exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str
+    needs: Callable[[str], None], exported_onnx: Path, tmp_path: Path, gray: Callable[..., np.ndarray], flavour: str
 ) -> None:
-    pytest.importorskip(flavour.replace("-", "_"))
+    needs(flavour)
     plan = write_plan(exported_onnx, tmp_path, flavour=flavour)
     images = [gray(1 + i % 4, 1, 32, 32) * np.float32(i / 64) for i in range(64)]
     with open_model(plan) as engine, ThreadPoolExecutor(2) as pool:
