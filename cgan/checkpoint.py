@@ -142,26 +142,29 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
     return gray.astype(np.float32) / np.float32(255)
 
 
-def save_training(
-    path: Path,
-    networks: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    progress: dict[str, Any],
-) -> None:
-    """Write all that a run needs to go on: networks, optimisers, progress (JSON values)."""
+def training_tensors(
+    networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """Copies on the CPU of all tensors that a run needs to go on: further steps do not change them."""
     tensors: dict[str, Tensor] = {}
     for name, network in networks.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
+    layout = torch.contiguous_format  # as the file wants it
+    return {key: tensor.detach().to("cpu", copy=True, memory_format=layout) for key, tensor in tensors.items()}
+
+
+def save_training(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write what `training_tensors` gave, and the progress, JSON values, that they belong to."""
     _save(path, tensors, {"progress": json.dumps(progress)})
 
 
 def load_training(
     path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Any]:
-    """Restore what `save_training` wrote into the given objects and return the progress.
+    """Restore what `save_training` wrote into networks and optimisers and return the progress.
 
     Raises:
         UserError: not such a file, or one of other networks.

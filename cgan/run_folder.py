@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cgan.checkpoint import GENERATOR_FILE, HELD_OUT_FILE, TRAINING_FILE, load_training, save_generator, save_training
@@ -184,15 +184,15 @@ class RunFolder:
         """Restore the last finished epoch into networks and optimisers; its progress, or None before the first."""
         return load_training(self.training_file, networks, optimizers) if self.training_file.exists() else None
 
-    def save(
-        self,
-        networks: Mapping[str, nn.Module],
-        optimizers: Mapping[str, Optimizer],
-        progress: dict[str, Any],
-    ) -> None:
-        """Write the training state after an epoch; progress holds "history", a list of metrics, one for each epoch."""
+    def save(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Write the training state after an epoch.
+
+        Args:
+            tensors: see `cgan.checkpoint.training_tensors`.
+            progress: JSON values; "history" is a list of metrics, one for each epoch.
+        """
         with self._writing():
-            save_training(self.training_file, networks, optimizers, progress)
+            save_training(self.training_file, tensors, progress)
 
     def keep_held_out(self, gray: NDArray[np.uint8]) -> None:
         """Write held-out photos, N x 1 x size x size, unless they are there: they are the same after every epoch."""

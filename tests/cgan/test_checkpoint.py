@@ -22,6 +22,7 @@ from cgan.checkpoint import (
     model_spec,
     save_generator,
     save_training,
+    training_tensors,
     weights_digest,
 )
 from cgan.config import TrainConfig
@@ -276,7 +277,7 @@ def trainer(seed: int, steps: int) -> tuple[dict[str, nn.Module], dict[str, torc
 def test_training_state_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     networks, optimizers = trainer(0, 3)
-    save_training(path, networks, optimizers, {"history": [{"epoch": 1, "psnr": float("inf")}]})
+    save_training(path, training_tensors(networks, optimizers), {"history": [{"epoch": 1, "psnr": float("inf")}]})
     others, other_optimizers = trainer(1, 1)
     assert load_training(path, others, other_optimizers) == {"history": [{"epoch": 1, "psnr": float("inf")}]}
     assert weights_digest(others["net"].state_dict()) == weights_digest(networks["net"].state_dict())
@@ -291,7 +292,7 @@ def test_training_state_comes_back(tmp_path: Path) -> None:
 def test_training_state_of_other_networks_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     path = tmp_path / "state.safetensors"
     networks, optimizers = trainer(0, 1)
-    save_training(path, {"other": nn.Linear(2, 2)}, {}, {})
+    save_training(path, training_tensors({"other": nn.Linear(2, 2)}, {}), {})
     with pytest.raises(UserError, match="not the training state of this run"):
         load_training(path, networks, optimizers)
     with pytest.raises(UserError, match="not the training state of this run"):
@@ -337,7 +338,7 @@ def test_training_state_of_any_networks_comes_back(tmp_path: Path, options: dict
         for weights in run.networks[name.removesuffix("_adam")].parameters():
             weights.grad = torch.rand_like(weights)
         optimizer.step()
-    save_training(path, run.networks, run.optimizers, {})
+    save_training(path, training_tensors(run.networks, run.optimizers), {})
 
     other = new_run(tmp_path / "second", **options, seed=1)
     load_training(path, other.networks, other.optimizers)
@@ -354,7 +355,7 @@ def test_training_state_of_any_networks_comes_back(tmp_path: Path, options: dict
 def test_training_state_of_other_options_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "state.safetensors"
     run, other = new_run(tmp_path / "a"), new_run(tmp_path / "b", **change)
-    save_training(path, run.networks, run.optimizers, {})
+    save_training(path, training_tensors(run.networks, run.optimizers), {})
     with pytest.raises(UserError, match="not the training state of this run"):
         load_training(path, other.networks, other.optimizers)
 

@@ -57,6 +57,12 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the project catches it."""
 
 
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs are written while the next one trains, which is the harder way to be killed."""
+    monkeypatch.setattr(training, "WRITES_BESIDE", ("cpu",))
+
+
 @pytest.fixture(scope="module")
 def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
     """The 12 photos of `photo_folder` at 32 pixels: 9 train, two steps an epoch."""
@@ -294,21 +300,24 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
 
 
 DRIVER = """
-import itertools, os, signal
+import itertools, os, signal, sys, time
 from cgan import cli, run_folder, training
 
 calls, step = itertools.count(1), training.train_step
+training.WRITES_BESIDE = ("cpu",)  # as on a GPU
 run_folder.save_curves = lambda history, path: path.touch()
 
 def killed(*args, **kwargs):
     if next(calls) == {call}:
+        while len(open(sys.argv[-1] + "/metrics.jsonl").readlines()) < {epochs}:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*args, **kwargs)
 
 training.train_step = killed
 cli.main()
 """
-"""cgan-train that is killed at a step."""
+"""cgan-train that is killed at a step, once so many epochs are on disk."""
 
 
 @pytest.fixture
@@ -360,7 +369,7 @@ def test_four_epochs_are_two_and_a_kill_in_the_third_and_the_rest(
     arguments = [str(photo_folder), "--quiet", *flags(options_of(replace(CONFIG, epochs=4, **options)))]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert invoke(main, *arguments, "--out", whole) == (0, "", "")
-    driver = DRIVER.format(call=2 * 2 + 2)  # between the two steps of the third epoch
+    driver = DRIVER.format(epochs=2, call=2 * 2 + 2)  # between the two steps of the third epoch
     process = subprocess.run([sys.executable, "-c", driver, *arguments, "--out", str(parts)])
     assert process.returncode == -signal.SIGKILL
     assert len((parts / "metrics.jsonl").read_text().splitlines()) == 2

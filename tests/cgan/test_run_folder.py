@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cgan.checkpoint import load_generator, weights_digest
+from cgan.checkpoint import load_generator, training_tensors, weights_digest
 from cgan.config import TrainConfig
 from cgan.networks import Generator
 from cgan.run_folder import RunFolder, best_epoch
@@ -281,7 +281,7 @@ def test_nothing_to_load_before_the_first_epoch(folder: RunFolder) -> None:
 def test_progress_comes_back_with_the_networks(folder: RunFolder) -> None:
     network, other = generator(1), generator(2)
     progress = {"history": [{"epoch": 1, "test_psnr": float("inf")}], "steps": 7, "scaler": {}}
-    folder.save({"generator": network}, {}, progress)
+    folder.save(training_tensors({"generator": network}, {}), progress)
     assert folder.load({"generator": other}, {}) == progress
     assert torch.equal(network.body.head.weight, other.body.head.weight)
 
@@ -359,7 +359,7 @@ def test_what_cannot_be_written_is_said(
     monkeypatch.setattr("os.fsync", fails)
     metrics = {"epoch": 1, "test_psnr": 20.0, "time_shares": {}, "finished_at": 1.0}
     for write in (
-        lambda: folder.save({"generator": generator(1)}, {}, {"history": []}),
+        lambda: folder.save(training_tensors({"generator": generator(1)}, {}), {"history": []}),
         lambda: folder.publish(generator(1), CONFIG, [metrics], SHEET),
         lambda: folder.write_records(RECORDS),
         lambda: RunFolder(folder.path / "new").create(RECORDS),

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
 from cgan.dataset import Photos, prepare
 from cgan.distributed import World
 from cgan.evaluation import evaluate
+from cgan.run_folder import RunFolder
 from cgan.spec import GateError, UserError
 from cgan.state import Run
 from cgan.steps import Batch
@@ -337,21 +339,50 @@ def test_losses_that_are_no_numbers_stop_a_run_in_fp16_too(
 
 def test_a_finished_run_holds_what_it_promises(start: Start) -> None:
     run = start(epochs=2)
-    told: list[int] = []
+    told: list[tuple[int, int]] = []
 
     def on_epoch(metrics: dict[str, Any]) -> None:
-        told.append(len((run.folder.path / "metrics.jsonl").read_text().splitlines()))
-        assert load_generator(run.folder.path)[1].weights_sha256 == states(run)["generator"]
-        assert metrics == run.history[-1]
+        lines = (run.folder.path / "metrics.jsonl").read_text().splitlines()
+        told.append((metrics["epoch"], len(lines)))
+        assert metrics == json.loads(lines[-1])
 
     fit(run, on_epoch=on_epoch)
-    assert told == [1, 2]  # each epoch is told of when it is on disk
+    assert told == [(1, 1), (2, 2)]  # each epoch is told of when it is on disk
     folder = run.folder.path
+    assert load_generator(folder)[1].weights_sha256 == states(run)["generator"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert lines == run.history
     assert [metrics["epoch"] for metrics in lines] == [1, 2]
     assert sorted(path.name for path in (folder / "samples").iterdir()) == ["epoch-0001.png", "epoch-0002.png"]
     assert load_generator(folder)[1].config_sha256 == run.config.digest()
+
+
+def test_an_epoch_is_written_as_it_ended_while_the_next_one_trains(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first epoch is not written before the second one has stepped."""
+    one, two = start("one", ema=0.5), start("two", epochs=2, save_every=1, ema=0.5)
+    fit(one)
+    stepped = threading.Event()
+    save, step, steps = RunFolder.save, training.train_step, itertools.count(1)
+
+    def slow(folder: RunFolder, tensors: dict[str, Any], progress: dict[str, Any]) -> None:
+        assert len(progress["history"]) > 1 or stepped.wait(60)
+        save(folder, tensors, progress)
+
+    def told(*arguments: Any, **options: Any) -> Any:
+        losses = step(*arguments, **options)
+        if next(steps) > len(list(two.epoch_batches(1))):
+            stepped.set()
+        return losses
+
+    monkeypatch.setattr(training, "WRITES_BESIDE", ("cpu",))
+    monkeypatch.setattr(RunFolder, "save", slow)
+    monkeypatch.setattr(training, "train_step", told)
+    fit(two)
+    first = two.folder.path / "checkpoints" / "epoch-0001.safetensors"
+    assert load_generator(first)[1].weights_sha256 == load_generator(one.folder.path)[1].weights_sha256
+    assert stepped.is_set()
 
 
 def test_equal_runs_give_equal_weights(start: Start) -> None:
