@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from benchmarks import latency, matrix
-from benchmarks.latency import Row, changes, figures, main, measure, of_peak, ratios, shares, table
+from benchmarks.latency import Row, figures, main, measure, of_peak
+from benchmarks.latency_report import changes, ratios, shares, table
 from benchmarks.matrix import operations
 from cgan.spec import UserError
 from infer.backends import open_model
