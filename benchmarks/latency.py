@@ -149,7 +149,7 @@ def main(
         if out:
             out.mkdir(parents=True, exist_ok=True)
             (out / "latency.json").write_text(json.dumps(record, indent=2) + "\n")
-            (out / "latency.md").write_text(document(record, __doc__.split("\n\n")[2]))
+            (out / "latency.md").write_text(document(record, "\n\n".join(__doc__.split("\n\n")[2:])))
             chart(record["rows"], out / "latency.png")
         for line in [
             *shares(record),

@@ -231,7 +231,6 @@ def _train(
             progress.say(
                 f"note: {len(parts.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
             )
-        progress.epoch = len(run.history)
         training.fit(run, features, progress.step, progress.epoch_done)
         progress.say(f"done: {out} holds {len(run.history)} epochs")
 
@@ -241,7 +240,6 @@ class _Progress:
 
     def __init__(self, epochs: int, quiet: bool) -> None:
         self.epochs = epochs
-        self.epoch = 0
         self.quiet = quiet
         self.terminal = sys.stderr.isatty()
         self.bar: tqdm[Any] | None = None
@@ -263,19 +261,18 @@ class _Progress:
         """Progress of decoding photos into the cache."""
         self._update("preparing photos", done, total, {})
 
-    def step(self, done: int, total: int, losses: dict[str, float]) -> None:
+    def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
         """Progress within an epoch."""
-        self._update(f"epoch {self.epoch + 1}/{self.epochs}", done, total, losses)
+        self._update(f"epoch {epoch}/{self.epochs}", done, total, losses)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
         """The line that stays after an epoch."""
-        self.epoch = metrics["epoch"]
         fid = f"  FID {metrics['test_fid']['value']:.2f}" if "test_fid" in metrics else ""
         accuracy = metrics.get("test_discriminator_accuracy")
         judge = "" if accuracy is None else f"  D accuracy {accuracy:.0%}"
         shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())
         self.say(
-            f"epoch {self.epoch}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
+            f"epoch {metrics['epoch']}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
             f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
             f"PSNR {metrics['test_psnr']:.2f} dB (gray {metrics['test_gray_psnr']:.2f})  "
             f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "

@@ -1,7 +1,7 @@
 """Writing an epoch while the next one trains."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
@@ -11,9 +11,9 @@ from cgan.state import Metrics
 class EpochWriter:
     """Writes one epoch at a time in a thread of its own, and tells of it in the caller's thread once it is on disk.
 
-    Used as a context manager, which ends when the last epoch is written. What writing raises is raised by the next
-    call; at the end in the place of an error of the block, since what could not be saved outlasts the reason why
-    training stopped, but not in that of an interrupt.
+    Used as a context manager, which ends when the last epoch is written, also after further interrupts: the files are
+    only the run's as long as its folder is locked. What writing raises is raised by the next call; at the end in the
+    place of an error or an interrupt of the block, since what could not be saved outlasts why training stopped.
 
     Args:
         on_epoch: told each epoch's metrics.
@@ -30,10 +30,16 @@ class EpochWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        interrupt = None
+        while self._pending and not self._pending[0].done():
+            try:
+                wait([self._pending[0]])
+            except KeyboardInterrupt as again:
+                interrupt = again
         self._pool.shutdown()
-        interrupted = error is not None and not isinstance(error, Exception)
-        if not (interrupted and self._pending and self._pending[0].exception()):
-            self.finish()
+        self.finish()
+        if interrupt:
+            raise interrupt
 
     def write(self, write: Callable[[], None] | None, metrics: Metrics) -> None:
         """Begin to write an epoch, once the one before is written.
@@ -53,7 +59,9 @@ class EpochWriter:
     def finish(self) -> None:
         """Wait until the epoch is written, and tell of it."""
         if self._pending:
-            (future, metrics), self._pending = self._pending, None
+            future, metrics = self._pending
+            wait([future])  # an interrupt here leaves it to the end of the block
+            self._pending = None
             future.result()
             if self._on_epoch:
                 self._on_epoch(metrics)

@@ -45,8 +45,8 @@ PHASES = ("data", "forward", "backward", "step", "evaluation")
 WRITES_BESIDE = ("cuda",)
 """Devices that train while an epoch is written; on the CPU the two would share the cores."""
 
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""Called with (photos done, photos in the epoch, mean losses so far)."""
+OnStep = Callable[[int, int, int, dict[str, float]], None]
+"""Called with (epoch, photos done in it, photos in it, mean losses so far)."""
 
 
 def setup(
@@ -138,7 +138,7 @@ def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None =
         if run.device.type == "cpu" or step % CHECK_EVERY == 0 or step == len(plan):
             tally.check()
             if on_step:
-                on_step(tally.photos, len(run.split.train), tally.means())
+                on_step(epoch, tally.photos, len(run.split.train), tally.means())
     metrics = {name if name in _NOT_LOSSES else f"train_{name}": value for name, value in tally.reduce().items()}
     return {**metrics, "lr": lr, "images_per_second": tally.photos / watch.total()}
 
@@ -151,24 +151,25 @@ def fit(
 ) -> None:
     """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw.
 
-    On a GPU an epoch is written while the next one trains: of the 5 s that an epoch of the report's configuration took
-    on an H200, 2 s had gone into files.
+    On a GPU an epoch is written while the next one trains: written first, files took 2 of the 5 s of epochs 55 to 62 in
+    benchmarks/results/flowers-report-h200.jsonl.
 
     Args:
         run: the state to go on from.
         features: network for FID and KID; without it they are not measured.
         on_step: progress within an epoch.
-        on_epoch: called with an epoch's metrics when they and its weights are on disk.
+        on_epoch: called with an epoch's metrics when they and its weights are on disk; in processes that do not write,
+            when the epoch is over.
 
     Raises:
         GateError: a loss or a gradient is not finite, or the run folder cannot be written.
     """
     with EpochWriter(on_epoch) as writer:
 
-        def look(done: int, total: int, losses: dict[str, float]) -> None:
+        def look(epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
             writer.look()
             if on_step:
-                on_step(done, total, losses)
+                on_step(epoch, done, total, losses)
 
         for epoch in range(len(run.history) + 1, run.config.epochs + 1):
             watch = Stopwatch(run.device)
@@ -182,6 +183,7 @@ def fit(
             metrics["time_shares"] = {name: shares.get(name, 0.0) for name in PHASES}
             metrics["finished_at"] = time.time()
             run.history.append(metrics)
+            writer.finish()  # before copies are made of this one, so that memory never holds those of two
             writer.write(_saved(run) if run.world.main else None, metrics)
             if run.device.type not in WRITES_BESIDE:
                 writer.finish()

@@ -31,7 +31,8 @@ from export.engine_precision import (
     network_precision,
     require_precision,
 )
-from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release, runs_on
+from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release
+from infer.backends.trt import fits
 
 Progress = Callable[[str, int, int], None]
 """`on_progress(phase, done, steps)`: TensorRT finished so many steps of a phase. Phases nest; any thread may call."""
@@ -164,13 +165,14 @@ def build_engine(
         _write_timing_cache(config, options.timing_cache)
     with target.open("wb") as file:
         file.write(plan)
+    origin = _origin(trt, options, gpu, onnx_file)
     record = {
-        **_origin(trt, options, gpu, onnx_file),
+        **origin,
         "profiles": [profile],
         "flags": _flags(options),
         "plan_bytes": target.stat().st_size,
         "bytes_per_parameter": round(target.stat().st_size / spec.parameters, 3),
-        "precision": _precision(options.flavour, trt, network, plan),
+        "precision": _precision(trt, network, plan, origin),
         "warnings": sorted(set(log.warnings)),
     }
     require_precision(record, spec)
@@ -373,10 +375,10 @@ def _flags(options: EngineOptions) -> dict[str, Any]:
     }
 
 
-def _precision(flavour: str, trt: ModuleType, network: Any, plan: Any) -> dict[str, Any]:
+def _precision(trt: ModuleType, network: Any, plan: Any, origin: dict[str, Any]) -> dict[str, Any]:
     of_network = network_precision(network)
     gpu = find_gpu()
-    of_engine = engine_precision(trt, plan) if gpu and runs_on(flavour, gpu) else None
+    of_engine = engine_precision(trt, plan) if gpu and fits(origin, gpu) else None
     return {
         "fp16_share": (of_engine or of_network)["fp16_share"],
         "found_by": FROM_ENGINE if of_engine else FROM_NETWORK,

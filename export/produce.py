@@ -34,7 +34,7 @@ from export.preflight import check_model
 from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
 from infer.backends import open_model
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, runs_on
-from infer.backends.trt import sealed
+from infer.backends.trt import fits, sealed
 
 COMPARED_PHOTOS = 64
 """Photos of a calibration folder on which an artefact is compared; those that calibrate int8 come from the other end
@@ -165,7 +165,7 @@ def make_engine(
         with _publishing(target, sidecar.spec, options) as (temporary, name):
             record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
             gpu = find_gpu()
-            reason = _why_not_compared(engine, gpu) if options.verify else "--no-verify"
+            reason = _why_not_compared(record, gpu) if options.verify else "--no-verify"
             numbers = {
                 "verified": False,
                 "reason": f"not verified: {reason or 'not yet'}",
@@ -193,11 +193,15 @@ def make_engine(
     return Artefact(target, voucher, notes)
 
 
-def _why_not_compared(engine: EngineOptions, gpu: Gpu | None) -> str | None:
-    """What keeps an engine from running here, None where a GPU can run it."""
+def _why_not_compared(record: dict[str, Any], gpu: Gpu | None) -> str | None:
+    """What keeps an engine with this record from running here, None where a GPU can run it."""
     if gpu is None:
         return "no GPU here"
-    return None if runs_on(engine.flavour, gpu) else f"{FLAVOURS[engine.flavour].label} does not run on {gpu.name}"
+    if fits(record, gpu):
+        return None
+    if runs_on(record["flavour"], gpu):
+        return f"built for other GPUs than the {gpu.name} here"
+    return f"{FLAVOURS[record['flavour']].label} does not run on {gpu.name}"
 
 
 def compare(artefact: Path, source: Path, options: ExportOptions) -> tuple[dict[str, Any], tuple[str, ...]]:

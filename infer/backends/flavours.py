@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -21,8 +22,8 @@ class Flavour:
     """Its name, for people."""
     oldest: tuple[int, int]
     """Oldest release that works: TensorRT 10.12 is the first where only the types of the network decide."""
-    not_on: tuple[int, ...] = ()
-    """Major compute capabilities of the GPUs that it does not run on."""
+    gpus: tuple[str, ...] | None = None
+    """Compute capabilities of the GPUs that it runs on, see `matches`; None where the library is for all."""
     own_graphs: bool = False
     """Whether the library captures CUDA graphs itself. TensorRT for RTX compiles kernels for a shape while it runs, so
     only it knows when a graph is worth keeping, and its engines cannot be captured from outside unless built so."""
@@ -30,8 +31,13 @@ class Flavour:
 
 FLAVOURS = {
     "tensorrt": Flavour("tensorrt", "TensorRT", (10, 12)),
-    # Data centres' GPUs newer than Ampere; the library names what it runs on when an H200 (9.0) loads an engine.
-    "tensorrt-rtx": Flavour("tensorrt_rtx", "TensorRT for RTX", (1, 7), not_on=(9, 10, 11), own_graphs=True),
+    "tensorrt-rtx": Flavour(
+        "tensorrt_rtx",
+        "TensorRT for RTX",
+        (1, 7),
+        gpus=("7.5", "8.0", "8.6", "8.9", "12.0+"),  # as 1.7.1 told an H200, which is 9.0
+        own_graphs=True,
+    ),
 }
 """The flavours by the name of the export format, which is also that of the extra to install."""
 
@@ -46,8 +52,15 @@ class Gpu:
 
 
 def runs_on(flavour: str, gpu: Gpu) -> bool:
-    """Whether there are engines of a flavour that a GPU can run."""
-    return release(gpu.compute_capability)[0] not in FLAVOURS[flavour].not_on
+    """Whether a flavour runs on a GPU."""
+    gpus = FLAVOURS[flavour].gpus
+    return gpus is None or matches(gpu.compute_capability, gpus)
+
+
+def matches(compute_capability: str, targets: Iterable[str]) -> bool:
+    """Whether a compute capability is one of the targets; "8.0+" stands for any from 8.0 on."""
+    here = release(compute_capability)
+    return any(here >= release(of[:-1]) if of.endswith("+") else here == release(of) for of in targets)
 
 
 def load_flavour(name: str) -> ModuleType:

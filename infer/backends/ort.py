@@ -148,8 +148,8 @@ class OrtBackend(Backend):
             return {"nv_runtime_cache_path": str(engine_cache(self.path, provider))}
         precision = read_contract(self.path).precision
         if provider == "cuda":
-            # Without TF32 fp32 stays what the gate compared; but cuDNN then keeps fp16 off the matrix units too, where
-            # it has nothing to lose: an H200 took three and a half times as long.
+            # Without TF32 fp32 stays what the gate compared; but cuDNN then keeps fp16 off the matrix units too, which
+            # has nothing to lose by them: benchmarks/results/latency-h200-no-tf32.json has it that way.
             return {"use_tf32": str(int(precision == "fp16"))}
         folder = str(engine_cache(self.path, provider))
         return {

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cgan.spec import ModelSpec, Sidecar, UserError, file_sha256, json_sha256
 from infer.backends.base import Backend
-from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messages, release, runs_on
+from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, matches, messages, release, runs_on
 from infer.backends.slots import Cuda, Slot
 
 SLOTS = 2
@@ -111,9 +111,13 @@ def check_machine(record: dict[str, Any], machine: Machine, plan: Path) -> None:
             f"{plan}: found {machine.gpu.name} of compute capability {found}, which is none that {label} runs on; "
             "run the ONNX file, or build with cgan-export --format tensorrt"
         )
-    here = release(found)
-    if not any(here >= release(of[:-1]) if of.endswith("+") else here == release(of) for of in targets):
+    if not matches(found, targets):
         raise UserError(f"{plan}: found {machine.gpu.name} of compute capability {found}, needed {needed}; {again}")
+
+
+def fits(record: dict[str, Any], gpu: Gpu) -> bool:
+    """Whether an engine with this record is one for the GPU."""
+    return runs_on(record["flavour"], gpu) and matches(gpu.compute_capability, record["compute_capabilities"])
 
 
 class TrtBackend(Backend):

@@ -1,6 +1,8 @@
 """An epoch is written beside the caller's work, told of in the caller's thread, and never lost silently."""
 
+import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -38,8 +40,11 @@ def test_looking_tells_of_what_is_written() -> None:
     written = threading.Event()
     with EpochWriter(told.append) as writer:
         writer.write(written.set, {"epoch": 1})
-        while not told:
+        for _ in range(6000):  # a minute
             writer.look()
+            if told:
+                break
+            time.sleep(0.01)
         assert written.is_set()
         writer.look()
     assert told == [{"epoch": 1}]
@@ -70,10 +75,42 @@ def test_what_writing_raised_is_raised_at_the_end(error: Exception | None) -> No
     assert raised.value.__context__ is error
 
 
-def test_an_interrupt_waits_for_what_is_being_written_and_goes_on() -> None:
+def test_an_interrupt_waits_for_what_is_being_written_and_tells_of_it() -> None:
+    """So do a second and a third."""
     told: list[dict[str, Any]] = []
-    for write, expected in ((fail, []), (lambda: None, [{"epoch": 1}])):
-        with pytest.raises(KeyboardInterrupt), EpochWriter(told.append) as writer:
-            writer.write(write, {"epoch": 1})
-            raise KeyboardInterrupt
-        assert told == expected
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def write() -> None:
+        for _ in range(2):
+            time.sleep(0.05)
+            signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.2)
+        assert told == []
+
+    with pytest.raises(KeyboardInterrupt), EpochWriter(told.append) as writer:
+        writer.write(write, {"epoch": 1})
+        raise KeyboardInterrupt
+    assert told == [{"epoch": 1}]
+
+
+def test_an_interrupt_while_waiting_for_the_epoch_before_does_not_lose_it() -> None:
+    told: list[dict[str, Any]] = []
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def write() -> None:
+        time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.2)
+
+    with pytest.raises(KeyboardInterrupt), EpochWriter(told.append) as writer:
+        writer.write(write, {"epoch": 1})
+        writer.write(None, {"epoch": 2})
+    assert told == [{"epoch": 1}]
+
+
+def test_what_could_not_be_written_is_said_after_an_interrupt_too() -> None:
+    with pytest.raises(OSError, match="no space left"), EpochWriter() as writer:
+        writer.write(fail, {"epoch": 1})
+        raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -296,6 +297,29 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
     assert_same_run(resumed, whole_run())
 
 
+def test_an_epoch_is_written_as_it_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is written when the next one has changed the weights and stands in the history."""
+    one, run = start("one", epochs=1), start("run")
+    fit(one)
+    save, written = run.folder.save, []
+
+    def late(tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        epoch = len(written) + 1
+        deadline = time.monotonic() + 60
+        while len(run.history) < min(epoch + 1, run.config.epochs):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        weights = {key.removeprefix("generator."): t for key, t in tensors.items() if key.startswith("generator.")}
+        written.append((len(progress["history"]), weights_digest(weights)))
+        save(tensors, progress)
+
+    monkeypatch.setattr(run.folder, "save", late)
+    fit(run)
+    assert [epochs for epochs, _ in written] == [1, 2, 3]
+    assert written[0][1] == states(one)["generator"]
+    assert written[2][1] == states(run)["generator"] != written[0][1]
+
+
 # killed with kill -9
 
 
@@ -309,7 +333,9 @@ run_folder.save_curves = lambda history, path: path.touch()
 
 def killed(*args, **kwargs):
     if next(calls) == {call}:
-        while len(open(sys.argv[-1] + "/metrics.jsonl").readlines()) < {epochs}:
+        for _ in range(6000):  # at most a minute
+            if len(open(sys.argv[-1] + "/metrics.jsonl").readlines()) >= {epochs}:
+                break
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*args, **kwargs)

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
 from cgan.dataset import Photos, prepare
 from cgan.distributed import World
 from cgan.evaluation import evaluate
-from cgan.run_folder import RunFolder
 from cgan.spec import GateError, UserError
 from cgan.state import Run
 from cgan.steps import Batch
@@ -153,11 +151,11 @@ def test_metrics_are_means_over_photos_not_over_steps(start: Start, monkeypatch:
         return {"l1": value, "generator_gradient_norm": 10 * value}
 
     steps_of(monkeypatch, step)
-    seen: list[tuple[int, int, float]] = []
-    found = epoch_of(start(), on_step=lambda done, total, losses: seen.append((done, total, losses["l1"])))
+    seen: list[tuple[int, int, int, float]] = []
+    found = epoch_of(start(), on_step=lambda *now: seen.append((*now[:3], now[3]["l1"])))
     expected = (4 * 1.0 + 5 * 4.0) / 9  # a last batch of one photo joins the one before
     assert (found["train_l1"], found["generator_gradient_norm"]) == pytest.approx((expected, 10 * expected))
-    assert seen == [(4, 9, 1.0), (9, 9, pytest.approx(expected))]
+    assert seen == [(1, 4, 9, 1.0), (1, 9, 9, pytest.approx(expected))]
 
 
 def test_every_training_photo_is_seen_once_in_an_order_of_seed_and_epoch(
@@ -355,34 +353,6 @@ def test_a_finished_run_holds_what_it_promises(start: Start) -> None:
     assert [metrics["epoch"] for metrics in lines] == [1, 2]
     assert sorted(path.name for path in (folder / "samples").iterdir()) == ["epoch-0001.png", "epoch-0002.png"]
     assert load_generator(folder)[1].config_sha256 == run.config.digest()
-
-
-def test_an_epoch_is_written_as_it_ended_while_the_next_one_trains(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first epoch is not written before the second one has stepped."""
-    one, two = start("one", ema=0.5), start("two", epochs=2, save_every=1, ema=0.5)
-    fit(one)
-    stepped = threading.Event()
-    save, step, steps = RunFolder.save, training.train_step, itertools.count(1)
-
-    def slow(folder: RunFolder, tensors: dict[str, Any], progress: dict[str, Any]) -> None:
-        assert len(progress["history"]) > 1 or stepped.wait(60)
-        save(folder, tensors, progress)
-
-    def told(*arguments: Any, **options: Any) -> Any:
-        losses = step(*arguments, **options)
-        if next(steps) > len(list(two.epoch_batches(1))):
-            stepped.set()
-        return losses
-
-    monkeypatch.setattr(training, "WRITES_BESIDE", ("cpu",))
-    monkeypatch.setattr(RunFolder, "save", slow)
-    monkeypatch.setattr(training, "train_step", told)
-    fit(two)
-    first = two.folder.path / "checkpoints" / "epoch-0001.safetensors"
-    assert load_generator(first)[1].weights_sha256 == load_generator(one.folder.path)[1].weights_sha256
-    assert stepped.is_set()
 
 
 def test_equal_runs_give_equal_weights(start: Start) -> None:

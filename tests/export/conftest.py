@@ -46,7 +46,11 @@ def stub_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             target.write_bytes(b"a plan")
             if error:
                 raise error
-            return {"flavour": options.flavour, "onnx_sha256": file_sha256(onnx)}
+            return {
+                "flavour": options.flavour,
+                "compute_capabilities": ["8.0+"],
+                "onnx_sha256": file_sha256(onnx),
+            }
 
         monkeypatch.setattr(produce, "build_engine", build)
 

@@ -277,9 +277,13 @@ def test_an_engine_is_compared_where_a_gpu_can_run_it(
 def test_an_engine_that_the_gpu_here_cannot_run_says_so(
     on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(produce, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0"))
-    made = make_engine(half_onnx, tmp_path, ExportOptions(), engine.EngineOptions(flavour="tensorrt-rtx"))
-    assert made.sidecar.verification["reason"] == "not verified: TensorRT for RTX does not run on NVIDIA H200"
+    for gpu, why in (
+        (Gpu("NVIDIA H200", "9.0"), "TensorRT for RTX does not run on NVIDIA H200"),
+        (Gpu("NVIDIA T4", "7.5"), "built for other GPUs than the NVIDIA T4 here"),
+    ):
+        monkeypatch.setattr(produce, "find_gpu", lambda gpu=gpu: gpu)
+        made = make_engine(half_onnx, tmp_path, ExportOptions(), engine.EngineOptions(flavour="tensorrt-rtx"))
+        assert made.sidecar.verification["reason"] == f"not verified: {why}"
     assert on_gpu == []
 
 

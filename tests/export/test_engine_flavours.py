@@ -169,6 +169,13 @@ def build(folder: Path, flavour: str = "tensorrt", **options: Any) -> dict[str, 
     return build_engine(onnx_file, SPEC, wanted, folder / "model.plan")
 
 
+def test_layers_of_an_engine_for_other_gpus_are_not_looked_at(install: Install, tmp_path: Path) -> None:
+    """Loading it here would fail."""
+    for gpu in (Gpu("NVIDIA H200", "9.0"), Gpu("NVIDIA T4", "7.5")):
+        install("tensorrt-rtx", gpu)
+        assert build(tmp_path, "tensorrt-rtx")["precision"]["engine"] is None
+
+
 def test_tensorrt_builds_for_the_gpu_that_is_here(install: Install, tmp_path: Path) -> None:
     install()
     record = build(tmp_path)

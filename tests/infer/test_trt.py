@@ -17,7 +17,7 @@ import pytest
 from cgan.spec import ChangedFileError, ModelSpec, Sidecar, UserError, file_sha256, sidecar_path, write_sidecar
 from export.engine import EngineOptions, build_engine
 from infer.backends import flavours, open_model, trt
-from infer.backends.flavours import Gpu, find_gpu, messages, release
+from infer.backends.flavours import Gpu, find_gpu, messages, release, runs_on
 from infer.backends.trt import Machine, TrtBackend, check_machine, sealed
 
 A10 = Gpu("NVIDIA A10", "8.6")
@@ -258,6 +258,15 @@ def test_an_engine_of_another_machine_is_refused(record: dict[str, Any], here: d
         check_machine(RECORD | record, replace(HERE, **here), Path("model.plan"))
     assert str(refused.value).startswith(f"model.plan: {line}")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("here", "rtx"),
+    [("7.0", False), ("7.5", True), ("8.7", False), ("8.9", True), ("9.0", False), ("11.0", False), ("12.1", True)],
+)
+def test_tensorrt_for_rtx_is_not_for_every_gpu(here: str, rtx: bool) -> None:
+    assert runs_on("tensorrt-rtx", Gpu("", here)) == rtx
+    assert runs_on("tensorrt", Gpu("", here))
 
 
 def test_releases_are_compared_as_numbers() -> None:
