@@ -126,7 +126,8 @@ if __name__ == "__main__":
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", PROCESSES, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A process of these aborted now and then ("terminate called without an active exception"): say where.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
 
 
