@@ -136,24 +136,24 @@ def main(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_photos(photos, folder / "in", max(*sizes, PARITY_PHOTOS))
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
-        rows = measure(contestants, sizes, kinds or KINDS, files, seconds)
         first = next(iter(contestants))
+        rows = figures(measure(contestants, sizes, kinds or KINDS, files, seconds), first)
         record: dict[str, Any] = {
             "arguments": arguments(),
             "machine": machine(),
             "first": first,
-            "rows": figures(rows, first),
+            "rows": rows,
             **of_peak(contestants, rows),
         }
-        print(table(record["rows"]))
+        print(table(rows))
         if out:
             out.mkdir(parents=True, exist_ok=True)
             (out / "latency.json").write_text(json.dumps(record, indent=2) + "\n")
             (out / "latency.md").write_text(document(record, "\n\n".join(__doc__.split("\n\n")[2:])))
-            chart(record["rows"], out / "latency.png")
+            chart(rows, out / "latency.png")
         for line in [
             *shares(record),
-            *ratios(record["rows"], record["first"]),
+            *ratios(rows, first),
             *(changes(record, json.loads(compare.read_text())) if compare else []),
         ]:
             print(line)
@@ -217,10 +217,15 @@ def figures(rows: list[Row], first: str) -> list[dict[str, Any]]:
     return [row.figures(base.get((row.batch, row.kind)) if row.contestant != first else None) for row in rows]
 
 
-def of_peak(contestants: dict[str, Backend], rows: list[Row]) -> dict[str, Any]:
-    """What the rows of "compute" on a GPU need of its matrix rate, as JSON values; {} where nothing can be said."""
-    on_gpu = [row for row in rows if row.kind == "compute" and contestants[row.contestant].on_gpu]
-    if not on_gpu or not find_spec("torch"):
+def of_peak(contestants: dict[str, Backend], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the rows of "compute" on a GPU need of its matrix rate, as JSON values; {} where nothing can be said.
+
+    Args:
+        contestants: entered backends by name.
+        rows: as `figures` gives them.
+    """
+    computed = [row for row in rows if row["kind"] == "compute" and contestants[row["contestant"]].on_gpu]
+    if not computed or not find_spec("torch"):
         return {}
     import torch
 
@@ -229,16 +234,21 @@ def of_peak(contestants: dict[str, Backend], rows: list[Row]) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {}
     peak = matrix_product_rate(torch.device("cuda"), torch.float16)
-    needed = {name: operations(backend.spec, *backend.own_size) for name, backend in contestants.items()}
-    shares = [
-        {"contestant": row.contestant, "batch": row.batch, "share": round(share, 5)}
-        for row in on_gpu
-        if (share := row.figures()["images_per_second"] * needed[row.contestant] / peak)
-    ]
+    needed = {
+        name: operations(contestants[name].spec, *contestants[name].own_size)
+        for name in dict.fromkeys(row["contestant"] for row in computed)
+    }
     return {
         "fp16_matrix_product_tflops": round(peak / 1e12, 1),
         "gflop_per_image": {name: round(count / 1e9, 3) for name, count in needed.items()},
-        "of_peak": shares,
+        "of_peak": [
+            {
+                "contestant": row["contestant"],
+                "batch": row["batch"],
+                "share": round(row["images_per_second"] * needed[row["contestant"]] / peak, 5),
+            }
+            for row in computed
+        ],
     }
 
 

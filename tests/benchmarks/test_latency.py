@@ -203,9 +203,10 @@ def test_rows_on_a_gpu_are_set_against_its_matrix_rate(
     row = Row("a", "engine", 2, "compute", {0: [4.0], 1: [4.0]})
     copies = Row("a", "engine", 2, "copies", {0: [4.0]})
     with open_model(exported_onnx, "cpu") as backend:
-        assert of_peak({"a": backend}, [row, copies]) == {}
+        rows = figures([row, copies], "a")
+        assert of_peak({"a": backend}, rows) == {}
         monkeypatch.setattr(type(backend), "on_gpu", True)
-        found = of_peak({"a": backend}, [row, copies])
+        found = of_peak({"a": backend}, rows)
         needed = operations(backend.spec, *backend.own_size)
     (share,) = found["of_peak"]
     assert (share["contestant"], share["batch"]) == ("a", 2)
