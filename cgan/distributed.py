@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # its functions have the group as a default argument: before there is one
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -116,6 +117,8 @@ def joined(device: str) -> Iterator[World]:
     try:
         yield world
     finally:
+        # Ends gloo's threads too, once nothing refers to the group. They let go of a finished operation's tensors when
+        # they come to it, for which they need Python's lock; one that asks for it while Python shuts down aborts.
         dist.destroy_process_group()
 
 
