@@ -24,9 +24,10 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments
+from cgan.command import exit_on_user_error
 from cgan.dataset import scan
 from cgan.figures import scalar
-from cgan.spec import UserError, atomic_path, exit_on_user_error
+from cgan.spec import UserError, atomic_path
 
 QUICK_PHOTOS = 300
 QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")

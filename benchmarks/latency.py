@@ -42,7 +42,8 @@ from benchmarks.folder import make_photos
 from benchmarks.latency_report import KINDS, PERCENTILES, changes, chart, document, ratios, shares, table
 from benchmarks.machine import arguments, machine
 from benchmarks.rounds import interval, is_settled
-from cgan.spec import UserError, exit_on_user_error
+from cgan.command import exit_on_user_error
+from cgan.spec import UserError
 from infer.backends.base import Backend
 from infer.images import Photo, decode, model_input
 from infer.render import write_photo

@@ -205,7 +205,10 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); give permission, or another checkpoint") from error
+    except SafetensorError as error:
         raise UserError(
-            f"{path}: not a safetensors checkpoint ({error}); pickled checkpoints are not loaded, train with cgan-train"
+            f"{path}: not a safetensors checkpoint, or a damaged one ({error}); restore it, or give another; pickled "
+            "ones are not loaded"
         ) from error

@@ -1,6 +1,7 @@
 """The command cgan-train. Of a new run nothing heavy is imported before the options are known to be right."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -14,6 +15,7 @@ import click
 from click.core import ParameterSource
 from tqdm import tqdm
 
+from cgan.command import run_command
 from cgan.config import (
     BEST_BY_CHOICES,
     DEVICE_CHOICES,
@@ -24,7 +26,7 @@ from cgan.config import (
     PRECISION_CHOICES,
     TrainConfig,
 )
-from cgan.spec import COLOR_SPACES, UserError, run_command
+from cgan.spec import COLOR_SPACES, UserError
 
 if TYPE_CHECKING:
     from cgan.distributed import World
@@ -150,7 +152,8 @@ def command(
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
             _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
-        print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights)}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights)}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -183,7 +186,9 @@ def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Pa
         return "the run has not begun; give the same command again"
     options = {"--init": init, "--inception-weights": inception_weights}
     given = [part for name, value in options.items() if value for part in (name, str(value))]
-    return f"go on with {shlex.join(['cgan-train', data, '--out', str(out), '--resume', *given])}"
+    processes = os.environ.get("WORLD_SIZE", "1")
+    under = "" if processes == "1" else f", under torchrun with {processes} processes again"
+    return f"go on with {shlex.join(['cgan-train', data, '--out', str(out), '--resume', *given])}{under}"
 
 
 def _train(

@@ -18,7 +18,7 @@ import torch.distributed.nn.functional  # its functions have the group as a defa
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cgan.spec import UserError
+from cgan.spec import GateError, UserError
 
 TIMEOUT = timedelta(hours=2)
 """The others wait this long for the one process that evaluates or prepares photos."""
@@ -103,6 +103,7 @@ def joined(device: str) -> Iterator[World]:
 
     Raises:
         UserError: more processes than GPUs.
+        GateError: another process has ended.
     """
     world = World(*(int(os.environ.get(name, default)) for name, default in _ENVIRONMENT))
     if device == "cuda":
@@ -116,6 +117,10 @@ def joined(device: str) -> Iterator[World]:
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield world
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise
+        raise GateError(f"process {world.rank} lost another one, whose message, above or below, says why") from error
     finally:
         # Ends gloo's threads too, once nothing refers to the group. They let go of a finished operation's tensors when
         # they come to it, for which they need Python's lock; one that asks for it while Python shuts down aborts.

@@ -22,15 +22,26 @@ from cgan.config import TrainConfig
 from cgan.events import write_events
 from cgan.figures import save_curves, scalar
 from cgan.networks import Generator
-from cgan.spec import UserError, atomic_path, cannot_write, is_temporary, remove_temporaries
+from cgan.spec import (
+    GateError,
+    UserError,
+    atomic_path,
+    cannot_write,
+    is_temporary,
+    remove_temporaries,
+    replaces_nothing_else,
+)
 
 BEST_FILE = "best.safetensors"
 
 LOCK_FILE = ".lock"
 """An empty file that the process that trains here keeps locked."""
 
-OF_A_START = frozenset({"split.json", "environment.json", LOCK_FILE})
-"""What a start writes before config.json."""
+OF_A_START = {
+    "split.json": frozenset({"train", "test", "photos_sha256"}),
+    "environment.json": frozenset({"cgan", "python", "torch", "processes"}),
+}
+"""What a start writes before config.json, with keys by which it is known."""
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 """Errors of file systems that cannot lock files, as some of clusters."""
@@ -112,7 +123,9 @@ class RunFolder:
             with contextlib.suppress(UserError):
                 return bool(self._read("config.json") and self.config())
             return False
-        return entry.name in OF_A_START or is_temporary(entry)
+        if entry.name in OF_A_START:
+            return replaces_nothing_else(entry, OF_A_START[entry.name])
+        return entry.name == LOCK_FILE or is_temporary(entry)
 
     def config(self) -> dict[str, Any]:
         """The run's configuration; options that did not exist when it began have their defaults.
@@ -181,8 +194,19 @@ class RunFolder:
             )
 
     def load(self, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Any] | None:
-        """Restore the last finished epoch into networks and optimisers; its progress, or None before the first."""
-        return load_training(self.training_file, networks, optimizers) if self.training_file.exists() else None
+        """Restore the last finished epoch into networks and optimisers; its progress, or None before the first.
+
+        Raises:
+            UserError: the training state is not one of this run, or is missing beside what it was written before.
+        """
+        if self.training_file.exists():
+            return load_training(self.training_file, networks, optimizers)
+        if self.generator_file.exists() or (self.path / "metrics.jsonl").exists():
+            raise UserError(
+                f"--resume: found finished epochs in {self.path}, but no {self.training_file} to go on from; restore "
+                f"it, or begin a new run with --init {self.path}"
+            )
+        return None
 
     def save(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Write the training state after an epoch.
@@ -191,13 +215,13 @@ class RunFolder:
             tensors: see `cgan.checkpoint.training_tensors`.
             progress: JSON values; "history" is a list of metrics, one for each epoch.
         """
-        with self._writing():
+        with self._writing(GateError):
             save_training(self.training_file, tensors, progress)
 
     def keep_held_out(self, gray: NDArray[np.uint8]) -> None:
         """Write held-out photos, N x 1 x size x size, unless they are there: they are the same after every epoch."""
         if not self.held_out_file.exists():
-            with self._writing(), atomic_path(self.held_out_file) as path, path.open("wb") as file:
+            with self._writing(GateError), atomic_path(self.held_out_file) as path, path.open("wb") as file:
                 np.save(file, gray)
 
     def publish(
@@ -212,7 +236,7 @@ class RunFolder:
             samples: the sample grid of the last one.
         """
         epoch = len(history)
-        with self._writing():
+        with self._writing(GateError):
             self._remove_leftovers()
             save_generator(self.generator_file, generator, config)
             if best_epoch(history, config.best_by) == epoch:
@@ -239,7 +263,9 @@ class RunFolder:
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"--resume: {self.path / name} cannot be read ({error}); start without --resume") from error
+            begun = self.training_file.exists() or not isinstance(error, FileNotFoundError)
+            advice = "restore it, or begin a run with another --out" if begun else "start without --resume"
+            raise UserError(f"--resume: {self.path / name} cannot be read ({error}); {advice}") from error
 
     def _remove_leftovers(self) -> None:
         """Remove what a kill in the middle of a file left."""
@@ -248,11 +274,12 @@ class RunFolder:
                 remove_temporaries(folder)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, kind: type[UserError] | None = None) -> Iterator[None]:
+        """What cannot be written becomes an error of this kind; None: as `cannot_write` has it of a request."""
         try:
             yield
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, kind) from error
 
 
 def best_epoch(history: list[dict[str, Any]], metric: str) -> int:

@@ -12,13 +12,12 @@ import hashlib
 import json
 import os
 import secrets
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
@@ -70,7 +69,7 @@ PHOTO_FORMATS = {
 """Suffixes of the files that count as photos, with Pillow's name of what they hold. No other format is ever
 decoded, because some of Pillow's decoders start other programs."""
 
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Errors of a request that was right when it began: exit code 1 rather than 2."""
 
 
@@ -89,50 +88,14 @@ class GateError(UserError):
     exit_code = 1
 
 
-def cannot_write(path: Path | str, error: OSError) -> UserError:
-    """The error to raise where `path` could not be written: a GateError if the disk is full or broken."""
-    kind = GateError if error.errno in FULL_DISK else UserError
+def cannot_write(path: Path | str, error: OSError, kind: type[UserError] | None = None) -> UserError:
+    """The error to raise where `path` could not be written; unless given, a GateError if the disk is full or broken."""
+    kind = kind or (GateError if error.errno in FULL_DISK else UserError)
     return kind(f"{path}: cannot be written ({error}); make room or permission there, or choose another place")
 
 
 class ChangedFileError(UserError):
     """A file's bytes are not those that its sidecar vouches for."""
-
-
-@contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and its exit code; a bug keeps its traceback."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def run_command(command: Any, arguments: list[str] | None, name: str) -> NoReturn:
-    """Run a click command as a program: user errors are one line, and Ctrl-C is exit code 130 at any time."""
-    import click
-
-    with exit_on_user_error():
-        try:
-            try:
-                sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
-            finally:
-                if sys.stdout:  # None where it is closed
-                    with suppress(BrokenPipeError):  # who reads it has seen enough
-                        sys.stdout.flush()
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
-        except click.Abort:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
-        except OSError as error:
-            if error.errno not in FULL_DISK or error.filename is not None:
-                raise
-            # Python would try once more to write what is left of it, and say so.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise GateError(f"the output cannot be written ({error}); make room where it goes") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,7 +374,7 @@ def remove_temporaries(folder: Path) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Whether a file is one that `atomic_path` made; where no command runs, a kill left it."""
-    return path.name.startswith(_TEMPORARY[0]) and path.name.endswith(_TEMPORARY[1])
+    return path.name.startswith(_TEMPORARY[0]) and path.name.endswith(_TEMPORARY[1]) and not path.is_dir()
 
 
 _TEMPORARY = (".cgan-", ".tmp")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cgan.spec import UserError, run_command
+from cgan.command import run_command
+from cgan.spec import UserError
 
 if TYPE_CHECKING:
     from export.engine import EngineOptions

@@ -211,7 +211,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     for save in (lambda value: path.write_bytes(pickle.dumps(value)), lambda value: torch.save(value, path)):
         save({"weights": Harmful(tmp_path / "harm")})
-        with pytest.raises(UserError, match=r"model\.pth: not a safetensors checkpoint.*pickled checkpoints are not"):
+        with pytest.raises(UserError, match=r"model\.pth: not a safetensors checkpoint.*pickled ones are not"):
             load_generator(path)
     assert not (tmp_path / "harm").exists()
 

@@ -159,6 +159,22 @@ def test_interrupted_training_says_how_to_go_on(
     assert weights(run) == weights(tmp_path / "whole")
 
 
+def test_under_torchrun_one_process_says_how_to_go_on(
+    train: Train, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert train().code == 0
+    monkeypatch.setattr("cgan.distributed.joined", interrupt)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    again = f"interrupted; go on with cgan-train {photo_folder} --out {tmp_path / 'run'} --resume"
+    for rank, message in (("0", f"{again}, under torchrun with 2 processes again\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        stopped = train("--resume")
+        assert (stopped.code, stopped.err) == (130, message)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -16,7 +16,7 @@ from torch import nn
 from cgan.checkpoint import load_generator
 from cgan.cli import main
 from cgan.distributed import World, joined
-from cgan.spec import UserError
+from cgan.spec import GateError, UserError
 
 PROCESSES = 2
 
@@ -245,6 +245,18 @@ def test_the_whole_command_in_two_processes(
     assert [line.split()[0] for line in said[1:]] == ["epoch", "epoch", "done:"]
 
 
+def test_what_one_process_refuses_is_a_line_for_the_other(
+    photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    command = Path(sys.executable).with_name("cgan-train")
+    result = torchrun("--no-python", command, photo_folder, "--out", tmp_path, *tiny_options)
+    lines = result.stderr.splitlines()
+    (refusal,) = (line for line in lines if line.startswith("error: ") and "process 1 lost another" not in line)
+    assert refusal.startswith(f"error: {tmp_path}: found files in it")
+    assert not any("[rank" in line for line in lines)  # as torch begins each line of a traceback
+
+
 # a world without other processes
 
 
@@ -298,6 +310,26 @@ def test_the_place_of_a_process_is_read_from_its_environment(monkeypatch: pytest
         assert (world.rank, world.local_rank, world.size, world.main) == (5, 1, 8, False)
         raise KeyError  # whatever happens, the group is left
     assert seen == ["gloo", "end"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer"), GateError),
+        (torch.distributed.DistBackendError("NCCL error"), GateError),
+        (RuntimeError("a bug"), RuntimeError),
+    ],
+)
+def test_a_lost_process_is_told_from_a_bug(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, timeout: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(kind) as caught, joined("cpu"):
+        raise error
+    assert type(caught.value) is kind
+    assert ("lost another one" in str(caught.value)) == (kind is GateError)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

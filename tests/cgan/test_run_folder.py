@@ -23,8 +23,8 @@ from cgan.spec import GateError, UserError
 
 CONFIG = TrainConfig(width=1, size=32, epochs=2, device="cpu", precision="fp32", fid=False, best_by="psnr")
 RECORDS: dict[str, Any] = {
-    "split.json": {"train": ["a.jpg"], "test": ["b.jpg"]},
-    "environment.json": {"torch": "2"},
+    "split.json": {"train": ["a.jpg"], "test": ["b.jpg"], "photos_sha256": "0" * 64},
+    "environment.json": {"cgan": "1", "python": "3", "torch": "2", "processes": 1},
     "config.json": CONFIG.to_json(),
 }
 SHEET = Image.new("RGB", (4, 5), (1, 2, 3))
@@ -101,7 +101,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", [[], ["split.json"], ["split.json", "environment.json", ".cgan-0a1b2c3d4e5f.tmp"]])
 def test_a_start_that_was_killed_before_its_configuration_is_begun_again(tmp_path: Path, left: list[str]) -> None:
     for name in left:
-        (tmp_path / name).write_text("of the killed start")
+        (tmp_path / name).write_text(json.dumps(RECORDS.get(name, "half a file")))
     RunFolder(tmp_path).check_free()
     RunFolder(tmp_path).create(RECORDS)
     assert json.loads((tmp_path / "split.json").read_text()) == RECORDS["split.json"]
@@ -117,6 +117,21 @@ def test_a_run_that_finished_no_epoch_gives_way_to_one_of_other_options(folder: 
     with pytest.raises(UserError, match=r"found files in it"):
         folder.create(RECORDS)
     assert folder.config()["batch_size"] == 2
+
+
+@pytest.mark.parametrize("name", ["split.json", "environment.json"])
+def test_a_record_of_something_else_is_never_replaced(tmp_path: Path, name: str) -> None:
+    for text in ("mine", '{"mine": 1}'):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=r"found files in it"):
+            RunFolder(tmp_path).create(RECORDS)
+        assert (tmp_path / name).read_text() == text
+
+
+def test_a_folder_named_like_a_file_that_a_kill_left_is_not_one(tmp_path: Path) -> None:
+    (tmp_path / ".cgan-0a1b2c3d4e5f.tmp").mkdir()
+    with pytest.raises(UserError, match=r"found files in it"):
+        RunFolder(tmp_path).create(RECORDS)
 
 
 @pytest.mark.parametrize("config", ["{}", "[]", "{", '{"my": "settings"}', '{"width": "wide"}'])
@@ -233,9 +248,13 @@ def test_other_photos_are_refused(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "split.json"])
 def test_missing_and_broken_records_are_refused(folder: RunFolder, name: str) -> None:
-    for change in (lambda path: path.write_text("{"), lambda path: path.unlink(), lambda path: path.mkdir()):
+    for change, advice in (
+        (lambda path: path.write_text("{"), "restore it, or begin a run with another --out"),
+        (lambda path: path.unlink(), "start without --resume"),
+        (lambda path: path.mkdir(), "restore it, or begin a run with another --out"),
+    ):
         change(folder.path / name)
-        with pytest.raises(UserError, match=rf"--resume: .*{name} cannot be read .*; start without --resume"):
+        with pytest.raises(UserError, match=rf"--resume: .*{name} cannot be read .*; {advice}"):
             folder.check_resumable(RECORDS)
 
 
@@ -276,6 +295,18 @@ def test_the_number_of_epochs_may_change_while_no_epoch_is_affected(
 
 def test_nothing_to_load_before_the_first_epoch(folder: RunFolder) -> None:
     assert folder.load({}, {}) is None
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "metrics.jsonl"])
+def test_epochs_without_their_training_state_are_not_begun_again(
+    folder: RunFolder, publish: Publish, name: str
+) -> None:
+    publish(20.0)
+    for path in contents(folder.path):
+        if path.name not in (name, *RECORDS):
+            path.unlink()
+    with pytest.raises(UserError, match=r"finished epochs .* but no .*last\.training\.safetensors .*--init"):
+        folder.load({}, {})
 
 
 def test_progress_comes_back_with_the_networks(folder: RunFolder) -> None:
@@ -347,24 +378,23 @@ def test_what_a_kill_left_is_removed_at_the_next_epoch_and_nothing_else(folder: 
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "code"),
-    [(errno.ENOSPC, GateError, 1), (errno.EDQUOT, GateError, 1), (errno.EACCES, UserError, 2)],
+    ("number", "at_the_start"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EFBIG, 1), (errno.EACCES, 2)]
 )
 def test_what_cannot_be_written_is_said(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[UserError], code: int
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int, at_the_start: int
 ) -> None:
     def fails(_: int) -> None:
         raise OSError(number, "no")
 
     monkeypatch.setattr("os.fsync", fails)
     metrics = {"epoch": 1, "test_psnr": 20.0, "time_shares": {}, "finished_at": 1.0}
-    for write in (
-        lambda: folder.save(training_tensors({"generator": generator(1)}, {}), {"history": []}),
-        lambda: folder.publish(generator(1), CONFIG, [metrics], SHEET),
-        lambda: folder.write_records(RECORDS),
-        lambda: RunFolder(folder.path / "new").create(RECORDS),
+    for write, code in (
+        (lambda: folder.save(training_tensors({"generator": generator(1)}, {}), {"history": []}), 1),
+        (lambda: folder.publish(generator(1), CONFIG, [metrics], SHEET), 1),
+        (lambda: folder.write_records(RECORDS), at_the_start),
+        (lambda: RunFolder(folder.path / "new").create(RECORDS), at_the_start),
     ):
-        with pytest.raises(kind, match=r"cannot be written") as caught:
+        with pytest.raises(UserError, match=r"cannot be written") as caught:
             write()
         assert caught.value.exit_code == code
     assert {path.name for path in contents(folder.path)} == RECORDS.keys()

@@ -19,13 +19,11 @@ from cgan.spec import (
     METADATA_KEY,
     PRECISIONS,
     ChangedFileError,
-    GateError,
     ModelSpec,
     Sidecar,
     UserError,
     atomic_path,
     canonical_json,
-    exit_on_user_error,
     file_sha256,
     json_sha256,
     read_sidecar,
@@ -265,21 +263,6 @@ def test_a_sidecar_of_another_schema_is_refused(artefact: Path) -> None:
         read_sidecar(artefact)
 
 
-@pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (ChangedFileError, 2), (GateError, 1)])
-def test_a_user_error_becomes_one_line_and_its_exit_code(
-    kind: type[UserError], code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught, exit_on_user_error():
-        raise kind("--width: found 0, expected at least 1")
-    assert caught.value.code == code
-    assert capsys.readouterr() == ("", "error: --width: found 0, expected at least 1\n")
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), exit_on_user_error():
-        raise ZeroDivisionError
-
-
 def test_a_spec_cannot_be_made_or_replaced_into_a_wrong_one() -> None:
     with pytest.raises(UserError):
         replace(SPEC, precision="fp64")
@@ -301,24 +284,3 @@ def test_atomic_path_replaces_nothing_but_regular_files(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="not a regular file"), atomic_path(target) as temporary:
             temporary.write_text("content")
     assert fifo.is_fifo() and list(tmp_path.iterdir()) == [fifo]
-
-
-COMMAND = "import click; from cgan.spec import run_command; run_command(click.Command('c', callback={}), [], 'c')"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("printed", ["print", "lambda: print('x' * 100_000)"])
-def test_output_that_finds_no_room_is_one_line(printed: str) -> None:
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        command = [sys.executable, "-c", COMMAND.format(printed)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: the output cannot be written ([Errno 28] No space left on device); make room where it goes\n"
-    )
-
-
-def test_output_that_nobody_takes_is_no_error() -> None:
-    command = f'{sys.executable} -c "{COMMAND.format("print")}" >&-'
-    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

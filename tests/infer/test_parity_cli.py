@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from cgan.spec import exit_on_user_error
+from cgan.command import exit_on_user_error
 from infer.quality_cli import parity
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

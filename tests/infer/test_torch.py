@@ -118,7 +118,7 @@ import sys
 sys.modules[{package!r}] = None
 from pathlib import Path
 from infer.backends import open_model
-from cgan.spec import exit_on_user_error
+from cgan.command import exit_on_user_error
 with exit_on_user_error():
     open_model(Path(sys.argv[1])).__enter__()
 """

@@ -1,0 +1,60 @@
+"""Commands as programs: one line and an exit code for what the user can put right.
+
+Beside `cgan.spec` the only module of `cgan` that `infer` may import, so it imports neither torch nor numpy.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from cgan.spec import FULL_DISK, GateError, UserError
+
+BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
+"""Errors of a path wherever it is looked at; a missing file is not among them, since that can be a bug."""
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turn a `UserError` into one line on stderr and its exit code; a bug keeps its traceback."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def run_command(command: Any, arguments: list[str] | None, name: str) -> NoReturn:
+    """Run a click command as a program: user errors are one line, and Ctrl-C is exit code 130 at any time."""
+    import click
+
+    if sys.stderr is None:  # closed: the next file to be opened would get its number, and what libraries write there
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    with exit_on_user_error():
+        try:
+            try:
+                sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+            finally:
+                if sys.stdout:  # None where it is closed
+                    with suppress(BrokenPipeError):  # who reads it has seen enough
+                        sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            if error.errno in BAD_PATH and error.filename is not None:
+                raise UserError(
+                    f"{error.filename}: {error.strerror}; give permission there, or choose another path"
+                ) from error
+            if "temporary directory" in str(error):  # of tempfile, which names what it tried
+                raise GateError(f"{error.strerror}; make room in one of them, or name another as TMPDIR") from error
+            if error.errno not in FULL_DISK or error.filename is not None:
+                raise
+            # Python would try once more to write what is left of it, and say so.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise GateError(f"the output cannot be written ({error}); make room where it goes") from error

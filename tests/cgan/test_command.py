@@ -1,0 +1,90 @@
+"""Commands as programs: one line and an exit code for what the user can put right."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cgan.command import exit_on_user_error
+from cgan.spec import ChangedFileError, GateError, UserError
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (ChangedFileError, 2), (GateError, 1)])
+def test_a_user_error_becomes_one_line_and_its_exit_code(
+    kind: type[UserError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, exit_on_user_error():
+        raise kind("--width: found 0, expected at least 1")
+    assert caught.value.code == code
+    assert capsys.readouterr() == ("", "error: --width: found 0, expected at least 1\n")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), exit_on_user_error():
+        raise ZeroDivisionError
+
+
+COMMAND = "import click; from cgan.command import run_command; run_command(click.Command('c', callback={}), [], 'c')"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("printed", ["print", "lambda: print('x' * 100_000)"])
+def test_output_that_finds_no_room_is_one_line(printed: str) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-c", COMMAND.format(printed)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the output cannot be written ([Errno 28] No space left on device); make room where it goes\n"
+    )
+
+
+FAILING = """
+import sys
+from cgan import command
+class Command:
+    def main(self, *args, **options):
+        {statement}
+command.run_command(Command(), [], "c")
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "message"),
+    [
+        ("raise PermissionError(13, 'Permission denied', 'secret')", 2, "error: secret: Permission denied; give "),
+        ("open('a' * 300)", 2, f"error: {'a' * 300}: File name too long; "),
+        (
+            "raise FileNotFoundError(2, 'No usable temporary directory found in [/tmp]')",
+            1,
+            "error: No usable temporary",
+        ),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line(statement: str, code: int, message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.format(statement=statement)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert done.stderr.startswith(message)
+
+
+def test_a_missing_file_that_nobody_named_is_a_bug() -> None:
+    script = FAILING.format(statement="open('no such file')")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("Traceback")
+
+
+def test_a_closed_stderr_is_not_the_next_file(tmp_path: Path) -> None:
+    statement = f"file = open({str(tmp_path / 'file')!r}, 'w'); print('said', file=sys.stderr); print(file.fileno())"
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, FAILING.format(statement=statement)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert int(done.stdout) > 2
+
+
+def test_output_that_nobody_takes_is_no_error() -> None:
+    command = f'{sys.executable} -c "{COMMAND.format("print")}" >&-'
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
