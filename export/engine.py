@@ -44,7 +44,7 @@ MAX_OPTIMIZATION_LEVEL = 5
 
 AMPERE_PLUS = "8.0+"
 """In a build record: any GPU from this compute capability on. That is what hardware compatible engines run on, and
-those of TensorRT for RTX where no target was named."""
+those of TensorRT for RTX where no target was named, on the GPUs that it runs on at all (`infer.backends.flavours`)."""
 
 UNSUPPORTED = {
     "tensorrt": {

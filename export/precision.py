@@ -2,9 +2,10 @@
 
 The head, whose output is the picture, and the first four convolutions, which read it, stay in float. Measured by
 `benchmarks/int8.py` (model in the package, 200 photos like those that calibrated it and 60 sharper ones, PSNR against
-fp32, speed in one thread of an Intel Xeon): 51.5 and 51.6 dB at 2.1 x the speed of fp32. With three 48.4 and 48.9 dB at
-2.2 x, hardly above the 48 dB that `cgan-infer parity` asks for; with the head and one convolution 46 and 47 dB at
-2.6 x. The last concatenation, where both ends meet and would share a scale, stays in float without cost.
+fp32, speed in one thread of an Intel Xeon): 51.7 and 51.4 dB at 2.1 x the speed of fp32. With three 50.7 and 51.1 dB at
+2.3 x; but of another model, stage 10-gan of the model card, the worst of 150 photos then had 33.5 dB, where
+`cgan-infer parity` asks for 33, in place of 40.1. With the head and one convolution 46.5 and 47.5 dB at 2.6 x. The last
+concatenation, where both ends meet and would share a scale, stays in float without cost.
 
 Ranges are the least and largest values of all calibration photos. Means over batches, or percentiles, gain 1 to 4 dB on
 most photos and lose those that stand out, down to 15 dB, because their values are clipped.

@@ -316,7 +316,7 @@ def test_sources_that_are_no_checkpoints_are_refused(
     assert "found no such file" in invoke(main, tmp_path / "nowhere", "--out", out).error(2)
     assert "found no such file" in invoke(main, tmp_path, "--out", out).error(2)
     (tmp_path / "model.pth").write_bytes(b"\x80\x04N.")
-    assert "pickled checkpoints are not loaded" in invoke(main, tmp_path / "model.pth", "--out", out).error(2)
+    assert "pickled ones are not loaded" in invoke(main, tmp_path / "model.pth", "--out", out).error(2)
     training_state = trained_run / "checkpoints" / "last.training.safetensors"
     assert "expected a checkpoint; give last.safetensors" in invoke(main, training_state, "--out", out).error(2)
     assert not out.exists()
