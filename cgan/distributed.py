@@ -120,7 +120,10 @@ def joined(device: str) -> Iterator[World]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
             raise
-        raise GateError(f"process {world.rank} lost another one, whose message, above or below, says why") from error
+        reason = str(error).strip().splitlines()[0]
+        raise GateError(
+            f"process {world.rank} lost another one ({reason}); that one's message, above or below, says why"
+        ) from error
     finally:
         # Ends gloo's threads too, once nothing refers to the group. They let go of a finished operation's tensors when
         # they come to it, for which they need Python's lock; one that asks for it while Python shuts down aborts.
