@@ -1,7 +1,6 @@
 """The command cgan-train. Of a new run nothing heavy is imported before the options are known to be right."""
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -152,8 +151,9 @@ def command(
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
             _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights)}", file=sys.stderr)
+        world = distributed.this_process()
+        if world.main:
+            print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -180,14 +180,13 @@ def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
         ) from error
 
 
-def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Path | None) -> str:
+def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Path | None, processes: int) -> str:
     """What to do after Ctrl-C. --init counts until an epoch is finished, and the run does not know Inception's file."""
     if not (out / "config.json").exists():
         return "the run has not begun; give the same command again"
     options = {"--init": init, "--inception-weights": inception_weights}
     given = [part for name, value in options.items() if value for part in (name, str(value))]
-    processes = os.environ.get("WORLD_SIZE", "1")
-    under = "" if processes == "1" else f", under torchrun with {processes} processes again"
+    under = "" if processes == 1 else f", under torchrun with {processes} processes again"
     return f"go on with {shlex.join(['cgan-train', data, '--out', str(out), '--resume', *given])}{under}"
 
 

@@ -94,6 +94,11 @@ class World:
         return network
 
 
+def this_process() -> World:
+    """The place of this process, as torchrun describes it in the environment."""
+    return World(*(int(os.environ.get(name, default)) for name, default in _ENVIRONMENT))
+
+
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """The world that torchrun describes in the environment; its processes are connected within the block.
@@ -105,7 +110,7 @@ def joined(device: str) -> Iterator[World]:
         UserError: more processes than GPUs.
         GateError: another process has ended.
     """
-    world = World(*(int(os.environ.get(name, default)) for name, default in _ENVIRONMENT))
+    world = this_process()
     if device == "cuda":
         found = torch.cuda.device_count()
         if world.local_rank >= found:

@@ -4,7 +4,7 @@ A checkpoint, an ONNX file and an engine all hold one `ModelSpec`; whoever consu
 spec from it and refuses what it cannot honour. Beside a deployable file lies a `Sidecar` that vouches
 for its bytes. The module also holds what all three packages need to keep that contract: `UserError`,
 content digests, and writing a file whole or not at all. It imports neither torch nor numpy, because
-it is the only module of `cgan` that `infer` may import.
+`infer` imports it: of `cgan` only this module and `cgan.command`.
 """
 
 import errno
