@@ -26,8 +26,9 @@ if __package__ in (None, ""):
 from benchmarks.machine import arguments
 from cgan.command import exit_on_user_error
 from cgan.dataset import scan
+from cgan.errors import UserError
 from cgan.figures import scalar
-from cgan.spec import UserError, atomic_path
+from cgan.files import atomic_path
 
 QUICK_PHOTOS = 300
 QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")

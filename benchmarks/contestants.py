@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.packaged import DEFAULT_MODEL

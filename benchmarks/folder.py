@@ -39,7 +39,7 @@ if __package__ in (None, ""):
 from benchmarks.machine import arguments, machine
 from benchmarks.peers import NEEDED, PEERS
 from benchmarks.rounds import is_settled, summary, worst
-from cgan.spec import PHOTO_FORMATS
+from cgan.formats import PHOTO_FORMATS
 from infer.backends import open_model
 from infer.backends.base import Backend, available_cores
 from infer.images import decode, model_input

@@ -43,7 +43,7 @@ from benchmarks.latency_report import KINDS, PERCENTILES, changes, chart, docume
 from benchmarks.machine import arguments, machine
 from benchmarks.rounds import interval, is_settled
 from cgan.command import exit_on_user_error
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends.base import Backend
 from infer.images import Photo, decode, model_input
 from infer.render import write_photo

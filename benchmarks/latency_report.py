@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 
 KINDS = ("compute", "copies", "files")
 UNSTEADY = 0.1

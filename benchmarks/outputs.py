@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan.spec import file_sha256, is_temporary
+from cgan.files import file_sha256, is_temporary
 from infer.journal import DONE, Journal
 from infer.report import REPORT_NAME
 from infer.storage import JOURNAL_NAME, WORK_FOLDER

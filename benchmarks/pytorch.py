@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch import _dynamo as dynamo
 
+from cgan.errors import UserError
 from cgan.exported import load_network
 from cgan.networks import Generator
-from cgan.spec import ModelSpec, UserError
+from cgan.spec import ModelSpec
 from infer.backends.base import Backend
 from infer.backends.pytorch import TorchBackend
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from cgan import __version__
 from cgan.config import TrainConfig
+from cgan.errors import GateError, UserError
+from cgan.files import atomic_path
 from cgan.networks import Generator, count_parameters
-from cgan.spec import GateError, ModelSpec, UserError, atomic_path
+from cgan.spec import ModelSpec
 
 GENERATOR_FILE = "last.safetensors"
 TRAINING_FILE = "last.training.safetensors"

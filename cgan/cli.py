@@ -25,7 +25,8 @@ from cgan.config import (
     PRECISION_CHOICES,
     TrainConfig,
 )
-from cgan.spec import COLOR_SPACES, UserError
+from cgan.errors import UserError
+from cgan.spec import COLOR_SPACES
 
 if TYPE_CHECKING:
     from cgan.distributed import World

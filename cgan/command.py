@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from cgan.spec import FULL_DISK, GateError, UserError
+from cgan.errors import FULL_DISK, GateError, UserError
 
 BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
 """Errors of a path wherever it is looked at; a missing file is not among them, since that can be a bug."""

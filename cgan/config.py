@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cgan.spec import COLOR_SPACES, SIZE_MULTIPLE, UserError, json_sha256
+from cgan.errors import UserError
+from cgan.files import json_sha256
+from cgan.spec import COLOR_SPACES, SIZE_MULTIPLE
 
 DISCRIMINATOR_CHOICES = ("unet", "patch", "dense", "none")
 """The keys of `cgan.networks.DISCRIMINATORS` and none, repeated so that --help need not import torch (a test compares

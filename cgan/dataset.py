@@ -26,8 +26,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cgan.cache import cache_folder
+from cgan.errors import FULL_DISK, GateError, UserError
+from cgan.files import atomic_path, json_sha256
+from cgan.formats import PHOTO_FORMATS
 from cgan.metrics import NEAR_GRAY, colorfulness
-from cgan.spec import FULL_DISK, PHOTO_FORMATS, GateError, UserError, atomic_path, cache_folder, json_sha256
 from cgan.squash import squashed
 
 FLOWERS102 = "flowers102"

@@ -18,7 +18,7 @@ import torch.distributed.nn.functional  # its functions have the group as a defa
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cgan.spec import GateError, UserError
+from cgan.errors import GateError, UserError
 
 TIMEOUT = timedelta(hours=2)
 """The others wait this long for the one process that evaluates or prepares photos."""

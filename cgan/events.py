@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cgan.figures import scalar
-from cgan.spec import atomic_path
+from cgan.files import atomic_path
 
 FILE = "events.out.tfevents.0.cgan"
 """TensorBoard finds event files by the middle of this name."""

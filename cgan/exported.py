@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cgan.checkpoint import check_trainable, load_generator
+from cgan.errors import UserError
 from cgan.networks import Generator
-from cgan.spec import ModelSpec, UserError, read_sidecar
+from cgan.spec import ModelSpec, read_sidecar
 
 PREFIX = "generator."
 """What the names of the generator's weights begin with in an ONNX file, see `cgan.networks.GrayToRGB`."""

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cgan.spec import UserError, file_sha256, json_sha256
+from cgan.errors import UserError
+from cgan.files import file_sha256, json_sha256
 
 INCEPTION_FEATURES = 2048
 INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cgan.errors import UserError
 from cgan.features import (
     INCEPTION_CACHE_NAME,
     FeatureNetwork,
@@ -23,7 +24,6 @@ from cgan.features import (
 )
 from cgan.measured import Measured
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr, ssim
-from cgan.spec import UserError
 
 __all__ = [
     "INCEPTION_CACHE_NAME",

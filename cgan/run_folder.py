@@ -19,18 +19,11 @@ from torch.optim import Optimizer
 
 from cgan.checkpoint import GENERATOR_FILE, HELD_OUT_FILE, TRAINING_FILE, load_training, save_generator, save_training
 from cgan.config import TrainConfig
+from cgan.errors import GateError, UserError, cannot_write
 from cgan.events import write_events
 from cgan.figures import save_curves, scalar
+from cgan.files import atomic_path, is_temporary, remove_temporaries, replaces_nothing_else
 from cgan.networks import Generator
-from cgan.spec import (
-    GateError,
-    UserError,
-    atomic_path,
-    cannot_write,
-    is_temporary,
-    remove_temporaries,
-    replaces_nothing_else,
-)
 
 BEST_FILE = "best.safetensors"
 
@@ -271,7 +264,7 @@ class RunFolder:
         """Remove what a kill in the middle of a file left."""
         for folder in (self.path, self.checkpoints, self.path / "samples", self.path / "tensorboard"):
             if folder.is_dir():
-                remove_temporaries(folder)
+                remove_temporaries(folder, ())
 
     @contextmanager
     def _writing(self, kind: type[UserError] | None = None) -> Iterator[None]:

@@ -2,22 +2,17 @@
 
 A checkpoint, an ONNX file and an engine all hold one `ModelSpec`; whoever consumes the file reads the
 spec from it and refuses what it cannot honour. Beside a deployable file lies a `Sidecar` that vouches
-for its bytes. The module also holds what all three packages need to keep that contract: `UserError`,
-content digests, and writing a file whole or not at all. It imports neither torch nor numpy, because
-`infer` imports it: of `cgan` only this module and `cgan.command`.
+for its bytes. The module imports neither torch nor numpy, because `infer` imports it.
 """
 
-import errno
-import hashlib
 import json
 import os
-import secrets
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
+
+from cgan.errors import ChangedFileError, UserError
+from cgan.files import atomic_path, canonical_json, file_sha256
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
@@ -49,53 +44,6 @@ OUTPUT_CONTRACT = {
     "range": [0, 1],
     "meaning": "sRGB",
 }
-
-
-PHOTO_FORMATS = {
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".jfif": "JPEG",
-    ".jpe": "JPEG",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pbm": "PPM",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
-"""Suffixes of the files that count as photos, with Pillow's name of what they hold. No other format is ever
-decoded, because some of Pillow's decoders start other programs."""
-
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of a request that was right when it began: exit code 1 rather than 2."""
-
-
-class UserError(Exception):
-    """Something the user can put right: what was found, what was expected, what to do next.
-
-    The commands print it as one line and exit with `exit_code`: 2, the request itself was wrong.
-    """
-
-    exit_code = 2
-
-
-class GateError(UserError):
-    """The work ran and its result failed a check, or a file could not be written: exit code 1."""
-
-    exit_code = 1
-
-
-def cannot_write(path: Path | str, error: OSError, kind: type[UserError] | None = None) -> UserError:
-    """The error to raise where `path` could not be written; unless given, a GateError if the disk is full or broken."""
-    kind = kind or (GateError if error.errno in FULL_DISK else UserError)
-    return kind(f"{path}: cannot be written ({error}); make room or permission there, or choose another place")
-
-
-class ChangedFileError(UserError):
-    """A file's bytes are not those that its sidecar vouches for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,103 +226,3 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
             f"{sidecar.file_sha256[:16]}...; export the model again"
         )
     return sidecar
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $CGAN_CACHE, or cgan in the user's cache folder."""
-    if folder := os.environ.get("CGAN_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cgan"
-
-
-def canonical_json(values: object) -> str:
-    """JSON text that is the same for equal values: sorted keys, no spaces."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
-
-
-def json_sha256(values: object) -> str:
-    """Digest of the canonical JSON of `values`, 64 hexadecimal digits."""
-    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, 64 hexadecimal digits, read in chunks.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends without an exception.
-
-    The content is flushed to disk before the rename, so `path` holds the old file or the whole new
-    one at every moment, even across a power cut; after an exception nothing is left behind.
-
-    Raises:
-        OSError: `path` is a folder, a device or another thing that no file should replace.
-    """
-    check_replaceable(path)
-    temporary = path.with_name(f"{_TEMPORARY[0]}{secrets.token_hex(6)}{_TEMPORARY[1]}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_replaceable(path: Path) -> None:
-    """Check that there is nothing at `path`, or a regular file.
-
-    Raises:
-        OSError: there is something else.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-
-
-def check_writable(path: Path) -> None:
-    """Check that a file can be written at `path`, before anything slow begins.
-
-    Raises:
-        UserError: it cannot.
-        GateError: the disk is full or broken.
-    """
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: found no folder {path.parent}; make it, or choose another place")
-    try:
-        check_replaceable(path)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:
-    """Whether a JSON file with these keys may take this name: nothing is there, or an empty file, or one with them."""
-    try:
-        text = path.read_text() if path.is_symlink() or path.exists() else ""
-        values = json.loads(text) if text else dict.fromkeys(keys)
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and keys <= values.keys()
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what a kill in the middle of `atomic_path` left in a folder that no other command writes to."""
-    for entry in folder.iterdir():
-        if is_temporary(entry):
-            entry.unlink()
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether a file is one that `atomic_path` made; where no command runs, a kill left it."""
-    return path.name.startswith(_TEMPORARY[0]) and path.name.endswith(_TEMPORARY[1]) and not path.is_dir()
-
-
-_TEMPORARY = (".cgan-", ".tmp")

@@ -18,10 +18,10 @@ from cgan.color import COLOR_TARGETS, ColorSpace
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.dataset import Photos, Split, epoch_batches, prefetch
 from cgan.distributed import World
+from cgan.errors import UserError
 from cgan.exported import ExportedGenerator, load_network, unfold_batch_norm
 from cgan.networks import Generator, build_discriminator, build_generator
 from cgan.run_folder import RunFolder
-from cgan.spec import UserError
 
 Metrics = dict[str, Any]
 

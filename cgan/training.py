@@ -20,12 +20,13 @@ from cgan.config import TrainConfig
 from cgan.dataset import Photos, epoch_seed, split
 from cgan.distributed import World
 from cgan.epoch_writer import EpochWriter
+from cgan.errors import GateError, UserError
 from cgan.evaluation import calibrate_batch_norm, evaluate
 from cgan.figures import sample_grid
+from cgan.files import json_sha256
 from cgan.metrics import FeatureNetwork
 from cgan.networks import Generator
 from cgan.run_folder import RunFolder
-from cgan.spec import GateError, UserError, json_sha256
 from cgan.state import Metrics, Run, build, environment
 from cgan.steps import Batch, Losses, train_step
 from cgan.stopwatch import Stopwatch

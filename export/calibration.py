@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cgan.augment import sharpened
 from cgan.dataset import PREPARE_AHEAD, PREPARE_THREADS, prefetch, scan
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.images import decode, model_input
 
 DEFAULT_LIMIT = 64

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cgan.command import run_command
-from cgan.spec import UserError
+from cgan.errors import UserError
 
 if TYPE_CHECKING:
     from export.engine import EngineOptions
@@ -235,7 +235,7 @@ def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "E
     """The options with the precision that --precision auto stands for."""
     from dataclasses import replace
 
-    from cgan.spec import GateError
+    from cgan.errors import GateError
     from export.search import search_precision
 
     chosen, trials = search_precision(source, options, given["prefer"] or "size")

@@ -14,16 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cgan.spec import (
-    INPUT_CONTRACT,
-    OUTPUT_CONTRACT,
-    GateError,
-    ModelSpec,
-    UserError,
-    atomic_path,
-    cannot_write,
-    file_sha256,
-)
+from cgan.errors import GateError, UserError, cannot_write
+from cgan.files import atomic_path, file_sha256
+from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from export.engine_precision import (
     FROM_ENGINE,
     FROM_NETWORK,

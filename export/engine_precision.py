@@ -9,7 +9,8 @@ from collections import Counter
 from types import ModuleType
 from typing import Any
 
-from cgan.spec import GateError, ModelSpec
+from cgan.errors import GateError
+from cgan.spec import ModelSpec
 from infer.backends.flavours import messages
 
 FROM_NETWORK = "tensor types of the strongly typed network, and the plan's size"

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import ModelSpec, UserError, read_sidecar
+from cgan.errors import UserError
+from cgan.spec import ModelSpec, read_sidecar
 from infer.backends import ARTEFACTS, open_model
 from infer.backends.trt import check_sidecar
 

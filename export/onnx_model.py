@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cgan import __version__
+from cgan.errors import UserError
 from cgan.networks import Generator, GrayToRGB
-from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError
+from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from infer.backends.base import LEAST_MULTIPLES
 
 OPSET = 20

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from cgan.errors import GateError
 from cgan.networks import Generator
-from cgan.spec import GateError
 from export.onnx_model import fold_batch_norm
 
 BATCH = 8

@@ -15,17 +15,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from cgan.checkpoint import held_out_photos, load_generator
-from cgan.spec import (
-    GateError,
-    ModelSpec,
-    Sidecar,
-    UserError,
-    atomic_path,
-    cannot_write,
-    file_sha256,
-    sidecar_path,
-    write_sidecar,
-)
+from cgan.errors import GateError, UserError, cannot_write
+from cgan.files import atomic_path, file_sha256
+from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
 from export.calibration import calibration_batches, with_sharper_copies
 from export.engine import EngineOptions, Progress, build_engine, find_builder
 from export.onnx_model import export_onnx, inspect_onnx

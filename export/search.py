@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cgan.spec import GateError
+from cgan.errors import GateError
 from export.produce import Artefact, ExportOptions, make_onnx
 from export.verify import natural_images
 from infer.backends import open_model

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cgan.checkpoint import load_generator
+from cgan.errors import ChangedFileError, GateError, UserError
 from cgan.networks import GrayToRGB
-from cgan.spec import ChangedFileError, GateError, ModelSpec, UserError
+from cgan.spec import ModelSpec
 from infer.backends import open_model
 from infer.backends.base import Backend
 

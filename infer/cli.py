@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cgan.command import run_command
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.cli_options import backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.quality_cli import evaluate, parity

@@ -10,7 +10,7 @@ from typing import Self
 
 from PIL import Image
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends import open_model
 from infer.images import MAX_PIXELS, WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
 from infer.metadata import other_profile

@@ -6,7 +6,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.console import Console
 from infer.images import PhotoError, pixels_of, reason_of, use_own_pixel_limit
 from infer.jobs import Job, check, check_folders

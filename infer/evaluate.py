@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends.base import Backend
 from infer.distributions import Distributions
 from infer.sample import Progress, Source, Unit, run_batches, work_through

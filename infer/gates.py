@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.differences import PSNR_CEILING
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from cgan.spec import PHOTO_FORMATS
+from cgan.formats import PHOTO_FORMATS
 from infer import iptc, metadata, wide_color
 from infer.mends import mend
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from cgan.spec import PHOTO_FORMATS, UserError
+from cgan.errors import UserError
+from cgan.formats import PHOTO_FORMATS
 from infer.images import WRITE_FORMATS
 from infer.journal import BEGUN, DONE, FAILED, Row
 from infer.storage import WORK_FOLDER, Entry, LocalFile, LocalFolder, Status, Storage

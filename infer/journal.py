@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.storage import JOURNAL_NAME
 
 SCHEMA = 1

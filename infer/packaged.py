@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 
 MODELS = Path(__file__).parent / "models"
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cgan.spec import GateError, UserError
+from cgan.errors import GateError, UserError
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.differences import (

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan.spec import atomic_path, cannot_write
+from cgan.errors import cannot_write
+from cgan.files import atomic_path
 from infer.differences import LEVEL_EDGES, Counts, PhotoDifference
 from infer.images import Floats
 from infer.parity import Parity

@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cgan.spec import (
-    GateError,
-    UserError,
-    atomic_path,
-    cache_folder,
-    cannot_write,
-    check_writable,
-    replaces_nothing_else,
-)
+from cgan.cache import cache_folder
+from cgan.errors import GateError, UserError, cannot_write
+from cgan.files import atomic_path, check_writable, replaces_nothing_else
 from infer.cli_options import backend_option, device_option, provider_option
 from infer.packaged import model_path
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.storage import WORK_FOLDER, Entry, LocalFolder, Status, Storage
 
 ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"})

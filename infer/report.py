@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import GateError, atomic_path
+from cgan.errors import GateError
+from cgan.files import atomic_path
 from infer.backends.base import Backend
 from infer.jobs import Plan
 from infer.run import FolderOptions, Outcome

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgan.spec import UserError, cannot_write, file_sha256, json_sha256, replaces_nothing_else
+from cgan.errors import UserError, cannot_write
+from cgan.files import file_sha256, json_sha256, replaces_nothing_else
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.jobs import Plan, make_plan

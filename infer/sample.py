@@ -15,7 +15,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends.base import Backend, OutOfMemory, available_cores
 from infer.images import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
 

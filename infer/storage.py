@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgan.spec import UserError, file_sha256, remove_temporaries
+from cgan.errors import UserError
+from cgan.files import file_sha256, remove_temporaries
 
 WORK_FOLDER = ".cgan"
 """Folder in an OUTPUT on this machine for the journal, and for files that are not whole yet."""
@@ -173,7 +174,7 @@ class LocalFolder(Storage):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._work)
         self._work.mkdir(parents=True)
-        remove_temporaries(self.path)  # of a report that was being written
+        remove_temporaries(self.path, ())
 
     def finish(self) -> None:
         """Remove the folder for unfinished files; the journal stays."""

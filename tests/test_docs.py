@@ -12,7 +12,7 @@ from PIL import Image
 import cgan.cli
 import export.cli
 import infer.cli
-from cgan.spec import PHOTO_FORMATS
+from cgan.formats import PHOTO_FORMATS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends.base import Backend
 
 BACKENDS = {

@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import ModelSpec, Sidecar, UserError, read_sidecar
+from cgan.errors import UserError
+from cgan.spec import ModelSpec, Sidecar, read_sidecar
 
 CPU_BATCH, GPU_BATCH = 4, 64
 """Photos in a batch where nothing else is asked for: larger ones gain nothing on a CPU, and a GPU idles below."""

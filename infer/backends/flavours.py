@@ -10,7 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 
 
 @dataclass(frozen=True)

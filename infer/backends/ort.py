@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, UserError, cache_folder, file_sha256
+from cgan.cache import cache_folder
+from cgan.errors import UserError
+from cgan.files import file_sha256
+from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import ModelSpec, UserError
+from cgan.errors import UserError
+from cgan.spec import ModelSpec
 from infer.backends.base import Backend, available_cores
 from infer.backends.ort import SOURCE, TARGET, read_contract
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import ModelSpec, UserError
+from cgan.errors import UserError
+from cgan.spec import ModelSpec
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
 

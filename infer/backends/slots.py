@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, UserError
+from cgan.errors import UserError
+from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT
 
 SOURCE, TARGET = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
 

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.spec import ModelSpec, Sidecar, UserError, file_sha256, json_sha256
+from cgan.errors import UserError
+from cgan.files import file_sha256, json_sha256
+from cgan.spec import ModelSpec, Sidecar
 from infer.backends.base import Backend
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, matches, messages, release, runs_on
 from infer.backends.slots import Cuda, Slot

@@ -107,7 +107,7 @@ def test_a_row_that_fails_is_named_and_the_exit_code_is_1(
 
 
 def test_an_unknown_group_is_refused(ablation: ModuleType, photo_folder: Path, tmp_path: Path) -> None:
-    from cgan.spec import UserError
+    from cgan.errors import UserError
 
     with pytest.raises(UserError, match="found everything, expected some of comparison"):
         ablation.command([str(photo_folder), "--out", str(tmp_path), "--groups", "everything"], standalone_mode=False)

@@ -13,7 +13,7 @@ from benchmarks import latency, matrix
 from benchmarks.latency import Row, figures, main, measure, of_peak
 from benchmarks.latency_report import changes, ratios, shares, table
 from benchmarks.matrix import operations
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends import open_model
 
 FAST = ("--seconds", "0.03")

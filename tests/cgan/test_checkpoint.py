@@ -28,9 +28,10 @@ from cgan.checkpoint import (
 from cgan.config import TrainConfig
 from cgan.dataset import Photos, split
 from cgan.distributed import World
+from cgan.errors import GateError, UserError
 from cgan.networks import Generator, build_generator, count_parameters
 from cgan.run_folder import RunFolder
-from cgan.spec import COLOR_SPACES, METADATA_KEY, GateError, ModelSpec, UserError
+from cgan.spec import COLOR_SPACES, METADATA_KEY, ModelSpec
 from cgan.state import Run, build
 
 CONFIG = TrainConfig(width=2, size=32, epochs=1, device="cpu", precision="fp32", fid=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cgan.command import exit_on_user_error
-from cgan.spec import ChangedFileError, GateError, UserError
+from cgan.errors import ChangedFileError, GateError, UserError
 
 
 @pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (ChangedFileError, 2), (GateError, 1)])

@@ -15,9 +15,10 @@ from cgan.config import (
     PRECISION_CHOICES,
     TrainConfig,
 )
+from cgan.errors import UserError
 from cgan.losses import GAN_LOSSES
 from cgan.networks import DISCRIMINATORS
-from cgan.spec import COLOR_SPACES, UserError
+from cgan.spec import COLOR_SPACES
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cgan import dataset
 from cgan.dataset import epoch_batches, prepare, scan, split
-from cgan.spec import UserError
+from cgan.errors import UserError
 
 MakePhotos = Callable[..., Path]
 

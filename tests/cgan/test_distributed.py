@@ -16,7 +16,7 @@ from torch import nn
 from cgan.checkpoint import load_generator
 from cgan.cli import main
 from cgan.distributed import World, joined
-from cgan.spec import GateError, UserError
+from cgan.errors import GateError, UserError
 
 PROCESSES = 2
 

@@ -20,9 +20,10 @@ from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import TrainConfig
 from cgan.dataset import Photos, epoch_batches, prepare
 from cgan.distributed import World
+from cgan.errors import GateError
 from cgan.evaluation import calibrate_batch_norm, evaluate
 from cgan.metrics import FeatureNetwork, colorfulness, kid, psnr
-from cgan.spec import COLOR_SPACES, GateError
+from cgan.spec import COLOR_SPACES
 from cgan.state import Run
 from cgan.stopwatch import Stopwatch
 from cgan.training import fit, setup, train_epoch

@@ -14,9 +14,9 @@ from onnx import numpy_helper
 
 from cgan.checkpoint import load_generator
 from cgan.cli import main
+from cgan.errors import ChangedFileError, UserError
 from cgan.exported import load_exported, unfold_batch_norm
 from cgan.networks import Generator, GrayToRGB
-from cgan.spec import ChangedFileError, UserError
 from infer.packaged import DEFAULT_MODEL
 
 GRAY = torch.rand(8, 1, 48, 48, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from torchvision.datasets import Flowers102
 
 from cgan import dataset
 from cgan.dataset import FLOWERS102_URL, prepare, scan, source_folder
-from cgan.spec import GateError, UserError
+from cgan.errors import GateError, UserError
 
 FILES = ("102flowers.tgz", "imagelabels.mat", "setid.mat")
 COUNT = 6

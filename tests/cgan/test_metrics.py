@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cgan.errors import UserError
 from cgan.metrics import (
     FeatureDistances,
     FeatureNetwork,
     kid,
 )
-from cgan.spec import UserError
 
 CPU = torch.device("cpu")
 

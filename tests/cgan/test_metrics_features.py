@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cgan.errors import UserError
 from cgan.features import FeatureCache, exact_convolutions
+from cgan.files import file_sha256
 from cgan.metrics import INCEPTION_CACHE_NAME, FeatureNetwork, inception_path, load_features, load_inception
-from cgan.spec import UserError, file_sha256
 
 CPU = torch.device("cpu")
 

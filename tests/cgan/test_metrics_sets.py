@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cgan import metrics
 from cgan.bootstrap import Interval, _frechet, _gaussian, fid_delta_interval
+from cgan.errors import UserError
 from cgan.measured import Measured
 from cgan.metrics import FeatureNetwork, FeatureSet, kid, measure_fid, measure_kid
-from cgan.spec import UserError
 
 ONES = torch.ones
 

@@ -20,9 +20,11 @@ import torch
 from PIL import Image
 
 from cgan import dataset
+from cgan.cache import cache_folder
 from cgan.dataset import prepare, scan
+from cgan.errors import GateError, UserError
+from cgan.files import atomic_path
 from cgan.metrics import NEAR_GRAY, colorfulness
-from cgan.spec import GateError, UserError, atomic_path, cache_folder
 
 MakePhotos = Callable[..., Path]
 

@@ -24,7 +24,7 @@ from cgan.checkpoint import load_generator, weights_digest
 from cgan.cli import main
 from cgan.config import TrainConfig
 from cgan.dataset import Photos, prepare
-from cgan.spec import GateError
+from cgan.errors import GateError
 from cgan.state import Run
 from cgan.training import fit, setup
 

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cgan.checkpoint import load_generator, training_tensors, weights_digest
 from cgan.config import TrainConfig
+from cgan.errors import GateError, UserError
 from cgan.networks import Generator
 from cgan.run_folder import RunFolder, best_epoch
-from cgan.spec import GateError, UserError
 
 CONFIG = TrainConfig(width=1, size=32, epochs=2, device="cpu", precision="fp32", fid=False, best_by="psnr")
 RECORDS: dict[str, Any] = {

@@ -12,20 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cgan.errors import ChangedFileError, UserError
+from cgan.files import atomic_path, canonical_json, file_sha256, json_sha256
 from cgan.spec import (
     COLOR_SPACES,
     LATER_FIELDS,
     LUMA_REC601,
     METADATA_KEY,
     PRECISIONS,
-    ChangedFileError,
     ModelSpec,
     Sidecar,
-    UserError,
-    atomic_path,
-    canonical_json,
-    file_sha256,
-    json_sha256,
     read_sidecar,
     sidecar_path,
     write_sidecar,

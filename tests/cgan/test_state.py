@@ -16,8 +16,9 @@ from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.dataset import Photos, prepare, split
 from cgan.distributed import World
+from cgan.errors import UserError
 from cgan.run_folder import RunFolder
-from cgan.spec import COLOR_SPACES, UserError
+from cgan.spec import COLOR_SPACES
 from cgan.state import Run, build, environment, resolve
 
 CONFIG = TrainConfig(width=2, size=32, batch_size=4, test_fraction=0.25, device="cpu", precision="fp32", fid=False)

@@ -18,8 +18,8 @@ from cgan.checkpoint import load_generator, weights_digest
 from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
 from cgan.dataset import Photos, prepare
 from cgan.distributed import World
+from cgan.errors import GateError, UserError
 from cgan.evaluation import evaluate
-from cgan.spec import GateError, UserError
 from cgan.state import Run
 from cgan.steps import Batch
 from cgan.stopwatch import Stopwatch

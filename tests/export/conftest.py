@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from cgan.spec import ModelSpec, file_sha256
+from cgan.files import file_sha256
+from cgan.spec import ModelSpec
 from export import produce
 from export.produce import ExportOptions, make_onnx
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from export.calibration import DEFAULT_LIMIT, LEAST_PHOTOS, calibration_batches, with_sharper_copies
 from infer.images import decode, model_input
 

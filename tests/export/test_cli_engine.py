@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from cgan.checkpoint import load_generator
-from cgan.spec import GateError, UserError, file_sha256, read_sidecar, sidecar_path
+from cgan.errors import GateError, UserError
+from cgan.files import file_sha256
+from cgan.spec import read_sidecar, sidecar_path
 from export import cli, engine, produce
 from export.cli import main
 from export.produce import ExportOptions, make_engine

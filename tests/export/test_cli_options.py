@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from cgan.spec import GateError
+from cgan.errors import GateError
 from export import produce
 from export.cli import command, main
 from export.engine import EngineOptions

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
-from cgan.spec import GateError, UserError, sidecar_path
+from cgan.errors import GateError, UserError
+from cgan.spec import sidecar_path
 from export.cli import main
 from export.verify import Reference, checkpoint_reference, verify
 

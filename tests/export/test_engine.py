@@ -17,8 +17,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 
 from cgan.color import COLOR_TARGETS
+from cgan.errors import GateError, UserError
 from cgan.networks import Generator
-from cgan.spec import GateError, ModelSpec, UserError
+from cgan.spec import ModelSpec
 from export.engine import EngineOptions, build_engine
 from export.engine_precision import FROM_NETWORK, LEAST_SHARE
 from infer.backends.flavours import find_gpu

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from cgan.spec import GateError, ModelSpec, UserError, file_sha256
+from cgan.errors import GateError, UserError
+from cgan.files import file_sha256
+from cgan.spec import ModelSpec
 from export import engine
 from export.engine import EngineOptions, build_engine, flag
 from export.engine_precision import FROM_ENGINE, FROM_NETWORK

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from export.engine import UNSUPPORTED, EngineOptions, flag
 from infer.backends.flavours import FLAVOURS
 

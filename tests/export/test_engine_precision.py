@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cgan.spec import GateError, ModelSpec
+from cgan.errors import GateError
+from cgan.spec import ModelSpec
 from export.engine_precision import inspected_precision, network_precision, require_precision
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from cgan.spec import GateError, UserError, file_sha256, read_sidecar, sidecar_path, write_sidecar
+from cgan.errors import GateError, UserError
+from cgan.files import file_sha256
+from cgan.spec import read_sidecar, sidecar_path, write_sidecar
 from export import engine, produce, search
 from export.cli import main
 from export.engine import EngineOptions

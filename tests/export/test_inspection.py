@@ -9,7 +9,9 @@ from typing import Any
 import onnx
 import pytest
 
-from cgan.spec import ChangedFileError, ModelSpec, Sidecar, UserError, file_sha256, read_sidecar, sidecar_path
+from cgan.errors import ChangedFileError, UserError
+from cgan.files import file_sha256
+from cgan.spec import ModelSpec, Sidecar, read_sidecar, sidecar_path
 from export.cli import main
 from export.inspection import inspect_artefact
 from infer.backends.ort import gpu_present

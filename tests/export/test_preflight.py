@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from cgan.checkpoint import GENERATOR_FILE, load_generator, weights_digest
 from cgan.config import TrainConfig
+from cgan.errors import GateError
 from cgan.networks import Generator, build_generator
-from cgan.spec import METADATA_KEY, GateError
+from cgan.spec import METADATA_KEY
 from export import produce
 from export.cli import main
 from export.preflight import HALF_MAX, check_model

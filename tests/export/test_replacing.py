@@ -7,8 +7,9 @@ import pytest
 
 from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
+from cgan.errors import UserError
 from cgan.networks import build_generator
-from cgan.spec import UserError, read_sidecar, sidecar_path
+from cgan.spec import read_sidecar, sidecar_path
 from export import produce
 from export.produce import ExportOptions, make_onnx
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cgan.spec import GateError, Sidecar, UserError, read_sidecar, sidecar_path
+from cgan.errors import GateError, UserError
+from cgan.spec import Sidecar, read_sidecar, sidecar_path
 from export import produce, search
 from export.cli import main
 from export.produce import Artefact, ExportOptions

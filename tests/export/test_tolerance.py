@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cgan.spec import UserError, read_sidecar
+from cgan.errors import UserError
+from cgan.spec import read_sidecar
 from export.cli import main
 from export.verify import TOLERANCES, Tolerance
 

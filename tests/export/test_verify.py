@@ -14,7 +14,8 @@ import pytest
 import torch
 from onnx import ModelProto, helper, numpy_helper
 
-from cgan.spec import GateError, ModelSpec
+from cgan.errors import GateError
+from cgan.spec import ModelSpec
 from export import verify as gate
 from export.verify import (
     BATCH_SIZES,

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cgan.spec import ModelSpec, Sidecar, file_sha256, sidecar_path, write_sidecar
+from cgan.files import file_sha256
+from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
 from infer.backends import trt
 from infer.backends.flavours import Gpu
 from infer.backends.trt import sealed

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from cgan.spec import ChangedFileError, ModelSpec, UserError, sidecar_path
+from cgan.errors import ChangedFileError, UserError
+from cgan.spec import ModelSpec, sidecar_path
 from export.cli import main as export
 from infer.backends import ARTEFACTS, BACKENDS, open_model
 from infer.backends.base import Backend, OutOfMemory

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.cli import main
 from infer.colorizer import Colorizer
 from infer.images import PhotoError

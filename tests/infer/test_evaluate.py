@@ -16,10 +16,10 @@ from PIL import Image
 from torch import nn
 
 from cgan.command import exit_on_user_error
+from cgan.errors import UserError
 from cgan.features import FeatureNetwork
 from cgan.metrics import FeatureDistances
 from cgan.picture_metrics import colorfulness, means, psnr, scores, ssim
-from cgan.spec import UserError
 from infer.backends import open_model
 from infer.evaluate import Evaluation
 from infer.evaluate import evaluate as measure

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgan.spec import PHOTO_FORMATS, UserError
+from cgan.errors import UserError
+from cgan.formats import PHOTO_FORMATS
 from infer.images import WRITE_FORMATS
 from infer.jobs import Job, Plan, _output_names, check, make_plan
 from infer.journal import BEGUN, DONE, FAILED, Row

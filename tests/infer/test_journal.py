@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row, journal_path
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,7 +17,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from cgan.spec import UserError, sidecar_path
+from cgan.errors import UserError
+from cgan.spec import sidecar_path
 from infer.backends import open_model, ort
 from infer.backends.base import OutOfMemory
 from infer.backends.ort import PROVIDERS, OrtBackend, engine_cache, gpu_present

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 import pytest
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.backends import open_model
 from infer.cli import main
 from infer.packaged import PACKAGED_MODELS, model_path

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cgan.errors import GateError, UserError
 from cgan.measured import Measured
-from cgan.spec import GateError, UserError
 from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 from infer.differences import LEVEL_EDGES, Differences, compare_pictures

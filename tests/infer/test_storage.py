@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cgan.spec import UserError
+from cgan.errors import UserError
 from infer.jobs import check_folders
 from infer.remote import ATOMIC_PROTOCOLS, RemoteFolder
 from infer.storage import LocalFolder, Status, Storage, is_url, open_storage

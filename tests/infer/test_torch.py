@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cgan.checkpoint import checkpoint_path, load_generator
-from cgan.spec import GateError, UserError
+from cgan.errors import GateError, UserError
 from infer.backends import open_model, pytorch
 from infer.backends.base import OutOfMemory
 from infer.backends.flavours import Gpu

@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from cgan.spec import ChangedFileError, ModelSpec, Sidecar, UserError, file_sha256, sidecar_path, write_sidecar
+from cgan.errors import ChangedFileError, UserError
+from cgan.files import file_sha256
+from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
 from export.engine import EngineOptions, build_engine
 from infer.backends import flavours, open_model, trt
 from infer.backends.flavours import Gpu, find_gpu, messages, release, runs_on

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cgan.spec import UserError, file_sha256
+from cgan.errors import UserError
+from cgan.files import file_sha256
 from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 from infer.backends.flavours import messages

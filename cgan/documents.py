@@ -1,0 +1,132 @@
+"""Reports that commands write where a user says: a file of their own, a new one, or a stream such as /dev/stdout."""
+
+import hashlib
+import json
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+
+from cgan.errors import UserError, cannot_write
+from cgan.files import OccupiedError, atomic_path, look_at
+
+IsOwn = Callable[[bytes], bool]
+"""Tells an earlier document of the same command by its content."""
+
+
+def json_with(keys: frozenset[str]) -> IsOwn:
+    """Return a test for JSON objects that have these keys."""
+
+    def is_own(content: bytes) -> bool:
+        try:
+            values = json.loads(content)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(values, dict) and keys <= values.keys()
+
+    return is_own
+
+
+def check_document(path: Path, is_own: IsOwn, option: str, others: Collection[Path] = ()) -> None:
+    """Check that a document can be written, before anything slow begins; nothing is changed.
+
+    Args:
+        path: where the user wants it; links are followed.
+        is_own: test for an earlier document, which may be replaced.
+        option: name of the option, for messages.
+        others: files that the same command reads or writes.
+
+    Raises:
+        UserError: there is no folder, or something is there that is not an earlier document.
+        GateError: the disk is full.
+    """
+    if _is_stream(path):
+        return
+    real = _real(path)
+    if any(_real(other) == real for other in others):
+        raise UserError(f"{option} {path}: found the name of a file that this command reads or writes; give another")
+    if not real.parent.is_dir():
+        raise UserError(f"{option} {path}: found no folder {real.parent}; make it, or choose another place")
+    try:
+        _own_digests(real, is_own)
+        with tempfile.TemporaryFile(dir=real.parent):
+            pass
+    except OccupiedError:
+        raise UserError(
+            f"{option} {path}: found something that this command did not write, expected nothing or an earlier "
+            "file of it; move it away or give another name"
+        ) from None
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def write_document(path: Path, content: bytes, is_own: IsOwn) -> None:
+    """Write a document whole or not at all, or into a stream.
+
+    Args:
+        path: where the user wants it; links are followed.
+        content: the document.
+        is_own: test for an earlier document, which is replaced.
+
+    Raises:
+        OccupiedError: something else is there; it stays.
+        OSError: it cannot be written.
+    """
+    if _is_stream(path):
+        with open(_descriptor(path), "wb") as stream:
+            stream.write(content)
+        return
+    real = _real(path)
+    with atomic_path(real, _own_digests(real, is_own)) as temporary:
+        temporary.write_bytes(content)
+
+
+def _own_digests(path: Path, is_own: IsOwn) -> frozenset[str]:
+    """Digests that a document may replace: that of an earlier document or of an empty file.
+
+    Raises:
+        OccupiedError: something else is there.
+        OSError: it cannot be read.
+    """
+    found = look_at(path)
+    if found is None:
+        return frozenset()
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if content and not is_own(content):
+        raise OccupiedError(path, "a file that is no earlier document is there")
+    return frozenset({digest})
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _is_stream(path: Path) -> bool:
+    """Return True for a device, a FIFO or a socket, and for this process's own output, which a shell can redirect."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return _standard(status) is not None or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode))
+
+
+def _descriptor(path: Path) -> int:
+    """A descriptor of a stream, open for writing."""
+    standard = _standard(path.stat())
+    if standard is None:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    sys.stdout.flush()
+    return os.dup(standard)
+
+
+def _standard(status: os.stat_result) -> int | None:
+    """Standard output or standard error, where a file is the same: replacing it would cut the rest of them off."""
+    for standard in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(status, os.fstat(standard)):
+                return standard
+    return None

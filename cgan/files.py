@@ -1,0 +1,313 @@
+"""Files that appear whole or not at all, and replace nothing that they should not; digests of content.
+
+A file is written under a temporary name and then takes its own by `place`, which is told what may lie there. Between
+the look at what lies there and the renaming no other program's file can be lost: see `place`.
+"""
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import secrets
+import stat
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cgan.errors import UserError, cannot_write
+
+MARK = secrets.token_hex(16)
+"""This process's mark in the names of its temporary files: nobody else's files have it."""
+
+_PREFIX, _SUFFIX = ".cgan-", ".tmp"
+
+
+class OccupiedError(FileExistsError):
+    """Something that must not be replaced lies where a file was to appear."""
+
+    def __init__(self, path: str | os.PathLike[str], found: str) -> None:
+        super().__init__(errno.EEXIST, found, os.fspath(path))
+
+
+def canonical_json(values: object) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def json_sha256(values: object) -> str:
+    """Digest of the canonical JSON of `values`, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes, 64 hexadecimal digits, read in chunks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path, replaces: Collection[str] | None = None) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends without an exception.
+
+    The content is flushed to disk before the rename, so `path` holds the old file or the whole new
+    one at every moment, even across a power cut; after an exception nothing is left behind.
+
+    Args:
+        path: the final name.
+        replaces: what may lie there, as of `place`.
+
+    Raises:
+        OccupiedError: something else lies there.
+        OSError: `path` is a folder, a device or another thing that no file should replace, or cannot be written.
+    """
+    check_replaceable(path)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        place(temporary, path, replaces)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def place(
+    temporary: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    replaces: Collection[str] | None,
+    *,
+    temporary_folder: int | None = None,
+    target_folder: int | None = None,
+) -> None:
+    """Give a finished temporary file its name.
+
+    A file that is not to be replaced stays, also if it appears or is changed while this function runs: a new name is
+    taken with a rename that fails where there is one, and an old file is exchanged for the new one and looked at again
+    before it is removed.
+
+    Args:
+        temporary: the file, on the file system of `target`.
+        target: its name. Links there are not followed.
+        replaces: SHA-256 digests of the contents that may be replaced; none where no file may lie there yet. None
+            stands for any content, and for a link.
+        temporary_folder, target_folder: descriptors of the folders that the two names are relative to.
+
+    Raises:
+        OccupiedError: something else lies there; the temporary file is still there.
+        OSError: the name cannot be taken.
+    """
+    if replaces is None:
+        os.replace(temporary, target, src_dir_fd=temporary_folder, dst_dir_fd=target_folder)
+        return
+    move = _Move(os.fspath(temporary), os.fspath(target), temporary_folder, target_folder)
+    found = look_at(target, target_folder) if replaces else None
+    if found is None:
+        move.to_new_name()
+    elif found.sha256 in replaces:
+        move.over(found)
+    else:
+        raise OccupiedError(target, "another file is there")
+
+
+class Content(NamedTuple):
+    """A regular file as it was read."""
+
+    sha256: str
+    version: tuple[int, ...]
+    """Device, inode, size and time of the last change: a file that has the same is the same."""
+
+
+def look_at(path: str | os.PathLike[str], folder: int | None = None) -> Content | None:
+    """Read the digest of a regular file; None where nothing has that name.
+
+    Args:
+        path: the file; a link is not followed.
+        folder: descriptor of the folder that it is relative to.
+
+    Raises:
+        OccupiedError: a link, a folder or a device.
+        OSError: it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link, as BSD says it, a socket
+            raise OccupiedError(path, "a link or a device is there") from None
+        raise
+    with open(descriptor, "rb") as file:  # noqa: PTH123
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OccupiedError(path, "a folder or a device is there")
+        return Content(hashlib.file_digest(file, "sha256").hexdigest(), _version(os.fstat(descriptor)))
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that there is nothing at `path`, or a regular file.
+
+    Raises:
+        OSError: there is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written at `path`, before anything slow begins.
+
+    Raises:
+        UserError: it cannot.
+        GateError: the disk is full or broken.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: found no folder {path.parent}; make it, or choose another place")
+    try:
+        check_replaceable(path)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:
+    """Whether a JSON file with these keys may take this name: nothing is there, or an empty file, or one with them."""
+    try:
+        text = path.read_text() if path.is_symlink() or path.exists() else ""
+        values = json.loads(text) if text else dict.fromkeys(keys)
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and keys <= values.keys()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for a temporary file in the folder of `path`, with this process's mark."""
+    return path.with_name(f"{_PREFIX}{MARK}-{secrets.token_hex(6)}{_SUFFIX}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Return True if a name has the form of a temporary file; users may have such files too."""
+    return path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX) and not path.is_dir()
+
+
+def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
+    """Remove the temporary files that ended processes left in a folder.
+
+    Args:
+        folder: not searched below.
+        marks: `MARK` of those processes; files of others stay.
+    """
+    for entry in folder.iterdir():
+        mark = entry.name.removeprefix(_PREFIX).partition("-")[0]
+        if mark in marks and is_temporary(entry):
+            entry.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A file and the name that it is to take, each relative to a folder."""
+
+    source: str
+    target: str
+    source_folder: int | None
+    target_folder: int | None
+
+    def to_new_name(self) -> None:
+        """Take a name that nothing has."""
+        try:
+            if self._rename(_NO_REPLACE):
+                return
+            try:
+                os.link(self.source, self.target, **self._folders(), follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                # A file system without links, too: an empty file keeps the name until the rename.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(self.target, flags, dir_fd=self.target_folder))
+                os.replace(self.source, self.target, **self._folders())  # noqa: PTH105
+            else:
+                os.unlink(self.source, dir_fd=self.source_folder)
+        except FileExistsError:
+            raise OccupiedError(self.target, "another file is there") from None
+
+    def over(self, expected: Content) -> None:
+        """Take the place of a file that was looked at before; if it is another one by now, that one stays."""
+        # Another name than a temporary file's, since a stranger's file can have it for a moment.
+        aside = replace(self, source=f"{self.source}.exchanged")
+        os.rename(self.source, aside.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
+        own = aside._source_version()
+        try:
+            try:
+                exchanged = aside._rename(_EXCHANGE)
+            except FileNotFoundError:  # the old file is gone
+                aside.to_new_name()
+                return
+            if not exchanged:
+                aside._over_in_two_steps(expected)
+            elif aside._source_version() == expected.version:
+                os.unlink(aside.source, dir_fd=self.source_folder)
+            else:
+                aside._rename(_EXCHANGE)
+                raise OccupiedError(self.target, "another file is there")
+        finally:
+            if aside._source_version() == own:
+                os.rename(aside.source, self.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
+
+    def _over_in_two_steps(self, expected: Content) -> None:
+        """As `over`, where a file system cannot exchange two names: the name is free for a moment."""
+        back = _Move(f"{self.source}.old", self.target, self.source_folder, self.target_folder)
+        os.rename(self.target, back.source, src_dir_fd=self.target_folder, dst_dir_fd=self.source_folder)
+        if back._source_version() != expected.version:
+            back.to_new_name()
+            raise OccupiedError(self.target, "another file is there")
+        os.unlink(back.source, dir_fd=self.source_folder)
+        self.to_new_name()
+
+    def _rename(self, flag: int) -> bool:
+        """Rename with a flag; False where the system or the file system does not know it."""
+        if _RENAME is None:
+            return False
+        folders = (_HERE if folder is None else folder for folder in (self.source_folder, self.target_folder))
+        source, target = folders
+        if _RENAME(source, os.fsencode(self.source), target, os.fsencode(self.target), flag) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number in _UNSUPPORTED:
+            return False
+        raise OSError(number, os.strerror(number), self.source, None, self.target)
+
+    def _source_version(self) -> tuple[int, ...] | None:
+        try:
+            return _version(os.stat(self.source, dir_fd=self.source_folder, follow_symlinks=False))
+        except FileNotFoundError:
+            return None
+
+    def _folders(self) -> dict[str, int | None]:
+        return {"src_dir_fd": self.source_folder, "dst_dir_fd": self.target_folder}
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _find_rename() -> tuple[Any, int, int, int]:
+    """The C library's rename with flags: itself, the flags for "no replace" and "exchange", and "current folder"."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin":
+        return getattr(library, "renameatx_np", None), 4, 2, -2  # sys/stdio.h, sys/fcntl.h
+    return getattr(library, "renameat2", None), 1, 2, -100  # linux/fs.h, linux/fcntl.h
+
+
+_RENAME, _NO_REPLACE, _EXCHANGE, _HERE = _find_rename()
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
+"""Errors of a rename with flags, or of a link, where a file system has no such thing."""
