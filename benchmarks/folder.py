@@ -45,10 +45,10 @@ from infer.backends.base import Backend, available_cores
 from infer.images import decode, model_input
 from infer.jobs import make_plan
 from infer.journal import Journal
+from infer.local_folder import LocalFolder
 from infer.packaged import DEFAULT_MODEL
 from infer.pipeline import Pipeline
 from infer.run import FolderOptions
-from infer.storage import LocalFolder
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BARE_SECONDS = 1.5

@@ -70,7 +70,7 @@ def atomic_path(path: Path, replaces: Collection[str] | None = None) -> Iterator
         OSError: `path` is a folder, a device or another thing that no file should replace, or cannot be written.
     """
     check_replaceable(path)
-    temporary = temporary_beside(path)
+    temporary = path.with_name(temporary_name())
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -189,9 +189,9 @@ def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:
     return isinstance(values, dict) and keys <= values.keys()
 
 
-def temporary_beside(path: Path) -> Path:
-    """A name for a temporary file in the folder of `path`, with this process's mark."""
-    return path.with_name(f"{_PREFIX}{MARK}-{secrets.token_hex(6)}{_SUFFIX}")
+def temporary_name() -> str:
+    """Return a new name for a temporary file, with this process's mark."""
+    return f"{_PREFIX}{MARK}-{secrets.token_hex(6)}{_SUFFIX}"
 
 
 def is_temporary(path: Path) -> bool:

@@ -11,6 +11,8 @@ from infer.console import Console
 from infer.images import PhotoError, pixels_of, reason_of, use_own_pixel_limit
 from infer.jobs import Job, check, check_folders
 from infer.journal import Journal, JournalError, journal_path
+from infer.local_folder import LocalFolder
+from infer.places import open_source, open_storage
 from infer.request import (
     FolderRequest,
     check_options,
@@ -22,7 +24,7 @@ from infer.request import (
     unwritable,
     work_folder,
 )
-from infer.storage import LocalFolder, Storage, open_source, open_storage
+from infer.storage import Storage
 
 
 def show_plan(request: FolderRequest, console: Console) -> int:

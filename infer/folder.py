@@ -15,7 +15,9 @@ from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
 from infer.jobs import Plan, check_folders, identity_of
 from infer.journal import Journal, journal_path
+from infer.local_folder import LocalFile
 from infer.pipeline import Pipeline
+from infer.places import open_source, open_storage
 from infer.report import REPORT_NAME, report, write_report
 from infer.request import (
     FolderRequest,
@@ -30,7 +32,7 @@ from infer.request import (
     work_folder,
 )
 from infer.run import FolderOptions, Outcome
-from infer.storage import Entry, LocalFile, Storage, open_source, open_storage
+from infer.storage import Entry, Storage
 
 CHECKED_PHOTOS = 64
 """Photos of INPUT, drawn at random, on which --check-parity compares."""

@@ -9,7 +9,8 @@ from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS
 from infer.images import WRITE_FORMATS
 from infer.journal import BEGUN, DONE, FAILED, Row
-from infer.storage import WORK_FOLDER, Entry, LocalFile, LocalFolder, Status, Storage
+from infer.local_folder import LocalFile, LocalFolder
+from infer.storage import WORK_FOLDER, Entry, Status, Storage
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})

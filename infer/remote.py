@@ -4,12 +4,13 @@ import contextlib
 import errno
 import posixpath
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from cgan.errors import UserError
-from infer.storage import WORK_FOLDER, Entry, LocalFolder, Status, Storage
+from infer.local_folder import LocalFolder
+from infer.storage import WORK_FOLDER, Entry, Status, Storage
 
 ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"})
 """Stores in which an object appears when its upload is complete; in others it is renamed or copied then."""
@@ -88,7 +89,7 @@ class RemoteFolder(Storage):
             content: bytes = self._files.cat_file(self._path(name))
         return content
 
-    def publish(self, name: str, content: bytes | memoryview) -> None:
+    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
         """As one object, or renamed where the store shows unfinished files."""
         with _as_os_errors():
             self._put(self._path(name), bytes(content))
@@ -113,7 +114,7 @@ class RemoteFolder(Storage):
                 self._files.rm_file(temporary)
             raise
 
-    def prepare(self) -> None:
+    def prepare(self, marks: Collection[str] = ()) -> None:
         """Write and remove a small file, so that missing permission shows before the first photo.
 
         Unfinished files are removed where there can be any.

@@ -10,9 +10,10 @@ from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.jobs import Plan, make_plan
 from infer.journal import Journal, JournalError
+from infer.local_folder import LocalFolder
 from infer.report import REPORT_KEYS, REPORT_NAME
 from infer.run import FolderOptions
-from infer.storage import WORK_FOLDER, LocalFolder, Storage
+from infer.storage import WORK_FOLDER, Storage
 
 MOST_RENDER = 4096
 """Largest --render-size; models are trained at a thirtieth of it."""

@@ -1,18 +1,17 @@
-"""Folders that runs read from and write to: on this machine, or behind an fsspec URL such as s3://bucket/photos."""
+"""What a folder run needs of INPUT and OUTPUT, wherever they are: `LocalFolder`, or `RemoteFolder` behind a URL.
 
-import contextlib
+Names are paths below a folder, with "/" between folders. `is_below` decides which ones may be used.
+"""
+
+import errno
 import hashlib
-import os
-import secrets
-import shutil
-import stat
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgan.errors import UserError
-from cgan.files import file_sha256, remove_temporaries
+from cgan.files import file_sha256
 
 WORK_FOLDER = ".cgan"
 """Folder in an OUTPUT on this machine for the journal, and for files that are not whole yet."""
@@ -29,6 +28,8 @@ class Status:
     """In bytes."""
     version: str
     """Time of the last change in nanoseconds, or what a store has in its place."""
+    regular: bool = True
+    """False for a link, a folder or a device, none of which is an output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,26 @@ class Storage(ABC):
         return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
     @abstractmethod
-    def publish(self, name: str, content: bytes | memoryview) -> None:
+    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
         """Write a file that appears whole and durable under its name, or not at all.
 
+        Args:
+            name: path below the folder; folders are made.
+            content: the file's.
+            replaces: SHA-256 digests of the contents that may be replaced; none where no file may lie there yet.
+                None stands for any file. A file that has the new content already is left as it is.
+
         Raises:
-            OSError: it cannot be written.
+            OccupiedError: something else lies there, or a link where a folder should be; it stays.
+            OSError: it cannot be written, or the name does not lie below the folder.
         """
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Make the folder ready to be written to, and remove what a killed run left unfinished in it.
+    def prepare(self, marks: Collection[str] = ()) -> None:
+        """Make the folder ready to be written to.
+
+        Args:
+            marks: of former processes (`cgan.files.MARK`) whose temporary files are removed.
 
         Raises:
             OSError: it cannot be written to.
@@ -97,153 +108,25 @@ class Storage(ABC):
         """Remove what only a run in progress needs."""
 
 
-class LocalFolder(Storage):
-    """A folder of this machine's file system."""
-
-    waits = False
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._work = path / WORK_FOLDER / "work"
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    @property
-    def identity(self) -> str:
-        """The path without links."""
-        return str(self.path.resolve())
-
-    def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Links to files are followed, links to folders are not; folders that other runs wrote to are passed over."""
-        root = str(self.path.resolve())
-        hidden = leave_out.identity if isinstance(leave_out, LocalFolder) else None
-        folders = [root]
-        while folders:
-            folder = folders.pop()
-            try:
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            except OSError as error:
-                reason = f"folder cannot be read: {error.strerror}"
-                yield Entry(os.path.relpath(folder, root), None, reason, unreadable=True)
-                continue
-            for entry in entries:
-                if entry.path == hidden:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    if os.path.exists(f"{entry.path}/{WORK_FOLDER}/{JOURNAL_NAME}"):  # noqa: PTH110 (no error if locked)
-                        problem = "another OUTPUT, whose photos are coloured already"
-                        yield Entry(os.path.relpath(entry.path, root), None, problem)
-                    else:
-                        folders.append(entry.path)
-                else:
-                    yield _entry(os.path.relpath(entry.path, root), Path(entry.path))
-
-    def status(self, name: str) -> Status | None:
-        """Of what a link leads to."""
-        try:
-            found = (self.path / name).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return _local_status(found)
-
-    def fetch(self, name: str) -> Path:
-        """Its path."""
-        return self.path / name
-
-    def publish(self, name: str, content: bytes | memoryview) -> None:
-        """Written beside, flushed to disk, then renamed."""
-        target = self.path / name
-        temporary = self._work / secrets.token_hex(8)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                temporary.replace(target)
-            except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-    def prepare(self) -> None:
-        """The caller holds the journal's lock, so unfinished files belong to no one."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._work)
-        self._work.mkdir(parents=True)
-        remove_temporaries(self.path, ())
-
-    def finish(self) -> None:
-        """Remove the folder for unfinished files; the journal stays."""
-        shutil.rmtree(self._work, ignore_errors=True)  # a disk that broke must not hide what became of the run
+DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
-class LocalFile(LocalFolder):
-    """A folder of which only one file is seen, so that a single photo is an INPUT too."""
+def is_below(name: str) -> bool:
+    """Return True if a name can only lie below the folder that it is joined to, on any system, and is the only one.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.parent)
-        self.file = path
-
-    def __str__(self) -> str:
-        return str(self.file)
-
-    def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """The file, wherever it lies: who names it wants it."""
-        yield _entry(self.file.name, self.file)
+    Archives, stores and journals can hold any name: absolute ones, "..", drives, and empty parts, with which two names
+    are one file.
+    """
+    if "\0" in name or DRIVE.match(name) or name.startswith(("/", "\\")):
+        return False
+    return ".." not in name.replace("\\", "/").split("/") and not {"", "."} & set(name.split("/"))
 
 
-def open_storage(place: str) -> Storage:
-    """The folder for a path or an fsspec URL.
+def check_below(name: str) -> None:
+    """Check that a name lies below its folder.
 
     Raises:
-        UserError: a URL that cannot be opened with what is installed.
+        OSError: it does not.
     """
-    if not place:
-        raise UserError("found an empty path for INPUT or OUTPUT, expected a folder; . is the current one")
-    if place.startswith("file://"):
-        return LocalFolder(Path(place.removeprefix("file://")))
-    if not is_url(place):
-        return LocalFolder(Path(place))
-    from infer.remote import RemoteFolder
-
-    folder = RemoteFolder(place)
-    return folder.on_this_machine or folder
-
-
-def open_source(place: str) -> Storage:
-    """The photos for a path or an fsspec URL: those of a folder, or a single file of this machine.
-
-    Raises:
-        UserError: as `open_storage`.
-    """
-    source = open_storage(place)
-    try:
-        return LocalFile(source.path) if isinstance(source, LocalFolder) and source.path.is_file() else source
-    except OSError as error:
-        raise UserError(f"{place}: cannot be looked at ({error.strerror}); give permission to read it") from error
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is a URL and not a path: a scheme of two letters or more before "://"."""
-    scheme, separator, _ = place.partition("://")
-    return bool(separator) and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").isalnum()
-
-
-def _entry(name: str, path: Path) -> Entry:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return Entry(name, None, f"link leads nowhere: {error.strerror}" if path.is_symlink() else str(error.strerror))
-    if stat.S_ISDIR(found.st_mode):
-        return Entry(name, None, "link to a folder, not followed")
-    if not stat.S_ISREG(found.st_mode):
-        return Entry(name, None, "not a regular file")
-    return Entry(name, _local_status(found))
-
-
-def _local_status(found: os.stat_result) -> Status:
-    return Status(found.st_size, str(found.st_mtime_ns))
+    if not is_below(name):
+        raise OSError(errno.EINVAL, "its name leads out of its folder", name)

@@ -21,8 +21,8 @@ from infer.backends.base import Backend
 from infer.backends.flavours import FLAVOURS, find_gpu, runs_on
 from infer.jobs import make_plan
 from infer.journal import Journal
+from infer.local_folder import LocalFolder
 from infer.pipeline import Event, FolderOptions, Outcome, Pipeline
-from infer.storage import LocalFolder
 
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -15,8 +15,8 @@ from infer.backends.base import Backend
 from infer.cli import main
 from infer.gates import DEFAULT_GATES, Gates
 from infer.journal import Journal, JournalError
+from infer.local_folder import LocalFolder
 from infer.packaged import DEFAULT_MODEL
-from infer.storage import LocalFolder
 
 Color = Callable[..., Any]
 

@@ -13,7 +13,8 @@ from cgan.formats import PHOTO_FORMATS
 from infer.images import WRITE_FORMATS
 from infer.jobs import Job, Plan, _output_names, check, make_plan
 from infer.journal import BEGUN, DONE, FAILED, Row
-from infer.storage import Entry, LocalFile, LocalFolder, Status
+from infer.local_folder import LocalFile, LocalFolder
+from infer.storage import Entry, Status
 
 FORMATS = ["same", *WRITE_FORMATS]
 

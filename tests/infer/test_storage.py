@@ -14,8 +14,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.errors import UserError
 from infer.jobs import check_folders
+from infer.local_folder import LocalFolder
+from infer.places import is_url, open_storage
 from infer.remote import ATOMIC_PROTOCOLS, RemoteFolder
-from infer.storage import LocalFolder, Status, Storage, is_url, open_storage
+from infer.storage import Status, Storage
 
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
 
