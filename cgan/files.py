@@ -207,9 +207,13 @@ def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
         marks: `MARK` of those processes; files of others stay.
     """
     for entry in folder.iterdir():
-        mark = entry.name.removeprefix(_PREFIX).partition("-")[0]
-        if mark in marks and is_temporary(entry):
+        if is_left_by(marks, entry.name) and not entry.is_dir():
             entry.unlink(missing_ok=True)
+
+
+def is_left_by(marks: Collection[str], name: str) -> bool:
+    """Return True if a file's name is that of a temporary file of one of these processes (`MARK`)."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX) and name[len(_PREFIX) :].partition("-")[0] in marks
 
 
 @dataclass(frozen=True)

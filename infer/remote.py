@@ -1,133 +1,187 @@
-"""A folder behind an fsspec URL such as s3://bucket/photos."""
+"""A folder behind an fsspec URL such as s3://bucket/photos; one in an archive is an `ArchiveFolder`.
+
+fsspec's file systems differ in what they can do at a time and in how they keep a file from being replaced. What is not
+known to be safe is used by one thread at a time.
+"""
 
 import contextlib
 import errno
 import posixpath
-import secrets
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from cgan.errors import UserError
-from infer.local_folder import LocalFolder
-from infer.storage import WORK_FOLDER, Entry, Status, Storage
-
-ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "memory"})
-"""Stores in which an object appears when its upload is complete; in others it is renamed or copied then."""
-
-
-VERSION_KEYS = (
-    *("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "mtime"),
-    *("modify", "modificationTime", "updated", "created"),
+from cgan.files import OccupiedError, is_left_by, temporary_name
+from infer.credentials import Credentials
+from infer.filesystems import (
+    THIS_MACHINE,
+    as_os_errors,
+    first_line,
+    has_own_find,
+    host_of,
+    identity_of,
+    is_concurrent,
+    kind_of,
+    listed,
+    lock_of,
+    opened,
+    protocols_of,
+    status_of,
 )
-"""What stores tell of a file's version, the surest first."""
+from infer.local_folder import LocalFolder
+from infer.publication import S3, Publication
+from infer.storage import Entry, Status, Storage, check_below, is_below
+
+ARCHIVE_PROTOCOLS = frozenset({"tar", "zip"})
 
 
 class RemoteFolder(Storage):
-    """A folder behind an fsspec URL.
+    """A folder behind an fsspec URL, usable from several threads.
 
     Raises:
-        UserError: fsspec or the package for this kind of URL is not installed.
+        UserError: fsspec or the package for this kind of URL is not installed, or it cannot be reached.
     """
+
+    def __new__(cls, url: str) -> Self:
+        """An `ArchiveFolder` for the URL of one."""
+        if cls is RemoteFolder and url.partition("://")[0] in ARCHIVE_PROTOCOLS:
+            from infer.archive import ArchiveFolder
+
+            return super().__new__(ArchiveFolder)  # type: ignore[return-value]
+        return super().__new__(cls)
 
     def __init__(self, url: str) -> None:
         self.url = url
-        try:
-            from fsspec import AbstractFileSystem
-            from fsspec.core import url_to_fs
-
-            self._files, self._root = url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise UserError(
-                f"{url}: cannot be opened ({_first_line(error)}); pip install 'cgan[remote]' and the package "
-                "that fsspec names for this kind of URL"
-            ) from error
-        except Exception as error:  # some connect at once
-            raise UserError(
-                f"{url}: cannot be opened ({_first_line(error)}); check the address and the access"
-            ) from error
-        self._root = self._root.rstrip("/")
+        self.credentials = Credentials(url)
+        self._files, root = opened(url, self.credentials)
+        self._root = root.rstrip("/") or root
+        # Paths of some stores begin with "/", and those of the others with a bucket.
+        self._prefix = f"{root.rstrip('/')}/" if root or self._files.root_marker else ""
+        self._protocols = protocols_of(self._files)
+        self._broken = False
         self._listed: dict[str, Status] | None = None
-        # fsspec's own mv copies, and takes names for patterns.
-        self._renames = type(self._files).mv is not AbstractFileSystem.mv
-        self._host = str(self._files.storage_options.get("host", ""))
-        protocol = self._files.protocol
-        self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._listing = threading.Lock()
+        self._made: set[str] = set()
+        """Folders that are known to be there."""
 
     def __str__(self) -> str:
-        return self.url
+        return self.credentials.shown
 
     @property
     def identity(self) -> str:
-        """Protocol and path, with the host where paths do not begin with a bucket."""
-        return str(self._files.unstrip_protocol(self._root)).replace("://", f"://{self._host}", 1)
+        """The URL without passwords and tokens."""
+        return identity_of(self.url, self._files, self._root)
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Stores have neither links nor special files."""
-        hidden = leave_out._root + "/" if isinstance(leave_out, RemoteFolder) and self._shares(leave_out) else None
-        with _as_os_errors():
-            self._files.invalidate_cache()
-            for path, found in sorted(self._files.find(self._root, detail=True).items()):
-                if not (hidden and path.startswith(hidden)):
-                    yield Entry(path.removeprefix(self._root).lstrip("/"), _remote_status(found))
+        """Entries have the names that the store has for them, below the folder; links are not followed."""
+        hidden = leave_out._prefix if isinstance(leave_out, RemoteFolder) and self._shares(leave_out) else None
+        with self._using() as files:
+            files.invalidate_cache()
+            found = sorted(self._search(files), key=lambda entry: entry.name)
+        for entry in found:
+            if not (hidden and (self._prefix + entry.name).startswith(hidden)):
+                yield entry
+
+    def _search(self, files: Any) -> Iterator[Entry]:
+        """All files, by the store's own search, or folder by folder where fsspec's would pass over errors."""
+        if has_own_find(files):
+            for path, found in files.find(self._root, detail=True).items():
+                yield from self._entries(path, found)
+            return
+        folders = [self._root]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = listed(files, folder)
+            except Exception as error:
+                if folder == self._root:
+                    raise
+                reason = self.credentials.without_secrets(first_line(error))
+                yield Entry(self._name(folder), None, f"folder cannot be read: {reason}", unreadable=True)
+                continue
+            for found in entries:
+                path = found["name"]
+                if kind_of(found) != "directory" or path.rstrip("/") == folder:
+                    yield from self._entries(path, found)
+                elif is_below(self._name(path).rstrip("/")):
+                    folders.append(path.rstrip("/"))
+                else:
+                    yield Entry(self._name(path), None, "its name leads out of its folder", unreadable=True)
+
+    def _entries(self, path: str, found: dict[str, Any]) -> Iterator[Entry]:
+        """None for the folder itself, and for what only marks a folder."""
+        kind = kind_of(found)
+        if path.rstrip("/") == self._root.rstrip("/") or kind == "directory":
+            return
+        name = self._name(path)
+        if not path.startswith(self._prefix):
+            yield Entry(name, None, f"it does not lie below {self}")
+        elif self._protocols & S3 and "?versionId=" in name:
+            yield Entry(name, None, "its name cannot be told from a version of another object")
+        elif kind == "link":
+            yield Entry(name, None, "a link, not followed")
+        elif kind != "file":
+            yield Entry(name, None, "not a regular file")
+        else:
+            yield Entry(name, status_of(found))
+
+    def _name(self, path: str) -> str:
+        below = path.startswith(self._prefix)
+        return path[len(self._prefix) :] if below else self.credentials.without_secrets(path)
 
     def status(self, name: str) -> Status | None:
         """As the store listed it when the first was asked for, or as this run published it since.
 
-        Asking for each file by itself would take a round trip a file.
+        Asking for each file by itself would take a round trip a file. `publish` looks again.
         """
-        if self._listed is None:
-            try:
-                self._listed = {entry.name: entry.status for entry in self.walk() if entry.status}
-            except FileNotFoundError:
-                self._listed = {}
-        return self._listed.get(name)
+        return self._list().get(name)
+
+    def _list(self) -> dict[str, Status]:
+        with self._listing:
+            if self._listed is None:
+                found = {}
+                with contextlib.suppress(FileNotFoundError):
+                    for entry in self.walk():
+                        if entry.unreadable:
+                            raise OSError(errno.EIO, f"{entry.name}: {entry.problem}")
+                        found[entry.name] = entry.status or Status(0, "", regular=False)
+                self._listed = found
+            return self._listed
 
     def fetch(self, name: str) -> bytes:
         """Its content."""
-        with _as_os_errors():
-            content: bytes = self._files.cat_file(self._path(name))
+        check_below(name)
+        with self._using() as files:
+            content: bytes = files.cat_file(self._path(name))
         return content
 
     def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
-        """As one object, or renamed where the store shows unfinished files."""
-        with _as_os_errors():
-            self._put(self._path(name), bytes(content))
-        if self._listed is not None:
-            self._listed[name] = Status(len(content), "")
-
-    def _put(self, path: str, content: bytes) -> None:
-        self._files.makedirs(posixpath.dirname(path), exist_ok=True)
-        if self._protocols & ATOMIC_PROTOCOLS:
-            self._files.pipe_file(path, content)
-            return
-        temporary = posixpath.join(posixpath.dirname(path), f"{WORK_FOLDER}-{secrets.token_hex(8)}")
-        try:
-            self._files.pipe_file(temporary, content)
-            if self._renames:
-                self._files.mv(temporary, path)
-            else:
-                self._files.cp_file(temporary, path)
-                self._files.rm_file(temporary)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self._files.rm_file(temporary)
-            raise
+        """Stores with conditional writes see to it themselves that nothing else is replaced; in others the last look
+        comes right before the object takes its name.
+        """
+        check_below(name)
+        with self._using() as files:
+            folder = posixpath.dirname(self._path(name))
+            if folder not in self._made:
+                files.makedirs(folder, exist_ok=True)
+                self._made.add(folder)
+            Publication(files, name, self._path(name), bytes(content), replaces).publish()
+        with self._listing:
+            if self._listed is not None:
+                self._listed[name] = Status(len(content), "")
 
     def prepare(self, marks: Collection[str] = ()) -> None:
-        """Write and remove a small file, so that missing permission shows before the first photo.
-
-        Unfinished files are removed where there can be any.
-        """
-        with _as_os_errors():
-            self._files.makedirs(self._root, exist_ok=True)
-            if not self._protocols & ATOMIC_PROTOCOLS:
-                for path in self._files.find(self._root):
-                    if posixpath.basename(path).startswith(f"{WORK_FOLDER}-"):
-                        self._files.rm_file(path)
-            probe = self._path(f"{WORK_FOLDER}-{secrets.token_hex(8)}")
-            self._files.pipe_file(probe, b"")
-            self._files.rm_file(probe)
+        """Write and remove a small file, so that missing permission shows before the first photo."""
+        found = self._list() if marks else {}
+        with self._using() as files:
+            files.makedirs(self._root, exist_ok=True)
+            for name in [name for name in found if is_left_by(marks, posixpath.basename(name))]:
+                files.rm_file(self._path(name))
+                del found[name]
+            probe = self._path(temporary_name())
+            files.pipe_file(probe, b"")
+            files.rm_file(probe)
 
     def finish(self) -> None:
         """Nothing is left in a store."""
@@ -135,30 +189,26 @@ class RemoteFolder(Storage):
     @property
     def on_this_machine(self) -> LocalFolder | None:
         """The folder that a URL such as local:///photos is another name of; None for what is elsewhere."""
-        return LocalFolder(Path(self._root)) if self._protocols & {"file", "local"} else None
+        return LocalFolder(Path(self._root)) if self._protocols & THIS_MACHINE else None
 
     def _path(self, name: str) -> str:
-        return posixpath.join(self._root, name)
+        return self._prefix + name
 
     def _shares(self, other: "RemoteFolder") -> bool:
-        return bool(self._protocols & other._protocols) and self._host == other._host
+        return bool(self._protocols & other._protocols) and host_of(self._files) == host_of(other._files)
 
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Any]:
+        """The file system, for this thread alone where it has to be.
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def _as_os_errors() -> Iterator[None]:
-    """Stores raise types of their own; to a run each is a file that cannot be read or written."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
-
-
-def _remote_status(found: dict[str, Any]) -> Status:
-    """With the checksum or the time that the store has."""
-    return Status(int(found["size"] or 0), next((str(found[key]) for key in VERSION_KEYS if found.get(key)), ""))
+        After an error, answers of a single connection may be out of step with what was asked: it is not used again.
+        """
+        with lock_of(self._files), as_os_errors(self.credentials):
+            if self._broken:
+                self._files, _ = opened(self.url, self.credentials, skip_instance_cache=True)
+                self._broken = False
+            try:
+                yield self._files
+            except Exception as error:
+                self._broken = not (is_concurrent(self._files) or isinstance(error, OccupiedError))
+                raise

@@ -16,7 +16,8 @@ from cgan.errors import UserError
 from infer.jobs import check_folders
 from infer.local_folder import LocalFolder
 from infer.places import is_url, open_storage
-from infer.remote import ATOMIC_PROTOCOLS, RemoteFolder
+from infer.publication import ATOMIC_PROTOCOLS
+from infer.remote import RemoteFolder
 from infer.storage import Status, Storage
 
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
