@@ -36,7 +36,7 @@ def check_document(path: Path, is_own: IsOwn, option: str, others: Collection[Pa
     Args:
         path: where the user wants it; links are followed.
         is_own: test for an earlier document, which may be replaced.
-        option: name of the option, for messages.
+        option: name of the option for messages, empty where the user gave none.
         others: files that the same command reads or writes.
 
     Raises:
@@ -45,18 +45,19 @@ def check_document(path: Path, is_own: IsOwn, option: str, others: Collection[Pa
     """
     if _is_stream(path):
         return
+    label = f"{option} {path}".strip()
     real = _real(path)
     if any(_real(other) == real for other in others):
-        raise UserError(f"{option} {path}: found the name of a file that this command reads or writes; give another")
+        raise UserError(f"{label}: found the name of a file that this command reads or writes; give another")
     if not real.parent.is_dir():
-        raise UserError(f"{option} {path}: found no folder {real.parent}; make it, or choose another place")
+        raise UserError(f"{label}: found no folder {real.parent}; make it, or choose another place")
     try:
         _own_digests(real, is_own)
         with tempfile.TemporaryFile(dir=real.parent):
             pass
     except OccupiedError:
         raise UserError(
-            f"{option} {path}: found something that this command did not write, expected nothing or an earlier "
+            f"{label}: found something that this command did not write, expected nothing or an earlier "
             "file of it; move it away or give another name"
         ) from None
     except OSError as error:

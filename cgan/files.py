@@ -31,7 +31,7 @@ class OccupiedError(FileExistsError):
     """Something that must not be replaced lies where a file was to appear."""
 
     def __init__(self, path: str | os.PathLike[str], found: str) -> None:
-        super().__init__(errno.EEXIST, found, os.fspath(path))
+        super().__init__(errno.EEXIST, f"found {found} there", os.fspath(path))
 
 
 def canonical_json(values: object) -> str:
@@ -115,7 +115,7 @@ def place(
     elif found.sha256 in replaces:
         move.over(found)
     else:
-        raise OccupiedError(target, "another file is there")
+        raise OccupiedError(target, "another file")
 
 
 class Content(NamedTuple):
@@ -143,12 +143,12 @@ def look_at(path: str | os.PathLike[str], folder: int | None = None) -> Content 
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link, as BSD says it, a socket
-            raise OccupiedError(path, "a link or a device is there") from None
+            raise OccupiedError(path, "a link or a device") from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OccupiedError(path, "a folder or a device")
     with open(descriptor, "rb") as file:  # noqa: PTH123
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OccupiedError(path, "a folder or a device is there")
         return Content(hashlib.file_digest(file, "sha256").hexdigest(), _version(os.fstat(descriptor)))
 
 
@@ -242,7 +242,7 @@ class _Move:
             else:
                 os.unlink(self.source, dir_fd=self.source_folder)
         except FileExistsError:
-            raise OccupiedError(self.target, "another file is there") from None
+            raise OccupiedError(self.target, "another file") from None
 
     def over(self, expected: Content) -> None:
         """Take the place of a file that was looked at before; if it is another one by now, that one stays."""
@@ -262,7 +262,7 @@ class _Move:
                 os.unlink(aside.source, dir_fd=self.source_folder)
             else:
                 aside._rename(_EXCHANGE)
-                raise OccupiedError(self.target, "another file is there")
+                raise OccupiedError(self.target, "another file")
         finally:
             if aside._source_version() == own:
                 os.rename(aside.source, self.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
@@ -273,7 +273,7 @@ class _Move:
         os.rename(self.target, back.source, src_dir_fd=self.target_folder, dst_dir_fd=self.source_folder)
         if back._source_version() != expected.version:
             back.to_new_name()
-            raise OccupiedError(self.target, "another file is there")
+            raise OccupiedError(self.target, "another file")
         os.unlink(back.source, dir_fd=self.source_folder)
         self.to_new_name()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from cgan.errors import UserError
 from infer.console import Console
 from infer.images import PhotoError, pixels_of, reason_of, use_own_pixel_limit
-from infer.jobs import Job, check, check_folders
+from infer.jobs import Job, check, check_folders, content_decides
 from infer.journal import Journal, JournalError, journal_path
 from infer.local_folder import LocalFolder
 from infer.places import open_source, open_storage
+from infer.report import ReportFile
 from infer.request import (
     FolderRequest,
     check_options,
@@ -20,7 +21,6 @@ from infer.request import (
     opened_model,
     plan_of,
     recipe_of,
-    report_path,
     unwritable,
     work_folder,
 )
@@ -45,7 +45,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
             check_options(request, backend)
             recipe = recipe_of(backend, request.options)
             plan = plan_of(request, source, target, journal)
-            report_path(request, target)
+            ReportFile(target, request.report, request.options.overwrite).check(plan, source)
             for job in plan.jobs:
                 verdict, reason = _verdict(request, job, source, target, journal, recipe)
                 verdicts[verdict] += 1
@@ -92,7 +92,8 @@ def _verdict(
         checksum = source.checksum(job.name) if options.checksum else ""
         there = target.status(job.output)
         same = row is not None and row.is_of(job.identity, checksum)
-        verdict, reason = check(job, row, there, same, recipe, source.identity, options.overwrite)
+        content = target.checksum(job.output) if content_decides(row, there) else ""
+        verdict, reason = check(job, row, there, content, same, recipe, source.identity, options.overwrite)
         if verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
             pixels_of(source.fetch(job.name), job.name, options.max_pixels)
     except JournalError as error:

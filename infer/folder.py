@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cgan.errors import GateError, UserError
-from cgan.files import check_writable
 from infer.backends.base import Backend, available_cores
 from infer.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.images import use_own_pixel_limit
@@ -18,7 +17,7 @@ from infer.journal import Journal, journal_path
 from infer.local_folder import LocalFile
 from infer.pipeline import Pipeline
 from infer.places import open_source, open_storage
-from infer.report import REPORT_NAME, report, write_report
+from infer.report import ReportFile, report_values
 from infer.request import (
     FolderRequest,
     check_options,
@@ -27,7 +26,6 @@ from infer.request import (
     opened_model,
     plan_of,
     recipe_of,
-    report_path,
     unwritable,
     work_folder,
 )
@@ -54,6 +52,8 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     with stop_on_signal() as stop:
         source, target = open_source(request.source), open_storage(request.target)
         check_folders(source, target)
+        report = ReportFile(target, request.report, request.options.overwrite)
+        report.check()
         if request.watch and isinstance(source, LocalFile):
             raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
         cores = available_cores()
@@ -66,7 +66,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
                 plan = first or plan_of(request, source, target)
                 _check_parity(request.check_parity, request.device, plan, source, backend, console)
             with closing(opened_journal(path, target)) as journal:
-                run = _Run(request, source, target, backend, journal, workers, console, stop)
+                run = _Run(request, source, target, report, backend, journal, workers, console, stop)
                 outcome = run.watch() if request.watch else run.once(first)
     if stop.event.is_set():
         return stop.exit_code
@@ -79,6 +79,7 @@ class _Run:
         request: FolderRequest,
         source: Storage,
         target: Storage,
+        report: ReportFile,
         backend: Backend,
         journal: Journal,
         workers: int,
@@ -94,8 +95,7 @@ class _Run:
         self.console = console
         self.stop = stop
         self.recipe = recipe_of(backend, request.options)
-        self.report = report_path(request, target)
-        """None where it goes to a store."""
+        self.report = report
         self.noted: str | None = None
         self.seen: dict[str, str] = {}
         """Identities of watched files that were taken."""
@@ -105,7 +105,7 @@ class _Run:
     def once(self, plan: Plan | None) -> Outcome:
         """One run over all files, with the plan where it is made already."""
         plan = plan or self._plan()
-        self._check_writable()
+        self.report.check(plan, self.source)
         options = self._options(len(plan.jobs))
         self._announce(f"{len(plan.jobs)} photos", options)
         self.console.log("begin", photos=len(plan.jobs), model=str(self.backend.path), engine=self.backend.engine)
@@ -115,7 +115,7 @@ class _Run:
 
     def watch(self) -> Outcome:
         """A run for the files that are there, and one whenever others came, until a signal."""
-        self._check_writable()
+        self.report.check()
         total, began = Outcome(), time.monotonic()
         unreadable: dict[str, str] = {}
         options = self._options(None)
@@ -125,6 +125,7 @@ class _Run:
             plan = self._plan(self._takes)
             pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))
             if plan.jobs or plan.unreadable != unreadable:
+                self.report.check(plan, self.source)
                 outcome = self._color(plan, replace(options, batch_size=self.backend.batch_size or options.batch_size))
                 for name in unreadable:
                     total.failed.pop(name, None)
@@ -206,13 +207,13 @@ class _Run:
     def _finish(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> None:
         """Say and write down what became of the run."""
         console = self.console
-        values = report(
+        values = report_values(
             plan, outcome, options, self.request.format, self.backend, model_digest(self.backend), self.request.watch
         )
         values |= {"input": str(self.source), "output": str(self.target), "journal": str(self.journal.path)}
         for number, (name, reason) in enumerate(outcome.failed.items()):
             if number == SHOWN_FAILURES:
-                console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report or REPORT_NAME}")
+                console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report}")
                 break
             console.warn(f"failed: {name}: {reason}")
         self._warn_of_backend()
@@ -224,17 +225,12 @@ class _Run:
         for name, reason in plan.passed_over.items():
             console.log("passed over", True, name=name, reason=reason)
             console.note(f"passed over: {name}: {reason}")
-        write_report(values, self.target, self.report)
+        self.report.write(values)
         console.note(
             f"{counts(outcome)}; {values['images_per_second']} images/s; {plan.other_files} other files left alone; "
-            f"report in {self.report or f'{self.target}/{REPORT_NAME}'}"
+            f"report in {self.report}"
         )
         console.log("end", **{key: values[key] for key in ("done", "skipped", "failed", "stopped", "seconds")})
-
-    def _check_writable(self) -> None:
-        """Before the first photo, so that a night's work does not end without its report."""
-        if self.report is not None:
-            check_writable(self.report)
 
 
 def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:

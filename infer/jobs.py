@@ -1,16 +1,18 @@
 """Which input goes to which output: the plan that is made before a run begins."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from cgan.errors import UserError
+from cgan.files import OccupiedError
 from cgan.formats import PHOTO_FORMATS
 from infer.images import WRITE_FORMATS
 from infer.journal import BEGUN, DONE, FAILED, Row
 from infer.local_folder import LocalFile, LocalFolder
-from infer.storage import WORK_FOLDER, Entry, Status, Storage
+from infer.storage import WORK_FOLDER, Entry, Status, Storage, is_below
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
@@ -48,7 +50,7 @@ class Plan:
     passed_over: dict[str, str]
     """Paths that are not inputs, with the reason: links to folders, FIFOs, links that lead nowhere."""
     unreadable: dict[str, str]
-    """Folders that could not be searched, with the reason: photos in them are missing from the run."""
+    """Folders that could not be searched, and photos that no output can be named after, with the reason."""
     other_files: int
     """Files whose names are not those of photos, hidden files included."""
 
@@ -91,6 +93,8 @@ def make_plan(
             passed_over[entry.name] = f"a picture in {path.suffix.lower()[1:].upper()}, which is not read; convert it"
         elif path.suffix.lower() not in PHOTO_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
             other_files += 1
+        elif not is_below(entry.name):
+            unreadable[entry.name] = "its name leads out of the folder, so its output would too; rename it"
         elif choose is None or choose(entry):
             found[entry.name] = identity_of(entry.status)
     if choose is None and unreadable and not found:
@@ -113,14 +117,15 @@ def identity_of(status: Status) -> str:
 
 
 def check(
-    job: Job, row: Row | None, there: Status | None, same: bool, recipe: str, root: str, overwrite: bool
+    job: Job, row: Row | None, there: Status | None, content: str, same: bool, recipe: str, root: str, overwrite: bool
 ) -> tuple[str, str]:
-    """What a run has to do with a job.
+    """Decide what a run has to do with a job.
 
     Args:
         job: the photo.
         row: what the journal knows of its output.
         there: the file at its output, None where there is none.
+        content: SHA-256 of that file where `content_decides`, else empty.
         same: whether the row speaks of the input as it is now.
         recipe: digest of the model and the options that change the picture.
         root: the INPUT folder.
@@ -134,27 +139,67 @@ def check(
     if there is None:
         return "do", "no output yet" if row is None or row.state != DONE else "its output is gone"
     if row is None:
-        return "fail", f"{job.output} is there and no run wrote it; move it away, or replace it with --overwrite"
+        return "fail", occupied(job.output)
     if row.name != job.name:
-        return "fail", f"{job.output} was made from {row.name}; move it away, or replace it with --overwrite"
+        return "fail", f"{job.output} was made from {row.name}; {ADVICE}"
+    current = same and row.recipe == recipe
+    if not there.regular and not (current and row.state == DONE and there.size == row.size):
+        return "fail", f"{job.output} is a link or no file; {ADVICE}"
     if row.state == BEGUN:
-        # Where nothing lay before, what lies there now was published whole, and only its note is missing.
-        finished = same and row.recipe == recipe and row.size == 0 and there.size > 0
-        return ("skip", "") if finished else ("do", "not finished")
+        if there.size and not known_contents(row):
+            return "do", "not known to be finished"  # whose output is left if it is equal
+        if content and content == row.publishing and current:
+            return "skip", ""  # a kill came before its note
+        if content and content not in known_contents(row):
+            return "fail", occupied(job.output)
+        return "do", "not finished"
     if there.size == 0:  # after a power cut, on some file systems
         return "do", "its output is empty"
     if there.size != row.size:
-        return "fail", f"{job.output} was changed since it was written; move it away, or replace it with --overwrite"
+        return "fail", changed(job.output) if row.size else occupied(job.output)
     if row.state == FAILED:
         return "do", "failed before"
     if same:
-        return ("skip", "") if row.recipe == recipe else ("do", "another model or other options")
+        return ("skip", "") if current else ("do", "another model or other options")
     if row.root != root:
-        return "fail", (
-            f"{job.output} was made from another photo of this name, in {row.root}; choose another OUTPUT, or replace "
-            "it with --overwrite"
-        )
+        return "fail", f"{job.output} was made from another photo of this name, in {row.root}; {ADVICE}"
     return "do", "the photo changed"
+
+
+ADVICE = "move it away or choose another OUTPUT, or replace it with --overwrite"
+EMPTY = hashlib.sha256().hexdigest()
+
+
+def occupied(output: str) -> str:
+    """The reason where a file of somebody else lies at an output."""
+    return f"{output} is there and no run wrote it; {ADVICE}"
+
+
+def refused(output: str, error: OccupiedError) -> str:
+    """The reason where something appeared at an output, or was changed, while the photo was coloured."""
+    return f"{output}: {error.strerror}, which no run wrote as it is now; {ADVICE}"
+
+
+def changed(output: str) -> str:
+    """The reason where an output is no longer what a run wrote."""
+    return f"{output} was changed since it was written; {ADVICE}"
+
+
+def content_decides(row: Row | None, there: Status | None) -> bool:
+    """Return True if `check` needs the digest of the file at an output: a kill came between its note and its end."""
+    return row is not None and row.state == BEGUN and there is not None and there.regular and there.size > 0
+
+
+def known_contents(row: Row | None) -> frozenset[str]:
+    """SHA-256 of the contents at an output that a run put there, so that they may be replaced."""
+    return frozenset({row.digest, row.publishing} - {""}) if row else frozenset()
+
+
+def replaceable_contents(row: Row | None, overwrite: bool) -> frozenset[str] | None:
+    """What an output may replace, as of `Storage.publish`."""
+    if overwrite:
+        return None
+    return known_contents(row) | {EMPTY} if row else frozenset()
 
 
 def check_folders(source: Storage, target: Storage) -> None:

@@ -90,8 +90,6 @@ class LocalFolder(Storage):
                 os.fsync(file.fileno())
             with self._opened(PurePath(name).parent) as folder:
                 _place(temporary, self._work, PurePath(name).name, folder, replaces, content)
-        except OccupiedError as error:
-            raise OccupiedError(name, error.strerror or "") from None
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._work)
@@ -101,7 +99,7 @@ class LocalFolder(Storage):
         """A descriptor of a folder below this one, made where it is missing.
 
         Raises:
-            OccupiedError: it, or a folder on the way to it, is a link or a file.
+            NotADirectoryError: it, or a folder on the way to it, is a link or a file.
         """
         assert self._root is not None
         folder = os.dup(self._root)
@@ -162,7 +160,8 @@ def _open_folder(name: str, above: int) -> int:
             os.mkdir(name, dir_fd=above)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise OccupiedError(name, f"{name} is a link or a file, where a folder is needed,") from None
+                reason = "Not a directory: found a file or a link, and links are not followed"
+                raise NotADirectoryError(errno.ENOTDIR, reason, name) from None
             raise
     return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
 

@@ -6,22 +6,24 @@ bounded by number and by pixels, so memory does not grow with the folder or with
 """
 
 import errno
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import ParamSpec
 
 import numpy as np
 
+from cgan.files import OccupiedError
 from infer.backends.base import Backend, OutOfMemory
 from infer.dispatch import IO_THREADS, Dispatcher, Ended
 from infer.images import Photo, decode, model_input, pixels_of, reason_of, render_size_for
-from infer.jobs import Job, check
+from infer.jobs import Job, check, content_decides, known_contents, refused, replaceable_contents
 from infer.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.render import write_photo
 from infer.run import Event, FolderOptions, OnEvent, Outcome, Stage
@@ -98,7 +100,8 @@ class Pipeline:
             OSError: nothing can be written to `target`; no photo was begun.
         """
         started = self.committed = time.monotonic()
-        self.target.prepare()
+        self.target.prepare(self.journal.former_marks)
+        self.journal.forget_marks(self.journal.former_marks)
         waiting = self._to_do(jobs)
         try:
             with self.work:
@@ -119,7 +122,7 @@ class Pipeline:
         self.outcome.seconds = time.monotonic() - started
         return self.outcome
 
-    def _hand_out(self, waiting: Iterator[Job]) -> None:
+    def _hand_out(self, waiting: Iterator[Item]) -> None:
         """Begin what the bounds allow, in the order in which photos come nearer to their end."""
         self._fetch_some(waiting)
         admitted: list[Item] = []
@@ -141,18 +144,18 @@ class Pipeline:
             self.running += 1
             self.work.submit(self.work.pool, "run", self._run, [batch], self._colored)
 
-    def _fetch_some(self, waiting: Iterator[Job]) -> None:
+    def _fetch_some(self, waiting: Iterator[Item]) -> None:
         if self._stopping():
             self.fetched.clear()  # nothing of them is seen yet, and the journal forgets that they were begun
             return
         share = 1 if self.source.waits else GROUP  # what was fetched from a store is in memory
         room = 2 * IO_THREADS * share - self.fetching - len(self.fetched)
-        begun = [Item(job) for job in islice(iter(lambda: self._next(waiting), None), max(0, room))]
+        begun = list(islice(iter(lambda: self._next(waiting), None), max(0, room)))
         self.fetching += len(begun)
         for group in groups(begun, share):
             self.work.submit(self.work.io_pool, "fetch", self._fetch, group, self._fetched)
 
-    def _next(self, waiting: Iterator[Job]) -> Job | None:
+    def _next(self, waiting: Iterator[Item]) -> Item | None:
         return None if self._stopping() else next(waiting, None)
 
     def _has_room(self, item: Item) -> bool:
@@ -188,22 +191,25 @@ class Pipeline:
             self.decoded.remove(item)
         return same
 
-    def _to_do(self, jobs: tuple[Job, ...]) -> Iterator[Job]:
-        """The jobs that have to be done, each noted in the journal as begun before it is handed out."""
+    def _to_do(self, jobs: tuple[Job, ...]) -> Iterator[Item]:
+        """The photos of the jobs that have to be done, each noted in the journal as begun before it is handed out."""
         identified = self._identified(jobs)
         while chunk := list(islice(identified, JOURNAL_CHUNK)):
             rows: list[tuple[str, Row]] = []
-            begun: list[Job] = []
+            begun: list[Item] = []
             for job, checksum in chunk:
                 if self._stopping():
                     return
                 try:
-                    there = self.target.status(job.output)
-                    if self._is_to_do(job, checksum, there):
-                        begun.append(job)
+                    former, there = self.journal.find(job.output), self.target.status(job.output)
+                    content = self.target.checksum(job.output) if content_decides(former, there) else ""
+                    if self._is_to_do(job, checksum, former, there, content):
+                        begun.append(Item(job, replaceable_contents(former, self.options.overwrite)))
                         size = there.size if there else 0
                         row = Row(job.name, job.identity, checksum, self.recipe, self.root, BEGUN, size, "")
-                        rows.append((job.output, row))
+                        # It remembers what earlier runs put at its output.
+                        known = content if content in known_contents(former) else former.digest if former else ""
+                        rows.append((job.output, replace(row, digest=known)))
                 except JournalError as error:
                     self.outcome.stopped = str(error)
                     return
@@ -233,16 +239,15 @@ class Pipeline:
             else:
                 yield job, checksum
 
-    def _is_to_do(self, job: Job, checksum: str, there: Status | None) -> bool:
-        """Whether a job has to be done; otherwise it is settled."""
-        row = self.journal.find(job.output)
+    def _is_to_do(self, job: Job, checksum: str, row: Row | None, there: Status | None, content: str) -> bool:
+        """Decide whether a job has to be done; otherwise it is settled."""
         same = row is not None and row.is_of(job.identity, checksum)
-        verdict, reason = check(job, row, there, same, self.recipe, self.root, self.options.overwrite)
+        verdict, reason = check(job, row, there, content, same, self.recipe, self.root, self.options.overwrite)
         if verdict == "fail":
             self._settle(job, "failed", reason)
         elif verdict == "skip":
             if row and there and row.state == BEGUN:  # a kill came before its note
-                self.journal.settle(job.output, DONE, size=there.size)
+                self.journal.settle(job.output, DONE, size=there.size, digest=content)
             if row and (row.identity != job.identity or (checksum and not row.checksum)):
                 self.journal.refresh(job.output, job.identity, checksum)
             if row and row.state == DONE and row.reason:
@@ -286,12 +291,12 @@ class Pipeline:
             raw=self.options.resolution == "model",
         )
         item.notes += notes
+        item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
         item.photo = item.gray = item.colors = None
 
     def _publish(self, item: Item) -> None:
         assert isinstance(item.content, bytes | memoryview)
-        self.target.publish(item.job.output, item.content)
-        item.size = len(item.content)
+        self.target.publish(item.job.output, item.content, item.replaces)
         item.content = None
 
     def _fetched(self, ended: Ended[Item]) -> None:
@@ -323,6 +328,8 @@ class Pipeline:
 
     def _encoded(self, ended: Ended[Item]) -> None:
         for group in groups(self._came_through(ended), 1 if self.target.waits else GROUP):
+            if not self._noted(self.journal.publishing, [(item.job.output, item.digest) for item in group]):
+                continue  # the run stops, and nothing appears that the journal does not know
             self.publishing += len(group)
             self.work.submit(self.work.io_pool, "publish", self._publish, group, self._published)
 
@@ -333,7 +340,8 @@ class Pipeline:
             if item.notes:
                 self.outcome.notes[item.job.name] = list(item.notes)
             self.undo.pop(item.job.output, None)  # it lies there, whatever the journal can still take
-            if self._noted(self.journal.settle, item.job.output, DONE, size=item.size, reason="\n".join(item.notes)):
+            output, notes = item.job.output, "\n".join(item.notes)
+            if self._noted(self.journal.settle, output, DONE, size=item.size, digest=item.digest, reason=notes):
                 self._settle(item.job, "done")
 
     def _came_through(self, ended: Ended[Item]) -> list[Item]:
@@ -355,7 +363,7 @@ class Pipeline:
             self.pixels -= item.pixels
 
     def _fail(self, job: Job, error: Exception) -> None:
-        reason = reason_of(error)
+        reason = refused(job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         elif self._noted(self.journal.settle, job.output, FAILED, reason=reason):

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from cgan.errors import UserError, cannot_write
-from cgan.files import file_sha256, json_sha256, replaces_nothing_else
+from cgan.files import file_sha256, json_sha256
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.jobs import Plan, make_plan
 from infer.journal import Journal, JournalError
 from infer.local_folder import LocalFolder
-from infer.report import REPORT_KEYS, REPORT_NAME
 from infer.run import FolderOptions
-from infer.storage import WORK_FOLDER, Storage
+from infer.storage import JOURNAL_NAME, WORK_FOLDER, Storage
 
 MOST_RENDER = 4096
 """Largest --render-size; models are trained at a thirtieth of it."""
@@ -42,8 +41,18 @@ class FolderRequest:
 
 
 def work_folder(target: Storage) -> Path | None:
-    """Where runs keep their own files in an OUTPUT, None in a store."""
-    return target.path / WORK_FOLDER if isinstance(target, LocalFolder) else None
+    """Where runs keep their own files in an OUTPUT, None in a store.
+
+    Raises:
+        UserError: a link is in its place, which could lead to files of others.
+    """
+    if not isinstance(target, LocalFolder):
+        return None
+    folder = target.path / WORK_FOLDER
+    for path in (folder, folder / JOURNAL_NAME):
+        if path.is_symlink():
+            raise UserError(f"{path}: found a link, expected what a run made there; remove it or choose another OUTPUT")
+    return folder
 
 
 def opened_model(request: FolderRequest, threads: int) -> Backend:
@@ -78,22 +87,6 @@ def opened_journal(path: Path | None, target: Storage, shown: Path | None = None
         return Journal(path, shown)
     except OSError as error:
         raise unwritable(target, error) from error
-
-
-def report_path(request: FolderRequest, target: Storage) -> Path | None:
-    """Where the report of a run goes, None where that is into a store.
-
-    Raises:
-        UserError: something lies there that is no report.
-    """
-    path = request.report or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
-    replaceable = request.options.overwrite and not request.report and path is not None and path.is_file()
-    if path is not None and not replaceable and not replaces_nothing_else(path, REPORT_KEYS):
-        raise UserError(
-            f"{path}: found something that is no report of a run, expected none or one; move it away, or name another "
-            "with --report"
-        )
-    return path
 
 
 def unwritable(target: Storage, error: OSError) -> UserError:

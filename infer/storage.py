@@ -88,8 +88,8 @@ class Storage(ABC):
                 None stands for any file. A file that has the new content already is left as it is.
 
         Raises:
-            OccupiedError: something else lies there, or a link where a folder should be; it stays.
-            OSError: it cannot be written, or the name does not lie below the folder.
+            OccupiedError: something else lies there; it stays.
+            OSError: it cannot be written, a folder on the way is a link, or the name does not lie below the folder.
         """
 
     @abstractmethod

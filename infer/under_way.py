@@ -1,6 +1,6 @@
 """A photo on its way through a folder run, and which of them share a task."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ class Item:
     """A photo under way."""
 
     job: Job
+    replaces: Collection[str] | None = ()
+    """SHA-256 of the contents that its output may replace; None stands for any."""
     content: Path | Encoded | None = None
     """What is read, and later what is written."""
     pixels: int = 0
@@ -29,6 +31,8 @@ class Item:
     notes: tuple[str, ...] = ()
     size: int = 0
     """Of the output, in bytes."""
+    digest: str = ""
+    """SHA-256 of the output."""
 
 
 def groups(items: Iterable[Item], most: int) -> Iterator[list[Item]]:

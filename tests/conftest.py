@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,9 +273,9 @@ class WatchedFolder(LocalFolder):
         super().__init__(path)
         self.before: Callable[[str], object] = lambda name: None
 
-    def publish(self, name: str, content: bytes | memoryview) -> None:
+    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
         self.before(name)
-        super().publish(name, content)
+        super().publish(name, content, replaces)
 
 
 class PipelineRun:

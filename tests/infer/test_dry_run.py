@@ -145,7 +145,7 @@ def test_a_file_in_the_place_of_the_report_is_foreseen(photos: Path, tmp_path: P
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.json").write_text("mine")
     for options in ([], ["--dry-run"]):
-        assert "no report of a run" in color(photos, tmp_path / "out", *options).result.error(2)
+        assert "that this command did not write" in color(photos, tmp_path / "out", *options).result.error(2)
 
 
 def test_pixels_are_limited_by_the_option_and_not_by_pillow(

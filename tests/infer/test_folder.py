@@ -369,7 +369,7 @@ def test_a_report_replaces_nothing_but_reports(
     before = target.read_bytes() if target.is_file() else b""
     for options in ([], ["--overwrite"]):
         error = color(photos, out, "--report", target, *options).result.error(2)
-        assert f"{target}: found something that is no report" in error
+        assert f"--report {target}: found " in error
     assert (target.read_bytes() if target.is_file() else b"") == before
 
 
@@ -385,7 +385,7 @@ def test_a_report_replaces_an_earlier_one_and_an_empty_file(
 def test_a_report_of_someone_else_is_left_alone(photos: Path, out: Path, color: Color) -> None:
     out.mkdir()
     (out / "report.json").write_text('{"mine": 1}')
-    assert "found something that is no report of a run" in color(photos, out).result.error(2)
+    assert "found something that this command did not write" in color(photos, out).result.error(2)
     assert (out / "report.json").read_text() == '{"mine": 1}'
     assert color(photos, out, "--overwrite").code == 0
     assert color(photos, out).code == 0  # its own report is replaced

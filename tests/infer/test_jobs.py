@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS
 from infer.images import WRITE_FORMATS
-from infer.jobs import Job, Plan, _output_names, check, make_plan
+from infer.jobs import Job, Plan, _output_names, check, content_decides, make_plan, replaceable_contents
 from infer.journal import BEGUN, DONE, FAILED, Row
 from infer.local_folder import LocalFile, LocalFolder
 from infer.storage import Entry, Status
@@ -148,43 +148,57 @@ def test_a_job_tells_size_and_time_of_its_photo(tmp_path: Path) -> None:
 
 
 JOB = Job("a.gif", "a.png", "PNG", "10:1")
-ROW = Row("a.gif", "10:1", "", "recipe", "/in", DONE, 7, "")
+ROW = Row("a.gif", "10:1", "", "recipe", "/in", DONE, 7, "", "own")
+NEW = replace(ROW, state=BEGUN, size=0, digest="", publishing="new")
 THERE = Status(7, "5")
+LINK = replace(THERE, regular=False)
 
 
 @pytest.mark.parametrize(
-    ("row", "there", "same", "overwrite", "verdict", "reason"),
+    ("row", "there", "content", "same", "overwrite", "verdict", "reason"),
     [
-        (None, None, False, False, "do", "no output yet"),
-        (replace(ROW, state=BEGUN), None, True, False, "do", "no output yet"),
-        (replace(ROW, state=FAILED), None, True, False, "do", "no output yet"),
-        (ROW, None, True, False, "do", "its output is gone"),
-        (None, THERE, False, False, "fail", "no run wrote it"),
-        (replace(ROW, name="a.bmp"), THERE, True, False, "fail", "was made from a.bmp"),
-        (replace(ROW, state=BEGUN), THERE, True, False, "do", "not finished"),
-        (replace(ROW, state=BEGUN), Status(3, "5"), True, False, "do", "not finished"),
-        (replace(ROW, state=BEGUN, size=0), THERE, True, False, "skip", ""),  # killed before its note
-        (replace(ROW, state=BEGUN, size=0), Status(0, "5"), True, False, "do", "not finished"),
-        (replace(ROW, state=BEGUN, size=0), THERE, False, False, "do", "not finished"),
-        (replace(ROW, state=BEGUN, size=0, recipe="other"), THERE, True, False, "do", "not finished"),
-        (ROW, Status(0, "5"), True, False, "do", "its output is empty"),
-        (ROW, Status(8, "5"), True, False, "fail", "was changed since it was written"),
-        (ROW, Status(8, "5"), False, False, "fail", "was changed since it was written"),
-        (replace(ROW, state=FAILED), THERE, True, False, "do", "failed before"),
-        (replace(ROW, state=FAILED), Status(8, "5"), True, False, "fail", "was changed since it was written"),
-        (ROW, THERE, True, False, "skip", ""),
-        (replace(ROW, root="/moved"), THERE, True, False, "skip", ""),
-        (replace(ROW, recipe="other"), THERE, True, False, "do", "another model or other options"),
-        (ROW, THERE, False, False, "do", "the photo changed"),
-        (replace(ROW, root="/other"), THERE, False, False, "fail", "another photo of this name, in /other"),
-        (ROW, THERE, True, True, "do", "--overwrite"),
-        (None, THERE, False, True, "do", "--overwrite"),
+        (None, None, "", False, False, "do", "no output yet"),
+        (replace(ROW, state=BEGUN), None, "", True, False, "do", "no output yet"),
+        (replace(ROW, state=FAILED), None, "", True, False, "do", "no output yet"),
+        (ROW, None, "", True, False, "do", "its output is gone"),
+        (None, THERE, "", False, False, "fail", "no run wrote it"),
+        (replace(ROW, name="a.bmp"), THERE, "", True, False, "fail", "was made from a.bmp"),
+        # begun: only its digest tells whose file lies there
+        (replace(ROW, state=BEGUN), THERE, "own", True, False, "do", "not finished"),
+        (replace(ROW, state=BEGUN, publishing="new"), THERE, "own", True, False, "do", "not finished"),
+        (replace(ROW, state=BEGUN, publishing="new"), THERE, "new", True, False, "skip", ""),
+        (replace(ROW, state=BEGUN, publishing="new"), THERE, "other", True, False, "fail", "no run wrote it"),
+        (NEW, THERE, "new", True, False, "skip", ""),  # killed before its note
+        (NEW, THERE, "other", True, False, "fail", "no run wrote it"),
+        (NEW, THERE, "new", False, False, "do", "not finished"),
+        (replace(NEW, recipe="other"), THERE, "new", True, False, "do", "not finished"),
+        (NEW, Status(0, "5"), "", True, False, "do", "not finished"),
+        (replace(NEW, publishing=""), THERE, "other", True, False, "do", "not known to be finished"),
+        (ROW, Status(0, "5"), "", True, False, "do", "its output is empty"),
+        (ROW, Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
+        (ROW, Status(8, "5"), "", False, False, "fail", "was changed since it was written"),
+        (replace(ROW, state=FAILED), THERE, "", True, False, "do", "failed before"),
+        (replace(ROW, state=FAILED), Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
+        (replace(ROW, state=FAILED, size=0), THERE, "", True, False, "fail", "no run wrote it"),
+        (ROW, THERE, "", True, False, "skip", ""),
+        (ROW, LINK, "", True, False, "skip", ""),  # to a file that may be the output, moved elsewhere
+        (ROW, LINK, "", False, False, "fail", "is a link"),
+        (replace(ROW, recipe="other"), LINK, "", True, False, "fail", "is a link"),
+        (replace(ROW, state=BEGUN), LINK, "", True, False, "fail", "is a link"),
+        (None, Status(0, "", regular=False), "", True, False, "fail", "no run wrote it"),
+        (replace(ROW, root="/moved"), THERE, "", True, False, "skip", ""),
+        (replace(ROW, recipe="other"), THERE, "", True, False, "do", "another model or other options"),
+        (ROW, THERE, "", False, False, "do", "the photo changed"),
+        (replace(ROW, root="/other"), THERE, "", False, False, "fail", "another photo of this name, in /other"),
+        (ROW, THERE, "", True, True, "do", "--overwrite"),
+        (None, THERE, "", False, True, "do", "--overwrite"),
     ],
 )
 def test_what_there_is_to_do(
-    row: Row | None, there: Status | None, same: bool, overwrite: bool, verdict: str, reason: str
+    row: Row | None, there: Status | None, content: str, same: bool, overwrite: bool, verdict: str, reason: str
 ) -> None:
-    found, why = check(JOB, row, there, same, "recipe", "/in", overwrite)
+    assert bool(content) is content_decides(row, there)
+    found, why = check(JOB, row, there, content, same, "recipe", "/in", overwrite)
     assert found == verdict
     assert reason in why
     assert bool(why) is (verdict != "skip")
@@ -200,28 +214,38 @@ rows = st.builds(
     state=st.sampled_from([BEGUN, DONE, FAILED]),
     size=st.sampled_from([0, 7]),
     reason=st.just(""),
+    digest=st.sampled_from(["", "own"]),
+    publishing=st.sampled_from(["", "new"]),
 )
-statuses = st.none() | st.builds(Status, st.sampled_from([0, 7, 8]), st.just("5"))
+statuses = st.none() | st.builds(Status, st.sampled_from([0, 7, 8]), st.just("5"), st.booleans())
 
 
-@given(st.none() | rows, statuses, st.booleans())
+@given(st.none() | rows, statuses, st.booleans(), st.sampled_from(["own", "new", "stranger"]))
 def test_a_file_that_the_journal_does_not_know_is_never_replaced(
-    row: Row | None, there: Status | None, same: bool
+    row: Row | None, there: Status | None, same: bool, content: str
 ) -> None:
-    verdict, _ = check(JOB, row, there, same, "recipe", "/in", overwrite=False)
+    told = content if content_decides(row, there) else ""
+    verdict, _ = check(JOB, row, there, told, same, "recipe", "/in", overwrite=False)
+    replaces = replaceable_contents(row, overwrite=False)
+    assert replaces is not None
     known = row is not None and row.name == JOB.name
-    finished = known and row is not None and row.state != BEGUN
     if there and not known:
         assert verdict == "fail"
-    if there and finished and row is not None and there.size not in (0, row.size):
+    if there and not there.regular:
+        assert verdict in ("skip", "fail")
+    if there and known and row is not None and row.state != BEGUN and there.size not in (0, row.size):
         assert verdict == "fail"  # nor one that was changed since
     if verdict == "skip":
         assert there and same and row is not None
         assert row.recipe == "recipe"
-        assert (row.state, row.size) in {(DONE, there.size), (BEGUN, 0)}
+        assert (row.state, row.size) == (DONE, there.size) or (row.state == BEGUN and content == row.publishing)
+    if verdict == "do" and there and there.size:
+        assert row is not None
+        assert (content in replaces) is (content in {row.digest, row.publishing})  # else publishing refuses
     if there is None:
         assert verdict == "do"
-    assert check(JOB, row, there, same, "recipe", "/in", overwrite=True)[0] == "do"
+    assert check(JOB, row, there, told, same, "recipe", "/in", overwrite=True)[0] == "do"
+    assert replaceable_contents(row, overwrite=True) is None
 
 
 def test_other_files_are_counted_and_work_files_are_no_photos(tmp_path: Path) -> None:

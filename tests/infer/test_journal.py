@@ -118,19 +118,19 @@ def test_a_database_of_something_else_is_refused_and_left_as_it_is(path: Path) -
         database.execute("CREATE TABLE songs (title TEXT)")
         database.execute("INSERT INTO songs VALUES ('x')")
         database.commit()
-    with pytest.raises(UserError, match="not a journal of schema 1"):
+    with pytest.raises(UserError, match="not a journal of schema 2"):
         Journal(path)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT * FROM songs").fetchall() == [("x",)]
         assert database.execute("PRAGMA application_id").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("pragma", ["user_version = 2", "application_id = 7"])
+@pytest.mark.parametrize("pragma", ["user_version = 3", "application_id = 7"])
 def test_a_journal_of_another_version_is_refused(path: Path, pragma: str) -> None:
     Journal(path).close()
     with closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA {pragma}")
-    with pytest.raises(UserError, match=r"journal\.sqlite: found a database that is not a journal of schema 1"):
+    with pytest.raises(UserError, match=r"journal\.sqlite: found a database that is not a journal of schema 2"):
         Journal(path)
 
 

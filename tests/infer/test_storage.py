@@ -23,6 +23,10 @@ from infer.storage import Status, Storage
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 class PlainStore(LocalFileSystem):  # type: ignore[misc]
     """A store behind plain://, in the folder of this name: files are seen while they are written, as over SFTP."""
 
@@ -110,7 +114,7 @@ def test_what_is_published_again_replaces_the_first(storage: Storage) -> None:
     storage.prepare()
     storage.publish("a.png", b"first")
     before = storage.status("a.png")
-    storage.publish("a.png", b"again!")
+    storage.publish("a.png", b"again!", [sha256(b"first")])
     content = storage.fetch("a.png")
     assert (content if isinstance(content, bytes) else content.read_bytes()) == b"again!"
     assert storage.status("a.png") != before
@@ -168,18 +172,27 @@ def test_a_reader_never_sees_a_file_change(tmp_path: Path) -> None:
     folder.prepare()
     folder.publish("a.png", b"first")
     with (tmp_path / "out" / "a.png").open("rb") as reader:
-        folder.publish("a.png", b"again")
+        folder.publish("a.png", b"again", [sha256(b"first")])
         assert reader.read() == b"first"
 
 
-def test_preparing_removes_what_a_killed_run_left(tmp_path: Path) -> None:
+def test_preparing_removes_what_a_killed_run_left_and_nothing_else(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path / "out")
     folder.prepare()
     work = tmp_path / "out" / ".cgan" / "work"
-    (work / "half").write_bytes(b"x")
+    mark = "0" * 32
+    left = [work / f".cgan-{mark}-0123.tmp", folder.path / f".cgan-{mark}-4567.tmp"]  # the second of a report
+    own = [work / "half", work / ".cgan-mine.tmp", folder.path / ".cgan-0123456789ab.tmp"]
+    for path in (*left, *own):
+        path.write_bytes(b"x")
     folder.prepare()
-    assert list(work.iterdir()) == []
-    (work / "half").write_bytes(b"x")
+    folder.prepare([mark])
+    assert [path.exists() for path in (*left, *own)] == [False, False, True, True, True]
+    folder.finish()
+    assert (work / "half").exists()
+    for path in work.iterdir():
+        path.unlink()
+    folder.prepare()
     folder.finish()
     folder.finish()  # nothing there is nothing to remove
     assert list((tmp_path / "out" / ".cgan").iterdir()) == []
@@ -353,10 +366,3 @@ def test_a_url_that_cannot_be_opened_is_one_line(
 def test_a_protocol_that_nobody_knows_is_named() -> None:
     with pytest.raises(UserError, match="Protocol not known: nope"):
         open_storage("nope://x")
-
-
-def test_a_report_that_a_kill_left_half_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".cgan-0123456789ab.tmp").write_text("half")
-    (tmp_path / "mine.tmp").write_text("mine")
-    LocalFolder(tmp_path).prepare()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".cgan", "mine.tmp"]
