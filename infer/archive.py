@@ -184,13 +184,14 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
     found: list[tarfile.TarInfo] = []
     end = CUT_OFF
     try:
-        found.extend(tar)
+        for info in tar:
+            found.append(info)
         file.seek(tar.offset)
         # tarfile takes a damaged header for the end; the true one is a block of zeros.
         if file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE:
             end = ""
     except tarfile.ReadError:
-        found = list(tar.members)
+        pass
     by_name: dict[str, list[tarfile.TarInfo]] = {}
     for info in found:
         by_name.setdefault(_plain(info.name), []).append(info)

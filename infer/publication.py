@@ -51,7 +51,7 @@ class Publication:
             # Refused, by a condition that each store words differently, or it arrived and its answer did not.
             after = self._look()
             if after and after != before and self._may_replace(after):
-                raise OccupiedError(self.name, "another file appeared there") from None
+                raise OccupiedError(self.name, "another file") from None
             if after and after.sha256 == self.sha256:
                 return
             raise
@@ -88,7 +88,7 @@ class Publication:
         try:
             found = self.files.info(self.path)
             if kind_of(found) != "file":
-                raise OccupiedError(self.name, f"a {kind_of(found)} is there")
+                raise OccupiedError(self.name, f"a {kind_of(found)}")
             content = self.files.cat_file(self.path)
         except FileNotFoundError:
             return None
@@ -98,5 +98,5 @@ class Publication:
         """Whether the file has to be written; False where it lies there already."""
         assert self.replaces is not None
         if found and found.sha256 != self.sha256 and found.sha256 not in self.replaces:
-            raise OccupiedError(self.name, "another file is there")
+            raise OccupiedError(self.name, "another file")
         return not found or found.sha256 != self.sha256

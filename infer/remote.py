@@ -90,6 +90,7 @@ class RemoteFolder(Storage):
                 yield from self._entries(path, found)
             return
         folders = [self._root]
+        seen: set[str] = set()
         while folders:
             folder = folders.pop()
             try:
@@ -104,10 +105,13 @@ class RemoteFolder(Storage):
                 path = found["name"]
                 if kind_of(found) != "directory" or path.rstrip("/") == folder:
                     yield from self._entries(path, found)
-                elif is_below(self._name(path).rstrip("/")):
-                    folders.append(path.rstrip("/"))
-                else:
+                elif not is_below(self._name(path).rstrip("/")):
                     yield Entry(self._name(path), None, "its name leads out of its folder", unreadable=True)
+                elif found.get("unique") in seen:  # FTP servers show links as what they lead to
+                    yield Entry(self._name(path), None, "another name of a folder that is searched already")
+                else:
+                    folders.append(path.rstrip("/"))
+                    seen |= {found["unique"]} if found.get("unique") else set()
 
     def _entries(self, path: str, found: dict[str, Any]) -> Iterator[Entry]:
         """None for the folder itself, and for what only marks a folder."""
