@@ -23,6 +23,7 @@ VERSION_KEYS = (
 )
 """What stores tell of a file's version, the surest first."""
 
+HTTP = frozenset({"http", "https"})
 THIS_MACHINE = frozenset({"file", "local"})
 
 
@@ -49,7 +50,7 @@ def opened(url: str, credentials: Credentials, **options: Any) -> tuple[Any, str
 
 def identity_of(url: str, files: Any, path: str) -> str:
     """Protocol and path, with user, host and port where paths do not begin with a bucket; no password or token."""
-    if "::" in url or protocols_of(files) & {"http", "https"}:
+    if "::" in url or protocols_of(files) & HTTP:
         return Credentials(url).identity.rstrip("/")
     return str(files.unstrip_protocol(path)).replace("://", f"://{host_of(files)}", 1).rstrip("/")
 

@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from cgan.errors import UserError
 from cgan.files import OccupiedError, is_left_by, temporary_name
 from infer.credentials import Credentials
 from infer.filesystems import (
+    HTTP,
     THIS_MACHINE,
     as_os_errors,
     first_line,
@@ -55,10 +57,12 @@ class RemoteFolder(Storage):
         self.url = url
         self.credentials = Credentials(url)
         self._files, root = opened(url, self.credentials)
+        self._protocols = protocols_of(self._files)
+        if self._protocols & HTTP and "?" in root:
+            raise UserError(f"{self}: found a query in the URL of a folder, whose files would have it too; leave it out")
         self._root = root.rstrip("/") or root
         # Paths of some stores begin with "/", and those of the others with a bucket.
         self._prefix = f"{root.rstrip('/')}/" if root or self._files.root_marker else ""
-        self._protocols = protocols_of(self._files)
         self._broken = False
         self._listed: dict[str, Status] | None = None
         self._listing = threading.Lock()

@@ -153,3 +153,10 @@ def test_a_url_that_cannot_be_opened_shows_no_password(monkeypatch: pytest.Monke
         RemoteFolder(f"ftp://me:{SECRET}@host/x")
     assert "nobody at ftp://me:***@host/x" in str(error.value)
     assert SECRET not in str(error.value)
+
+
+def test_a_folder_behind_a_signed_url_is_refused() -> None:
+    """Its files would need signatures of their own. An archive needs none but its own."""
+    with pytest.raises(UserError, match=r"^https://host/photos\?sig=\*\*\*: found a query in the URL of a folder"):
+        open_storage(f"https://host/photos?sig={SECRET}")
+    assert SECRET not in open_storage(f"zip://x::https://host/x.zip?sig={SECRET}").identity
