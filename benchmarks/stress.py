@@ -208,7 +208,7 @@ def kills(setup: Setup) -> Findings:
 
 def own(setup: Setup) -> Findings:
     """Files that a user puts into OUTPUT at any moment stay as they are, whatever kills and later runs do."""
-    count, kill_count = setup.count(600, 120), 10 if setup.quick else 40
+    count, kill_count = setup.count(600, 120), setup.kills + (0 if setup.quick else 10)
     sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
     make_photos(setup.photos, sources, count)
     for number, path in enumerate(sorted(sources.iterdir())):
