@@ -5,6 +5,7 @@
 Each check runs `cgan-infer folder` in processes of its own and prints one line; the command exits with 1 if one fails.
 
 memory: peak memory over 20,000 files and over 1,000, which may differ by a tenth.
+own: 40 random SIGKILLs while a user drops, replaces and edits files in OUTPUT; none of these is changed.
 kills: random SIGKILLs, each followed by the same command; every output whole, none made twice, nothing left over.
 mixed: formats and modes of all kinds with a tenth of hostile files; all good ones coloured, all bad ones named.
 large: a colour JPEG of 100 megapixels within 3 GiB.
@@ -32,6 +33,7 @@ from PIL import Image
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.dropped import Dropper
 from benchmarks.folder import make_photos
 from benchmarks.hostile import make_mixed
 from benchmarks.machine import arguments, machine
@@ -119,10 +121,10 @@ class Run:
     """Last line of its standard error."""
 
 
-def run(setup: Setup, source: Path, target: Path) -> Run:
+def run(setup: Setup, source: Path, target: Path, *options: str) -> Run:
     """The command to its end."""
     began = time.perf_counter()
-    command = [sys.executable, "-c", LAUNCHER, *setup.command(source, target)]
+    command = [sys.executable, "-c", LAUNCHER, *setup.command(source, target, *options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     code, kib = map(int, done.stdout.split()[-2:])
     report = target / REPORT_NAME
@@ -204,6 +206,43 @@ def kills(setup: Setup) -> Findings:
     return found
 
 
+def own(setup: Setup) -> Findings:
+    """Files that a user puts into OUTPUT at any moment stay as they are, whatever kills and later runs do."""
+    count, kill_count = setup.count(600, 120), setup.kills + (0 if setup.quick else 10)
+    sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
+    make_photos(setup.photos, sources, count)
+    for number, path in enumerate(sorted(sources.iterdir())):
+        folder = source / str(number % 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    found = Findings()
+    whole = run(setup, source, setup.folder / "whole")
+    found.expect(whole.code == 0, f"without a kill: exit code {whole.code}; {whole.error}")
+    names = [str(path.relative_to(setup.folder / "whole")) for path in (setup.folder / "whole").glob("*/*.*")]
+    chosen = random.Random(1).sample(sorted(set(names)), count // 4)
+    dropper = Dropper(target, [name for name in chosen if not name.startswith(".")], setup.folder / "aside", seed=0)
+    moments = random.Random(2)
+    for _ in range(kill_count):
+        with dropper:
+            killed(setup, source, target, moments.uniform(0, 1.5 * whole.report["seconds"] / kill_count + 0.2), True)
+        found.problems += dropper.problems()
+    for options in ((), ("--resolution", "model")):
+        last = run(setup, source, target, *options)
+        found.problems += dropper.problems()
+        failed = set(last.report["failures"])
+        strangers = dropper.dropped.keys()
+        # Of edited outputs of the same size nothing is seen, and nothing need be, until they would be replaced.
+        noticed = strangers - failed <= (set() if options else dropper.edited) and failed <= strangers
+        found.expect(noticed, f"{len(failed)} failed, expected the {len(strangers)} with files of the user")
+        settled = last.report["done"] + last.report["skipped"] + len(failed)
+        found.expect(settled == count, f"{settled} of {count} photos settled")
+    dropped, edited, changed = len(dropper.dropped), len(dropper.edited), len(dropper.problems())
+    found.figures = {"files": count, "kills": kill_count, "dropped": dropped, "edited": edited, "changed": changed}
+    found.line = f"{count} files, {kill_count} kills, {dropped} files dropped, {edited} of them edited outputs; "
+    found.line += f"{changed} changed"
+    return found
+
+
 def killed(setup: Setup, source: Path, target: Path, delay: float, begun: bool) -> int:
     """Exit code of the command when it is killed so many seconds after it began its photos, or after its start."""
     log = setup.folder / "log"
@@ -268,7 +307,13 @@ def large(setup: Setup) -> Findings:
     return found
 
 
-CHECKS: dict[str, Callable[[Setup], Findings]] = {"memory": memory, "kills": kills, "mixed": mixed, "large": large}
+CHECKS: dict[str, Callable[[Setup], Findings]] = {
+    "memory": memory,
+    "kills": kills,
+    "own": own,
+    "mixed": mixed,
+    "large": large,
+}
 
 
 def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:

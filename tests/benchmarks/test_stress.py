@@ -18,7 +18,7 @@ from benchmarks.stress import Findings, Setup
 ROOT = Path(__file__).parent.parent.parent
 MAIN = "\nfrom infer.cli import main; main()"
 SLOW = """
-import time, infer.storage as s
+import time, infer.local_folder as s
 publish = s.LocalFolder.publish
 s.LocalFolder.publish = lambda *arguments: (time.sleep(0.1), publish(*arguments))
 """
@@ -183,3 +183,22 @@ def test_what_is_no_whole_color_photo_is_told(tmp_path: Path) -> None:
     assert "truncated" in problem_of(path)
     Image.new("L", (40, 30)).save(path)
     assert problem_of(path) == "of mode L, not a colour photo"
+
+
+def test_files_of_the_user_that_stay_pass(check: Check) -> None:
+    found = check("own", SLOW, files=80, kills=4)
+    assert found.problems == []
+    assert found.figures["dropped"] > 5
+    assert found.figures["changed"] == 0
+
+
+def test_files_of_the_user_that_are_replaced_fail(check: Check) -> None:
+    code = """
+import os
+def replace(temporary, work, name, folder, *_):
+    os.replace(temporary, name, src_dir_fd=work, dst_dir_fd=folder)
+s._place = replace
+"""
+    found = check("own", SLOW + code, files=80, kills=4)
+    assert found.figures["changed"] > 0
+    assert any("not the file that was dropped there" in problem for problem in found.problems)

@@ -1,8 +1,6 @@
 """The contract that every artefact carries, sidecars and atomic writes."""
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgan.errors import ChangedFileError, UserError
-from cgan.files import atomic_path, canonical_json, file_sha256, json_sha256
+from cgan.files import file_sha256
 from cgan.spec import (
     COLOR_SPACES,
     LATER_FIELDS,
@@ -153,54 +151,6 @@ def test_metadata_of_another_make_is_refused() -> None:
         ModelSpec.from_metadata({METADATA_KEY: "{"}, "file")
 
 
-@given(st.dictionaries(st.text(), st.integers() | st.text() | st.booleans() | st.none()), st.randoms())
-def test_canonical_json_does_not_depend_on_the_order_of_keys(values: dict[str, object], random: object) -> None:
-    items = list(values.items())
-    random.shuffle(items)  # type: ignore[attr-defined]
-    assert canonical_json(dict(items)) == canonical_json(values)
-    assert json.loads(canonical_json(values)) == values
-    assert json_sha256(values) == hashlib.sha256(canonical_json(dict(items)).encode()).hexdigest()
-
-
-def test_file_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 5000
-    (tmp_path / "file").write_bytes(content)
-    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_atomic_path_gives_the_new_file_only_at_the_end(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-    with atomic_path(target) as temporary:
-        temporary.write_text("new")
-        assert target.read_text() == "old"
-        assert temporary.parent == tmp_path  # a rename is atomic only within one file system
-    assert target.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_atomic_path_leaves_all_as_it_was_after_an_exception(
-    tmp_path: Path, old: str | None, error: type[BaseException]
-) -> None:
-    target = tmp_path / "file"
-    if old:
-        target.write_text(old)
-    with pytest.raises(error), atomic_path(target) as temporary:
-        temporary.write_text("half of the ne")
-        raise error
-    assert [path.read_text() for path in tmp_path.iterdir()] == ([old] if old else [])
-
-
-def test_atomic_path_keeps_the_old_file_when_the_block_writes_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-    with pytest.raises(FileNotFoundError), atomic_path(target):
-        pass
-    assert target.read_text() == "old"
-
-
 @pytest.fixture
 def artefact(tmp_path: Path) -> Path:
     """A file of some bytes with its sidecar."""
@@ -271,12 +221,3 @@ def test_luma_weights_sum_to_one() -> None:
 def test_the_contract_needs_neither_torch_nor_numpy() -> None:
     code = "import sys, cgan.spec; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'click')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_atomic_path_replaces_nothing_but_regular_files(tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    for target in (fifo, tmp_path):
-        with pytest.raises(OSError, match="not a regular file"), atomic_path(target) as temporary:
-            temporary.write_text("content")
-    assert fifo.is_fifo() and list(tmp_path.iterdir()) == [fifo]

@@ -242,10 +242,10 @@ def test_a_report_that_cannot_be_written_is_said_before_the_first_photo(photos: 
 def test_a_report_that_cannot_be_written_in_the_end_is_exit_code_1(
     photos: Path, out: Path, color: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "atomic_path", full)
+    monkeypatch.setattr(report, "write_document", full)
     ran = color(photos, out)
     assert "report.json: the report cannot be written ([Errno 28] No space left on device)" in ran.result.error(1)
     assert len(list(out.glob("*.png"))) == 3
