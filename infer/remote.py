@@ -59,7 +59,7 @@ class RemoteFolder(Storage):
         self._files, root = opened(url, self.credentials)
         self._protocols = protocols_of(self._files)
         if self._protocols & HTTP and "?" in root:
-            raise UserError(f"{self}: found a query in the URL of a folder, whose files would have it too; leave it out")
+            raise UserError(f"{self}: found a query in the URL of a folder, expected none; leave it out")
         self._root = root.rstrip("/") or root
         # Paths of some stores begin with "/", and those of the others with a bucket.
         self._prefix = f"{root.rstrip('/')}/" if root or self._files.root_marker else ""

@@ -24,6 +24,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     yield tmp_path / "state" / "cgan"
     MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
@@ -149,6 +150,35 @@ def test_a_store_that_refuses_all_is_one_line(
 def test_an_input_that_is_not_there_is_one_line(state: Path, color: Color) -> None:
     assert "found no photos" in color("memory://none", OUT).result.error(2)
     assert not state.exists()
+
+
+@pytest.mark.usefixtures("photos", "state")
+def test_names_that_two_files_could_share_fail_and_the_others_are_done(color: Color) -> None:
+    files = MemoryFileSystem()
+    names = ["sub//000.png", "../up.png", "/abs.png", "sub/../x.png"]
+    for name in names:
+        files.store[f"/in/{name}"] = files.store["/in/sub/000.png"]
+    assert color("memory://in", OUT).code == 1
+    assert counts() == (3, 0, 4)
+    assert report()["failures"].keys() == set(names)
+    assert len(files.find("/out")) == 4
+
+
+@pytest.mark.usefixtures("photos", "state")
+def test_an_object_that_appears_during_a_run_stays(color: Color, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = MemoryFileSystem.cat_file
+
+    def disturb(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        content = fetch(self, path, *arguments, **options)
+        if path.startswith("/in"):
+            MemoryFileSystem().pipe_file("/out/sub/001.png", b"mine")
+        return content
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", disturb)
+    assert color("memory://in", OUT).code == 1
+    assert counts() == (2, 0, 1)
+    assert "another file" in report()["failures"]["sub/001.png"]
+    assert MemoryFileSystem().cat_file("/out/sub/001.png") == b"mine"
 
 
 def test_a_missing_fsspec_is_one_line(tmp_path: Path) -> None:
