@@ -38,6 +38,7 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments, machine
 from benchmarks.peers import NEEDED, PEERS
+from benchmarks.records import json_option, write_record
 from benchmarks.rounds import is_settled, summary, worst
 from cgan.formats import PHOTO_FORMATS
 from infer.backends import open_model
@@ -87,7 +88,7 @@ class Measured:
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=CORES, show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Whether the peers take part.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 @click.option("--quick", is_flag=True, help=f"{QUICK_MINUTES:g} minutes, unless --minutes is given.")
 @click.option("--turn", hidden=True, help="Whose turns a process of its own takes.")
 @click.option("--folder", "folder_", type=click.Path(path_type=Path), hidden=True)
@@ -132,7 +133,7 @@ def main(
             "figures": {name: [asdict(turn) for turn in turns] for name, turns in figures.items()},
             "ratios": ratios,
         }
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(json_file, record)
     for name in names:
         print(f"{name:<40} {line(figures[name])}")
     print(worst(ratios.values()))

@@ -6,7 +6,6 @@ Exports of RUN, honest ones and spoiled ones, are compared with RUN: int8 calibr
 gamma of 1.02, red and blue swapped, and OTHER, a checkpoint of later or earlier training. Needs the extra "train".
 """
 
-import json
 import random
 import sys
 import tempfile
@@ -23,6 +22,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments, machine
+from benchmarks.records import json_option, write_record
 from export.calibration import DEFAULT_LIMIT
 from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
@@ -38,7 +38,7 @@ FIGURES = ("psnr", "worst_psnr", "delta_e_p99")
 @click.option("--calibration", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--other", type=click.Path(exists=True, path_type=Path))
 @click.option("--photos", "count", default=100, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 def main(
     photos: Path, reference: Path, calibration: Path, other: Path | None, count: int, json_file: Path | None
 ) -> None:
@@ -54,7 +54,7 @@ def main(
             print(f"{name:<24} {'passed' if row['passed'] else 'caught'}  {figures}", flush=True)
     record = {"arguments": arguments(), "machine": machine(), "photos": len(sources[:count]), "rows": rows}
     if json_file:
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(json_file, record)
 
 
 def candidates(folder: Path, reference: Path, calibration: Path, other: Path | None) -> dict[str, Path]:

@@ -6,7 +6,6 @@ The fp32 model and int8 versions of it, calibrated on FOLDER, run by turns in on
 decoded photos, some of each folder PHOTOS. PSNR is against fp32. Needs the extra "export".
 """
 
-import json
 import random
 import statistics
 import sys
@@ -22,6 +21,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments, machine
+from benchmarks.records import json_option, write_record
 from export.calibration import calibration_batches, with_sharper_copies
 from export.precision import FLOAT_CONVOLUTIONS, quantize_int8
 from infer.backends import open_model
@@ -45,7 +45,7 @@ BATCH = 8
 @click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL, help="An fp32 ONNX file.")
 @click.option("--photos", "count", default=60, show_default=True, help="Of each folder.")
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 def main(
     photos: tuple[Path, ...], calibration: Path, model: Path, count: int, rounds: int, json_file: Path | None
 ) -> None:
@@ -80,7 +80,7 @@ def main(
     counts = {folder: len(gray) for folder, gray in folders.items()}
     record = {"arguments": arguments(), "machine": machine(), "photos": counts, "rows": rows}
     if json_file:
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(json_file, record)
 
 
 def some(folder: Path, count: int, size: int) -> Floats:

@@ -41,6 +41,7 @@ from benchmarks.contestants import check_settings, default_contestants, labels, 
 from benchmarks.folder import make_photos
 from benchmarks.latency_report import KINDS, PERCENTILES, changes, chart, document, ratios, shares, table
 from benchmarks.machine import arguments, machine
+from benchmarks.records import write_record
 from benchmarks.rounds import interval, is_settled
 from cgan.command import exit_on_user_error
 from cgan.errors import UserError
@@ -149,7 +150,7 @@ def main(
         print(table(rows))
         if out:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "latency.json").write_text(json.dumps(record, indent=2) + "\n")
+            write_record(out / "latency.json", record)
             (out / "latency.md").write_text(document(record, "\n\n".join(__doc__.split("\n\n")[2:])))
             chart(rows, out / "latency.png")
         for line in [

@@ -22,6 +22,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments
+from benchmarks.records import json_option, write_record
 from cgan.dataset import prefetch
 from infer.backends import open_model
 from infer.backends.base import available_cores
@@ -37,7 +38,7 @@ from infer.sample import UNIT, Source, photos_below, run_batches
 @click.option("--candidate", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL)
 @click.option("--photos", "count", default=1000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 def main(photos: Path, reference: Path, candidate: Path, count: int, rounds: int, json_file: Path | None) -> None:
     """Print seconds of both, their ratio and the peak memory."""
     sources = photos_below(photos)
@@ -66,7 +67,7 @@ def main(photos: Path, reference: Path, candidate: Path, count: int, rounds: int
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     if json_file:
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(json_file, record)
     print(json.dumps(record, indent=2))
 
 

@@ -29,6 +29,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments
+from benchmarks.records import json_option, write_record
 from cgan.delta_e import ciede2000, srgb_to_lab
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
 from infer.backends import open_model
@@ -46,7 +47,7 @@ four around a corner."""
 @click.argument("photos", type=click.Path(exists=True, path_type=Path))
 @click.option("--split", type=click.Path(exists=True, path_type=Path), help="split.json of the run.")
 @click.option("--model", "models", type=click.Path(exists=True, path_type=Path), multiple=True, default=[DEFAULT_MODEL])
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: Path | None) -> None:
     """Print PSNR, CIEDE2000, colourfulness and colour distance of coloured, gray and real photos."""
     names = json.loads(split.read_text())["test"] if split else [name for name, _ in photos_below(photos)]
@@ -66,7 +67,7 @@ def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: 
         figures["psnr_gain_over_gray"] = round(figures["psnr"] - record["gray"]["psnr"], 3)
         figures["colorfulness_ratio"] = round(figures["colorfulness"] / record["real_colorfulness"], 3)
     if json_file:
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(json_file, record)
     print(json.dumps(record, indent=2))
 
 

@@ -38,6 +38,7 @@ from benchmarks.folder import make_photos
 from benchmarks.hostile import make_mixed
 from benchmarks.machine import arguments, machine
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
+from benchmarks.records import json_option, write_record
 from infer.images import use_own_pixel_limit
 from infer.packaged import DEFAULT_MODEL
 from infer.report import REPORT_NAME
@@ -340,7 +341,7 @@ def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
     "--files", type=click.IntRange(min=10), help="Photos of each check; memory compares with a fifth of them."
 )
 @click.option("--kills", "kill_count", type=click.IntRange(min=1), help="Default: 30, with --quick 5.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 @click.option("--quick", is_flag=True, help="Fewer files and kills, a photo of 6 megapixels.")
 def main(
     photos: Path | None,
@@ -358,7 +359,7 @@ def main(
     record = check_all(checks or CHECKS, setup)
     if json_file:
         values = {"arguments": arguments(), "machine": machine(), "checks": record}
-        json_file.write_text(json.dumps(values, indent=2) + "\n")
+        write_record(json_file, values)
     sys.exit(0 if all(figures["passed"] for figures in record.values()) else 1)
 
 

@@ -7,7 +7,6 @@ could do at most is measured beside them: the rate of a large matrix product in 
 the step's convolutions use.
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments, machine
 from benchmarks.matrix import matrix_product_rate
+from benchmarks.records import json_option, write_record
 from cgan import networks
 from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, TrainConfig
 from cgan.dataset import Photos, Split
@@ -46,7 +46,7 @@ from cgan.stopwatch import Stopwatch
 @click.option("--device", type=click.Choice(DEVICE_CHOICES), default="auto", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Steps in a round.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@json_option
 def main(
     width: int,
     batch_size: int,
@@ -88,7 +88,7 @@ def main(
         here = {**machine(), "device": str(run.device), "threads": torch.get_num_threads()}
         record: dict[str, object] = {"arguments": arguments(), "config": config.to_json(), "machine": here}
         record |= {"gflop_per_image": flops / 1e9, "rounds": figures, "ratio": ratio}
-        json_file.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(json_file, record)
     print(f"step / plain = {ratio:.2f}")
 
 

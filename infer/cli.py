@@ -109,28 +109,17 @@ def folder(
     from infer.folder import run_folder
     from infer.images import MAX_PIXELS
     from infer.request import FolderRequest
-    from infer.run import FolderOptions
 
-    options = FolderOptions(
-        batch_size=1,
-        workers=1,
-        quality=given["quality"],
-        resolution=given["resolution"],
-        render_longest=render_size,
-        overwrite=given["overwrite"],
-        checksum=given["checksum"],
-        max_failures=max_failures,
-        max_pixels=max_pixels or MAX_PIXELS,
-    )
-    names = ("backend", "provider", "device", "batch_size", "workers", "report", "check_parity")
     request = FolderRequest(
         source=source,
         target=target,
         model=model,
         format=format_,
+        render_longest=render_size,
+        max_failures=max_failures,
+        max_pixels=max_pixels or MAX_PIXELS,
         watch=watch,
-        options=options,
-        **{name: given[name] for name in names},
+        **given,
     )
     sys.exit((show_plan if dry_run else run_folder)(request, Console(quiet, log_json)))
 

@@ -43,9 +43,9 @@ def show_plan(request: FolderRequest, console: Console) -> int:
         journal = opened_journal(_copied(path, Path(folder)), target, path)
         with closing(journal), opened_model(request, 0) as backend:
             check_options(request, backend)
-            recipe = recipe_of(backend, request.options)
+            recipe = recipe_of(backend, request)
             plan = plan_of(request, source, target, journal)
-            ReportFile(target, request.report, request.options.overwrite).check(plan, source)
+            ReportFile(target, request.report, request.overwrite).check(plan, source)
             for job in plan.jobs:
                 verdict, reason = _verdict(request, job, source, target, journal, recipe)
                 verdicts[verdict] += 1
@@ -86,16 +86,15 @@ def _verdict(
     request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, recipe: str
 ) -> tuple[str, str]:
     """What a run does with a job, and why: "do", "skip" or "fail"."""
-    options = request.options
     try:
         row = journal.find(job.output)
-        checksum = source.checksum(job.name) if options.checksum else ""
+        checksum = source.checksum(job.name) if request.checksum else ""
         there = target.status(job.output)
         same = row is not None and row.is_of(job.identity, checksum)
         content = target.checksum(job.output) if content_decides(row, there) else ""
-        verdict, reason = check(job, row, there, content, same, recipe, source.identity, options.overwrite)
+        verdict, reason = check(job, row, there, content, same, recipe, source.identity, request.overwrite)
         if verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
-            pixels_of(source.fetch(job.name), job.name, options.max_pixels)
+            pixels_of(source.fetch(job.name), job.name, request.max_pixels)
     except JournalError as error:
         raise unwritable(target, error) from error
     except (PhotoError, OSError) as error:

@@ -52,7 +52,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     with stop_on_signal() as stop:
         source, target = open_source(request.source), open_storage(request.target)
         check_folders(source, target)
-        report = ReportFile(target, request.report, request.options.overwrite)
+        report = ReportFile(target, request.report, request.overwrite)
         report.check()
         if request.watch and isinstance(source, LocalFile):
             raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
@@ -94,7 +94,7 @@ class _Run:
         self.workers = workers
         self.console = console
         self.stop = stop
-        self.recipe = recipe_of(backend, request.options)
+        self.recipe = recipe_of(backend, request)
         self.report = report
         self.noted: str | None = None
         self.seen: dict[str, str] = {}
@@ -159,15 +159,10 @@ class _Run:
         return plan_of(self.request, self.source, self.target, self.journal, choose)
 
     def _options(self, photos: int | None) -> FolderOptions:
-        """The options with what the machine and the model suggest where nothing was asked for."""
-        backend = self.backend
-        # No worker should be without a batch while another has several photos.
-        share = backend.default_batch if photos is None or backend.on_gpu else -(-photos // self.workers)
-        batch_size = self.request.batch_size or max(1, min(backend.default_batch, share))
-        backend.batch_size = batch_size
-        # On a CPU one that waits, for the worker that is ready first; on a GPU one whose copies overlap the other.
-        streams = 2 if backend.on_gpu else self.workers + 1
-        return replace(self.request.options, batch_size=batch_size, workers=self.workers, streams=streams)
+        """The options of a run over so many photos; the backend fills batches up to their size."""
+        options = self.request.resolve(self.backend, self.workers, photos)
+        self.backend.batch_size = options.batch_size
+        return options
 
     def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
         self.console.begin(len(plan.jobs))

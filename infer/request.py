@@ -1,6 +1,6 @@
 """What `cgan-infer folder` is asked for, and what a run and a dry run both make of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from infer.backends.base import Backend
 from infer.jobs import Plan, make_plan
 from infer.journal import Journal, JournalError
 from infer.local_folder import LocalFolder
-from infer.run import FolderOptions
+from infer.run import ColoringOptions, FolderOptions
 from infer.storage import JOURNAL_NAME, WORK_FOLDER, Storage
 
 MOST_RENDER = 4096
@@ -19,7 +19,7 @@ MOST_RENDER = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderRequest:
+class FolderRequest(ColoringOptions):
     """What `cgan-infer folder` was asked for."""
 
     source: str
@@ -36,8 +36,22 @@ class FolderRequest:
     watch: bool = False
     check_parity: Path | None = None
     """Run that the model has to equal on photos of INPUT before anything is written."""
-    options: FolderOptions
-    """With batch size, workers and streams still to be chosen."""
+
+    def resolve(self, backend: Backend, workers: int, photos: int | None) -> FolderOptions:
+        """The options of a run.
+
+        Args:
+            backend: entered.
+            workers: threads.
+            photos: in the run, None where they are not known yet.
+        """
+        # No worker should be without a batch while another has several photos.
+        share = backend.default_batch if photos is None or backend.on_gpu else -(-photos // workers)
+        batch_size = self.batch_size or max(1, min(backend.default_batch, share))
+        # On a CPU one that waits, for the worker that is ready first; on a GPU one whose copies overlap the other.
+        streams = 2 if backend.on_gpu else workers + 1
+        shared = {field.name: getattr(self, field.name) for field in fields(ColoringOptions)}
+        return FolderOptions(batch_size=batch_size, workers=workers, streams=streams, **shared)
 
 
 def work_folder(target: Storage) -> Path | None:
@@ -96,7 +110,7 @@ def unwritable(target: Storage, error: OSError) -> UserError:
     return cannot_write(str(target), error)
 
 
-def recipe_of(backend: Backend, options: FolderOptions) -> str:
+def recipe_of(backend: Backend, options: ColoringOptions) -> str:
     """Digest of everything that changes the picture: the model and the options."""
     arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}
     return json_sha256({"model": model_digest(backend), **options.recipe(), **arithmetic})
@@ -115,7 +129,7 @@ def check_options(request: FolderRequest, backend: Backend) -> None:
     Raises:
         UserError: a batch or a render size of which that holds.
     """
-    asked, longest, (_, most) = request.batch_size, request.options.render_longest, backend.batch_range
+    asked, longest, (_, most) = request.batch_size, request.render_longest, backend.batch_range
     if asked and most is not None and asked > most:
         raise UserError(
             f"--batch-size: found {asked}, expected at most {most}, which {backend.path.name} was built for; choose "

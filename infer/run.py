@@ -9,15 +9,9 @@ from infer.jobs import Job, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderOptions:
-    """How a folder is coloured."""
+class ColoringOptions:
+    """How photos are coloured, as the user asked for it."""
 
-    batch_size: int
-    workers: int
-    """Threads that decode, run the model and encode."""
-    streams: int = 1
-    """Batches given to the model at a time; no more than `workers` of them run. On a CPU, runs of one thread each
-    waste no time on waiting for each other, which the threads of a single run do."""
     quality: int = 95
     """Of JPEG and WebP."""
     resolution: str = "original"
@@ -35,6 +29,18 @@ class FolderOptions:
     def recipe(self) -> dict[str, Any]:
         """The options that change the picture, which the journal compares."""
         return {"quality": self.quality, "resolution": self.resolution, "render_longest": self.render_longest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(ColoringOptions):
+    """How a run colours photos, with what the machine and the model suggest where the user left it open."""
+
+    batch_size: int
+    workers: int
+    """Threads that decode, run the model and encode."""
+    streams: int = 1
+    """Batches given to the model at a time; no more than `workers` of them run. On a CPU, runs of one thread each
+    waste no time on waiting for each other, which the threads of a single run do."""
 
 
 @dataclass

@@ -22,7 +22,8 @@ from infer.backends.flavours import FLAVOURS, find_gpu, runs_on
 from infer.jobs import make_plan
 from infer.journal import Journal
 from infer.local_folder import LocalFolder
-from infer.pipeline import Event, FolderOptions, Outcome, Pipeline
+from infer.pipeline import Pipeline
+from infer.run import Event, FolderOptions, Outcome
 
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -15,7 +15,7 @@ from PIL import Image
 from infer import console
 from infer.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
 from infer.jobs import Job
-from infer.pipeline import Event, Outcome
+from infer.run import Event, Outcome
 
 Color = Callable[..., Any]
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")

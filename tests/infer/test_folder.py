@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer import pipeline
+from infer import bookkeeping
 from infer.backends.base import Backend
 from infer.cli import main
 from infer.gates import DEFAULT_GATES, Gates
-from infer.journal import Journal, JournalError
+from infer.journal import DONE, Journal, JournalError
 from infer.local_folder import LocalFolder
 from infer.packaged import DEFAULT_MODEL
 
@@ -314,13 +314,13 @@ def test_a_journal_that_fails_in_the_middle_stops_with_a_reason(
     commit = Journal.commit
 
     def fail(self: Journal) -> None:
-        if self._database.total_changes > 4:  # three rows begun, and then the second that is done
+        if any((row := self.find(output)) and row.state == DONE for _, output in list(self.outputs())):
             raise JournalError("journal.sqlite: the journal cannot be used (disk I/O error)")
         commit(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "commit", fail)
-        patch.setattr(pipeline, "COMMIT_SECONDS", 0)
+        patch.setattr(bookkeeping, "COMMIT_SECONDS", 0)
         ran = color(photos, out)
     assert ran.code == 1
     assert "stopped: journal.sqlite: the journal cannot be used (disk I/O error)" in ran.err

@@ -1,6 +1,7 @@
 """The plan of a folder run: which input goes to which output, and what there is to do."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from infer.images import WRITE_FORMATS
 from infer.jobs import Job, Plan, _output_names, check, content_decides, make_plan, replaceable_contents
 from infer.journal import BEGUN, DONE, FAILED, Row
 from infer.local_folder import LocalFile, LocalFolder
-from infer.storage import Entry, Status
+from infer.storage import Entry, Status, Storage, is_below
 
 FORMATS = ["same", *WRITE_FORMATS]
 
@@ -358,3 +359,48 @@ def test_a_photo_s_name_is_no_output_folder_for_a_single_photo(tmp_path: Path) -
         make_plan(LocalFile(photo), LocalFolder(tmp_path / "out" / "b.png"))
     (tmp_path / "c.png").mkdir()
     assert [job.output for job in make_plan(LocalFile(photo), LocalFolder(tmp_path / "c.png")).jobs] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [
+        ("a.png", True),
+        ("sub/a.png", True),
+        ("..a/..b.png", True),
+        ("a b\n.png", True),
+        ("../a.png", False),
+        ("a/../../b.png", False),
+        ("a/..", False),
+        ("..\\a.png", False),
+        ("/a.png", False),
+        ("\\\\server\\a.png", False),
+        ("C:\\a.png", False),
+        ("c:/a.png", False),
+        ("a//b.png", False),  # on a disk the same file as a/b.png
+        ("a/./b.png", False),
+        ("a.png\0.txt", False),
+        ("", False),
+    ],
+)
+def test_names_that_lead_elsewhere_are_not_below(name: str, below: bool) -> None:
+    assert is_below(name) is below
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "/", "\\", "C:", "b.png"]), max_size=6).map("/".join), st.text())
+def test_names_below_a_folder_stay_there_and_are_one_file_each(parts: str, text: str) -> None:
+    for name in (parts, text):
+        if is_below(name):
+            path = os.path.normpath(os.path.join("/root", name))  # noqa: PTH118
+            assert path == f"/root/{name}"
+
+
+def test_photos_whose_names_lead_elsewhere_are_failures(tmp_path: Path) -> None:
+    class Archive(LocalFolder):
+        def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
+            for name in ("../a.png", "/b.png", "good.png", "x//c.png", "../notes.txt"):
+                yield Entry(name, Status(1, "1"))
+
+    plan = make_plan(Archive(tmp_path), LocalFolder(tmp_path / "out"))
+    assert [job.name for job in plan.jobs] == ["good.png"]
+    assert plan.unreadable.keys() == {"../a.png", "/b.png", "x//c.png"}
+    assert plan.other_files == 1

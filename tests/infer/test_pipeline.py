@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer import pipeline
+from infer import dispatch, pipeline
 
 Photos = Callable[..., Path]
 
@@ -119,13 +119,13 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
 def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """How many photos each task of a run had, by stage."""
     found: dict[str, list[int]] = {}
-    submit = pipeline.Dispatcher.submit
+    submit = dispatch.Dispatcher.submit
 
     def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any) -> None:
         found.setdefault(stage, []).append(len(items))
         submit(self, pool, stage, work, items, then)
 
-    monkeypatch.setattr(pipeline.Dispatcher, "submit", counted)
+    monkeypatch.setattr(dispatch.Dispatcher, "submit", counted)
     return found
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer import pipeline
+from infer import bookkeeping, pipeline
 from infer.journal import BEGUN, DONE, FAILED, JournalError, Row
-from infer.pipeline import FolderOptions, Pipeline
+from infer.pipeline import PhotoWork, Pipeline
+from infer.run import FolderOptions
+from infer.scheduler import Scheduler
 
 Photos = Callable[..., Path]
 
@@ -31,20 +33,20 @@ def test_one_bad_file_does_not_end_the_run(run: Any, gray_photos: Photos) -> Non
     assert [name for name, state in run.states().items() if state == FAILED] == ["002.png", "004.png"]
 
 
-@pytest.mark.parametrize("stage", ["_fetch", "_decode", "_encode", "_publish"])
+@pytest.mark.parametrize("stage", ["fetch", "decode", "encode", "publish"])
 def test_photos_that_share_a_task_fail_one_by_one(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     gray_photos(run.source.path, 4)
-    monkeypatch.setattr(Pipeline, "_share", lambda self: 4)
-    work = getattr(Pipeline, stage)
+    monkeypatch.setattr(Scheduler, "_share", 4)
+    work = getattr(PhotoWork, stage)
 
-    def failing(self: Pipeline, item: Any) -> None:
+    def failing(self: PhotoWork, item: Any) -> None:
         if item.job.name == "001.png":
             raise ValueError(stage)
         work(self, item)
 
-    monkeypatch.setattr(Pipeline, stage, failing)
+    monkeypatch.setattr(PhotoWork, stage, failing)
     outcome = run()
     assert outcome.failed == {"001.png": f"ValueError: {stage}"}
     assert run.outputs() == ["000.png", "002.png", "003.png"]
@@ -274,7 +276,7 @@ def test_done_is_flushed_to_disk_within_a_second(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gray_photos(run.source.path, 8)
-    monkeypatch.setattr(pipeline, "COMMIT_SECONDS", 0.01)
+    monkeypatch.setattr(bookkeeping, "COMMIT_SECONDS", 0.01)
     commits: list[int] = []
     commit = run.journal.commit
 
