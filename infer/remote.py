@@ -7,6 +7,7 @@ known to be safe is used by one thread at a time.
 import contextlib
 import errno
 import posixpath
+import re
 import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ class RemoteFolder(Storage):
 
     def __new__(cls, url: str) -> Self:
         """An `ArchiveFolder` for the URL of one."""
-        if cls is RemoteFolder and url.partition("://")[0] in ARCHIVE_PROTOCOLS:
+        if cls is RemoteFolder and re.split("://|::", url, maxsplit=1)[0] in ARCHIVE_PROTOCOLS:
             from infer.archive import ArchiveFolder
 
             return super().__new__(ArchiveFolder)  # type: ignore[return-value]

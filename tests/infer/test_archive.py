@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from infer.archive import ArchiveFolder
 from infer.places import open_storage
+from infer.remote import RemoteFolder
 from infer.storage import Entry, Status, Storage
 from tests.infer.stores import write_archive
 
@@ -62,6 +64,14 @@ def test_a_folder_or_a_single_photo_of_an_archive(tmp_path: Path, suffix: str) -
         folder = opened(archive, name)
         assert {entry.name: folder.fetch(entry.name) for entry in folder.walk()} == expected
     assert list(opened(archive, "none").walk()) == []
+
+
+def test_a_chain_can_begin_with_the_protocol_alone(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "x.tar", ENTRIES)
+    folder = RemoteFolder(f"tar::file://{archive}")
+    assert isinstance(folder, ArchiveFolder)
+    assert folder.fetch(ENTRIES[0][0]) == ENTRIES[0][1]
+    assert folder.identity == opened(archive).identity
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
