@@ -28,7 +28,7 @@ code is of ones alone, so that missing blocks cannot be made of them."""
 HOLE = bytes(32)
 """So many zero bytes in a row are looked into; by right they are only in pictures with flat areas."""
 
-NOISE = bytes(8) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
+NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
 """Continues arithmetic-coded data, from whose end zeros are left out by right, otherwise than the zeros that are
 implied."""
 

@@ -79,12 +79,12 @@ class Layout:
         """Whether bits of some coefficients are in no scan."""
         if self.frame is None:
             return True
+        if self.frame.kind not in PROGRESSIVE:
+            return not self.frame.sampling.keys() <= {component for scan in self.scans for component in scan.components}
         left = {(component, i): 1 for component in self.frame.sampling for i in range(COEFFICIENTS)}
         for scan in self.scans:
-            whole = self.frame.kind not in PROGRESSIVE
-            band = range(COEFFICIENTS) if whole else range(scan.first, scan.last + 1)
-            low_bit = 0 if whole else scan.low_bit
-            left |= {(component, i): low_bit for component in scan.components for i in band}
+            band = range(scan.first, scan.last + 1)
+            left |= {(component, i): scan.low_bit for component in scan.components for i in band}
         return any(left.values())
 
     def lacks_restarts(self) -> bool:
