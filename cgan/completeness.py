@@ -156,7 +156,7 @@ def _check_tiff(image: Any) -> None:
         wanted = -(-width // tags[TILE_WIDTH]) * -(-height // tags[TILE_LENGTH])
     elif STRIP_OFFSETS in tags:
         offsets, kind = tags[STRIP_OFFSETS], "strips"
-        wanted = -(-height // tags.get(ROWS_PER_STRIP, height))
+        wanted = -(-height // (tags.get(ROWS_PER_STRIP) or height))
     else:
         return
     if tags.get(PLANAR_CONFIGURATION, CHUNKY) != CHUNKY:
