@@ -30,6 +30,7 @@ from cgan.cache import cache_folder
 from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.files import atomic_path, json_sha256
 from cgan.formats import PHOTO_FORMATS
+from cgan.jpeg_decoder import MissingPixelsError
 from cgan.metrics import NEAR_GRAY, colorfulness
 from cgan.squash import squashed
 
@@ -42,7 +43,7 @@ FLOWERS102_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 WHOLE = ".whole"
 """Name of the empty file that is put into the folder of photos once all of them are there."""
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised when the preparation below changes, so that older caches are not read."""
 
 MAX_UNREADABLE = 0.05
@@ -365,6 +366,8 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
             return squashed(image, size, size)
+    except MissingPixelsError as error:
+        return str(error)
     except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
         return f"{type(error).__name__}: {error}"
 

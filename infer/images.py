@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cgan.completeness import load
 from cgan.formats import PHOTO_FORMATS
 from infer import iptc, metadata, wide_color
 from infer.mends import mend
@@ -121,6 +122,7 @@ def photo_of(image: Image.Image) -> Photo:
     """
     if not (image.width and image.height):
         raise PhotoError("the image is empty")
+    load(image)
     notes: list[str] = []
     gray, alpha = _split_alpha(image.convert(UNMULTIPLIED[image.mode]) if image.mode in UNMULTIPLIED else image)
     luma = _luma(gray, {}, notes)
@@ -219,7 +221,7 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     # A JPEG's luma is stored as such: this skips its colours, and takes nothing of its size. libjpeg weighs the
     # colours of one that is stored as RGB; CMYK is left as it is.
     image.draft("L", None)
-    image.load()
+    notes += load(image)
     if bits > 8 and image.mode not in WIDE_MODES and not wide:
         notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
     exif, xmp, orientation = metadata.exif_and_xmp(image, notes)

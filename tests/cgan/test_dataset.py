@@ -158,6 +158,21 @@ def test_a_broken_photo_is_listed_and_passed_over(tmp_path: Path, make_photos: M
         assert np.array_equal(prepared.pixels[after].permute(1, 2, 0).numpy(), expected)
 
 
+def test_a_photo_that_lacks_pixels_is_passed_over_and_one_without_its_end_marker_is_not(
+    tmp_path: Path, make_photos: MakePhotos
+) -> None:
+    folder = make_photos(tmp_path / "photos", 24)
+    whole = (folder / "a" / "photo-00.jpg").read_bytes()
+    scan = whole.index(b"\xff\xda") + 14
+    (folder / "cut.jpg").write_bytes(whole[: (scan + len(whole)) // 2] + b"\xff\xd9")
+    (folder / "endless.jpg").write_bytes(whole[:-2])
+    prepared = prepare(folder, 32)
+    assert list(prepared.unreadable) == ["cut.jpg"]
+    assert prepared.unreadable["cut.jpg"].startswith("the file ends after ")
+    endless, first = (prepared.names.index(name) for name in ("endless.jpg", "a/photo-00.jpg"))
+    assert torch.equal(prepared.pixels[endless], prepared.pixels[first])
+
+
 @pytest.mark.parametrize("error", [OSError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError])
 def test_whatever_the_decoder_raises_costs_one_photo(
     tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch, error: type[Exception]

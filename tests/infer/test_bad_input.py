@@ -59,7 +59,7 @@ NOTES = {
 GOOD |= NOTES.keys()
 BAD = {
     "empty.jpg": "the file is empty",
-    "truncated.jpg": "truncated",
+    "truncated.jpg": "damaged: the file ends after ",
     "truncated.png": "damaged: ",
     "truncated.tif": "damaged: ",
     "truncated.webp": "damaged: ",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from cgan.errors import UserError
 from infer.cli import main
@@ -27,6 +27,23 @@ def gray_image() -> Image.Image:
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (12, 15), np.uint8))
     return small.resize((150, 120), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_photo_that_lacks_pixels_is_refused(
+    colorizer: Colorizer, gray_image: Image.Image, monkeypatch: pytest.MonkeyPatch, lenient: bool
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    whole = content_of(gray_image, "JPEG", quality=95)
+    cut = whole[: len(whole) * 2 // 3] + b"\xff\xd9"
+    with pytest.raises(PhotoError, match=r"^damaged: the file ends after [0-9]+% of its rows$"):
+        colorizer.color_photo(cut)
+    with pytest.raises(OSError, match="the file ends after"):
+        colorizer.color(Image.open(io.BytesIO(cut)))
+    colored = colorizer.color_photo(whole[:-2])
+    assert colored.notes == ("the end marker is missing; every pixel is there",)
+    assert colored.content == colorizer.color_photo(whole).content
+    assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def luma_of(image: Image.Image) -> np.ndarray:

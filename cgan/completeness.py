@@ -1,0 +1,187 @@
+"""Load a photo with all of its pixels, or not at all: Pillow's decoders fill up some of what is missing without a word.
+
+Not to be seen are pixels of formats without checksums that were overwritten: BMP, GIF, PPM, TIFF, WebP.
+"""
+
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from PIL import Image, ImageFile
+
+from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
+
+PNG_SIGNATURE_SIZE = 8
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples in a pixel of each colour type."""
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column, first row, and steps in both, of the passes of interlaced PNGs."""
+
+GIF_IMAGE, GIF_EXTENSION, GIF_TRAILER = 0x2C, 0x21, b";"
+
+WIDTH, HEIGHT = 256, 257
+STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP = 273, 277, 278
+PLANAR_CONFIGURATION, CHUNKY = 284, 1
+TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS = 322, 323, 324
+"""TIFF tags."""
+
+PIECE = 2**16
+"""Bytes of image data that are held at once while they are counted."""
+
+_switch = threading.Lock()
+_loading = 0
+_was_on = False
+"""Photos that are being loaded, and whether LOAD_TRUNCATED_IMAGES is to be on afterwards."""
+
+
+def load(image: Image.Image) -> tuple[str, ...]:
+    """Load an opened image as `image.load()` does, but never with pixels made up.
+
+    Pillow's LOAD_TRUNCATED_IMAGES is off meanwhile.
+
+    Args:
+        image: as Pillow opened it, after `draft`. Loaded ones, and those that come from no file, stay as they are.
+
+    Returns:
+        Notes for the user: that the end marker is missing, or data left over.
+
+    Raises:
+        MissingPixelsError: pixels are missing.
+        OSError: the file is damaged otherwise. Pillow's decoders raise further types.
+    """
+    opened: Any = image
+    notes: list[str] = []
+    content = b""
+    if getattr(opened, "tile", None) and opened.fp is not None:
+        if opened.tile[0].codec_name == "jpeg" and image.format in ("JPEG", "MPO"):
+            opened.tile = [opened.tile[0]._replace(codec_name=JPEG_CODEC, args=(notes, *opened.tile[0].args))]
+        elif image.format == "TIFF":
+            _check_tiff(opened)
+        elif image.format in ("PNG", "GIF"):
+            content = _content(opened)
+    with _no_truncated_images():
+        image.load()
+    if content and image.format == "PNG":
+        _check_png(image, content, notes)
+    elif content and not _gif_ends(content):
+        notes.append(NO_END)
+    return tuple(notes)
+
+
+@contextmanager
+def _no_truncated_images() -> Iterator[None]:
+    """Pillow's LOAD_TRUNCATED_IMAGES off, until the last of the threads that are here leaves."""
+    global _loading, _was_on
+    with _switch:
+        _loading += 1
+        _was_on = _was_on or ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        with _switch:
+            _loading -= 1
+            if not _loading:
+                ImageFile.LOAD_TRUNCATED_IMAGES, _was_on = _was_on, False
+
+
+def _content(image: Any) -> bytes:
+    """All bytes of an opened image's file, which is left at its place."""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    content = bytes(image.fp.read())
+    image.fp.seek(place)
+    return content
+
+
+def _check_png(image: Image.Image, content: bytes, notes: list[str]) -> None:
+    """Look at checksums, which Pillow does not compare in image data, at the number of rows and at the end marker."""
+    pieces: list[memoryview] = []
+    header, ended = b"", False
+    for kind, body, checksum in _png_chunks(content):
+        if kind == b"IHDR":
+            header = bytes(body)
+        elif kind == b"IDAT":
+            if len(checksum) == 4 and zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum):
+                raise MissingPixelsError("the image data fail their checksum")
+            pieces.append(body)
+        ended = ended or kind == b"IEND"
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    # Rows that were not decoded are zeros. The last row of an interlaced image may be in any pass.
+    if image.info.get("interlace") or last_row.getbbox(alpha_only=False) is None:
+        _check_inflated(header, pieces)
+    if not ended:
+        notes.append(NO_END)
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
+    """Name, body and checksum of each chunk; the last one's may be cut off."""
+    view, place = memoryview(content), PNG_SIGNATURE_SIZE
+    while place + 8 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4])
+        yield content[place + 4 : place + 8], view[place + 8 : end], content[end : end + 4]
+        place = end + 4
+
+
+def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
+    width, height, interlaced = int.from_bytes(header[:4]), int.from_bytes(header[4:8]), header[12]
+    bits = header[8] * PNG_CHANNELS[header[9]]
+    wanted = 0
+    for x, y, across, down in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // across), -(-(height - y) // down)
+        if columns > 0 and rows > 0:
+            wanted += rows * (1 + -(-columns * bits // 8))
+    found, stream = 0, zlib.decompressobj()
+    try:
+        for piece in pieces:
+            rest: bytes | memoryview = piece
+            while rest and found < wanted:
+                found += len(stream.decompress(rest, PIECE))
+                rest = stream.unconsumed_tail
+    except zlib.error as error:
+        raise MissingPixelsError(f"the image data are damaged ({error})") from error
+    if found < wanted:
+        raise MissingPixelsError(f"the image data end after {found / wanted:.0%} of its rows")
+
+
+def _check_tiff(image: Any) -> None:
+    """Pillow takes a TIFF without some of its strips or tiles, and one from the file's beginning at offset 0."""
+    tags = image.tag_v2
+    width, height = tags[WIDTH], tags[HEIGHT]
+    if TILE_OFFSETS in tags:
+        offsets, kind = tags[TILE_OFFSETS], "tiles"
+        wanted = -(-width // tags[TILE_WIDTH]) * -(-height // tags[TILE_LENGTH])
+    elif STRIP_OFFSETS in tags:
+        offsets, kind = tags[STRIP_OFFSETS], "strips"
+        wanted = -(-height // (tags.get(ROWS_PER_STRIP) or height))
+    else:
+        return
+    if tags.get(PLANAR_CONFIGURATION, CHUNKY) != CHUNKY:
+        wanted *= tags.get(SAMPLES_PER_PIXEL, 1)
+    found = sum(offset > 0 for offset in offsets)
+    if found < wanted:
+        raise MissingPixelsError(f"{wanted - found} of its {wanted} {kind} are not in the file")
+
+
+def _gif_ends(content: bytes) -> bool:
+    """Whether blocks lead to the trailer of a GIF (GIF89a, section 27)."""
+    place = 13 + _color_table(content[10])
+    while place + 1 < len(content) and content[place] in (GIF_IMAGE, GIF_EXTENSION):
+        if content[place] == GIF_IMAGE:
+            if place + 10 >= len(content):
+                return False
+            place += 11 + _color_table(content[place + 9])  # and the code size
+        else:
+            place += 2
+        while place < len(content) and content[place]:
+            place += content[place] + 1
+        place += 1
+    return content[place : place + 1] == GIF_TRAILER
+
+
+def _color_table(flags: int) -> int:
+    """Bytes of the colour table of which flags tell."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
