@@ -22,7 +22,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.machine import arguments
-from cgan.dataset import prefetch
+from cgan.data.prefetch import prefetch
 from infer.backends import open_model
 from infer.backends.base import available_cores
 from infer.images import Floats, decode, model_input

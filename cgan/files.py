@@ -199,6 +199,11 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX) and not path.is_dir()
 
 
+def temporary_mark(path: Path) -> str | None:
+    """The mark in the name of a temporary file; None of another name, and of a folder."""
+    return path.name.removeprefix(_PREFIX).partition("-")[0] if is_temporary(path) else None
+
+
 def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
     """Remove the temporary files that ended processes left in a folder.
 
@@ -207,8 +212,7 @@ def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
         marks: `MARK` of those processes; files of others stay.
     """
     for entry in folder.iterdir():
-        mark = entry.name.removeprefix(_PREFIX).partition("-")[0]
-        if mark in marks and is_temporary(entry):
+        if temporary_mark(entry) in marks:
             entry.unlink(missing_ok=True)
 
 

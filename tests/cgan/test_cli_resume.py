@@ -132,7 +132,7 @@ def test_ctrl_c_before_the_run_has_begun(train: Train, tmp_path: Path, monkeypat
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cgan.dataset.prepare", interrupt)
+    monkeypatch.setattr("cgan.data.prepared.prepare", interrupt)
     stopped = train(out=tmp_path / "none")
     assert (stopped.code, stopped.err) == (130, "interrupted; the run has not begun; give the same command again\n")
 

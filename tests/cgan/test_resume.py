@@ -23,7 +23,7 @@ from cgan import run_folder, stopwatch, training
 from cgan.checkpoint import load_generator, weights_digest
 from cgan.cli import main
 from cgan.config import TrainConfig
-from cgan.dataset import Photos, prepare
+from cgan.data.prepared import Photos, prepare
 from cgan.errors import GateError
 from cgan.state import Run
 from cgan.training import fit, setup

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cgan.dataset import FLOWERS102_URL, prepare, scan, source_folder
 from torchvision.datasets import Flowers102
 
 from cgan import dataset
-from cgan.dataset import FLOWERS102_URL, prepare, scan, source_folder
 from cgan.errors import GateError, UserError
 
 FILES = ("102flowers.tgz", "imagelabels.mat", "setid.mat")

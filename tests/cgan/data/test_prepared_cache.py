@@ -5,9 +5,9 @@ import gc
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,9 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cgan import dataset
 from cgan.cache import cache_folder
-from cgan.dataset import prepare, scan
+from cgan.data import prepared
+from cgan.data.prepared import prepare
+from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.metrics import NEAR_GRAY, colorfulness
@@ -39,7 +40,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise AssertionError("a photo was decoded")
 
-    monkeypatch.setattr(dataset, "_decode", refuse)
+    monkeypatch.setattr(prepared, "_decode", refuse)
 
 
 def test_a_second_preparation_decodes_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +103,7 @@ def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache
 
 def test_paths_that_were_scanned_are_not_scanned_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, whole = scan(photos), prepare(photos, 32)
-    monkeypatch.setattr(dataset, "scan", None)
+    monkeypatch.setattr(prepared, "scan", None)
     again = prepare(photos, 32, paths=paths)
     assert (again.names, again.sha256) == (whole.names, whole.sha256)
     assert prepare(photos, 32, paths=paths[1:]).names == whole.names[1:]
@@ -135,7 +136,7 @@ def test_a_full_disk_is_no_fault_of_the_request(
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(dataset, "_map_pixels", full)
+    monkeypatch.setattr(prepared, "_map_pixels", full)
     with pytest.raises(GateError, match=r"No space left on device.*make room"):
         prepare(photos, 32)
 
@@ -154,7 +155,7 @@ def test_the_unreadable_are_still_refused_from_the_cache(photos: Path, monkeypat
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 64])
 def test_near_gray_photos_are_counted(photos: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(dataset, "NEAR_GRAY_BATCH", batch)
+    monkeypatch.setattr(prepared, "NEAR_GRAY_BATCH", batch)
     ramp = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
     Image.fromarray(ramp).save(photos / "gray.png")
     Image.fromarray(np.stack([ramp, ramp, ramp // 8 * 8], 2)).save(photos / "saved-as-rgb.png")
@@ -181,8 +182,8 @@ def test_decoded_photos_are_written_and_let_go(
     tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_photos(tmp_path / "photos", 60)
-    monkeypatch.setattr(dataset, "PREPARE_AHEAD", 5)
-    monkeypatch.setattr(dataset, "NEAR_GRAY_BATCH", 4)
+    monkeypatch.setattr(prepared, "PREPARE_AHEAD", 5)
+    monkeypatch.setattr(prepared, "NEAR_GRAY_BATCH", 4)
     lock, alive, most = threading.Lock(), 0, 0
 
     def forget() -> None:
@@ -198,7 +199,7 @@ def test_decoded_photos_are_written_and_let_go(
         weakref.finalize(pixels, forget)
         return pixels
 
-    monkeypatch.setattr(dataset, "_decode", decode)
+    monkeypatch.setattr(prepared, "_decode", decode)
     assert len(prepare(folder, 32).pixels) == 60
     gc.collect()
     assert alive == 0
@@ -229,9 +230,9 @@ def test_more_photos_than_memory_can_be_mapped(tmp_path: Path) -> None:
     file, size = tmp_path / "large.npy", 1024
     count = 2 * memory // (size * size * 3)
     with file.open("wb") as opened:  # a sparse file: it takes no room
-        opened.write(dataset._npy_header(count, size))
+        opened.write(prepared._npy_header(count, size))
         opened.truncate(opened.tell() + count * size * size * 3)
-    pixels = torch.from_numpy(dataset._map_pixels(file, count, size))
+    pixels = torch.from_numpy(prepared._map_pixels(file, count, size))
     assert pixels.shape == (count, size, size, 3)
     assert pixels[-1, -1, -1].tolist() == [0, 0, 0]
 
@@ -290,7 +291,7 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
         if when == "index":
-            patch.setattr(dataset, "atomic_path", stop_at_index)
+            patch.setattr(prepared, "atomic_path", stop_at_index)
         prepare(photos, 32, progress=stop if when == "decoding" else None)
     assert caught.tb  # the frames are still there, and yet
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
@@ -298,17 +299,34 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(
     assert len(prepare(photos, 32).names) == 6
 
 
-def test_what_a_killed_preparation_left_is_removed_once_it_is_old(photos: Path, photo_cache: Path) -> None:
-    old, running, other = (photo_cache / name for name in (".cgan-old.tmp", ".cgan-running.tmp", "other.tmp"))
-    for path in (old, running, other):
-        path.touch()
-    for path in (old, other):
-        os.utime(path, (time.time() - dataset.ABANDONED_SECONDS - 60,) * 2)
+def test_what_a_killed_preparation_left_is_removed_and_nothing_of_others(photos: Path, photo_cache: Path) -> None:
+    program = f"""
+import os, sys
+from pathlib import Path
+from cgan.data.prepared import prepare
+prepare(Path({str(photos)!r}), 32, progress=lambda done, total: os.kill(os.getpid(), 9) if done == 3 else None)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    (left,) = photo_cache.glob(".cgan-*.tmp")
+    others = [photo_cache / name for name in (".cgan-mine.tmp", f".cgan-{'0' * 32}-0a1b2c3d4e5f.tmp", "other.tmp")]
+    for path in others:
+        path.write_text("mine")
+        os.utime(path, (1, 1))
     prepare(photos, 32)
-    assert not old.exists()
-    assert running.exists() and other.exists()
+    assert not left.exists()
+    assert [path.read_text() for path in others] == ["mine"] * 3
+
+
+def test_a_preparation_leaves_the_temporary_files_of_one_beside_it(photos: Path, photo_cache: Path) -> None:
+    def other(done: int, _: int) -> None:
+        if done == 3:
+            (mine,) = photo_cache.glob(".cgan-*.tmp")
+            prepare(photos, 48)
+            assert mine.exists()
+
+    assert len(prepare(photos, 32, progress=other).names) == 6
 
 
 def test_the_header_is_equally_long_for_every_count() -> None:
-    lengths = {len(dataset._npy_header(count, 128)) for count in (0, 9, 10, 8189, 10**6, 10**12)}
+    lengths = {len(prepared._npy_header(count, 128)) for count in (0, 9, 10, 8189, 10**6, 10**12)}
     assert len(lengths) == 1
