@@ -100,9 +100,6 @@ def setup(
             run.folder.create(records)
         return run
     run.folder.check_resumable(records)
-    if world.main:
-        run.folder.adopt()
-        run.folder.check_own()
     progress = run.folder.load(run.networks, run.optimizers)
     if progress:
         run.history, run.steps = progress["history"], progress["steps"]
@@ -112,6 +109,8 @@ def setup(
     run.folder.check_epochs(config, run.history)
     world.wait()  # all have read before one writes
     if world.main:
+        run.folder.adopt()
+        run.folder.check_own()
         run.folder.write_records(records)
         if run.history:
             _published(run)()

@@ -94,7 +94,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache: Path) -> None:
     prepare(photos, 32, tmp_path / "mine")
-    assert len(list((tmp_path / "mine").iterdir())) == 2
+    assert sorted(path.suffix for path in (tmp_path / "mine").iterdir()) == ["", ".json", ".npy"]
     assert not list(photo_cache.iterdir())
 
 
@@ -120,7 +120,7 @@ def test_photos_are_kept_as_json_and_npy(photos: Path, photo_cache: Path) -> Non
     kept = np.load(pixels)  # for whoever reads it without this project; its header leaves out the unreadable photo
     assert (kept.shape, kept.dtype) == ((25, 32, 32, 3), np.uint8)
     assert np.array_equal(kept, prepared.pixels.permute(0, 2, 3, 1).numpy())
-    assert json.loads(index.read_text()) == {"unreadable": prepared.unreadable, "near_gray": 0}
+    assert json.loads(index.read_text()).keys() == {"unreadable", "near_gray", "blocks", "sha256"}
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_set(photos: Path, tmp_path: Path) -> None:
@@ -161,18 +161,19 @@ def test_near_gray_photos_are_counted(photos: Path, monkeypatch: pytest.MonkeyPa
     Image.fromarray(np.stack([ramp, ramp, ramp // 8 * 8], 2)).save(photos / "saved-as-rgb.png")
     Image.fromarray(np.stack([ramp, ramp, ramp // 4], 2)).save(photos / "colored.png")
     first = prepare(photos, 32)
-    assert first.near_gray == 2
+    assert {first.names[i] for i in first.near_gray} == {"gray.png", "saved-as-rgb.png"}
     values = colorfulness(first.pixels.float() / 255)
-    assert first.near_gray == int((values < NEAR_GRAY).sum())
+    assert first.near_gray == {i for i, value in enumerate(values) if value < NEAR_GRAY}
     no_decoding(monkeypatch)
-    assert prepare(photos, 32).near_gray == 2
+    assert prepare(photos, 32).near_gray == first.near_gray
 
 
 def test_the_threshold_is_that_of_the_metrics(tmp_path: Path) -> None:
     for blue in range(100, 120):
         Image.new("RGB", (20, 20), (100, 100, blue)).save(tmp_path / f"{blue}.png")
     # one colour has no spread, and M3 is 0.3 of the distance |yellow - blue| = blue - 100
-    assert prepare(tmp_path, 32).near_gray == sum(0.3 * (blue - 100) < NEAR_GRAY for blue in range(100, 120)) == 17
+    expected = sum(0.3 * (blue - 100) < NEAR_GRAY for blue in range(100, 120))
+    assert len(prepare(tmp_path, 32).near_gray) == expected == 17
 
 
 # memory
@@ -240,7 +241,9 @@ def test_more_photos_than_memory_can_be_mapped(tmp_path: Path) -> None:
 # damage
 
 
-@pytest.mark.parametrize("change", ["text", "empty", "missing", "shorter", "longer", "one photo less", "other type"])
+@pytest.mark.parametrize(
+    "change", ["text", "empty", "missing", "shorter", "longer", "zeros", "one bit", "one photo less", "other type"]
+)
 def test_damaged_pixels_are_made_again(photos: Path, photo_cache: Path, change: str) -> None:
     first = prepare(photos, 32).pixels.clone()
     (file,) = photo_cache.glob("*.npy")
@@ -253,16 +256,53 @@ def test_damaged_pixels_are_made_again(photos: Path, photo_cache: Path, change: 
         np.save(file, np.load(file).view(np.int8))
     else:
         content = {"text": b"damaged", "empty": b"", "shorter": whole[:-1], "longer": whole + b"\0"}
+        content |= {"zeros": whole[:128] + bytes(len(whole) - 128), "one bit": whole[:-1] + bytes([whole[-1] ^ 1])}
         file.write_bytes(content[change])
-    assert torch.equal(prepare(photos, 32).pixels, first)
+    again = prepare(photos, 32)
+    assert again.note and str(file) in again.note and "made again" in again.note
+    assert torch.equal(again.pixels, first)
     assert file.read_bytes() == whole
+    assert prepare(photos, 32).note is None
+
+
+def test_damage_is_found_in_every_block(photos: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "BLOCK_BYTES", 1000)
+    first = prepare(photos, 32)
+    (file,) = photo_cache.glob("*.npy")
+    whole = file.read_bytes()
+    for place in (0, 999, 1000, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = prepare(photos, 32)
+        assert again.note and torch.equal(again.pixels, first.pixels)
+
+
+def test_pixels_of_another_folder_are_not_taken(photos: Path, photo_cache: Path, make_photos: MakePhotos) -> None:
+    prepare(make_photos(photos.parent / "others", 6, seed=1), 32)
+    others = {path.suffix: path for path in photo_cache.glob("*.*[!s]")}
+    first = prepare(photos, 32)
+    for path in set(photo_cache.glob("*.*[!s]")) - set(others.values()):
+        shutil.copy(others[path.suffix], path)
+    again = prepare(photos, 32)
+    assert again.note and torch.equal(again.pixels, first.pixels)
+
+
+def test_a_damaged_cache_is_not_changed_under_those_that_have_it_mapped(photos: Path, photo_cache: Path) -> None:
+    first = prepare(photos, 32)
+    before = first.pixels.clone()
+    (index,) = photo_cache.glob("*.json")
+    index.write_text("damaged")
+    (file,) = photo_cache.glob("*.npy")
+    inode = file.stat().st_ino
+    assert prepare(photos, 32).note
+    assert file.stat().st_ino != inode
+    assert torch.equal(first.pixels, before)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "damaged", "[]", "{}", "null", '{"unreadable": {}}', '{"unreadable": 3, "near_gray": 0}'),
-        *('{"unreadable": {}, "near_gray": null}', '{"unreadable": {"a": "b"}, "near_gray": 0}'),
+        *("", "damaged", "[]", "{}", "null", '{"unreadable": {}}', '{"unreadable": 3, "near_gray": []}'),
+        *('{"unreadable": {}, "near_gray": [], "blocks": []}', '{"unreadable": {"a": "b"}, "sha256": ""}'),
     ],
 )
 def test_a_damaged_index_is_made_again(photos: Path, photo_cache: Path, text: str) -> None:
@@ -295,7 +335,7 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(
         prepare(photos, 32, progress=stop if when == "decoding" else None)
     assert caught.tb  # the frames are still there, and yet
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
-    assert [path.suffix for path in photo_cache.iterdir()] == ([".npy"] if when == "index" else [])
+    assert [path.suffix for path in photo_cache.glob("*.*[!s]")] == ([".npy"] if when == "index" else [])
     assert len(prepare(photos, 32).names) == 6
 
 
