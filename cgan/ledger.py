@@ -8,6 +8,9 @@ from pathlib import Path
 
 from cgan.files import OccupiedError, atomic_path, file_sha256, look_at
 
+LEDGER_FILE = ".written"
+"""Name of a run's ledger in its folder."""
+
 _LINES = re.compile(r"(?:[0-9a-f]{64}  .+\n)*")
 
 
@@ -23,6 +26,15 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def check(self) -> None:
+        """Check that there is no ledger yet, or one.
+
+        Raises:
+            OccupiedError: it is another program's file.
+            OSError: it cannot be read.
+        """
+        self._text()
 
     def knows(self, file: Path) -> bool:
         """Return True if a file is one that was written under its name.

@@ -22,7 +22,7 @@ from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.figures import save_curves, scalar
 from cgan.files import OccupiedError, file_sha256, remove_temporaries, temporary_mark
-from cgan.ledger import Ledger
+from cgan.ledger import LEDGER_FILE, Ledger
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
 
@@ -30,9 +30,6 @@ BEST_FILE = "best.safetensors"
 
 LOCK_FILE = ".lock"
 """A file of marks (see `cgan.marks`) that the process that trains here keeps locked."""
-
-LEDGER_FILE = ".written"
-"""The run's ledger (see `cgan.ledger`)."""
 
 RECORD_FILES = frozenset({"split.json", "environment.json", "config.json"})
 """What a start writes; a run that finished no epoch has no more."""
@@ -104,8 +101,10 @@ class RunFolder:
         if not self.path.is_dir():
             raise UserError(f"{self.path}: found a file, expected a new or empty folder; use another --out")
         try:
+            self.ledger.check()
+            read_marks(self.path / LOCK_FILE)
             free = all(map(self._is_of_a_start, self.path.iterdir()))
-        except OccupiedError:
+        except OSError:  # what cannot be read is not this project's
             free = False
         if not free:
             raise UserError(
@@ -184,7 +183,8 @@ class RunFolder:
         """
         if not self.ledger.path.exists():
             with self._writing():
-                for file in (*self._fixed_files(), *self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*")):
+                kept = (*self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*"), self.held_out_file)
+                for file in (*self._fixed_files(), *kept):
                     if file.is_file() and not file.is_symlink():
                         self.ledger.add(file, file_sha256(file))
 

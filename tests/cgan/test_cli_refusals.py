@@ -267,9 +267,9 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(
     def full(path: Path, target: Path, *arguments: Any) -> Any:
         if target.match(name):
             raise OSError(28, "No space left on device")
-        return place(path, target, *arguments)
+        return take_name(path, target, *arguments)
 
-    place = files.place
+    take_name = files.place
     with monkeypatch.context() as patch:
         patch.setattr(files, "place", full)
         error = train().error(1)

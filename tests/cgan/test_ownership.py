@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cgan.errors import GateError, UserError
-from cgan.run_folder import LEDGER_FILE, LOCK_FILE, RunFolder
+from cgan.ledger import LEDGER_FILE
+from cgan.run_folder import LOCK_FILE, RunFolder
 from tests.cgan.begun import ENDED, LEFT, RECORDS
 
 Publish = Callable[..., Any]
@@ -131,13 +132,12 @@ def test_kills_and_resumes_leave_what_the_user_put_there(
                     (folder / name).write_text("mine")
                     mine.append(folder / name)
 
-    assert train(7) == -9  # in its first records
     assert train(18) == -9
     (run / "samples").symlink_to(elsewhere)
-    for number, kill_at in enumerate((9, 25, 39)):
+    for number, kill_at in enumerate((9, 25)):
         drop(number)
         assert train(kill_at, "--resume") == -9
-    drop(3)
+    drop(2)
     assert train(0, "--resume") == 0
     assert all(path.read_text() == "mine" for path in mine)
     left = [path for folder in (run, elsewhere, photo_cache) for path in folder.rglob(".cgan-*.tmp")]

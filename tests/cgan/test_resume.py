@@ -24,8 +24,8 @@ from cgan.cli import main
 from cgan.config import TrainConfig
 from cgan.data.prepared import Photos, prepare
 from cgan.errors import GateError
-from cgan.ledger import Ledger
-from cgan.run_folder import LEDGER_FILE, LOCK_FILE
+from cgan.ledger import LEDGER_FILE, Ledger
+from cgan.run_folder import LOCK_FILE
 from cgan.state import Run
 from cgan.training import fit, setup
 

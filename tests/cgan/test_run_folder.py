@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cgan.checkpoint import load_generator, training_tensors, weights_digest
 from cgan.errors import GateError, UserError
+from cgan.ledger import LEDGER_FILE
 from cgan.networks import Generator
-from cgan.run_folder import LEDGER_FILE, LOCK_FILE, RunFolder, best_epoch
+from cgan.run_folder import LOCK_FILE, RunFolder, best_epoch
 from tests.cgan.begun import CONFIG, ENDED, LEFT, RECORDS, SHEET, generator
 
 Publish = Callable[..., Generator]
