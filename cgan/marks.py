@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,9 +25,12 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSU
 class Sharing(Enum):
     """What happens where another process is at work in the folder."""
 
-    REFUSED = "BlockingIOError"
-    IN_TURN = "wait for its end"
-    TOGETHER = "work beside it"
+    REFUSED = auto()
+    """This one gets a BlockingIOError."""
+    IN_TURN = auto()
+    """This one waits for its end."""
+    TOGETHER = auto()
+    """Both work at once."""
 
 
 @contextmanager
