@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments
 from cgan.command import exit_on_user_error
-from cgan.dataset import scan
+from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.figures import scalar
 from cgan.files import atomic_path

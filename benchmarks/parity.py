@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments
 from benchmarks.records import json_option, write_record
-from cgan.dataset import prefetch
+from cgan.data.prefetch import prefetch
 from infer.backends import open_model
 from infer.backends.base import available_cores
 from infer.images import Floats, decode, model_input

@@ -30,7 +30,8 @@ from benchmarks.matrix import matrix_product_rate
 from benchmarks.records import json_option, write_record
 from cgan import networks
 from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, TrainConfig
-from cgan.dataset import Photos, Split
+from cgan.data.prepared import Photos
+from cgan.data.split import Split
 from cgan.distributed import World
 from cgan.run_folder import RunFolder
 from cgan.state import AUTOCAST_DTYPES, Run, build, resolve

@@ -18,6 +18,7 @@ from cgan import __version__
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
+from cgan.ledger import LEDGER_FILE, Ledger
 from cgan.networks import Generator, count_parameters
 from cgan.spec import ModelSpec
 
@@ -127,7 +128,7 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
         size: the model's render size.
 
     Raises:
-        UserError: they cannot be read, or are of another shape.
+        UserError: they cannot be read, are of another shape, or are not those that the run kept.
     """
     file = (source if source.is_dir() else source.parent.parent) / HELD_OUT_FILE
     if not file.exists():
@@ -141,6 +142,9 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
             f"{file}: found {gray.shape} {gray.dtype}, expected some photos of 1 x {size} x {size} uint8; "
             "give --calibration FOLDER"
         )
+    ledger = Ledger(file.with_name(LEDGER_FILE))
+    if ledger.path.exists() and not ledger.knows(file):  # runs of earlier versions have none
+        raise UserError(f"{file}: not the photos that the run kept; restore the file, or give --calibration FOLDER")
     return gray.astype(np.float32) / np.float32(255)
 
 

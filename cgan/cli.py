@@ -1,6 +1,7 @@
 """The command cgan-train. Of a new run nothing heavy is imported before the options are known to be right."""
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -203,28 +204,35 @@ def _train(
     dry_run: bool,
 ) -> None:
     """Everything after the options are known to be right; in each process of the world."""
-    from cgan import dataset, training
+    from cgan import training
+    from cgan.data import download, prepared
+    from cgan.data.scan import scan
     from cgan.run_folder import RunFolder
 
     run_folder = RunFolder(out)
     if not resume and world.main:
         run_folder.check_free()
     if dry_run:
-        found = dataset.FLOWERS102 if data == dataset.FLOWERS102 else len(dataset.scan(Path(data)))
+        folder, count = download.planned_folder(data)
         if world.main:
-            print(json.dumps({"photos": found, "out": str(out), **config.to_json()}, indent=2))
+            plan = {"folder": str(folder), "photos": count, "out": str(out)}
+            print(json.dumps({**plan, **config.to_json()}, indent=2))
+            if count is None:
+                progress.say(f"note: {data} is not there yet; a run will download it into {folder.parent}")
         return
     with world.main_of_machine_first():
-        folder = dataset.source_folder(data)
-        paths = dataset.scan(folder)
+        folder = download.source_folder(data)
+        paths = scan(folder)
         if out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--out {out}: found it inside {folder}, where samples would become photos; choose another")
-        photos = dataset.prepare(folder, config.size, progress=progress.prepared, paths=paths)
+        photos = prepared.prepare(folder, config.size, progress=progress.prepared, paths=paths)
+    if photos.note:
+        print(f"warning: {photos.note}", file=sys.stderr)
     if world.main:
         for name, reason in photos.unreadable.items():
             print(f"warning: passed over {name}: {reason}", file=sys.stderr)
         if photos.near_gray:
-            print(f"warning: {photos.near_gray} of {len(photos.names)} photos are near gray", file=sys.stderr)
+            print(f"warning: {len(photos.near_gray)} of {len(photos.names)} photos are near gray", file=sys.stderr)
     with run_folder.locked() if world.main else nullcontext():
         run = training.setup(out, config, photos, resume, world, start)
         parts = run.split
@@ -279,7 +287,7 @@ class _Progress:
         self.say(
             f"epoch {metrics['epoch']}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
             f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
-            f"PSNR {metrics['test_psnr']:.2f} dB (gray {metrics['test_gray_psnr']:.2f})  "
+            f"PSNR {_decibels(metrics['test_psnr'])} (gray {_decibels(metrics['test_gray_psnr'])})  "
             f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "
             f"{judge.strip()}{fid}  time: {shares}"
         )
@@ -302,6 +310,11 @@ class _Progress:
         if self.bar:
             self.bar.close()
             self.bar = None
+
+
+def _decibels(psnr: float) -> str:
+    """A PSNR for people; equal pictures have none."""
+    return f"{psnr:.2f} dB" if math.isfinite(psnr) else "none"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,12 +1,14 @@
 """TensorBoard events of a run."""
 
+import hashlib
 import io
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from cgan.figures import scalar
-from cgan.files import atomic_path
+from cgan.ledger import Ledger
 
 FILE = "events.out.tfevents.0.cgan"
 """TensorBoard finds event files by the middle of this name."""
@@ -14,31 +16,36 @@ FILE = "events.out.tfevents.0.cgan"
 NOT_CURVES = frozenset({"epoch", "finished_at", "time_shares"})
 
 
-def write_events(folder: Path, history: list[dict[str, Any]]) -> None:
+def write_events(folder: Path, history: list[dict[str, Any]], ledger: Ledger) -> None:
     """Bring the event file up to date with the finished epochs; the step of an event is its epoch.
 
-    TensorBoard follows a file that grows, so the last epoch is appended where the file holds exactly those before it;
-    otherwise, as after a kill in the middle of it, the file is written anew.
+    TensorBoard follows a file that grows, so what is missing is appended, also after a kill in the middle of it; a file
+    that does not begin as this one is written anew.
 
     Args:
         folder: where the event file lies; made where it is missing.
         history: metrics of all finished epochs, with the time at which each ended in "finished_at".
+        ledger: what the run wrote.
 
     Raises:
+        OccupiedError: a file that the run did not write is there.
         OSError: the file cannot be written.
     """
     folder.mkdir(exist_ok=True)
     path = folder / FILE
-    before, last = _records(history[:-1], header=True), _records(history[-1:], header=False)
-    if path.exists() and path.read_bytes() == before:
+    content = _records(history)
+    if path.exists() and content.startswith(found := path.read_bytes()):
+        ledger.add(path, hashlib.sha256(content).hexdigest())
         with path.open("ab") as file:
-            file.write(last)
+            file.write(content[len(found) :])
+            file.flush()
+            os.fsync(file.fileno())
         return
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(before + last)
+    with ledger.atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
-def _records(history: list[dict[str, Any]], header: bool) -> bytes:
+def _records(history: list[dict[str, Any]]) -> bytes:
     """The epochs as TensorBoard's records, equal bytes for equal metrics."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -46,8 +53,7 @@ def _records(history: list[dict[str, Any]], header: bool) -> bytes:
 
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
-    if header:
-        writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
     for metrics in history:
         values = [
             Summary.Value(tag=_tag(name), simple_value=scalar(value))

@@ -24,6 +24,8 @@ INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
 """File name of torchvision's Inception v3 weights in torch's hub cache."""
 
 CACHE_NAME = "features.sqlite"
+TABLE = "sealed_features"
+"""Another name than that of earlier versions, whose rows had no digest."""
 CACHE_TIMEOUT = 60.0
 """Seconds that one process waits for another one's writing."""
 
@@ -274,7 +276,8 @@ class FeatureCache:
     """Features by the content of the picture and the network, kept on disk between commands.
 
     It may be used by several threads and processes at once, and deleted at any time: where it cannot be read or written
-    (any more), features are computed without it, and `note` says so.
+    (any more), features are computed without it, and `note` says so. Each row has a digest of itself and its key; rows
+    that are not as they were written are computed again.
 
     Args:
         folder: where it is kept, as CACHE_NAME.
@@ -289,7 +292,8 @@ class FeatureCache:
         self.hits = 0
         """Pictures whose features were known."""
         self.note: str | None = None
-        """Why features are not kept, where they are not."""
+        """That features are not kept, or that some were damaged, where it is so."""
+        self._damaged = 0
         where = {"versions": library_versions(), "device": device.type}
         self._prefix = bytes.fromhex(json_sha256({**network.fingerprint, **where}))
         self._lock = threading.Lock()
@@ -297,7 +301,7 @@ class FeatureCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=CACHE_TIMEOUT, check_same_thread=False)
-            self._database.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, row BLOB)")
+            self._database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (key BLOB PRIMARY KEY, row BLOB, sha256 BLOB)")
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
 
@@ -321,8 +325,14 @@ class FeatureCache:
 
     def _find(self, keys: Sequence[bytes]) -> list[Tensor | None]:
         def row(database: sqlite3.Connection, key: bytes) -> Tensor | None:
-            found = database.execute("SELECT row FROM features WHERE key = ?", (key,)).fetchone()
-            return torch.from_numpy(np.frombuffer(found[0], np.float32).copy()) if found else None
+            found = database.execute(f"SELECT row, sha256 FROM {TABLE} WHERE key = ?", (key,)).fetchone()
+            if found is None:
+                return None
+            content, sha256 = found
+            if not isinstance(content, bytes) or sha256 != _row_digest(key, content):
+                self._damaged += 1
+                return None
+            return torch.from_numpy(np.frombuffer(content, np.float32).copy())
 
         with self._lock:
             try:
@@ -331,16 +341,19 @@ class FeatureCache:
                 self._give_up(error)
                 rows = [None] * len(keys)
             self.hits += sum(row is not None for row in rows)
+            if self._damaged and self._database:
+                self.note = f"{self.path}: {self._damaged} features were damaged and computed again"
         return rows
 
     def _keep(self, keys: Sequence[bytes], features: Tensor) -> None:
-        values = [(key, row.numpy().tobytes()) for key, row in zip(keys, features, strict=True)]
+        rows = [row.numpy().tobytes() for row in features]
+        values = [(key, row, _row_digest(key, row)) for key, row in zip(keys, rows, strict=True)]
         with self._lock:
             if self._database is None:
                 return
             try:
                 with self._database:
-                    self._database.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", values)
+                    self._database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?)", values)
             except sqlite3.Error as error:
                 self._give_up(error)
 
@@ -352,3 +365,7 @@ class FeatureCache:
             f"{self.path}: features are not kept there ({error}), so the next command computes them again; delete it, "
             "make room or permission there, or set CGAN_CACHE to another folder"
         )
+
+
+def _row_digest(key: bytes, row: bytes) -> bytes:
+    return hashlib.sha256(key + row).digest()

@@ -199,6 +199,13 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX) and not path.is_dir()
 
 
+def temporary_mark(name: str) -> str | None:
+    """Return the mark in the name of a temporary file, None for any other name."""
+    if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
+        return None
+    return name.removeprefix(_PREFIX).partition("-")[0]
+
+
 def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
     """Remove the temporary files that ended processes left in a folder.
 
@@ -207,13 +214,8 @@ def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
         marks: `MARK` of those processes; files of others stay.
     """
     for entry in folder.iterdir():
-        if is_left_by(marks, entry.name) and not entry.is_dir():
+        if temporary_mark(entry.name) in marks and not entry.is_dir():
             entry.unlink(missing_ok=True)
-
-
-def is_left_by(marks: Collection[str], name: str) -> bool:
-    """Return True if a file's name is that of a temporary file of one of these processes (`MARK`)."""
-    return name.startswith(_PREFIX) and name.endswith(_SUFFIX) and name[len(_PREFIX) :].partition("-")[0] in marks
 
 
 @dataclass(frozen=True)

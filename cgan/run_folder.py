@@ -1,10 +1,9 @@
 """The folder of a run: its records, checkpoints, metrics and samples on disk."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,27 +16,23 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cgan import events
 from cgan.checkpoint import GENERATOR_FILE, HELD_OUT_FILE, TRAINING_FILE, load_training, save_generator, save_training
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.events import write_events
 from cgan.figures import save_curves, scalar
-from cgan.files import atomic_path, is_temporary, remove_temporaries, replaces_nothing_else
+from cgan.files import OccupiedError, file_sha256, remove_temporaries, temporary_mark
+from cgan.ledger import LEDGER_FILE, Ledger
+from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
 
 BEST_FILE = "best.safetensors"
 
 LOCK_FILE = ".lock"
-"""An empty file that the process that trains here keeps locked."""
+"""A file of marks (see `cgan.marks`) that the process that trains here keeps locked."""
 
-OF_A_START = {
-    "split.json": frozenset({"train", "test", "photos_sha256"}),
-    "environment.json": frozenset({"cgan", "python", "torch", "processes"}),
-}
-"""What a start writes before config.json, with keys by which it is known."""
-
-NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""Errors of file systems that cannot lock files, as some of clusters."""
+RECORD_FILES = frozenset({"split.json", "environment.json", "config.json"})
+"""What a start writes; a run that finished no epoch has no more."""
 
 MAY_CHANGE = frozenset({"epochs"})
 """Options that a resumed run may have other than the run it goes on with."""
@@ -46,8 +41,8 @@ MAY_CHANGE = frozenset({"epochs"})
 class RunFolder:
     """RUN: config.json, split.json, environment.json, metrics.jsonl, curves.png, checkpoints/, samples/, tensorboard/.
 
-    Every file appears whole or not at all. The training state alone holds all that --resume needs, the metrics
-    included, so a kill between two files loses nothing.
+    Every file appears whole or not at all, and replaces nothing but what this run wrote. The training state alone holds
+    all that --resume needs, the metrics included, so a kill between two files loses nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +51,11 @@ class RunFolder:
         self.generator_file = self.checkpoints / GENERATOR_FILE
         self.training_file = self.checkpoints / TRAINING_FILE
         self.held_out_file = path / HELD_OUT_FILE
+        self.metrics_file = path / "metrics.jsonl"
+        self.curves_file = path / "curves.png"
+        self.samples = path / "samples"
+        self.events = path / "tensorboard"
+        self.ledger = Ledger(path / LEDGER_FILE)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,22 +67,19 @@ class RunFolder:
         """
         new = not self.path.exists()
         lock = self.path / LOCK_FILE
-        with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path}: found another cgan-train at work in it; wait for it, or use another --out"
-                ) from None
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise cannot_write(self.path, error) from error
+        with contextlib.ExitStack() as stack:
+            with self._writing():
+                self.path.mkdir(parents=True, exist_ok=True)
+                try:
+                    has_locks = stack.enter_context(noted(lock, Sharing.REFUSED, self._remove_leftovers))
+                except BlockingIOError:
+                    raise UserError(
+                        f"{self.path}: found another cgan-train at work in it; wait for it, or use another --out"
+                    ) from None
+            if not has_locks:
                 print(
-                    f"warning: {self.path}: its file system has no locks ({error.strerror}); see to it that no other "
-                    "cgan-train works in it",
+                    f"warning: {self.path}: its file system has no locks; see to it that no other cgan-train works "
+                    "in it",
                     file=sys.stderr,
                 )
             try:
@@ -103,7 +100,13 @@ class RunFolder:
             return
         if not self.path.is_dir():
             raise UserError(f"{self.path}: found a file, expected a new or empty folder; use another --out")
-        if not all(map(self._is_of_a_start, self.path.iterdir())):
+        try:
+            self.ledger.check()
+            read_marks(self.path / LOCK_FILE)
+            free = all(map(self._is_of_a_start, self.path.iterdir()))
+        except OSError:  # what cannot be read is not this project's
+            free = False
+        if not free:
             raise UserError(
                 f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
             )
@@ -111,14 +114,14 @@ class RunFolder:
     def _is_of_a_start(self, entry: Path) -> bool:
         """Whether a file or folder in RUN is one that a run has before its first epoch is finished."""
         if entry == self.checkpoints:
-            return entry.is_dir() and all(map(is_temporary, entry.iterdir()))
-        if entry.name == "config.json":
-            with contextlib.suppress(UserError):
-                return bool(self._read("config.json") and self.config())
-            return False
-        if entry.name in OF_A_START:
-            return replaces_nothing_else(entry, OF_A_START[entry.name])
-        return entry.name == LOCK_FILE or is_temporary(entry)
+            return entry.is_dir() and all(map(self._is_left, entry.iterdir()))
+        if entry.name in RECORD_FILES:
+            return self.ledger.knows(entry)
+        return entry.name in (LOCK_FILE, LEDGER_FILE) or self._is_left(entry)
+
+    def _is_left(self, entry: Path) -> bool:
+        """Whether a file is a temporary one that an ended process of this run left."""
+        return temporary_mark(entry.name) in read_marks(self.path / LOCK_FILE)
 
     def config(self) -> dict[str, Any]:
         """The run's configuration; options that did not exist when it began have their defaults.
@@ -171,6 +174,37 @@ class RunFolder:
                 "--resume: the photos are not those that the run began with; restore them or use another --out"
             )
 
+    def adopt(self) -> None:
+        """Begin the ledger of a run that an earlier version began: the files under the names of a run are the run's.
+
+        Raises:
+            UserError: the ledger cannot be written.
+            GateError: the disk is full.
+        """
+        if not self.ledger.path.exists():
+            with self._writing():
+                kept = (*self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*"), self.held_out_file)
+                for file in (*self._fixed_files(), *kept):
+                    if file.is_file() and not file.is_symlink():
+                        self.ledger.add(file, file_sha256(file))
+
+    def check_own(self) -> None:
+        """Check, before anything slow begins, that no file of another program has the name of one that is replaced.
+
+        Raises:
+            UserError: one has.
+        """
+        with self._writing():
+            for file in self._fixed_files():
+                if os.path.lexists(file) and not self.ledger.knows(file):
+                    raise OccupiedError(file, "another file is there")
+
+    def _fixed_files(self) -> tuple[Path, ...]:
+        """What is written again after each epoch, the event file aside, which grows."""
+        records = (self.path / name for name in sorted(RECORD_FILES))
+        checkpoints = (self.training_file, self.generator_file, self.checkpoints / BEST_FILE)
+        return (*records, *checkpoints, self.metrics_file, self.curves_file)
+
     def check_epochs(self, config: TrainConfig, history: list[dict[str, Any]]) -> None:
         """Check that a resumed run can get as many epochs as `config` wants.
 
@@ -194,7 +228,7 @@ class RunFolder:
         """
         if self.training_file.exists():
             return load_training(self.training_file, networks, optimizers)
-        if self.generator_file.exists() or (self.path / "metrics.jsonl").exists():
+        if self.generator_file.exists() or self.metrics_file.exists():
             raise UserError(
                 f"--resume: found finished epochs in {self.path}, but no {self.training_file} to go on from; restore "
                 f"it, or begin a new run with --init {self.path}"
@@ -208,13 +242,13 @@ class RunFolder:
             tensors: see `cgan.checkpoint.training_tensors`.
             progress: JSON values; "history" is a list of metrics, one for each epoch.
         """
-        with self._writing(GateError):
-            save_training(self.training_file, tensors, progress)
+        with self._writing(GateError), self.ledger.atomic_path(self.training_file) as path:
+            save_training(path, tensors, progress)
 
     def keep_held_out(self, gray: NDArray[np.uint8]) -> None:
         """Write held-out photos, N x 1 x size x size, unless they are there: they are the same after every epoch."""
         if not self.held_out_file.exists():
-            with self._writing(GateError), atomic_path(self.held_out_file) as path, path.open("wb") as file:
+            with self._writing(GateError), self.ledger.atomic_path(self.held_out_file) as path, path.open("wb") as file:
                 np.save(file, gray)
 
     def publish(
@@ -230,26 +264,28 @@ class RunFolder:
         """
         epoch = len(history)
         with self._writing(GateError):
-            self._remove_leftovers()
-            save_generator(self.generator_file, generator, config)
+            with self.ledger.atomic_path(self.generator_file) as path:
+                save_generator(path, generator, config)
             if best_epoch(history, config.best_by) == epoch:
-                save_generator(self.checkpoints / BEST_FILE, generator, config)
+                with self.ledger.atomic_path(self.checkpoints / BEST_FILE) as path:
+                    save_generator(path, generator, config)
             if config.save_every and epoch % config.save_every == 0:
-                save_generator(self.checkpoints / f"epoch-{epoch:04d}.safetensors", generator, config)
-            with atomic_path(self.path / "metrics.jsonl") as path:
+                with self.ledger.atomic_path(self.checkpoints / f"epoch-{epoch:04d}.safetensors") as path:
+                    save_generator(path, generator, config)
+            with self.ledger.atomic_path(self.metrics_file) as path:
                 path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in history))
-            (self.path / "samples").mkdir(exist_ok=True)
-            with atomic_path(self.path / "samples" / f"epoch-{epoch:04d}.png") as path:
+            self.samples.mkdir(exist_ok=True)
+            with self.ledger.atomic_path(self.samples / f"epoch-{epoch:04d}.png") as path:
                 samples.save(path, "PNG")
-            with atomic_path(self.path / "curves.png") as path:
+            with self.ledger.atomic_path(self.curves_file) as path:
                 save_curves(history, path)
-            write_events(self.path / "tensorboard", history)
+            events.write_events(self.events, history, self.ledger)
 
     def write_records(self, records: Mapping[str, Any]) -> None:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             for name, values in records.items():
-                with atomic_path(self.path / name) as path:
+                with self.ledger.atomic_path(self.path / name) as path:
                     path.write_text(json.dumps(values, indent=2) + "\n")
 
     def _read(self, name: str) -> Any:
@@ -260,17 +296,22 @@ class RunFolder:
             advice = "restore it, or begin a run with another --out" if begun else "start without --resume"
             raise UserError(f"--resume: {self.path / name} cannot be read ({error}); {advice}") from error
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a kill in the middle of a file left."""
-        for folder in (self.path, self.checkpoints, self.path / "samples", self.path / "tensorboard"):
+    def _remove_leftovers(self, marks: frozenset[str]) -> None:
+        """Remove what ended processes left in the middle of a file."""
+        for folder in (self.path, self.checkpoints, self.samples, self.events):
             if folder.is_dir():
-                remove_temporaries(folder, ())
+                remove_temporaries(folder, marks)
 
     @contextmanager
     def _writing(self, kind: type[UserError] | None = None) -> Iterator[None]:
         """What cannot be written becomes an error of this kind; None: as `cannot_write` has it of a request."""
         try:
             yield
+        except OccupiedError as error:
+            raise (kind or UserError)(
+                f"{error.filename}: found what this run did not write, and left it as it is; move it away, then give "
+                "the command again, with --resume if the run has begun"
+            ) from error
         except OSError as error:
             raise cannot_write(self.path, error, kind) from error
 

@@ -16,7 +16,9 @@ from cgan import __version__
 from cgan.checkpoint import weights_digest
 from cgan.color import COLOR_TARGETS, ColorSpace
 from cgan.config import ADAM_BETAS, TrainConfig
-from cgan.dataset import Photos, Split, epoch_batches, prefetch
+from cgan.data.prefetch import prefetch
+from cgan.data.prepared import Photos
+from cgan.data.split import Split, epoch_batches
 from cgan.distributed import World
 from cgan.errors import UserError
 from cgan.exported import ExportedGenerator, load_network, unfold_batch_norm

@@ -17,7 +17,8 @@ from torch import Tensor
 from cgan.checkpoint import training_tensors
 from cgan.color import luma_uint8
 from cgan.config import TrainConfig
-from cgan.dataset import Photos, epoch_seed, split
+from cgan.data.prepared import Photos
+from cgan.data.split import Split, epoch_seed, split
 from cgan.distributed import World
 from cgan.epoch_writer import EpochWriter
 from cgan.errors import GateError, UserError
@@ -69,12 +70,14 @@ def setup(
         start: the generator to begin with (see `cgan.state.begin_with`); random weights when None.
 
     Raises:
-        UserError: too few photos, another run in the folder, or a resumed run of other options or photos, or
-            without the --init that it has to begin with again.
+        UserError: too few photos, or all near gray, another run in the folder, or a resumed run of other options or
+            photos, or without the --init that it has to begin with again.
         GateError: the folder cannot be written.
     """
     world = world or World()
     parts = split(photos.sha256, config.test_fraction, config.seed)
+    if not resume:
+        _refuse_gray(photos, parts)
     if config.fid and len(parts.test) < 2:
         raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
     if min(len(parts.train), config.batch_size) < world.size:
@@ -106,6 +109,8 @@ def setup(
     run.folder.check_epochs(config, run.history)
     world.wait()  # all have read before one writes
     if world.main:
+        run.folder.adopt()
+        run.folder.check_own()
         run.folder.write_records(records)
         if run.history:
             _published(run)()
@@ -291,6 +296,23 @@ class _Tally:
         totals = self.run.world.sum(torch.cat([self._sums, self._sums.new_tensor([self._mine])]))
         means = dict(zip(self._names, (totals[:-1] / totals[-1]).tolist(), strict=True))
         return means | ({"skipped_steps": int(self._skipped)} if self.run.scaler.is_enabled() else {})
+
+
+def _refuse_gray(photos: Photos, parts: Split) -> None:
+    """Refuse photos from which nothing is learned, or by which nothing of it is seen.
+
+    Raises:
+        UserError: all photos, all training photos or all held-out ones are near gray.
+    """
+    count = len(photos.names)
+    if len(photos.near_gray) == count:
+        raise UserError(f"all {count} photos are near gray: they teach no colours; give photos in colour")
+    for name, indices in (("training", parts.train), ("held-out", parts.test)):
+        if photos.near_gray.issuperset(indices):
+            raise UserError(
+                f"all {len(indices)} {name} photos of {count} are near gray: colours cannot be learned and measured; "
+                "give more photos in colour, another --test-fraction or another --seed"
+            )
 
 
 _NOT_LOSSES = frozenset({"generator_gradient_norm", "discriminator_gradient_norm", "skipped_steps"})

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from cgan.augment import sharpened
-from cgan.dataset import PREPARE_AHEAD, PREPARE_THREADS, prefetch, scan
+from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
+from cgan.data.scan import scan
 from cgan.errors import UserError
 from infer.images import decode, model_input
 

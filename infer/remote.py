@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cgan.errors import UserError
-from cgan.files import OccupiedError, is_left_by, temporary_name
+from cgan.files import OccupiedError, temporary_mark, temporary_name
 from infer.credentials import Credentials
 from infer.filesystems import (
     HTTP,
@@ -185,7 +185,7 @@ class RemoteFolder(Storage):
         found = self._list() if marks else {}
         with self._using() as files:
             files.makedirs(self._root, exist_ok=True)
-            for name in [name for name in found if is_left_by(marks, posixpath.basename(name))]:
+            for name in [name for name in found if temporary_mark(posixpath.basename(name)) in marks]:
                 files.rm_file(self._path(name))
                 del found[name]
             probe = self._path(temporary_name())

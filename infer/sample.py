@@ -93,7 +93,7 @@ def photos_below(folder: Path) -> list[Source]:
     Raises:
         UserError: no such folder, or no photos in it.
     """
-    from cgan.dataset import scan
+    from cgan.data.scan import scan
 
     return [(path.relative_to(folder).as_posix(), path) for path in scan(folder)]
 
@@ -104,7 +104,7 @@ def by_content(photos: Iterable[Source], workers: int) -> Sample:
     Raises:
         UserError: none can be read.
     """
-    from cgan.dataset import prefetch
+    from cgan.data.prefetch import prefetch
 
     def digest(photo: Source) -> Entry | tuple[str, str]:
         name, source = photo
@@ -153,7 +153,7 @@ def work_through(
     Raises:
         UserError: none could.
     """
-    from cgan.dataset import prefetch
+    from cgan.data.prefetch import prefetch
 
     workers = workers or available_cores()
     sample = by_content(photos, workers)

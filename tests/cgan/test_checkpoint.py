@@ -26,7 +26,8 @@ from cgan.checkpoint import (
     weights_digest,
 )
 from cgan.config import TrainConfig
-from cgan.dataset import Photos, split
+from cgan.data.prepared import Photos
+from cgan.data.split import split
 from cgan.distributed import World
 from cgan.errors import GateError, UserError
 from cgan.networks import Generator, build_generator, count_parameters

@@ -74,17 +74,51 @@ def test_a_run_holds_what_the_design_promises(trained_run: Path) -> None:
             assert (image.format, image.size) == ("PNG", size)
 
 
-def test_gray_photos_leave_valid_json_and_a_warning(train: Train, tmp_path: Path, photo_folder: Path) -> None:
-    for path in photo_folder.rglob("*.png"):
-        gray = tmp_path / "gray" / path.name
-        gray.parent.mkdir(exist_ok=True)
-        with Image.open(path) as image:
-            image.convert("L").save(gray)
-    result = train(data=tmp_path / "gray")
-    assert (result.code, result.err) == (0, "warning: 6 of 6 photos are near gray\n")
-    (found,) = lines(tmp_path / "run")
-    assert found["test_gray_psnr"] is None
-    assert found["test_near_gray_photos"] == found["test_photos"] == 2
+@pytest.fixture
+def mixed(tmp_path: Path, photo_folder: Path) -> Callable[..., Path]:
+    """`mixed(gray, colored)`: a folder of so many gray and coloured photos."""
+
+    def make(gray: int, colored: int) -> Path:
+        folder = tmp_path / "mixed"
+        folder.mkdir()
+        for i, path in enumerate(sorted(photo_folder.rglob("*.png"))):
+            with Image.open(path) as image:
+                if i < gray:
+                    image.convert("L").save(folder / path.name)
+                if i < colored:
+                    image.save(folder / f"colored-{path.name}")
+        return folder
+
+    return make
+
+
+def test_gray_photos_teach_nothing_and_are_refused(train: Train, tmp_path: Path, mixed: Callable[..., Path]) -> None:
+    error = train(data=mixed(6, 0)).error(2)
+    assert "all 6 photos are near gray" in error and "give photos in colour" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_gray_photos_alone_in_a_part_are_refused(train: Train, tmp_path: Path, mixed: Callable[..., Path]) -> None:
+    folder, messages = mixed(4, 2), []
+    for seed in range(12):
+        result = train("--seed", seed, data=folder, out=tmp_path / str(seed))
+        if result.code == 0:
+            assert result.err == "warning: 4 of 6 photos are near gray\n"
+            (found,) = lines(tmp_path / str(seed))
+            assert math.isfinite(found["test_gray_psnr"])
+        else:
+            messages.append(result.error(2))
+    assert 0 < len(messages) < 12
+    assert all("held-out photos of 6 are near gray" in m or "training photos of 6 are near gray" in m for m in messages)
+
+
+def test_a_psnr_that_is_no_figure_is_not_printed_as_one(capfd: pytest.CaptureFixture[str]) -> None:
+    values = {"epoch": 1, "images_per_second": 1.0, "train_l1": 0.1, "test_l1": 0.1, "time_shares": {}}
+    colors = {"test_colorfulness": 1.0, "test_real_colorfulness": 0.0}
+    psnrs = {"test_psnr": 20.0, "test_gray_psnr": math.inf}
+    cli._Progress(1, quiet=False).epoch_done({**values, **colors, **psnrs})
+    said = capfd.readouterr().err
+    assert "PSNR 20.00 dB (gray none)" in said and "inf" not in said
 
 
 def test_device_and_precision_auto_are_resolved(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +187,7 @@ def test_fid_is_on_unless_left_out_and_needs_its_weights(
 
 
 def test_a_dry_run_prints_the_resolved_configuration_and_touches_nothing(
-    train: Train, tmp_path: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, photo_folder: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     photo_cache.rmdir()
@@ -162,6 +196,7 @@ def test_a_dry_run_prints_the_resolved_configuration_and_touches_nothing(
     assert (result.code, result.err) == (0, "")
     printed = json.loads(result.out)
     assert printed.pop("photos") == 12
+    assert printed.pop("folder") == str(photo_folder)
     assert printed.pop("out") == str(tmp_path / "run")
     assert printed.keys() == TrainConfig().to_json().keys()
     config = TrainConfig(**printed)
@@ -177,7 +212,9 @@ def test_a_dry_run_of_flowers102_downloads_nothing(
 ) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was used"))
     result = train("--dry-run", data="flowers102")
-    assert (result.code, json.loads(result.out)["photos"]) == (0, "flowers102")
+    printed = json.loads(result.out)
+    assert (result.code, printed["photos"]) == (0, None)
+    assert printed["folder"] == str(photo_cache / "flowers102" / "flowers-102" / "jpg")
     assert not list(tmp_path.iterdir())
     assert not list(photo_cache.iterdir())
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import cgan
+from cgan import files
 from cgan.cli import main
 from cgan.run_folder import RunFolder
 
@@ -140,6 +141,7 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
+from cgan import files
 from cgan.cli import main
 from cgan.run_folder import RunFolder
 main()
@@ -262,14 +264,14 @@ def test_a_folder_that_another_process_trains_in_is_refused(train: Train, tmp_pa
 def test_a_full_disk_is_said_and_leaves_no_half_file(
     train: Train, tmp_path: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
 ) -> None:
-    def full(path: Path, target: Path) -> Any:
+    def full(path: Path, target: Path, *arguments: Any) -> Any:
         if target.match(name):
             raise OSError(28, "No space left on device")
-        return rename(path, target)
+        return take_name(path, target, *arguments)
 
-    rename = Path.replace
+    take_name = files.place
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", full)
+        patch.setattr(files, "place", full)
         error = train().error(1)
     assert place in error and "No space left on device" in error
     assert not [path for folder in (tmp_path, photo_cache) for path in folder.rglob("*.tmp")]

@@ -11,6 +11,7 @@ import pytest
 from cgan import training
 from cgan.checkpoint import TRAINING_FILE, load_generator
 from cgan.cli import main
+from cgan.run_folder import LOCK_FILE
 
 Train = Callable[..., Any]
 
@@ -38,7 +39,8 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def contents(run: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    """All files; the marks of processes, which come and go, aside."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK_FILE}
 
 
 def weights(run: Path) -> str:
@@ -132,7 +134,7 @@ def test_ctrl_c_before_the_run_has_begun(train: Train, tmp_path: Path, monkeypat
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cgan.dataset.prepare", interrupt)
+    monkeypatch.setattr("cgan.data.prepared.prepare", interrupt)
     stopped = train(out=tmp_path / "none")
     assert (stopped.code, stopped.err) == (130, "interrupted; the run has not begun; give the same command again\n")
 

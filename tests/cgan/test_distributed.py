@@ -37,7 +37,7 @@ import torch.distributed as dist
 from cgan import run_folder, training
 from cgan.checkpoint import weights_digest
 from cgan.config import TrainConfig
-from cgan.dataset import prepare
+from cgan.data.prepared import prepare
 from cgan.distributed import World, joined
 from cgan.spec import UserError
 from cgan.stopwatch import Stopwatch

@@ -18,7 +18,8 @@ from cgan import evaluation, training
 from cgan.checkpoint import load_generator, weights_digest
 from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import TrainConfig
-from cgan.dataset import Photos, epoch_batches, prepare
+from cgan.data.prepared import Photos, prepare
+from cgan.data.split import epoch_batches
 from cgan.distributed import World
 from cgan.errors import GateError
 from cgan.evaluation import calibrate_batch_norm, evaluate

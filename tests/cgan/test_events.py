@@ -9,6 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cgan.events import FILE, write_events
+from cgan.files import OccupiedError
+from cgan.ledger import Ledger
 
 
 def epoch(number: int, **more: Any) -> dict[str, Any]:
@@ -26,6 +28,10 @@ def epoch(number: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def write(folder: Path, history: list[dict[str, Any]]) -> None:
+    write_events(folder, history, Ledger(folder.parent / ".written"))
+
+
 def read(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
     """(step, wall time, value) of each tag, by TensorBoard's own reader."""
     accumulator = EventAccumulator(str(folder)).Reload()
@@ -36,7 +42,7 @@ def read(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The events of two epochs."""
-    write_events(tmp_path / "tensorboard", [epoch(1), epoch(2)])
+    write(tmp_path / "tensorboard", [epoch(1), epoch(2)])
     return tmp_path / "tensorboard"
 
 
@@ -54,21 +60,21 @@ def test_tensorboard_reads_every_metric_at_its_epoch_and_time(folder: Path) -> N
 
 def test_a_metric_with_a_fingerprint_is_its_value(tmp_path: Path) -> None:
     found = epoch(1, test_fid={"value": 12.5, "network": "inception"}, test_kid={"value": -0.25, "photos": 3})
-    write_events(tmp_path / "tensorboard", [found])
+    write(tmp_path / "tensorboard", [found])
     assert read(tmp_path / "tensorboard")["fid/test"] == [(1, 1001.0, 12.5)]
     assert read(tmp_path / "tensorboard")["kid/test"] == [(1, 1001.0, -0.25)]
 
 
 @pytest.mark.parametrize("value", [None, float("inf"), float("nan")])
 def test_what_is_no_number_is_no_event(tmp_path: Path, value: float | None) -> None:
-    write_events(tmp_path / "tensorboard", [epoch(1, test_psnr=value), epoch(2, test_psnr=20.0)])
+    write(tmp_path / "tensorboard", [epoch(1, test_psnr=value), epoch(2, test_psnr=20.0)])
     assert read(tmp_path / "tensorboard")["psnr/test"] == [(2, 1002.0, 20.0)]
 
 
 def test_the_next_epoch_is_appended(folder: Path) -> None:
     path = folder / FILE
     before, inode = path.read_bytes(), path.stat().st_ino
-    write_events(folder, [epoch(1), epoch(2), epoch(3)])
+    write(folder, [epoch(1), epoch(2), epoch(3)])
     assert path.stat().st_ino == inode
     assert path.read_bytes().startswith(before)
     assert [step for step, *_ in read(folder)["l1/test"]] == [1, 2, 3]
@@ -77,7 +83,7 @@ def test_the_next_epoch_is_appended(folder: Path) -> None:
 
 def test_a_running_tensorboard_sees_the_next_epoch(folder: Path) -> None:
     accumulator = EventAccumulator(str(folder)).Reload()
-    write_events(folder, [epoch(1), epoch(2), epoch(3)])
+    write(folder, [epoch(1), epoch(2), epoch(3)])
     assert [event.step for event in accumulator.Reload().Scalars("l1/test")] == [1, 2, 3]
 
 
@@ -96,25 +102,34 @@ def double(path: Path) -> None:
     path.write_bytes(path.read_bytes() * 2)
 
 
-@pytest.mark.parametrize("damage", [cut, flip_a_bit, double, Path.unlink, lambda path: path.write_bytes(b"")])
-def test_a_damaged_file_is_written_anew(folder: Path, damage: Callable[[Path], Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [flip_a_bit, double, lambda path: path.write_bytes(b"mine")])
+def test_what_the_run_did_not_write_is_left_alone(folder: Path, change: Callable[[Path], Any]) -> None:
+    change(folder / FILE)
+    found = (folder / FILE).read_bytes()
+    with pytest.raises(OccupiedError):
+        write(folder, [epoch(1), epoch(2), epoch(3)])
+    assert (folder / FILE).read_bytes() == found
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_what_is_missing_is_written_again(folder: Path, damage: Callable[[Path], Any], tmp_path: Path) -> None:
     history = [epoch(1), epoch(2), epoch(3)]
-    write_events(tmp_path / "whole", history)
+    write(tmp_path / "whole", history)
     damage(folder / FILE)
-    write_events(folder, history)
+    write(folder, history)
     assert (folder / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
     assert [entry.name for entry in folder.iterdir()] == [FILE]
 
 
 def test_the_events_of_another_history_are_replaced(folder: Path) -> None:
-    write_events(folder, [epoch(1), epoch(2, test_l1=8.0), epoch(3)])
+    write(folder, [epoch(1), epoch(2, test_l1=8.0), epoch(3)])
     assert [value for *_, value in read(folder)["l1/test"]] == [0.75, 8.0, 0.25]
 
 
 def test_an_epoch_written_twice_is_there_once(folder: Path) -> None:
     # A run killed after its last epoch publishes it again when it is resumed.
     before = (folder / FILE).read_bytes()
-    write_events(folder, [epoch(1), epoch(2)])
+    write(folder, [epoch(1), epoch(2)])
     assert (folder / FILE).read_bytes() == before
 
 

@@ -1,6 +1,7 @@
 """Feature networks: Inception from a file, ONNX extractors, and the cache of what they answered."""
 
 import pickle
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -247,6 +248,36 @@ def test_without_a_usable_cache_features_are_the_same_and_a_note_says_so(tmp_pat
             assert torch.equal(cache.extract(part), network.extract(part, CPU))
         assert cache.note and "features.sqlite: features are not kept there" in cache.note
         assert "CGAN_CACHE" in cache.note
+
+
+def zero(rows: list[tuple[bytes, bytes, bytes]]) -> list[tuple[bytes, bytes, bytes]]:
+    return [(key, bytes(len(row)), digest) for key, row, digest in rows]
+
+
+def swap(rows: list[tuple[bytes, bytes, bytes]]) -> list[tuple[bytes, bytes, bytes]]:
+    return [(rows[0][0], *rows[1][1:]), (rows[1][0], *rows[0][1:])]
+
+
+def cut(rows: list[tuple[bytes, bytes, bytes]]) -> list[tuple[bytes, bytes, bytes]]:
+    return [(key, row[:-4], digest) for key, row, digest in rows]
+
+
+@pytest.mark.parametrize("damage", [zero, swap, cut, lambda rows: [(key, None, None) for key, *_ in rows]])
+def test_damaged_rows_are_computed_again_and_noted(tmp_path: Path, damage: Callable[..., Any]) -> None:
+    network, pictures = FeatureNetwork(Counting(), 3, {}), seeded(5, 3, 4, 4)
+    with closing(FeatureCache(tmp_path, network, CPU)) as cache:
+        first = cache.extract(pictures)
+    with closing(sqlite3.connect(tmp_path / "features.sqlite")) as database, database:
+        (table,) = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchone()
+        rows = database.execute(f"SELECT * FROM {table}").fetchall()[:2]
+        database.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", damage(rows))
+    with closing(FeatureCache(tmp_path, network, CPU)) as cache:
+        assert torch.equal(cache.extract(pictures), first)
+        assert cache.hits == 3
+        assert cache.note and "2 features were damaged and computed again" in cache.note
+    with closing(FeatureCache(tmp_path, network, CPU)) as cache:
+        assert torch.equal(cache.extract(pictures), first)
+        assert (cache.hits, cache.note) == (5, None)
 
 
 def test_the_cache_knows_the_libraries_that_made_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

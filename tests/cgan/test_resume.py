@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +18,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from cgan import run_folder, stopwatch, training
+from cgan import events, files, run_folder, stopwatch, training
 from cgan.checkpoint import load_generator, weights_digest
 from cgan.cli import main
 from cgan.config import TrainConfig
-from cgan.dataset import Photos, prepare
+from cgan.data.prepared import Photos, prepare
 from cgan.errors import GateError
+from cgan.ledger import LEDGER_FILE, Ledger
+from cgan.run_folder import LOCK_FILE
 from cgan.state import Run
 from cgan.training import fit, setup
 
@@ -108,7 +109,8 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory, photos: Photos) -> Calla
 
 def contents(run: Run) -> dict[str, bytes]:
     root = run.folder.path
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name not in (LEDGER_FILE, LOCK_FILE)}
 
 
 def states(run: Run) -> dict[str, str]:
@@ -203,14 +205,13 @@ def test_a_run_killed_before_the_state_of_its_second_epoch_is_written(
 def dies_before(name: str, patch: pytest.MonkeyPatch) -> None:
     """Die when the whole content of the file of this name is written and only its name is missing."""
 
-    def replace_or_die(path: Path, target: Path) -> Any:
+    def place_or_die(path: Path, target: Path, *arguments: Any) -> Any:
         if target.name == name:
-            shutil.copy(path, path.with_name(".cgan-left.tmp"))  # a real kill leaves it
             raise Killed
-        return rename(path, target)
+        return place(path, target, *arguments)
 
-    rename = Path.replace
-    patch.setattr(Path, "replace", replace_or_die)
+    place = files.place
+    patch.setattr(files, "place", place_or_die)
 
 
 FILES = (
@@ -227,7 +228,6 @@ def test_a_run_killed_between_the_files_of_its_second_epoch(
     killed = start("killed", ema=0.5)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         fit(killed, on_epoch=lambda _: dies_before(name, patch))
-    assert list(killed.folder.path.rglob(".cgan-left.tmp"))
     resumed = start("killed", ema=0.5, resume=True)
     assert len(resumed.history) == (1 if name == FILES[0] else 2)
     fit(resumed)
@@ -252,16 +252,16 @@ def test_a_run_killed_again_while_it_is_resumed(
 def test_a_run_killed_while_it_appends_to_its_events(
     start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(folder: Path, history: list[dict[str, Any]]) -> None:
-        write(folder, history)
+    def dies(folder: Path, history: list[dict[str, Any]], ledger: Ledger) -> None:
+        write(folder, history, ledger)
         if len(history) == 2:
             (path,) = folder.iterdir()
             path.write_bytes(path.read_bytes()[:-9])
             raise Killed
 
-    write = run_folder.write_events
+    write = events.write_events
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run_folder, "write_events", dies)
+        patch.setattr(events, "write_events", dies)
         fit(start("killed"))
     resumed = start("killed", resume=True)
     fit(resumed)

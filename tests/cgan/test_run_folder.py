@@ -16,51 +16,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cgan.checkpoint import load_generator, training_tensors, weights_digest
-from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
+from cgan.ledger import LEDGER_FILE
 from cgan.networks import Generator
-from cgan.run_folder import RunFolder, best_epoch
-
-CONFIG = TrainConfig(width=1, size=32, epochs=2, device="cpu", precision="fp32", fid=False, best_by="psnr")
-RECORDS: dict[str, Any] = {
-    "split.json": {"train": ["a.jpg"], "test": ["b.jpg"], "photos_sha256": "0" * 64},
-    "environment.json": {"cgan": "1", "python": "3", "torch": "2", "processes": 1},
-    "config.json": CONFIG.to_json(),
-}
-SHEET = Image.new("RGB", (4, 5), (1, 2, 3))
+from cgan.run_folder import LOCK_FILE, RunFolder, best_epoch
+from tests.cgan.begun import CONFIG, ENDED, LEFT, RECORDS, SHEET, generator
 
 Publish = Callable[..., Generator]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    """A run that has just begun."""
-    run = RunFolder(tmp_path / "runs" / "first")
-    run.create(RECORDS)
-    return run
-
-
-@pytest.fixture
-def publish(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """`publish(*values, metric="psnr", **options)`: publish each epoch, of that held-out value; the last generator.
-
-    Each epoch's generator is that of its seed. The curves have tests of their own and take their time.
-    """
-    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.write_text(str(len(history))))
-
-    def call(*values: Any, metric: str = "psnr", **options: Any) -> Generator:
-        history: list[dict[str, Any]] = []
-        for epoch, value in enumerate(values, 1):
-            history.append({"epoch": epoch, f"test_{metric}": value, "time_shares": {}, "finished_at": 1.0})
-            folder.publish(generator(epoch), replace(CONFIG, best_by=metric, fid=True, **options), history, SHEET)
-        return generator(len(values))
-
-    return call
-
-
-def generator(seed: int) -> Generator:
-    torch.manual_seed(seed)
-    return Generator(width=1)
 
 
 def saved_epoch(path: Path) -> int:
@@ -71,7 +33,8 @@ def saved_epoch(path: Path) -> int:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    own = (LEDGER_FILE, LOCK_FILE)
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in own}
 
 
 def strict_lines(path: Path) -> list[Any]:
@@ -87,7 +50,7 @@ def strict_lines(path: Path) -> list[Any]:
 
 
 def test_records_are_written_below_a_new_folder(folder: RunFolder) -> None:
-    assert {path.name for path in folder.path.iterdir()} == RECORDS.keys()
+    assert {path.name for path in folder.path.iterdir()} == {*RECORDS, LEDGER_FILE}
     for name, values in RECORDS.items():
         assert json.loads((folder.path / name).read_text()) == values
 
@@ -98,18 +61,23 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("left", [[], ["split.json"], ["split.json", "environment.json", ".cgan-0a1b2c3d4e5f.tmp"]])
+@pytest.mark.parametrize("left", [[], ["split.json"], ["split.json", "environment.json", LEFT]])
 def test_a_start_that_was_killed_before_its_configuration_is_begun_again(tmp_path: Path, left: list[str]) -> None:
-    for name in left:
-        (tmp_path / name).write_text(json.dumps(RECORDS.get(name, "half a file")))
+    (tmp_path / LOCK_FILE).write_text(f"{ENDED}\n")
+    RunFolder(tmp_path).write_records({name: RECORDS[name] for name in left if name in RECORDS})
+    if LEFT in left:
+        (tmp_path / LEFT).write_text("half a file")
     RunFolder(tmp_path).check_free()
+    with RunFolder(tmp_path).locked():
+        assert not (tmp_path / LEFT).exists()
     RunFolder(tmp_path).create(RECORDS)
     assert json.loads((tmp_path / "split.json").read_text()) == RECORDS["split.json"]
 
 
 def test_a_run_that_finished_no_epoch_gives_way_to_one_of_other_options(folder: RunFolder) -> None:
     folder.checkpoints.mkdir()
-    (folder.checkpoints / ".cgan-0a1b2c3d4e5f.tmp").write_text("of a checkpoint that was being written")
+    (folder.path / LOCK_FILE).write_text(f"{ENDED}\n")
+    (folder.checkpoints / LEFT).write_text("of a checkpoint that was being written")
     other = {**RECORDS, "config.json": replace(CONFIG, batch_size=2).to_json()}
     folder.create(other)
     assert folder.config()["batch_size"] == 2
@@ -121,7 +89,7 @@ def test_a_run_that_finished_no_epoch_gives_way_to_one_of_other_options(folder: 
 
 @pytest.mark.parametrize("name", ["split.json", "environment.json"])
 def test_a_record_of_something_else_is_never_replaced(tmp_path: Path, name: str) -> None:
-    for text in ("mine", '{"mine": 1}'):
+    for text in ("mine", '{"mine": 1}', json.dumps(RECORDS[name], indent=2) + "\n"):
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=r"found files in it"):
             RunFolder(tmp_path).create(RECORDS)
@@ -129,12 +97,13 @@ def test_a_record_of_something_else_is_never_replaced(tmp_path: Path, name: str)
 
 
 def test_a_folder_named_like_a_file_that_a_kill_left_is_not_one(tmp_path: Path) -> None:
-    (tmp_path / ".cgan-0a1b2c3d4e5f.tmp").mkdir()
+    (tmp_path / LOCK_FILE).write_text(f"{ENDED}\n")
+    (tmp_path / LEFT).mkdir()
     with pytest.raises(UserError, match=r"found files in it"):
         RunFolder(tmp_path).create(RECORDS)
 
 
-@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"my": "settings"}', '{"width": "wide"}'])
+@pytest.mark.parametrize("config", ["{}", "[]", "{", '{"my": "settings"}', json.dumps(CONFIG.to_json())])
 def test_a_configuration_of_something_else_is_never_replaced(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(UserError, match=r"found files in it"):
@@ -142,13 +111,16 @@ def test_a_configuration_of_something_else_is_never_replaced(tmp_path: Path, con
     assert (tmp_path / "config.json").read_text() == config
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoints", ".hidden", ".cgan-notes", "a.tmp"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "metrics.jsonl", "checkpoints", ".hidden", ".cgan-a.tmp", ".lock", "a.tmp"]
+)
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     for attempt in (RunFolder(tmp_path).check_free, lambda: RunFolder(tmp_path).create(RECORDS)):
         with pytest.raises(UserError, match=r"found files in it.*--resume or another --out"):
             attempt()
-    assert contents(tmp_path) == {tmp_path / name: b"mine"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_one_training_at_a_time_works_in_a_folder(folder: RunFolder) -> None:
@@ -183,7 +155,7 @@ def test_file_systems_without_locks_are_warned_of(
     monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
     with folder.locked():
         pass
-    assert "its file system has no locks (No locks available)" in capsys.readouterr().err
+    assert "its file system has no locks" in capsys.readouterr().err
     monkeypatch.setattr(fcntl, "flock", refuse(errno.EIO))
     with pytest.raises(GateError, match=r"cannot be written"), folder.locked():
         pytest.fail("not locked")
@@ -363,18 +335,6 @@ def test_every_nth_checkpoint_is_kept(folder: RunFolder, publish: Publish) -> No
     publish(20.0, 21.0, 22.0, 21.0, 20.0, save_every=2)
     kept = {path.name: saved_epoch(path) for path in folder.checkpoints.glob("epoch-*")}
     assert kept == {"epoch-0002.safetensors": 2, "epoch-0004.safetensors": 4}
-
-
-def test_what_a_kill_left_is_removed_at_the_next_epoch_and_nothing_else(folder: RunFolder, publish: Publish) -> None:
-    publish(20.0)
-    kept = [folder.path / ".cgan-notes", folder.path / "notes.tmp", folder.path / "mine" / ".cgan-a.tmp"]
-    left = [folder.path / part / ".cgan-a.tmp" for part in ("", "checkpoints", "samples", "tensorboard")]
-    (folder.path / "mine").mkdir()
-    for path in (*kept, *left):
-        path.write_text("half a file")
-    publish(20.0, 21.0)
-    assert all(path.exists() for path in kept)
-    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.parametrize(

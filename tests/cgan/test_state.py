@@ -14,7 +14,8 @@ import cgan
 from cgan.checkpoint import weights_digest
 from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import ADAM_BETAS, TrainConfig
-from cgan.dataset import Photos, prepare, split
+from cgan.data.prepared import Photos, prepare
+from cgan.data.split import split
 from cgan.distributed import World
 from cgan.errors import UserError
 from cgan.run_folder import RunFolder

@@ -14,7 +14,7 @@ from cgan.augment import exposed
 from cgan.checkpoint import weights_digest
 from cgan.color import COLOR_TARGETS
 from cgan.config import ADAM_BETAS, TrainConfig
-from cgan.dataset import Photos, prepare
+from cgan.data.prepared import Photos, prepare
 from cgan.spec import COLOR_SPACES
 from cgan.state import Run
 from cgan.steps import Batch, Losses, train_step

@@ -16,7 +16,7 @@ from torch import Tensor
 from cgan import stopwatch, training
 from cgan.checkpoint import load_generator, weights_digest
 from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
-from cgan.dataset import Photos, prepare
+from cgan.data.prepared import Photos, prepare
 from cgan.distributed import World
 from cgan.errors import GateError, UserError
 from cgan.evaluation import evaluate

@@ -306,6 +306,15 @@ def test_held_out_photos_of_another_shape_are_refused(
         make_onnx(run, tmp_path / "out", ExportOptions())
 
 
+def test_held_out_photos_that_the_run_did_not_keep_are_refused(trained_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    photos = np.load(run / HELD_OUT_FILE)
+    assert held_out_photos(run, 32) is not None
+    np.save(run / HELD_OUT_FILE, np.zeros_like(photos))
+    with pytest.raises(UserError, match=f"{HELD_OUT_FILE}: not the photos that the run kept; restore the file"):
+        held_out_photos(run, 32)
+
+
 def test_held_out_photos_that_cannot_be_read_are_named(trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     (run / HELD_OUT_FILE).write_bytes(b"nonsense")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cgan.dataset import prepare
+from cgan.data.prepared import prepare
 from infer.images import PhotoError, decode
 from tests.infer.pictures import chunk, gray_tiff_of, saved
 

@@ -5,9 +5,9 @@ import gc
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,9 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cgan import dataset
 from cgan.cache import cache_folder
-from cgan.dataset import prepare, scan
+from cgan.data import prepared
+from cgan.data.prepared import prepare
+from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.metrics import NEAR_GRAY, colorfulness
@@ -39,7 +40,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise AssertionError("a photo was decoded")
 
-    monkeypatch.setattr(dataset, "_decode", refuse)
+    monkeypatch.setattr(prepared, "_decode", refuse)
 
 
 def test_a_second_preparation_decodes_nothing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +94,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache: Path) -> None:
     prepare(photos, 32, tmp_path / "mine")
-    assert len(list((tmp_path / "mine").iterdir())) == 2
+    assert sorted(path.suffix for path in (tmp_path / "mine").iterdir()) == ["", ".json", ".npy"]
     assert not list(photo_cache.iterdir())
 
 
@@ -102,7 +103,7 @@ def test_a_cache_given_by_name_is_used(photos: Path, tmp_path: Path, photo_cache
 
 def test_paths_that_were_scanned_are_not_scanned_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, whole = scan(photos), prepare(photos, 32)
-    monkeypatch.setattr(dataset, "scan", None)
+    monkeypatch.setattr(prepared, "scan", None)
     again = prepare(photos, 32, paths=paths)
     assert (again.names, again.sha256) == (whole.names, whole.sha256)
     assert prepare(photos, 32, paths=paths[1:]).names == whole.names[1:]
@@ -119,7 +120,7 @@ def test_photos_are_kept_as_json_and_npy(photos: Path, photo_cache: Path) -> Non
     kept = np.load(pixels)  # for whoever reads it without this project; its header leaves out the unreadable photo
     assert (kept.shape, kept.dtype) == ((25, 32, 32, 3), np.uint8)
     assert np.array_equal(kept, prepared.pixels.permute(0, 2, 3, 1).numpy())
-    assert json.loads(index.read_text()) == {"unreadable": prepared.unreadable, "near_gray": 0}
+    assert json.loads(index.read_text()).keys() == {"unreadable", "near_gray", "blocks", "sha256"}
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_set(photos: Path, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_full_disk_is_no_fault_of_the_request(
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(dataset, "_map_pixels", full)
+    monkeypatch.setattr(prepared, "_map_pixels", full)
     with pytest.raises(GateError, match=r"No space left on device.*make room"):
         prepare(photos, 32)
 
@@ -154,24 +155,25 @@ def test_the_unreadable_are_still_refused_from_the_cache(photos: Path, monkeypat
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 64])
 def test_near_gray_photos_are_counted(photos: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(dataset, "NEAR_GRAY_BATCH", batch)
+    monkeypatch.setattr(prepared, "NEAR_GRAY_BATCH", batch)
     ramp = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
     Image.fromarray(ramp).save(photos / "gray.png")
     Image.fromarray(np.stack([ramp, ramp, ramp // 8 * 8], 2)).save(photos / "saved-as-rgb.png")
     Image.fromarray(np.stack([ramp, ramp, ramp // 4], 2)).save(photos / "colored.png")
     first = prepare(photos, 32)
-    assert first.near_gray == 2
+    assert {first.names[i] for i in first.near_gray} == {"gray.png", "saved-as-rgb.png"}
     values = colorfulness(first.pixels.float() / 255)
-    assert first.near_gray == int((values < NEAR_GRAY).sum())
+    assert first.near_gray == {i for i, value in enumerate(values) if value < NEAR_GRAY}
     no_decoding(monkeypatch)
-    assert prepare(photos, 32).near_gray == 2
+    assert prepare(photos, 32).near_gray == first.near_gray
 
 
 def test_the_threshold_is_that_of_the_metrics(tmp_path: Path) -> None:
     for blue in range(100, 120):
         Image.new("RGB", (20, 20), (100, 100, blue)).save(tmp_path / f"{blue}.png")
     # one colour has no spread, and M3 is 0.3 of the distance |yellow - blue| = blue - 100
-    assert prepare(tmp_path, 32).near_gray == sum(0.3 * (blue - 100) < NEAR_GRAY for blue in range(100, 120)) == 17
+    expected = sum(0.3 * (blue - 100) < NEAR_GRAY for blue in range(100, 120))
+    assert len(prepare(tmp_path, 32).near_gray) == expected == 17
 
 
 # memory
@@ -181,8 +183,8 @@ def test_decoded_photos_are_written_and_let_go(
     tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_photos(tmp_path / "photos", 60)
-    monkeypatch.setattr(dataset, "PREPARE_AHEAD", 5)
-    monkeypatch.setattr(dataset, "NEAR_GRAY_BATCH", 4)
+    monkeypatch.setattr(prepared, "PREPARE_AHEAD", 5)
+    monkeypatch.setattr(prepared, "NEAR_GRAY_BATCH", 4)
     lock, alive, most = threading.Lock(), 0, 0
 
     def forget() -> None:
@@ -198,7 +200,7 @@ def test_decoded_photos_are_written_and_let_go(
         weakref.finalize(pixels, forget)
         return pixels
 
-    monkeypatch.setattr(dataset, "_decode", decode)
+    monkeypatch.setattr(prepared, "_decode", decode)
     assert len(prepare(folder, 32).pixels) == 60
     gc.collect()
     assert alive == 0
@@ -229,9 +231,9 @@ def test_more_photos_than_memory_can_be_mapped(tmp_path: Path) -> None:
     file, size = tmp_path / "large.npy", 1024
     count = 2 * memory // (size * size * 3)
     with file.open("wb") as opened:  # a sparse file: it takes no room
-        opened.write(dataset._npy_header(count, size))
+        opened.write(prepared._npy_header(count, size))
         opened.truncate(opened.tell() + count * size * size * 3)
-    pixels = torch.from_numpy(dataset._map_pixels(file, count, size))
+    pixels = torch.from_numpy(prepared._map_pixels(file, count, size))
     assert pixels.shape == (count, size, size, 3)
     assert pixels[-1, -1, -1].tolist() == [0, 0, 0]
 
@@ -239,7 +241,9 @@ def test_more_photos_than_memory_can_be_mapped(tmp_path: Path) -> None:
 # damage
 
 
-@pytest.mark.parametrize("change", ["text", "empty", "missing", "shorter", "longer", "one photo less", "other type"])
+@pytest.mark.parametrize(
+    "change", ["text", "empty", "missing", "shorter", "longer", "zeros", "one bit", "one photo less", "other type"]
+)
 def test_damaged_pixels_are_made_again(photos: Path, photo_cache: Path, change: str) -> None:
     first = prepare(photos, 32).pixels.clone()
     (file,) = photo_cache.glob("*.npy")
@@ -252,16 +256,53 @@ def test_damaged_pixels_are_made_again(photos: Path, photo_cache: Path, change: 
         np.save(file, np.load(file).view(np.int8))
     else:
         content = {"text": b"damaged", "empty": b"", "shorter": whole[:-1], "longer": whole + b"\0"}
+        content |= {"zeros": whole[:128] + bytes(len(whole) - 128), "one bit": whole[:-1] + bytes([whole[-1] ^ 1])}
         file.write_bytes(content[change])
-    assert torch.equal(prepare(photos, 32).pixels, first)
+    again = prepare(photos, 32)
+    assert again.note and str(file) in again.note and "made again" in again.note
+    assert torch.equal(again.pixels, first)
     assert file.read_bytes() == whole
+    assert prepare(photos, 32).note is None
+
+
+def test_damage_is_found_in_every_block(photos: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "BLOCK_BYTES", 1000)
+    first = prepare(photos, 32).pixels.clone()
+    (file,) = photo_cache.glob("*.npy")
+    whole = file.read_bytes()
+    for place in (0, 999, 1000, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = prepare(photos, 32)
+        assert again.note and torch.equal(again.pixels, first)
+
+
+def test_pixels_of_another_folder_are_not_taken(photos: Path, photo_cache: Path, make_photos: MakePhotos) -> None:
+    prepare(make_photos(photos.parent / "others", 6, seed=1), 32)
+    others = {path.suffix: path for path in photo_cache.glob("*.*[!s]")}
+    first = prepare(photos, 32).pixels.clone()
+    for path in set(photo_cache.glob("*.*[!s]")) - set(others.values()):
+        shutil.copy(others[path.suffix], path)
+    again = prepare(photos, 32)
+    assert again.note and torch.equal(again.pixels, first)
+
+
+def test_a_damaged_cache_is_not_changed_under_those_that_have_it_mapped(photos: Path, photo_cache: Path) -> None:
+    first = prepare(photos, 32)
+    before = first.pixels.clone()
+    (index,) = photo_cache.glob("*.json")
+    index.write_text("damaged")
+    (file,) = photo_cache.glob("*.npy")
+    inode = file.stat().st_ino
+    assert prepare(photos, 32).note
+    assert file.stat().st_ino != inode
+    assert torch.equal(first.pixels, before)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "damaged", "[]", "{}", "null", '{"unreadable": {}}', '{"unreadable": 3, "near_gray": 0}'),
-        *('{"unreadable": {}, "near_gray": null}', '{"unreadable": {"a": "b"}, "near_gray": 0}'),
+        *("", "damaged", "[]", "{}", "null", '{"unreadable": {}}', '{"unreadable": 3, "near_gray": []}'),
+        *('{"unreadable": {}, "near_gray": [], "blocks": []}', '{"unreadable": {"a": "b"}, "sha256": ""}'),
     ],
 )
 def test_a_damaged_index_is_made_again(photos: Path, photo_cache: Path, text: str) -> None:
@@ -290,25 +331,42 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
         if when == "index":
-            patch.setattr(dataset, "atomic_path", stop_at_index)
+            patch.setattr(prepared, "atomic_path", stop_at_index)
         prepare(photos, 32, progress=stop if when == "decoding" else None)
     assert caught.tb  # the frames are still there, and yet
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
-    assert [path.suffix for path in photo_cache.iterdir()] == ([".npy"] if when == "index" else [])
+    assert [path.suffix for path in photo_cache.glob("*.*[!s]")] == ([".npy"] if when == "index" else [])
     assert len(prepare(photos, 32).names) == 6
 
 
-def test_what_a_killed_preparation_left_is_removed_once_it_is_old(photos: Path, photo_cache: Path) -> None:
-    old, running, other = (photo_cache / name for name in (".cgan-old.tmp", ".cgan-running.tmp", "other.tmp"))
-    for path in (old, running, other):
-        path.touch()
-    for path in (old, other):
-        os.utime(path, (time.time() - dataset.ABANDONED_SECONDS - 60,) * 2)
+def test_what_a_killed_preparation_left_is_removed_and_nothing_of_others(photos: Path, photo_cache: Path) -> None:
+    program = f"""
+import os, sys
+from pathlib import Path
+from cgan.data.prepared import prepare
+prepare(Path({str(photos)!r}), 32, progress=lambda done, total: os.kill(os.getpid(), 9) if done == 3 else None)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    (left,) = photo_cache.glob(".cgan-*.tmp")
+    others = [photo_cache / name for name in (".cgan-mine.tmp", f".cgan-{'0' * 32}-0a1b2c3d4e5f.tmp", "other.tmp")]
+    for path in others:
+        path.write_text("mine")
+        os.utime(path, (1, 1))
     prepare(photos, 32)
-    assert not old.exists()
-    assert running.exists() and other.exists()
+    assert not left.exists()
+    assert [path.read_text() for path in others] == ["mine"] * 3
+
+
+def test_a_preparation_leaves_the_temporary_files_of_one_beside_it(photos: Path, photo_cache: Path) -> None:
+    def other(done: int, _: int) -> None:
+        if done == 3:
+            (mine,) = photo_cache.glob(".cgan-*.tmp")
+            prepare(photos, 48)
+            assert mine.exists()
+
+    assert len(prepare(photos, 32, progress=other).names) == 6
 
 
 def test_the_header_is_equally_long_for_every_count() -> None:
-    lengths = {len(dataset._npy_header(count, 128)) for count in (0, 9, 10, 8189, 10**6, 10**12)}
+    lengths = {len(prepared._npy_header(count, 128)) for count in (0, 9, 10, 8189, 10**6, 10**12)}
     assert len(lengths) == 1

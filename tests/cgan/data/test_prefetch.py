@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cgan.dataset import prefetch
+from cgan.data.prefetch import prefetch
 
 
 def alive() -> list[str]:

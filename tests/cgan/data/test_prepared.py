@@ -1,8 +1,7 @@
-"""Scan, preparation, split, order of the photos."""
+"""Preparation of photos: size, modes, orientation, and files that cannot be read."""
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from cgan import dataset
-from cgan.dataset import epoch_batches, prepare, scan, split
+from cgan.data import prepared as prepared_module
+from cgan.data.prepared import prepare
 from cgan.errors import UserError
 
 MakePhotos = Callable[..., Path]
@@ -25,53 +22,6 @@ MakePhotos = Callable[..., Path]
 def photos(tmp_path: Path, make_photos: MakePhotos) -> Path:
     """Six photos that a test may change."""
     return make_photos(tmp_path / "photos", 6)
-
-
-# scan
-
-
-def test_scan_finds_photos_below_the_folder_in_the_order_of_their_paths(tmp_path: Path) -> None:
-    wanted = ["a.jpg", "b/1.PNG", "b/c/2.webp", "b/z.Jpeg", "c.tif"]
-    for name in [*wanted, "notes.txt", ".hidden.jpg", "b/archive.zip", "jpg"]:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    assert [path.relative_to(tmp_path).as_posix() for path in scan(tmp_path)] == wanted
-
-
-def test_scan_does_not_follow_links_to_folders(photos: Path) -> None:
-    before = scan(photos)
-    (photos / "loop").symlink_to(photos, target_is_directory=True)
-    assert scan(photos) == before
-
-
-def test_scan_passes_over_what_is_no_file(photos: Path, tmp_path: Path) -> None:
-    before = scan(photos)
-    (photos / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
-    os.mkfifo(photos / "pipe.jpg")
-    (photos / "folder.jpg").mkdir()
-    assert scan(photos) == before
-    (photos / "link.jpg").symlink_to(before[0])
-    assert len(scan(photos)) == len(before) + 1
-
-
-def test_scan_refuses_a_missing_and_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: found no such folder"):
-        scan(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"found no photos .*\.jpg"):
-        scan(tmp_path)
-    (tmp_path / "one.jpg").touch()
-    with pytest.raises(UserError, match=r"one\.jpg: found a file, expected a folder"):
-        scan(tmp_path / "one.jpg")
-
-
-def test_scan_refuses_what_it_cannot_search(photos: Path, unsearchable: Callable[[Path], None]) -> None:
-    unsearchable(photos / "locked")
-    with pytest.raises(UserError, match=r"locked: cannot be searched \(Permission denied\), and photos .* missing"):
-        scan(photos)
-
-
-# prepare
 
 
 def test_photos_are_squashed_to_the_size(tmp_path: Path) -> None:
@@ -119,7 +69,7 @@ def test_names_digests_and_pixels_belong_together(photos: Path) -> None:
         with Image.open(photos / name) as image:
             expected = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC))
         assert np.array_equal(prepared.pixels[i].permute(1, 2, 0).numpy(), expected)
-        assert prepared.sha256[i] == dataset._digest_or_empty(photos / name)
+        assert prepared.sha256[i] == prepared_module._digest_or_empty(photos / name)
     assert len(set(prepared.sha256)) == 6
 
 
@@ -151,7 +101,7 @@ def test_a_broken_photo_is_listed_and_passed_over(tmp_path: Path, make_photos: M
         assert prepared.unreadable["a/photo-03b.jpg"]
         assert "a/photo-03b.jpg" not in prepared.names
         assert len(prepared.pixels) == len(prepared.names) == len(prepared.sha256) == 24
-        assert prepared.sha256 == tuple(dataset._digest_or_empty(folder / name) for name in prepared.names)
+        assert prepared.sha256 == tuple(prepared_module._digest_or_empty(folder / name) for name in prepared.names)
         after = prepared.names.index("a/photo-04.jpg")  # what follows the gap is still under its own name
         with Image.open(folder / "a" / "photo-04.jpg") as image:
             expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
@@ -231,108 +181,3 @@ def test_a_format_that_is_no_photo_is_not_decoded_whatever_its_suffix(tmp_path: 
     Image.new("RGB", (20, 20)).save(tmp_path / "photo.eps")  # Pillow would start Ghostscript on it
     shutil.move(tmp_path / "photo.eps", folder / "photo.jpg")
     assert "UnidentifiedImageError" in prepare(folder, 32).unreadable["photo.jpg"]
-
-
-# split
-
-digests = st.lists(st.integers(0, 30).map(lambda n: f"{n:064x}"), min_size=2, max_size=80).filter(
-    lambda found: len(set(found)) > 1
-)
-fractions = st.floats(0.001, 0.999)
-
-
-@given(digests, fractions, st.integers(0, 2**63 - 1))
-def test_split_is_disjoint_whole_and_seeded(found: list[str], fraction: float, seed: int) -> None:
-    parts = split(tuple(found), fraction, seed)
-    assert sorted(parts.train + parts.test) == list(range(len(found)))
-    assert parts.train and parts.test
-    assert parts == split(tuple(found), fraction, seed)
-
-
-@given(digests, fractions, st.integers(0, 2**63 - 1))
-def test_equal_files_never_straddle(found: list[str], fraction: float, seed: int) -> None:
-    parts = split(tuple(found), fraction, seed)
-    assert not {found[i] for i in parts.train} & {found[i] for i in parts.test}
-
-
-@given(st.integers(2, 300), fractions, st.integers(0, 1000))
-def test_split_holds_out_the_fraction(count: int, fraction: float, seed: int) -> None:
-    parts = split(tuple(f"{i:064x}" for i in range(count)), fraction, seed)
-    assert len(parts.test) == min(max(1, round(fraction * count)), count - 1)
-
-
-@given(digests, fractions, st.integers(0, 1000), st.randoms())
-def test_split_goes_by_content_not_by_order(found: list[str], fraction: float, seed: int, random: Any) -> None:
-    order = list(range(len(found)))
-    random.shuffle(order)
-    parts, shuffled = split(tuple(found), fraction, seed), split(tuple(found[i] for i in order), fraction, seed)
-    assert Counter(found[i] for i in parts.test) == Counter(found[order[i]] for i in shuffled.test)
-
-
-def test_other_seeds_hold_out_other_photos() -> None:
-    found = tuple(f"{i:064x}" for i in range(200))
-    assert len({split(found, 0.1, seed).test for seed in range(10)}) == 10
-
-
-@pytest.mark.parametrize("found", [(), ("a",), ("a", "a", "a")])
-def test_split_needs_two_different_photos(found: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="expected at least 2"):
-        split(found, 0.5, 0)
-
-
-# order
-
-seeds = st.integers(0, 2**63 - 1)
-
-
-@given(st.integers(1, 60), st.integers(1, 20), seeds, st.integers(1, 100))
-def test_each_epoch_sees_each_photo_once(count: int, batch_size: int, seed: int, epoch: int) -> None:
-    indices = tuple(range(100, 100 + count))
-    batches = list(epoch_batches(indices, batch_size, seed, epoch))
-    assert sorted(torch.cat(batches).tolist()) == list(indices)
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert len(batches[-1]) <= batch_size + 1
-    again = list(epoch_batches(indices, batch_size, seed, epoch))
-    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
-
-
-@given(st.integers(2, 60), st.integers(2, 20), seeds)
-def test_no_batch_of_one_where_there_are_more_photos(count: int, batch_size: int, seed: int) -> None:
-    assert all(len(batch) > 1 for batch in epoch_batches(tuple(range(count)), batch_size, seed, 1))
-
-
-@given(st.integers(1, 80), st.integers(1, 20), st.integers(1, 20), seeds)
-def test_a_last_batch_that_is_too_small_joins_the_one_before(
-    count: int, batch_size: int, smallest: int, seed: int
-) -> None:
-    smallest = min(smallest, batch_size)
-    indices = tuple(range(count))
-    batches = list(epoch_batches(indices, batch_size, seed, 1, smallest=smallest))
-    whole, rest = divmod(count, batch_size)
-    expected = [batch_size] * whole + [rest] * (rest > 0)
-    if whole and 0 < rest < smallest:
-        expected[-2:] = [batch_size + rest]
-    assert [len(batch) for batch in batches] == expected
-    plain = torch.cat(list(epoch_batches(indices, batch_size, seed, 1, smallest=1)))
-    assert torch.equal(torch.cat(batches), plain)  # the order is another matter
-
-
-def test_seeds_and_epochs_change_the_order() -> None:
-    orders = {
-        tuple(torch.cat(list(epoch_batches(tuple(range(50)), 8, seed, epoch))).tolist())
-        for seed in range(4)
-        for epoch in range(1, 5)
-    }
-    assert len(orders) == 16
-
-
-def test_the_order_is_no_matter_of_the_global_generator() -> None:
-    def order() -> list[int]:
-        return torch.cat(list(epoch_batches(tuple(range(50)), 8, 3, 1))).tolist()
-
-    torch.manual_seed(0)
-    first, state = order(), torch.get_rng_state()
-    torch.manual_seed(1)
-    assert order() == first
-    torch.manual_seed(0)
-    assert torch.equal(torch.get_rng_state(), state)

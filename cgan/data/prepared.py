@@ -1,0 +1,302 @@
+"""Photos of one size as uint8 pixels, decoded once and kept in a cache on disk, whose content is checked."""
+
+import contextlib
+import hashlib
+import io
+import json
+import mmap
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cgan.cache import cache_folder
+from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
+from cgan.data.scan import scan
+from cgan.errors import FULL_DISK, GateError, UserError
+from cgan.files import atomic_path, json_sha256, remove_temporaries
+from cgan.formats import PHOTO_FORMATS
+from cgan.jpeg_decoder import MissingPixelsError
+from cgan.marks import Sharing, noted
+from cgan.metrics import NEAR_GRAY, colorfulness
+from cgan.squash import squashed
+
+CACHE_VERSION = 3
+"""Raised when the preparation below changes, so that older caches are not read."""
+
+MAX_UNREADABLE = 0.05
+"""A larger share of unreadable photos is an error rather than a warning."""
+
+NEAR_GRAY_BATCH = 64
+"""Photos judged at once: torch would start threads beside the decoding threads for each single one."""
+
+BLOCK_BYTES = 2**24
+DIGEST_THREADS = 4
+"""The file of pixels is read in blocks of that size, in so many threads, to check their digests."""
+
+MARKS_FILE = ".cgan-marks"
+"""In the cache; marks of the processes that prepare photos (see `cgan.marks`)."""
+
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+"""Python has a name for it from 3.13 on; the value is Linux's (asm-generic/mman.h)."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Prepared photos of one folder, all of one size."""
+
+    pixels: Tensor
+    """N x 3 x size x size uint8, RGB, in the order of `names`; pages of the cache file, shared by all processes that
+    read them. Writing to it changes this process's copy alone."""
+    names: tuple[str, ...]
+    """Paths below the folder, with forward slashes, sorted."""
+    sha256: tuple[str, ...]
+    """Digest of each file's bytes."""
+    unreadable: dict[str, str]
+    """Paths that could not be read, with the reason."""
+    near_gray: frozenset[int] = frozenset()
+    """Indices of photos with a colourfulness below NEAR_GRAY: they teach no colour."""
+    note: str | None = None
+    """That the cache was damaged, where it was."""
+
+
+def prepare(
+    folder: Path,
+    size: int,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    paths: Sequence[Path] | None = None,
+) -> Photos:
+    """Photos of a folder as one uint8 tensor, decoded once and then read from a cache on disk.
+
+    Each photo is turned upright, converted to RGB and squashed (not cropped) to size x size. The cache is
+    keyed by the names and bytes of all photos and the size, so a changed folder is prepared anew. Neither making nor
+    reading it takes memory for the pixels: they are written as they are decoded, and then mapped from the file.
+    A cache that is not as it was written is made again, in a new file: processes that have mapped the old one keep it.
+
+    Args:
+        folder: searched recursively.
+        size: height and width in pixels.
+        cache: where caches lie; `cache_folder()` when None.
+        progress: called with (done, total) while photos are decoded.
+        paths: what `scan(folder)` gave, where the caller has it already.
+
+    Raises:
+        UserError: no photos, more than 5% of them cannot be read, or the cache cannot be written.
+        GateError: the disk is full.
+    """
+    paths = scan(folder) if paths is None else paths
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    digests = list(prefetch(paths, _digest_or_empty, PREPARE_AHEAD, PREPARE_THREADS))
+    entry = _Entry(cache or cache_folder(), json_sha256([CACHE_VERSION, size, list(zip(names, digests, strict=True))]))
+    note = None
+    try:
+        found = _read(entry, len(paths), size)
+    except _DamagedError as error:
+        note, found = f"{entry.pixels}: the prepared photos were damaged ({error}) and are made again", None
+    if found is None:
+        found = _make(entry, paths, names, size, progress)
+    prepared, index = found
+    if len(index.unreadable) > MAX_UNREADABLE * len(paths):
+        name, reason = next(iter(index.unreadable.items()))
+        raise UserError(
+            f"{folder}: {len(index.unreadable)} of {len(paths)} photos cannot be read, more than "
+            f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); mend or remove them"
+        )
+    good = [i for i, name in enumerate(names) if name not in index.unreadable]
+    return Photos(
+        pixels=torch.from_numpy(prepared).permute(0, 3, 1, 2),
+        names=tuple(names[i] for i in good),
+        sha256=tuple(digests[i] for i in good),
+        unreadable=index.unreadable,
+        near_gray=frozenset(index.near_gray),
+        note=note,
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The two files of one set of prepared photos."""
+
+    folder: Path
+    key: str
+
+    @property
+    def pixels(self) -> Path:
+        return self.folder / f"{self.key}.npy"
+
+    @property
+    def index(self) -> Path:
+        return self.folder / f"{self.key}.json"
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What is kept beside the pixels."""
+
+    unreadable: dict[str, str]
+    """Photos that could not be read, with the reason; the pixels are those of the others."""
+    near_gray: list[int]
+    """Indices of near-gray photos among the pixels."""
+    blocks: list[str]
+    """Digests of the file of pixels, one for each BLOCK_BYTES of it."""
+
+    def sealed(self, key: str) -> dict[str, object]:
+        """JSON values with a digest of themselves and of the key that they belong to."""
+        return {**asdict(self), "sha256": json_sha256([key, asdict(self)])}
+
+
+class _DamagedError(Exception):
+    """A cache is not as it was written."""
+
+
+def _read(entry: _Entry, total: int, size: int) -> tuple[np.ndarray, _Index] | None:
+    """Prepared pixels and what is kept beside them; None where there are none.
+
+    Raises:
+        _DamagedError: they are not those that were written.
+    """
+    try:
+        text = entry.index.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _DamagedError(f"{entry.index.name}: {error}") from error
+    try:
+        values = json.loads(text)
+        index = _Index(**{name: value for name, value in values.items() if name != "sha256"})
+        if values != index.sealed(entry.key):
+            raise ValueError("another digest")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _DamagedError(f"{entry.index.name} is not what was written") from error
+    try:
+        if _block_digests(entry.pixels) != index.blocks:
+            raise _DamagedError("its content has changed")
+        return _map_pixels(entry.pixels, total - len(index.unreadable), size), index
+    except (OSError, ValueError) as error:
+        raise _DamagedError(str(error)) from error
+
+
+def _make(
+    entry: _Entry, paths: Sequence[Path], names: list[str], size: int, progress: Callable[[int, int], None] | None
+) -> tuple[np.ndarray, _Index]:
+    """Decode the photos into the cache.
+
+    Raises:
+        UserError: it cannot be written.
+        GateError: the disk is full.
+    """
+    try:
+        entry.folder.mkdir(parents=True, exist_ok=True)
+        marks = entry.folder / MARKS_FILE
+        with noted(marks, Sharing.TOGETHER, lambda marks: remove_temporaries(entry.folder, marks)):
+            index = _decode_all(paths, names, size, entry.pixels, progress)
+            with atomic_path(entry.index) as temporary:  # written last: its presence says that both are whole
+                temporary.write_text(json.dumps(index.sealed(entry.key)))
+        return _map_pixels(entry.pixels, len(paths) - len(index.unreadable), size), index
+    except OSError as error:
+        kind = GateError if error.errno in FULL_DISK else UserError
+        raise kind(
+            f"cannot keep the prepared photos below {entry.folder} ({error}); make room there or set CGAN_CACHE to "
+            "another folder"
+        ) from error
+
+
+def _block_digests(file: Path) -> list[str]:
+    """SHA-256 of each BLOCK_BYTES of a file.
+
+    The file is read and not mapped, so that one that is cut off meanwhile is an error and not the end of the process.
+    """
+
+    def digest(start: int) -> str:
+        with file.open("rb") as opened:
+            opened.seek(start)
+            return hashlib.sha256(opened.read(BLOCK_BYTES)).hexdigest()
+
+    starts = range(0, file.stat().st_size, BLOCK_BYTES)
+    return list(prefetch(starts, digest, DIGEST_THREADS, DIGEST_THREADS))
+
+
+def _map_pixels(file: Path, count: int, size: int) -> np.ndarray:
+    """The array in a .npy file of prepared photos, count x size x size x 3, copied only where it is written to.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no such array.
+    """
+    # np.load(mmap_mode="c") reserves memory for a copy of all pages, which Linux refuses where they exceed the RAM
+    with file.open("rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, mmap.MAP_PRIVATE | MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+    header = _npy_header(count, size)
+    if mapped[: len(header)] != header or len(mapped) != len(header) + count * size * size * 3:
+        raise ValueError(f"{file}: not {count} photos of {size} x {size}")
+    return np.ndarray((count, size, size, 3), np.uint8, mapped, len(header))
+
+
+def _npy_header(count: int, size: int) -> bytes:
+    """What a .npy file of uint8 photos begins with; numpy makes it equally long for every count."""
+    header, shape = io.BytesIO(), (count, size, size, 3)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _digest_or_empty(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""  # decoding fails too, and says why
+
+
+def _decode(path: Path, size: int) -> np.ndarray | str:
+    try:
+        with Image.open(path, formats=tuple(set(PHOTO_FORMATS.values()))) as image:
+            if image.mode.startswith(("I", "F")):
+                return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
+            return squashed(image, size, size)
+    except MissingPixelsError as error:
+        return str(error)
+    except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
+        return f"{type(error).__name__}: {error}"
+
+
+def _decode_all(
+    paths: Sequence[Path], names: list[str], size: int, target: Path, progress: Callable[[int, int], None] | None
+) -> _Index:
+    """Write the photos to `target`, a .npy file; return what is to be kept beside it."""
+    unreadable: dict[str, str] = {}
+    gray: list[bool] = []
+    unjudged: list[np.ndarray] = []
+    with atomic_path(target) as temporary:
+        with temporary.open("wb") as file:
+            file.write(_npy_header(len(paths), size))
+            decoded = prefetch(paths, lambda path: _decode(path, size), PREPARE_AHEAD, PREPARE_THREADS)
+            with contextlib.closing(decoded):
+                for i, result in enumerate(decoded):
+                    if isinstance(result, str):
+                        unreadable[names[i]] = result
+                    else:
+                        file.write(result.data)
+                        unjudged.append(result)
+                    if len(unjudged) == NEAR_GRAY_BATCH:
+                        gray += _near_gray(unjudged)
+                        unjudged = []
+                    if progress:
+                        progress(i + 1, len(paths))
+            file.seek(0)
+            file.write(_npy_header(len(paths) - len(unreadable), size))
+        blocks = _block_digests(temporary)
+    gray += _near_gray(unjudged)
+    return _Index(unreadable, [i for i, is_gray in enumerate(gray) if is_gray], blocks)
+
+
+def _near_gray(photos: list[np.ndarray]) -> list[bool]:
+    if not photos:
+        return []
+    pixels = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
+    return [bool(value < NEAR_GRAY) for value in colorfulness(pixels.float() / 255)]

@@ -1,0 +1,77 @@
+"""Seeded split into training and held-out photos, and the order of an epoch."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgan.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which photos train and which are held out, as indices into `Photos`."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    """In random order: the first few are a fair sample."""
+
+
+def split(sha256: tuple[str, ...], test_fraction: float, seed: int) -> Split:
+    """Seeded shuffle into training and held-out photos; equal files never straddle the two.
+
+    Args:
+        sha256: content digest of each photo.
+        test_fraction: share to hold out, in (0, 1); at least one photo is held out.
+        seed: equal seeds give equal splits.
+
+    Raises:
+        UserError: fewer than two different photos.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, digest in enumerate(sha256):
+        groups.setdefault(digest, []).append(index)
+    if len(groups) < 2:
+        raise UserError(
+            f"found {len(groups)} different photo(s), expected at least 2: one to train on, one to hold out"
+        )
+    shuffled = sorted(groups)
+    random.Random(seed).shuffle(shuffled)
+    wanted = max(1, round(test_fraction * len(sha256)))
+    test: list[int] = []
+    while len(test) < wanted and len(shuffled) > 1:
+        test += groups[shuffled.pop()]
+    return Split(tuple(sorted(i for digest in shuffled for i in groups[digest])), tuple(test))
+
+
+def epoch_batches(
+    indices: tuple[int, ...], batch_size: int, seed: int, epoch: int, *, smallest: int = 2
+) -> Iterator[Tensor]:
+    """Shuffled batches of indices for one epoch, a function of seed and epoch alone.
+
+    A last batch of fewer than `smallest` photos joins the batch before it: batch norm cannot train on one photo at
+    the smallest scale, and of several processes each takes its slice of a batch.
+
+    Args:
+        indices: photos, N.
+        batch_size: photos in each batch but the last.
+        seed: equal seeds give equal batches.
+        epoch: counted from 1.
+        smallest: at most `batch_size`; a single batch is never refused, however small.
+
+    Yields:
+        Indices, int64, each of N once.
+    """
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+    order = torch.tensor(indices)[torch.randperm(len(indices), generator=generator)]
+    batches = list(torch.split(order, batch_size))
+    if len(batches) > 1 and len(batches[-1]) < smallest:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    yield from batches
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of one epoch's random choices, in [0, 2^63)."""
+    return (seed * 1_000_003 + epoch) % 2**63

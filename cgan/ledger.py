@@ -1,0 +1,94 @@
+"""The files that a run wrote, by name and digest: what it may replace."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cgan.files import OccupiedError, atomic_path, file_sha256, look_at
+
+LEDGER_FILE = ".written"
+"""Name of a run's ledger in its folder."""
+
+_LINES = re.compile(r"(?:[0-9a-f]{64}  .+\n)*")
+
+
+class Ledger:
+    """A text file in a folder with a line for each file that was written there: its SHA-256 digest and its name.
+
+    A line is on disk before its file gets its name, so a file of the folder that is not in the ledger is another
+    program's, also after a kill. Lines are only ever added: a file of an earlier backup stays known.
+
+    Args:
+        path: the ledger; names are relative to its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def check(self) -> None:
+        """Check that there is no ledger yet, or one.
+
+        Raises:
+            OccupiedError: it is another program's file.
+            OSError: it cannot be read.
+        """
+        self._text()
+
+    def knows(self, file: Path) -> bool:
+        """Return True if a file is one that was written under its name.
+
+        Raises:
+            OccupiedError: the ledger is another program's file.
+            OSError: the ledger or the file cannot be read.
+        """
+        try:
+            found = look_at(file)
+        except OccupiedError:
+            return False
+        return found is not None and found.sha256 in self._digests(file)
+
+    def add(self, file: Path, sha256: str) -> None:
+        """Note the digest of a file that is about to get its name.
+
+        Raises:
+            OSError: the ledger cannot be written.
+        """
+        if sha256 in self._digests(file):
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(self.path, flags, 0o666), "ab", buffering=0) as ledger:  # noqa: PTH123
+            ledger.write(f"{sha256}  {self._name(file)}\n".encode())
+            os.fsync(ledger.fileno())
+
+    @contextmanager
+    def atomic_path(self, file: Path) -> Iterator[Path]:
+        """As `cgan.files.atomic_path`; it replaces nothing but what was written under that name.
+
+        Raises:
+            OccupiedError: something else lies there.
+            OSError: the file or the ledger cannot be written.
+        """
+        with atomic_path(file, self._digests(file)) as temporary:
+            yield temporary
+            self.add(file, file_sha256(temporary))
+
+    def _digests(self, file: Path) -> frozenset[str]:
+        name = self._name(file)
+        pairs = (line.split("  ", 1) for line in self._text().splitlines())
+        return frozenset(digest for digest, of in pairs if of == name)
+
+    def _text(self) -> str:
+        if self.path.is_symlink():
+            raise OccupiedError(self.path, "a link is there")
+        try:
+            text = self.path.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        if not _LINES.fullmatch(text):
+            raise OccupiedError(self.path, "a file that cgan did not write is there")
+        return text
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path.parent).as_posix()

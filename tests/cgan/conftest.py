@@ -1,0 +1,40 @@
+"""A run folder to publish epochs in."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cgan.networks import Generator
+from cgan.run_folder import RunFolder
+from tests.cgan.begun import CONFIG, RECORDS, SHEET, generator
+
+Publish = Callable[..., Generator]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run that has just begun."""
+    run = RunFolder(tmp_path / "runs" / "first")
+    run.create(RECORDS)
+    return run
+
+
+@pytest.fixture
+def publish(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """`publish(*values, metric="psnr", **options)`: publish each epoch, of that held-out value; the last generator.
+
+    Each epoch's generator is that of its seed. The curves have tests of their own and take their time.
+    """
+    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.write_text(str(len(history))))
+
+    def call(*values: Any, metric: str = "psnr", **options: Any) -> Generator:
+        history: list[dict[str, Any]] = []
+        for epoch, value in enumerate(values, 1):
+            history.append({"epoch": epoch, f"test_{metric}": value, "time_shares": {}, "finished_at": 1.0})
+            folder.publish(generator(epoch), replace(CONFIG, best_by=metric, fid=True, **options), history, SHEET)
+        return generator(len(values))
+
+    return call
