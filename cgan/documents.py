@@ -98,7 +98,7 @@ def _own_digests(path: Path, is_own: IsOwn) -> frozenset[str]:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if content and not is_own(content):
-        raise OccupiedError(path, "a file that is no earlier document is there")
+        raise OccupiedError(path, "a file that is no earlier document")
     return frozenset({digest})
 
 

@@ -121,7 +121,7 @@ class RunFolder:
 
     def _is_left(self, entry: Path) -> bool:
         """Whether a file is a temporary one that an ended process of this run left."""
-        return temporary_mark(entry.name) in read_marks(self.path / LOCK_FILE)
+        return temporary_mark(entry.name) in read_marks(self.path / LOCK_FILE) and not entry.is_dir()
 
     def config(self) -> dict[str, Any]:
         """The run's configuration; options that did not exist when it began have their defaults.

@@ -57,6 +57,8 @@ class ArchiveFolder(RemoteFolder):
         UserError: the URL does not say where the archive is, or that place cannot be opened.
     """
 
+    writable = False
+
     def __init__(self, url: str) -> None:
         self.credentials = Credentials(url)
         head, _, rest = url.partition("::")
@@ -116,14 +118,8 @@ class ArchiveFolder(RemoteFolder):
         raise OSError(errno.EROFS, "archives are only read", name)
 
     def prepare(self, marks: Collection[str] = ()) -> None:
-        """Refuse to write.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            f"{self}: found an archive, expected a folder for the outputs; name one, and pack it afterwards"
-        )
+        """Refused."""
+        raise OSError(errno.EROFS, "archives are only read", str(self))
 
     def _open(self) -> None:
         """Read the archive's directory, unless it is known."""

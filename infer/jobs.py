@@ -208,6 +208,8 @@ def check_folders(source: Storage, target: Storage) -> None:
     Raises:
         UserError: see above.
     """
+    if not target.writable:
+        raise UserError(f"{target}: found an archive, expected a folder for the outputs; name one, and pack it later")
     if isinstance(source, LocalFolder) and not source.path.is_dir():
         if source.path.exists():
             raise UserError(f"{source}: found something else, expected a photo or a folder of photos")

@@ -1,10 +1,13 @@
 """INPUT and OUTPUT from what the user wrote: a path of this machine, or an fsspec URL such as s3://bucket/photos."""
 
+import re
 from pathlib import Path
 
 from cgan.errors import UserError
 from infer.local_folder import LocalFile, LocalFolder
 from infer.storage import Storage
+
+SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]+")
 
 
 def open_storage(place: str) -> Storage:
@@ -39,6 +42,6 @@ def open_source(place: str) -> Storage:
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is a URL and not a path: a scheme of two letters or more before "://"."""
-    scheme, separator, _ = place.partition("://")
-    return bool(separator) and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").isalnum()
+    """Return True for a URL: a scheme of two letters or more before "://", or several with "::" between them."""
+    schemes, separator, _ = place.partition("://")
+    return bool(separator) and all(SCHEME.fullmatch(scheme) for scheme in schemes.split("::"))

@@ -51,6 +51,9 @@ class Storage(ABC):
     waits = True
     """Whether each file is asked for over a network, as behind an fsspec URL."""
 
+    writable = True
+    """False for an archive."""
+
     @abstractmethod
     def __str__(self) -> str:
         """The folder as the user gave it."""

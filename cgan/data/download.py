@@ -11,7 +11,7 @@ from pathlib import Path
 from cgan.cache import cache_folder
 from cgan.data.scan import scan
 from cgan.errors import FULL_DISK, GateError, UserError
-from cgan.files import MARK, place, remove_temporaries, temporary_beside
+from cgan.files import MARK, place, remove_temporaries, temporary_name
 from cgan.marks import Sharing, noted
 
 FLOWERS102 = "flowers102"
@@ -111,7 +111,7 @@ def _download(archive: Path) -> None:
         from torchvision.datasets.utils import download_url
     except ModuleNotFoundError as error:
         raise UserError(f"{FLOWERS102} needs the package {error.name}; pip install 'cgan[train]'") from error
-    temporary = temporary_beside(archive)
+    temporary = archive.with_name(temporary_name())
     try:
         download_url(ARCHIVE_URL, str(temporary.parent), temporary.name)
         _check_digest(temporary, ARCHIVE_URL, f"try again, or put the published file into {archive.parent} by hand")

@@ -84,9 +84,20 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, plain: type[PlainSto
     CopyingStore.store.clear()
 
 
+CHAINS = [("tar://::s3://b/x.tar", True), ("simplecache::ftp://u:p@h/x", True), ("a/b::c://x", False)]
+
+
 @pytest.mark.parametrize(
     ("place", "expected"),
-    [("s3://b/x", True), ("gs://b", True), ("photos", False), ("/a/b", False), ("C:\\x", False), ("c://x", False)],
+    [
+        ("s3://b/x", True),
+        ("gs://b", True),
+        ("photos", False),
+        ("/a/b", False),
+        ("C:\\x", False),
+        ("c://x", False),
+        *CHAINS,
+    ],
 )
 def test_a_scheme_makes_a_url(place: str, expected: bool) -> None:
     assert is_url(place) is expected
