@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgan import stopwatch, training
+from cgan import files, stopwatch, training
 from cgan.checkpoint import load_generator, weights_digest
 from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
 from cgan.data.prepared import Photos, prepare
 from cgan.distributed import World
 from cgan.errors import GateError, UserError
 from cgan.evaluation import evaluate
+from cgan.ledger import LEDGER_FILE
 from cgan.state import Run
 from cgan.steps import Batch
 from cgan.stopwatch import Stopwatch
@@ -77,14 +78,14 @@ def test_a_run_begins_with_its_records(start: Start, tmp_path: Path, photos: Pho
 def test_a_start_killed_between_its_records_can_be_started_again(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(path: Path, target: Path) -> None:
+    def dies(path: Path, target: Path, *arguments: Any) -> None:
         if target.name == "config.json":
             raise KeyboardInterrupt
-        rename(path, target)
+        place(path, target, *arguments)
 
-    rename = Path.replace
+    place = files.place
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", dies)
+        patch.setattr(files, "place", dies)
         start()
     assert (tmp_path / "run" / "split.json").exists()
     assert not (tmp_path / "run" / "config.json").exists()
@@ -248,7 +249,12 @@ def test_a_gradient_that_is_no_number_stops_the_epoch(start: Start, network: str
     with pytest.raises(GateError, match=message) as caught:
         fit(run)
     assert caught.value.exit_code == 1
-    assert {path.name for path in run.folder.path.iterdir()} == {"config.json", "split.json", "environment.json"}
+    assert {path.name for path in run.folder.path.iterdir()} == {
+        "config.json",
+        "split.json",
+        "environment.json",
+        LEDGER_FILE,
+    }
 
 
 def test_a_loss_that_is_no_number_stops_the_epoch_at_its_step(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
