@@ -1,6 +1,7 @@
 """Networks whose features FID and KID compare, and a cache of what they answered."""
 
 import hashlib
+import io
 import sqlite3
 import threading
 import warnings
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cgan.errors import UserError
-from cgan.files import file_sha256, json_sha256
+from cgan.files import json_sha256
+from cgan.onnx_file import read_onnx
 
 INCEPTION_FEATURES = 2048
 INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
@@ -136,7 +138,8 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         network = wrapper(weights=None)
     network.model.transform_input = True
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
     except Exception as error:  # torch raises many types for a file that is no state dict of this network
         reason = str(error).splitlines()[0]
@@ -145,7 +148,7 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         ) from error
     fingerprint = {
         "network": "torchvision inception_v3, 2048 pooled features, through torcheval",
-        "weights_sha256": file_sha256(path),
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
         "resize": "bilinear to 299 x 299",
     }
     return FeatureNetwork(network.eval(), INCEPTION_FEATURES, fingerprint)
@@ -190,8 +193,8 @@ class OnnxFeatures(nn.Module):
         self._lock = threading.Lock()
         self.size: list[int | str]
         try:
-            # From its bytes, so that no second file whose content the digest does not cover can belong to it.
-            self._content = path.read_bytes()
+            self._content = read_onnx(path)
+            self.sha256 = hashlib.sha256(self._content).hexdigest()
             (source,) = self._session(torch.device("cpu")).get_inputs()
             rank = len(source.shape)
             batch, channels, *self.size = source.shape if rank == 4 else (None, None)
@@ -263,7 +266,7 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
 
     fingerprint = {
         "network": "ONNX feature extractor",
-        "weights_sha256": file_sha256(path),
+        "weights_sha256": module.sha256,
         "resize": module.resize,
         "onnxruntime": ort.__version__,
     }
