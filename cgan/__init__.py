@@ -13,9 +13,9 @@ except PackageNotFoundError:  # imported from a checkout that was never installe
 # will report in the user's cache. It reads this when it is imported, which is after this: infer and export import cgan.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# What else libraries keep between processes belongs in this project's cache, not in folders of their own. They read this
-# when they are imported or first used.
-from cgan.cache import cache_folder  # noqa: E402
+# What else libraries keep between processes belongs in this project's cache, not in folders of their own. They read
+# this when they are imported or first used.
+from cgan.cache import cache_folder
 
 with suppress(RuntimeError):  # no home folder: there is no cache, and a command that needs one says so
     for _name, _folder in (

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cgan.errors import UserError
 from cgan.files import json_sha256
+from cgan.measured import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
 
 INCEPTION_FEATURES = 2048
@@ -44,6 +45,8 @@ class FeatureNetwork:
     """N x 3 x H x W in [0, 1] -> N x dimensions."""
     dimensions: int
     fingerprint: dict[str, Any]
+    name: str | None = None
+    """That of its file; None for Inception with its published weights, whose distances alone are called FID and KID."""
 
     @torch.inference_mode()
     def extract(self, pictures: Tensor, device: torch.device) -> Tensor:
@@ -127,7 +130,8 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         weights: as for `inception_path`.
 
     Raises:
-        UserError: the weights are not there or not those of Inception v3, or torcheval is not installed.
+        UserError: the weights are not there or not those of Inception v3, those in the hub cache are not the published
+            ones, or torcheval is not installed.
     """
     path = inception_path(weights)
     # torcheval's own wrapper, so that figures compare with those of other users of torcheval: photos in
@@ -146,12 +150,19 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         raise UserError(
             f"{path}: not the weights of torchvision's Inception v3 ({reason}); give another file"
         ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    published = digest.startswith(INCEPTION_SHA256)
+    if weights is None and not published:
+        raise UserError(
+            f"{path}: found sha256 {digest[:16]}..., expected {INCEPTION_SHA256}... of the published weights; delete it "
+            "and download it again, or give it with --inception-weights"
+        )
     fingerprint = {
         "network": "torchvision inception_v3, 2048 pooled features, through torcheval",
-        "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "weights_sha256": digest,
         "resize": "bilinear to 299 x 299",
     }
-    return FeatureNetwork(network.eval(), INCEPTION_FEATURES, fingerprint)
+    return FeatureNetwork(network.eval(), INCEPTION_FEATURES, fingerprint, None if published else path.stem)
 
 
 @cache
@@ -270,7 +281,7 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
         "resize": module.resize,
         "onnxruntime": ort.__version__,
     }
-    return FeatureNetwork(module, module.dimensions, fingerprint)
+    return FeatureNetwork(module, module.dimensions, fingerprint, path.stem)
 
 
 class FeatureCache:

@@ -59,7 +59,9 @@ def check_self_contained(content: bytes, path: Path) -> None:
     try:
         found = _outside(content)
     except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: not a readable ONNX file ({error}); export the model again with cgan-export") from error
+        raise UserError(
+            f"{path}: not a readable ONNX file ({error}); export the model again with cgan-export"
+        ) from error
     if found:
         raise UserError(
             f"{path}: found {found}, expected a file that holds the whole model, since nothing vouches for others; "

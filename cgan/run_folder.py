@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cgan.checkpoint import GENERATOR_FILE, HELD_OUT_FILE, TRAINING_FILE, load_training, save_generator, save_training
+from cgan.checkpoint_record import BEST_FILE, best_epoch
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.events import write_events
-from cgan.figures import save_curves, scalar
+from cgan.figures import save_curves
 from cgan.files import atomic_path, is_temporary, remove_temporaries, replaces_nothing_else
 from cgan.networks import Generator
-
-BEST_FILE = "best.safetensors"
 
 LOCK_FILE = ".lock"
 """An empty file that the process that trains here keeps locked."""
@@ -231,11 +230,13 @@ class RunFolder:
         epoch = len(history)
         with self._writing(GateError):
             self._remove_leftovers()
-            save_generator(self.generator_file, generator, config)
+            names = [GENERATOR_FILE]
             if best_epoch(history, config.best_by) == epoch:
-                save_generator(self.checkpoints / BEST_FILE, generator, config)
+                names.append(BEST_FILE)
             if config.save_every and epoch % config.save_every == 0:
-                save_generator(self.checkpoints / f"epoch-{epoch:04d}.safetensors", generator, config)
+                names.append(f"epoch-{epoch:04d}.safetensors")
+            for name in names:
+                save_generator(self.checkpoints / name, generator, config, epoch, history[-1])
             with atomic_path(self.path / "metrics.jsonl") as path:
                 path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in history))
             (self.path / "samples").mkdir(exist_ok=True)
@@ -273,17 +274,6 @@ class RunFolder:
             yield
         except OSError as error:
             raise cannot_write(self.path, error, kind) from error
-
-
-def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
-    """The epoch, from 1 on, with the best held-out value of a metric; the first of equals.
-
-    Args:
-        history: metrics of each epoch.
-        metric: fid, kid or l1, of which less is better, or psnr, of which more is.
-    """
-    values = [scalar(metrics[f"test_{metric}"]) for metrics in history]
-    return values.index(max(values) if metric == "psnr" else min(values)) + 1
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:

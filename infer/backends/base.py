@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,12 @@ class Backend(ABC):
     def digest(self) -> str:
         """What tells the loaded model from others: of a file the sha256 of its bytes, of a run that of its weights."""
         return self._sha256 or self.spec.weights_sha256
+
+    @property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """File name, epoch and held-out metrics of the checkpoint that the model was made of; None if not known."""
+        known: dict[str, Any] | None = self.sidecar.build.get("checkpoint") if self.sidecar else None
+        return known
 
     @property
     @abstractmethod

@@ -267,13 +267,13 @@ def read_contract(content: bytes, path: Path) -> ModelSpec:
     return _contract(_open(ort, content, path, options, "cpu", {}), path)
 
 
-def _open(
-    ort: ModuleType, content: bytes, path: Path, options: Any, provider: str, settings: dict[str, str]
-) -> Any:
+def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: str, settings: dict[str, str]) -> Any:
     """A session on a provider that has the content of a file loaded."""
     try:
         # Without enable_fallback a provider that fails, now or in a run, is an error; else the CPU takes over.
-        return ort.InferenceSession(content, options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False)
+        return ort.InferenceSession(
+            content, options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
+        )
     except Exception as error:  # the binding raises its own types, one for each status code
         reason = str(error).splitlines()[0][:300]
         if provider == "cpu":

@@ -1,4 +1,4 @@
-"""A model whose weights lie in a second file is refused by everything that takes an ONNX file: nothing vouches for them."""
+"""A model whose weights lie in a second file is refused by everything that takes an ONNX file."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +23,9 @@ def split(exported_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """`exported_onnx` with its weights beside it, and a sidecar that vouches for what is left of it."""
     folder = tmp_path_factory.mktemp("split")
     path = folder / "split.onnx"
-    onnx.save_model(onnx.load(exported_onnx), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save_model(
+        onnx.load(exported_onnx), path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
     before = read_sidecar(exported_onnx)
     assert before is not None and (folder / "weights.bin").stat().st_size > 10_000
     write_sidecar(
