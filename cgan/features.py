@@ -154,8 +154,8 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
     published = digest.startswith(INCEPTION_SHA256)
     if weights is None and not published:
         raise UserError(
-            f"{path}: found sha256 {digest[:16]}..., expected {INCEPTION_SHA256}... of the published weights; delete it "
-            "and download it again, or give it with --inception-weights"
+            f"{path}: found sha256 {digest[:16]}..., expected {INCEPTION_SHA256}... of the published weights; delete "
+            "it and download it again, or give it with --inception-weights"
         )
     fingerprint = {
         "network": "torchvision inception_v3, 2048 pooled features, through torcheval",
