@@ -29,6 +29,7 @@ from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.figures import scalar
 from cgan.files import atomic_path
+from cgan.measured import DISTANCES
 
 QUICK_PHOTOS = 300
 QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")
@@ -198,8 +199,11 @@ def write_results(out: Path, rows: list[Row], failures: dict[str, str], quick: b
 
 def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[str, str]) -> str:
     """The table, with a line on what its FID was measured with."""
+    measured = [metrics for _, metrics in results if metrics]
+    fid_name, kid_name = (_name(measured, kind) for kind in ("fid", "kid"))
     lines = [
-        "| experiment | epochs | FID | FID in the report | KID | L1 | PSNR, dB | colourfulness / real | images/s |",
+        f"| experiment | epochs | {fid_name} | FID in the report | {kid_name} | L1 | PSNR, dB | colourfulness / real "
+        "| images/s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     fingerprint = "FID and KID were not measured."
@@ -208,10 +212,10 @@ def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[st
         if metrics is None:
             lines.append(f"| {row.title} | failed: {failures.get(row.name, 'not run')} | | {report} | | | | | |")
             continue
-        fid, kid = metrics.get("test_fid"), metrics.get("test_kid")
+        fid, kid = _distance(metrics, "fid"), _distance(metrics, "kid")
         if fid:
             fingerprint = (
-                f"FID and KID on {fid['photos']} held-out photos, {fid['network']}, weights sha256 "
+                f"{fid_name} and {kid_name} on {fid['photos']} held-out photos, {fid['network']}, weights sha256 "
                 f"{fid['weights_sha256'][:16]}, {fid['resize']}; the report's on {REPORT_TEST_PHOTOS} other photos."
             )
         cells = [
@@ -229,15 +233,29 @@ def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[st
     return "\n".join([*lines, "", fingerprint, ""])
 
 
+def _distance(metrics: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """FID or KID, or the same distance over the features of other weights, which its "metric" names."""
+    found: dict[str, Any] | None = metrics.get(f"test_{kind}") or metrics.get(f"test_{DISTANCES[kind][1]}")
+    return found
+
+
+def _name(measured: list[dict[str, Any]], kind: str) -> str:
+    """What a distance is called in the rows that have it."""
+    found = next(filter(None, (_distance(metrics, kind) for metrics in measured)), None)
+    return found["metric"] if found else DISTANCES[kind][0]
+
+
 def chart(results: list[tuple[Row, dict[str, Any] | None]], path: Path) -> None:
     """Bars of what was measured, FID or else PSNR, beside bars of the report's FID."""
     rows = [(row, metrics) for row, metrics in results if metrics]
-    with_fid = any("test_fid" in metrics for _, metrics in rows)
-    metric, label = ("test_fid", "FID here") if with_fid else ("test_psnr", "PSNR here, dB")
+    distances = [_distance(metrics, "fid") for _, metrics in rows]
+    with_fid = any(distances)
+    label = f"{_name([metrics for _, metrics in rows], 'fid')} here" if with_fid else "PSNR here, dB"
+    values = distances if with_fid else [metrics["test_psnr"] for _, metrics in rows]
     titles = [row.title for row, _ in rows]
     figure = Figure(figsize=(10, 1 + 0.3 * len(rows)), layout="constrained")
     here, report = figure.subplots(1, 2, sharey=True)
-    here.barh(titles, [scalar(metrics[metric] or 0.0) for _, metrics in rows])
+    here.barh(titles, [scalar(value or 0.0) for value in values])
     here.set_xlabel(label)
     here.invert_yaxis()
     report.barh(titles, [row.report_fid or 0.0 for row, _ in rows], color="tab:gray")

@@ -82,9 +82,9 @@ def onnx_loop(model: Path, threads: int) -> Colouring:
 
 def openvino_loop(model: Path, threads: int) -> Colouring:
     """OpenVINO in the processor's own precision (bf16 where it has it), one photo after the other."""
-    import openvino
+    from infer.backends.ov import load_openvino
 
-    core = openvino.Core()
+    core = load_openvino().Core()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": threads})
     size = _spec(model).render_size
 

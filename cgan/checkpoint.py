@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cgan import __version__
+from cgan.checkpoint_record import (
+    BEST_FILE,
+    CHECKPOINTS,
+    LAST_FILE,
+    CheckpointRecord,
+    checkpoint_path,
+    chosen,
+    held_out,
+)
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
@@ -22,7 +31,7 @@ from cgan.ledger import LEDGER_FILE, Ledger
 from cgan.networks import Generator, count_parameters
 from cgan.spec import ModelSpec
 
-GENERATOR_FILE = "last.safetensors"
+GENERATOR_FILE = LAST_FILE
 TRAINING_FILE = "last.training.safetensors"
 HELD_OUT_FILE = "held-out.npy"
 """Held-out photos of a run in gray, N x 1 x size x size uint8."""
@@ -56,24 +65,50 @@ def model_spec(generator: Generator, config: TrainConfig) -> ModelSpec:
     )
 
 
-def save_generator(path: Path, generator: Generator, config: TrainConfig) -> ModelSpec:
-    """Write the generator's weights with their contract in the header, whole or not at all."""
+def save_generator(
+    path: Path, generator: Generator, config: TrainConfig, epoch: int | None = None, metrics: Mapping[str, Any] = {}
+) -> ModelSpec:
+    """Write the generator's weights with their contract in the header, whole or not at all.
+
+    Args:
+        path: the file.
+        generator: its weights.
+        config: how it was trained.
+        epoch: the epoch, from 1 on, that it was trained to; it goes into the header too.
+        metrics: of that epoch; those of held-out photos are kept beside it.
+    """
     spec = model_spec(generator, config)
-    _save(path, generator.state_dict(), spec.to_metadata())
+    record = CheckpointRecord(path, epoch, held_out(metrics))
+    _save(path, generator.state_dict(), {**spec.to_metadata(), **record.to_metadata()})
     return spec
 
 
+class Checkpoint(NamedTuple):
+    """A trained generator as it was read."""
+
+    generator: Generator
+    """In evaluation mode, on the CPU, in float32."""
+    spec: ModelSpec
+    record: CheckpointRecord
+
+
 def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
-    """The trained generator, in evaluation mode on the CPU in float32, and its contract.
+    """Generator and contract of `load_checkpoint`."""
+    loaded = load_checkpoint(source)
+    return loaded.generator, loaded.spec
+
+
+def load_checkpoint(source: Path) -> Checkpoint:
+    """The trained generator, its contract, and what is known of its checkpoint.
 
     Args:
-        source: a run folder (its last checkpoint) or a checkpoint file.
+        source: a run folder (its best checkpoint, see `cgan.checkpoint_record.chosen`) or a checkpoint file.
 
     Raises:
         UserError: nothing there, or not a checkpoint of this project (pickles are never loaded).
         GateError: the weights are not those that the training wrote.
     """
-    path = checkpoint_path(source)
+    path, note = chosen(source)
     if path.name == TRAINING_FILE:
         raise UserError(f"{path}: found what --resume goes on from, expected a checkpoint; give {GENERATOR_FILE}")
     state, metadata = _load(path)
@@ -93,7 +128,7 @@ def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
             f"the contract says {spec.weights_sha256[:16]}...; restore the file or train again"
         )
     generator.load_state_dict(state)
-    return generator.eval(), spec
+    return Checkpoint(generator.eval(), spec, CheckpointRecord.of(path, metadata, note))
 
 
 def check_trainable(spec: ModelSpec, path: Path) -> None:
@@ -106,18 +141,35 @@ def check_trainable(spec: ModelSpec, path: Path) -> None:
         raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
 
 
-def checkpoint_path(source: Path) -> Path:
-    """The checkpoint file that `source`, a run folder or a checkpoint file, stands for.
+def made_of(source: Path, weights_sha256: str | None) -> Path:
+    """The checkpoint of a run that a model was made of, by the digest of its weights.
+
+    Args:
+        source: a run folder, or a checkpoint, which is then the one.
+        weights_sha256: as the model's contract names it; None where that is not known.
+
+    Returns:
+        The best checkpoint where none has these weights.
 
     Raises:
         UserError: nothing there, or an exported model.
     """
-    path = source / "checkpoints" / GENERATOR_FILE if source.is_dir() else source
-    if not path.is_file():
-        raise UserError(f"{path}: found no such file, expected a run folder of cgan-train or a .safetensors checkpoint")
-    if path.suffix in (".onnx", ".plan"):
-        raise UserError(f"{path}: found an exported model, expected a run folder of cgan-train or a checkpoint in one")
-    return path
+    usual = checkpoint_path(source)
+    if not source.is_dir():
+        return usual
+    folder = source / CHECKPOINTS
+    others = sorted(path for path in folder.glob("*.safetensors") if path.name != TRAINING_FILE)
+    found = (path for path in (folder / BEST_FILE, folder / LAST_FILE, *others) if path.is_file())
+    return next((path for path in found if _names_weights(path, weights_sha256)), usual)
+
+
+def _names_weights(path: Path, weights_sha256: str | None) -> bool:
+    """Whether the contract of a checkpoint names these weights; one that cannot be read does not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ModelSpec.from_metadata(file.metadata() or {}, path).weights_sha256 == weights_sha256
+    except (OSError, SafetensorError, UserError):
+        return False
 
 
 def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:

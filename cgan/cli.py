@@ -148,6 +148,8 @@ def command(
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     config, start = begin_with(_resolved(config, resume), init)
+    if init is not None and init.is_dir() and not quiet:
+        print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
     features = metrics.load_inception(inception_weights) if config.fid else None
     try:
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
@@ -157,6 +159,15 @@ def command(
         if world.main:
             print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _checkpoint(run: Path) -> str:
+    """The checkpoint that a run stands for, for people."""
+    from cgan.checkpoint import load_checkpoint
+    from cgan.checkpoint_record import described
+
+    record = load_checkpoint(run).record
+    return "; ".join(filter(None, (described(record.to_json()), record.note)))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -280,7 +291,8 @@ class _Progress:
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
         """The line that stays after an epoch."""
-        fid = f"  FID {metrics['test_fid']['value']:.2f}" if "test_fid" in metrics else ""
+        found = metrics.get("test_fid") or metrics.get("test_frechet_distance")
+        fid = f"  {found['metric']} {found['value']:.2f}" if found else ""
         accuracy = metrics.get("test_discriminator_accuracy")
         judge = "" if accuracy is None else f"  D accuracy {accuracy:.0%}"
         shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())

@@ -3,6 +3,7 @@
 Such a file has no batch norm: the exporter folds it into the convolutions. Training needs it back.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cgan.checkpoint import check_trainable, load_generator
 from cgan.errors import UserError
 from cgan.networks import Generator
+from cgan.onnx_file import read_onnx
 from cgan.spec import ModelSpec, read_sidecar
 
 PREFIX = "generator."
@@ -41,7 +43,7 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
     """The generator of an exported file, in evaluation mode, equal to it within rounding; and its contract.
 
     Raises:
-        UserError: nothing there, or not an fp32 ONNX file of this project.
+        UserError: nothing there, or not one fp32 ONNX file of this project.
         ChangedFileError: the file is not the one that its sidecar vouches for.
     """
     try:
@@ -52,9 +54,10 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
         raise UserError(f"{path}: reading it needs the package {error.name}; pip install 'cgan[export]'") from error
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a run, a checkpoint or an exported .onnx")
-    read_sidecar(path)
     try:
-        model = onnx.load(path)
+        content = read_onnx(path)
+        read_sidecar(path, hashlib.sha256(content).hexdigest())
+        model = onnx.load_model_from_string(content)
     except (DecodeError, OSError) as error:
         raise UserError(f"{path}: not an ONNX file ({error}); make it with cgan-export") from error
     spec = ModelSpec.from_metadata({entry.key: entry.value for entry in model.metadata_props}, path)

@@ -1,6 +1,7 @@
 """Networks whose features FID and KID compare, and a cache of what they answered."""
 
 import hashlib
+import io
 import sqlite3
 import threading
 import warnings
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from cgan.errors import UserError
-from cgan.files import file_sha256, json_sha256
+from cgan.files import json_sha256
+from cgan.measured import INCEPTION_SHA256
+from cgan.onnx_file import read_onnx
 
 INCEPTION_FEATURES = 2048
 INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
@@ -44,6 +47,8 @@ class FeatureNetwork:
     """N x 3 x H x W in [0, 1] -> N x dimensions."""
     dimensions: int
     fingerprint: dict[str, Any]
+    name: str | None = None
+    """That of its file; None for Inception with its published weights, whose distances alone are called FID and KID."""
 
     @torch.inference_mode()
     def extract(self, pictures: Tensor, device: torch.device) -> Tensor:
@@ -127,7 +132,8 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         weights: as for `inception_path`.
 
     Raises:
-        UserError: the weights are not there or not those of Inception v3, or torcheval is not installed.
+        UserError: the weights are not there or not those of Inception v3, those in the hub cache are not the published
+            ones, or torcheval is not installed.
     """
     path = inception_path(weights)
     # torcheval's own wrapper, so that figures compare with those of other users of torcheval: photos in
@@ -138,19 +144,27 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         network = wrapper(weights=None)
     network.model.transform_input = True
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
     except Exception as error:  # torch raises many types for a file that is no state dict of this network
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path}: not the weights of torchvision's Inception v3 ({reason}); give another file"
         ) from error
+    digest = hashlib.sha256(content).hexdigest()
+    published = digest.startswith(INCEPTION_SHA256)
+    if weights is None and not published:
+        raise UserError(
+            f"{path}: found sha256 {digest[:16]}..., expected {INCEPTION_SHA256}... of the published weights; delete "
+            "it and download it again, or give it with --inception-weights"
+        )
     fingerprint = {
         "network": "torchvision inception_v3, 2048 pooled features, through torcheval",
-        "weights_sha256": file_sha256(path),
+        "weights_sha256": digest,
         "resize": "bilinear to 299 x 299",
     }
-    return FeatureNetwork(network.eval(), INCEPTION_FEATURES, fingerprint)
+    return FeatureNetwork(network.eval(), INCEPTION_FEATURES, fingerprint, None if published else path.stem)
 
 
 @cache
@@ -192,8 +206,8 @@ class OnnxFeatures(nn.Module):
         self._lock = threading.Lock()
         self.size: list[int | str]
         try:
-            # From its bytes, so that no second file whose content the digest does not cover can belong to it.
-            self._content = path.read_bytes()
+            self._content = read_onnx(path)
+            self.sha256 = hashlib.sha256(self._content).hexdigest()
             (source,) = self._session(torch.device("cpu")).get_inputs()
             rank = len(source.shape)
             batch, channels, *self.size = source.shape if rank == 4 else (None, None)
@@ -265,11 +279,11 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
 
     fingerprint = {
         "network": "ONNX feature extractor",
-        "weights_sha256": file_sha256(path),
+        "weights_sha256": module.sha256,
         "resize": module.resize,
         "onnxruntime": ort.__version__,
     }
-    return FeatureNetwork(module, module.dimensions, fingerprint)
+    return FeatureNetwork(module, module.dimensions, fingerprint, path.stem)
 
 
 class FeatureCache:

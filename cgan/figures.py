@@ -38,7 +38,7 @@ def sample_grid(gray: Tensor, prediction: Tensor, truth: Tensor) -> Image.Image:
 
 
 CHARTS = (
-    ("FID", {"test_fid": "held out"}),
+    ("FID", {"test_fid": "held out", "test_frechet_distance": "Fréchet distance of another network, held out"}),
     ("L1", {"train_l1": "training", "test_l1": "held out"}),
     ("Discriminator loss", {"train_discriminator_loss": "training", "test_discriminator_loss": "held out"}),
     (

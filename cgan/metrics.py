@@ -22,7 +22,7 @@ from cgan.features import (
     load_inception,
     torcheval_fid,
 )
-from cgan.measured import Measured
+from cgan.measured import Measured, distance
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr, ssim
 
 __all__ = [
@@ -124,6 +124,8 @@ class FeatureSet:
 def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
     """Frechet inception distance (Heusel et al. 2017) between two sets, computed by torcheval on float64 statistics.
 
+    Of another network than Inception with its published weights it is called a Frechet distance.
+
     In float32 torcheval's covariances are differences of large sums, and its trace term takes roots of eigenvalues that
     ought to be 0. Measured on synthetic features (2,048, not negative, mean 0.27) against singular values of the
     centred features: float32 is off by 2.5 of 125.6 at 200 photos and by 5e-4 of 18.2 at 5,000, float64 by 2e-4 and
@@ -140,25 +142,28 @@ def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
         setattr(metric, f"num_{name}_images", torch.tensor(features.count, device=real.device))
     # Given no numbers, LAPACK complains on stdout and, from some hundred features on, crashes the process.
     finite = all(bool(features.products.isfinite().all()) for features in (real, fake))
-    value = _finite("FID", float(metric.compute()) if finite else math.nan, real)
+    name = distance("fid", real.network.name)[1]
+    value = _finite(name, float(metric.compute()) if finite else math.nan, real)
     note = None
     if real.count <= real.network.dimensions:
         note = (
             f"{real.count} photos are too few for {real.network.dimensions} features: the covariances are "
-            "rank-deficient and FID is strongly biased, so compare it only with that of as many photos, or use KID."
+            f"rank-deficient and {name} is strongly biased, so compare it only with that of as many photos, or use "
+            f"{distance('kid', real.network.name)[1]}."
         )
-    return Measured(value, {"metric": "FID", **real.fingerprint()}, note)
+    return Measured(value, {"metric": name, **real.fingerprint()}, note)
 
 
 def measure_kid(real: FeatureSet, fake: FeatureSet) -> Measured:
-    """Kernel inception distance between two sets, see `kid`.
+    """Kernel inception distance between two sets, see `kid`; of another network it is called a kernel distance.
 
     Raises:
         UserError: fewer than 2 photos, or features that are no finite numbers.
     """
     _check_pair(real, fake)
-    value = _finite("KID", kid(real, fake), real)
-    how = {"metric": "KID", "estimator": KID_ESTIMATOR, "kernel": KID_KERNEL}
+    name = distance("kid", real.network.name)[1]
+    value = _finite(name, kid(real, fake), real)
+    how = {"metric": name, "estimator": KID_ESTIMATOR, "kernel": KID_KERNEL}
     return Measured(value, {**how, **real.fingerprint()})
 
 
@@ -238,12 +243,13 @@ class FeatureDistances:
             self.real.add_pictures(photos)
 
     def compute(self) -> dict[str, Measured]:
-        """FID and KID of everything added so far, as "fid" and "kid".
+        """FID and KID of everything added so far, by the keys of `cgan.measured.distance`.
 
         Raises:
             UserError: fewer than 2 photos, or a result that is no finite number.
         """
-        return {"fid": measure_fid(self.real, self.fake), "kid": measure_kid(self.real, self.fake)}
+        fid, kid = (distance(kind, self.real.network.name)[0] for kind in ("fid", "kid"))
+        return {fid: measure_fid(self.real, self.fake), kid: measure_kid(self.real, self.fake)}
 
 
 def _check_pair(real: FeatureSet, fake: FeatureSet) -> None:

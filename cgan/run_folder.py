@@ -18,15 +18,14 @@ from torch.optim import Optimizer
 
 from cgan import events
 from cgan.checkpoint import GENERATOR_FILE, HELD_OUT_FILE, TRAINING_FILE, load_training, save_generator, save_training
+from cgan.checkpoint_record import BEST_FILE, best_epoch
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.figures import save_curves, scalar
+from cgan.figures import save_curves
 from cgan.files import OccupiedError, file_sha256, remove_temporaries, temporary_mark
 from cgan.ledger import LEDGER_FILE, Ledger
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
-
-BEST_FILE = "best.safetensors"
 
 LOCK_FILE = ".lock"
 """A file of marks (see `cgan.marks`) that the process that trains here keeps locked."""
@@ -264,14 +263,14 @@ class RunFolder:
         """
         epoch = len(history)
         with self._writing(GateError):
-            with self.ledger.atomic_path(self.generator_file) as path:
-                save_generator(path, generator, config)
+            names = [GENERATOR_FILE]
             if best_epoch(history, config.best_by) == epoch:
-                with self.ledger.atomic_path(self.checkpoints / BEST_FILE) as path:
-                    save_generator(path, generator, config)
+                names.append(BEST_FILE)
             if config.save_every and epoch % config.save_every == 0:
-                with self.ledger.atomic_path(self.checkpoints / f"epoch-{epoch:04d}.safetensors") as path:
-                    save_generator(path, generator, config)
+                names.append(f"epoch-{epoch:04d}.safetensors")
+            for name in names:
+                with self.ledger.atomic_path(self.checkpoints / name) as path:
+                    save_generator(path, generator, config, epoch, history[-1])
             with self.ledger.atomic_path(self.metrics_file) as path:
                 path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in history))
             self.samples.mkdir(exist_ok=True)
@@ -314,17 +313,6 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise cannot_write(self.path, error, kind) from error
-
-
-def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
-    """The epoch, from 1 on, with the best held-out value of a metric; the first of equals.
-
-    Args:
-        history: metrics of each epoch.
-        metric: fid, kid or l1, of which less is better, or psnr, of which more is.
-    """
-    values = [scalar(metrics[f"test_{metric}"]) for metrics in history]
-    return values.index(max(values) if metric == "psnr" else min(values)) + 1
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:

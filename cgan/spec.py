@@ -196,8 +196,12 @@ def write_sidecar(artefact: Path, sidecar: Sidecar) -> None:
         path.write_text(json.dumps(sidecar.to_json(), indent=2) + "\n")
 
 
-def read_sidecar(artefact: Path) -> Sidecar | None:
+def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
     """The sidecar of an artefact, once the artefact's bytes are those that it vouches for.
+
+    Args:
+        artefact: the file beside which it lies.
+        digest: sha256 of the artefact's bytes as the caller has them; of the file as it lies there when None.
 
     Returns:
         The sidecar, or None where there is none: then nothing vouches for the file.
@@ -219,7 +223,7 @@ def read_sidecar(artefact: Path) -> Sidecar | None:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable sidecar ({error!r}); export the model again") from error
-    found = file_sha256(artefact)
+    found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:
         raise ChangedFileError(
             f"{artefact}: changed since its export: found sha256 {found[:16]}..., its sidecar vouches for "

@@ -171,7 +171,7 @@ def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, G
 
     Args:
         config: of the new run.
-        source: a run folder (its last checkpoint), a checkpoint or an exported fp32 ONNX file; None is random weights.
+        source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file; None is random weights.
 
     Raises:
         UserError: nothing there, nothing of these, or a generator of another shape than the configuration's.

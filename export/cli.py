@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cgan.checkpoint_record import checkpoint_of, described
 from cgan.command import run_command
 from cgan.errors import UserError
 
@@ -44,6 +45,11 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
     "--precision",
     type=click.Choice(PRECISION_CHOICES),
     help="auto: the smallest or fastest that reaches --min-psnr.  [default: fp32; engines: fp16]",
+)
+@click.option(
+    "--checkpoint",
+    metavar="last|best|FILE",
+    help="Checkpoint of SOURCE, a run: one of these or a file in it.  [default: best]",
 )
 @click.option("--prefer", type=click.Choice(("size", "speed")), help="What auto looks for.  [default: size]")
 @click.option("--batch", type=_Numbers(), help="Photos in a batch.  [default: 1,3,8; engines: 1,16,64]")
@@ -104,12 +110,14 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         print(json.dumps(inspection.inspect_artefact(inspect), indent=2))
         return
     assert source is not None
+    if given["checkpoint"]:
+        source = checkpoint_of(source, given["checkpoint"])
     use_own_pixel_limit()
     options = _export_options(given)
     if existing:
         numbers, notes = produce.compare(existing, source, options)
         _note(notes)
-        _say(given["quiet"], _table(existing, numbers))
+        _say(given["quiet"], f"{source}: {described(numbers['checkpoint'])}\n{_table(existing, numbers)}")
         return
     assert out is not None
     engine = _engine_options(given) if given["format_"] not in (None, "onnx") else None
@@ -123,6 +131,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         with _BuildProgress(given["quiet"]) as progress:
             artefact = produce.make_engine(source, out, options, engine, progress.update)
     _note(artefact.notes)
+    _say(given["quiet"], f"{source}: {described(artefact.sidecar.build.get('checkpoint'))}")
     _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
 
 
@@ -138,7 +147,7 @@ _ENGINE_ONLY = (
     "timing_cache",
 )
 _LIMITS = ("atol", "rtol", "min_psnr", "max_off")
-_OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration"})
+_OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration", "checkpoint"})
 
 
 def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx: bool) -> None:
@@ -155,7 +164,7 @@ def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx
         _needs(used, _ENGINE_ONLY, "--format tensorrt or tensorrt-rtx")
     elif "int8_target" in used:
         _refuse({"int8_target"}, f"--format {given['format_']}, whose int8 is always for TensorRT")
-    if from_onnx and (idle := used & {"precision", "dynamic_size"}):
+    if from_onnx and (idle := used & {"precision", "dynamic_size", "checkpoint"}):
         _refuse(idle, "SOURCE, an ONNX file whose own counts")
     if not (given["dynamic_size"] or from_onnx):
         _needs(used, ("sizes",), "--dynamic-size")

@@ -4,6 +4,7 @@ The network is strongly typed, so the engine computes in the types of the ONNX f
 file, an INT8 one from a file with Q/DQ layers. What the two flavours do not share is in `UNSUPPORTED`.
 """
 
+import hashlib
 import signal
 import sysconfig
 import threading
@@ -15,7 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import atomic_path, file_sha256
+from cgan.files import atomic_path
+from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from export.engine_precision import (
     FROM_ENGINE,
@@ -129,7 +131,7 @@ def build_engine(
         sidecar with `infer.backends.trt.sealed`, or the engine is refused.
 
     Raises:
-        UserError: the flavour or a GPU is missing, or the options or the file do not fit.
+        UserError: the flavour or a GPU is missing, or the options or the file do not fit, or it is not the whole model.
         GateError: the build failed, or the engine is not of the precision that the contract names.
         OSError: `target` cannot be written.
     """
@@ -137,7 +139,8 @@ def build_engine(
     log = messages(trt)
     log.clear()
     builder = trt.Builder(log)
-    network = _network(trt, builder, onnx_file, spec)
+    content = read_onnx(onnx_file)
+    network = _network(trt, builder, content, onnx_file, spec)
     profile = _profile(spec, options)
     config = builder.create_builder_config()
     shapes = builder.create_optimization_profile()
@@ -158,7 +161,7 @@ def build_engine(
         _write_timing_cache(config, options.timing_cache)
     with target.open("wb") as file:
         file.write(plan)
-    origin = _origin(trt, options, gpu, onnx_file)
+    origin = _origin(trt, options, gpu, hashlib.sha256(content).hexdigest())
     record = {
         **origin,
         "profiles": [profile],
@@ -201,13 +204,13 @@ def find_builder(options: EngineOptions) -> tuple[ModuleType, Gpu | None]:
     return trt, gpu
 
 
-def _network(trt: ModuleType, builder: Any, onnx_file: Path, spec: ModelSpec) -> Any:
-    """The strongly typed network of a file, once it is the contract's."""
+def _network(trt: ModuleType, builder: Any, content: bytes, onnx_file: Path, spec: ModelSpec) -> Any:
+    """The strongly typed network in the content of a file, once it is the contract's."""
     # TensorRT 11 knows no other networks and may drop the flag.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, messages(trt))
-    if not parser.parse_from_file(str(onnx_file)):
+    if not parser.parse(content):
         error = parser.get_error(0)
         where = f" at {error.node_operator()} {error.node_name()}" if error.node_name() else ""
         reason = " ".join(error.desc().split())[:400]
@@ -340,7 +343,7 @@ def _write_timing_cache(config: Any, path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def _origin(trt: ModuleType, options: EngineOptions, gpu: Gpu | None, onnx_file: Path) -> dict[str, Any]:
+def _origin(trt: ModuleType, options: EngineOptions, gpu: Gpu | None, onnx_sha256: str) -> dict[str, Any]:
     if options.compute_capabilities:
         targets = list(options.compute_capabilities)
     else:
@@ -351,7 +354,7 @@ def _origin(trt: ModuleType, options: EngineOptions, gpu: Gpu | None, onnx_file:
         "compute_capabilities": targets,
         "gpu": gpu.name if gpu else None,
         "platform": sysconfig.get_platform(),
-        "onnx_sha256": file_sha256(onnx_file),
+        "onnx_sha256": onnx_sha256,
     }
 
 

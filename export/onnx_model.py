@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from cgan import __version__
 from cgan.errors import UserError
 from cgan.networks import Generator, GrayToRGB
+from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from infer.backends.base import LEAST_MULTIPLES
 
@@ -110,11 +111,14 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         quantize_nodes, dequantize_nodes: counts.
 
     Raises:
-        UserError: there is no such file, or it is not an ONNX model.
+        UserError: there is no such file, it is not an ONNX model, or a part of the model lies in another file.
     """
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        content = read_onnx(path)
+        model = onnx.load_model_from_string(content)
         types = _tensor_types(model)
+    except UserError:
+        raise
     except Exception as error:  # protobuf, the file system and shape inference raise types of their own
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable ONNX file ({reason}); give a model that cgan-export wrote") from error
@@ -130,7 +134,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
     shape = inputs[0]["shape"] if inputs else []
     nodes = Counter(node.op_type for node in model.graph.node)
     return {
-        "file_bytes": path.stat().st_size,
+        "file_bytes": len(content),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "ir_version": model.ir_version,
         "opset": _opset(model),

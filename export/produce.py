@@ -1,10 +1,8 @@
 """From a run or checkpoint to a verified artefact under its final name, or to nothing at all."""
 
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,15 +12,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cgan.checkpoint import held_out_photos, load_generator
-from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import atomic_path, file_sha256
-from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
+from cgan.checkpoint import held_out_photos, load_checkpoint, made_of
+from cgan.errors import GateError, UserError
+from cgan.files import file_sha256
+from cgan.spec import ModelSpec, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from export.calibration import calibration_batches, with_sharper_copies
 from export.engine import EngineOptions, Progress, build_engine, find_builder
 from export.onnx_model import export_onnx, inspect_onnx
 from export.precision import quantize_int8
 from export.preflight import check_model
+from export.publish import Publication, publishing
 from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
 from infer.backends import open_model
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, runs_on
@@ -34,9 +33,6 @@ of the same random order, so only a folder smaller than both lends a photo to bo
 
 FEW_PHOTOS = 32
 """With fewer photos to calibrate int8 the worst outputs get worse; see `export.calibration.DEFAULT_LIMIT`."""
-
-FAILED_SUFFIX = ".failed"
-"""Appended to the name of an artefact that failed its gate and was kept: no command opens a file of this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +81,19 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
         raise UserError(
             "--precision int8: found no --calibration FOLDER, expected photos like those that the model will colour"
         )
-    generator, spec = load_generator(source)
+    generator, spec, record = load_checkpoint(source)
     created = {**spec.created_with, **{name: version(name) for name in ("onnx", "onnxscript")}}
     if options.precision == "int8":
         created["onnxruntime"] = onnxruntime.__version__  # from the package or from its GPU build
     spec = replace(spec, precision=options.precision, dynamic_size=options.dynamic_size, created_with=created)
     photos, notes = comparison_photos(source, spec, options.calibration)
+    if record.note:
+        notes = (record.note, *notes)
     check_model(generator, natural_images(8, spec.render_size, 0) if photos is None else photos, spec.precision)
     target = out / artefact_name(spec, "onnx", options.int8_target)
-    with _publishing(target, spec, options) as (temporary, name):
-        build: dict[str, Any] = {}
+    with _publishing(target, spec, options) as publication:
+        temporary = publication.temporary
+        build: dict[str, Any] = {"checkpoint": record.to_json()}
         if spec.precision == "int8":
             with tempfile.TemporaryDirectory() as folder:
                 full = Path(folder) / "fp32.onnx"
@@ -105,22 +104,22 @@ def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
                 quantize_int8(full, spec, shown, options.int8_target, temporary)
                 notes = (*notes, *(f"{path}: not calibrated on, {reason}" for path, reason in calibration.failures))
                 count = len(calibration.photos)
-                build = {"int8_target": options.int8_target, "calibration_photos": count}
+                build |= {"int8_target": options.int8_target, "calibration_photos": count}
                 if count < FEW_PHOTOS:
                     notes = (*notes, f"int8 was calibrated on {count} photos; {FEW_PHOTOS} or more clip less")
         else:
             export_onnx(generator, spec, temporary)
         # The checkpoint as it lies on disk now: one that changed meanwhile is not what was exported.
-        numbers = _compared(temporary, checkpoint_reference(source) if options.verify else None, photos, options, name)
+        reference = checkpoint_reference(record.path) if options.verify else None
+        numbers = _compared(temporary, reference, photos, options, target.name)
         sidecar = Sidecar(
             spec=spec,
             file_sha256=file_sha256(temporary),
             verification=numbers,
             build={**build, "onnx": inspect_onnx(temporary)},
         )
-        # First the sidecar: a kill between the two leaves a file that is refused, never one without a voucher.
-        _vouch_for(out / name, sidecar, options)
-    return Artefact(out / name, sidecar, notes)
+        publication.vouch_for(sidecar)
+    return Artefact(target, sidecar, notes)
 
 
 def make_engine(
@@ -154,8 +153,12 @@ def make_engine(
             made = make_onnx(source, Path(folder), replace(options, int8_target="tensorrt", keep_failed=False))
         onnx, sidecar, notes = made.path, made.sidecar, made.notes
         target = out / artefact_name(sidecar.spec, engine.flavour, "tensorrt")
-        with _publishing(target, sidecar.spec, options) as (temporary, name):
+        with _publishing(target, sidecar.spec, options) as publication:
+            temporary = publication.temporary
             record = build_engine(onnx, sidecar.spec, engine, temporary, on_progress)
+            if record["onnx_sha256"] != sidecar.file_sha256:
+                raise GateError(f"{onnx}: changed while the engine was built from it; build it again")
+            record["checkpoint"] = sidecar.build.get("checkpoint")
             gpu = find_gpu()
             reason = _why_not_compared(record, gpu) if options.verify else "--no-verify"
             numbers = {
@@ -167,21 +170,19 @@ def make_engine(
                 Sidecar(spec=sidecar.spec, file_sha256=file_sha256(temporary), verification=numbers, build=record)
             )
             if reason is None:
-                reference = onnx_reference(onnx) if onnx == source else checkpoint_reference(source)
+                reference = onnx_reference(onnx) if onnx == source else checkpoint_reference(_source_of(made, source))
                 photos, unread = comparison_photos(source, sidecar.spec, options.calibration)
                 notes = tuple(dict.fromkeys((*notes, *unread)))
                 weights = onnx if engine.strip_weights else None
-                found = _verified_on_gpu(temporary, name, weights, reference, photos, voucher, options)
+                found = _verified_on_gpu(temporary, target.name, weights, reference, photos, voucher, options)
                 numbers = {**found, "onnx": sidecar.verification}
                 voucher = sealed(replace(voucher, verification=numbers))
             if engine.strip_weights and onnx.parent.resolve() != out.resolve():
                 # The loader refits the weights from this file, which it looks for beside the plan.
-                _refuse_replacing(out / onnx.name, sidecar.spec, options)
-                with atomic_path(out / onnx.name) as copy:
-                    shutil.copyfile(onnx, copy)
-                    write_sidecar(out / onnx.name, sidecar)
+                with _publishing(out / onnx.name, sidecar.spec, options) as copy:
+                    _copy_weights(onnx, sidecar, copy)
                 notes = (*notes, f"{out / onnx.name} holds its weights: keep it beside the plan")
-            _vouch_for(target, voucher, options)
+            publication.vouch_for(voucher)
     return Artefact(target, voucher, notes)
 
 
@@ -199,11 +200,14 @@ def _why_not_compared(record: dict[str, Any], gpu: Gpu | None) -> str | None:
 def compare(artefact: Path, source: Path, options: ExportOptions) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Compare an existing artefact with SOURCE, a run or checkpoint; the numbers, as `verify` gives them, and notes.
 
+    Of a run it is the checkpoint that the artefact was made of, and the best one if it was made of none.
+
     Raises:
         UserError: a source or an artefact that cannot be used.
         GateError: the artefact differs from the trained model by more than the tolerance.
     """
-    reference = checkpoint_reference(source)
+    sidecar = read_sidecar(artefact) if artefact.is_file() else None
+    reference = checkpoint_reference(made_of(source, sidecar.spec.weights_sha256 if sidecar else None))
     photos, notes = comparison_photos(source, reference.spec, options.calibration)
     device = "cuda" if artefact.suffix.lower() == ".plan" else "cpu"
     return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, device=device), notes
@@ -254,54 +258,21 @@ def _existing_onnx(path: Path, options: ExportOptions) -> Artefact:
     return Artefact(path, sidecar)
 
 
-@contextmanager
-def _publishing(target: Path, spec: ModelSpec, options: ExportOptions) -> Iterator[tuple[Path, str]]:
-    """A temporary path for an artefact, and its name, which it takes when the block ends without an exception."""
-    if target.is_dir():
-        raise UserError(
-            f"{target}: found a folder of that name, expected none or a file; remove it or choose another --out"
-        )
-    _refuse_replacing(target, spec, options)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
-            try:
-                yield temporary, target.name
-            except GateError:
-                if options.keep_failed and temporary.exists():
-                    temporary.replace(target.with_name(target.name + FAILED_SUFFIX))
-                raise
-    except OSError as error:
-        raise cannot_write(target.parent, error) from error
+def _publishing(target: Path, spec: ModelSpec, options: ExportOptions) -> AbstractContextManager[Publication]:
+    return publishing(target, spec, options.overwrite, options.keep_failed)
 
 
-def _refuse_replacing(target: Path, spec: ModelSpec, options: ExportOptions) -> None:
-    """Check that no other model has this name.
-
-    Raises:
-        UserError: one has, and --overwrite was not given.
-    """
-    taken = target.exists() or sidecar_path(target).exists()
-    if taken and not options.overwrite and _weights_of(target) != spec.weights_sha256:
-        raise UserError(
-            f"{target}: found another model of that name, expected none or an export of the same weights; choose "
-            "another --out, or replace it with --overwrite"
-        )
+def _source_of(made: Artefact, source: Path) -> Path:
+    """The checkpoint of a run that an artefact was just made of."""
+    return made_of(source, made.sidecar.spec.weights_sha256)
 
 
-def _vouch_for(target: Path, sidecar: Sidecar, options: ExportOptions) -> None:
-    """Write the sidecar of an artefact that is about to take its name, unless another export has taken it meanwhile."""
-    _refuse_replacing(target, sidecar.spec, options)
-    write_sidecar(target, sidecar)
-
-
-def _weights_of(artefact: Path) -> str | None:
-    """The weights that the sidecar of an artefact names, also where the file has changed; None where there is none."""
-    try:
-        weights = json.loads(sidecar_path(artefact).read_text())["spec"]["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return str(weights)
+def _copy_weights(onnx: Path, sidecar: Sidecar, copy: Publication) -> None:
+    """Copy the ONNX file that an engine takes its weights from, once it is the one that the sidecar vouches for."""
+    shutil.copyfile(onnx, copy.temporary)
+    if file_sha256(copy.temporary) != sidecar.file_sha256:
+        raise GateError(f"{onnx}: changed while the engine was built from it; build it again")
+    copy.vouch_for(sidecar)
 
 
 def _verified_on_gpu(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cgan.checkpoint import load_generator
+from cgan.checkpoint import load_checkpoint
 from cgan.errors import ChangedFileError, GateError, UserError
 from cgan.networks import GrayToRGB
 from cgan.spec import ModelSpec
@@ -104,6 +104,8 @@ class Reference:
     name: str
     """What it is, for people."""
     source: Path
+    checkpoint: dict[str, Any] | None = None
+    """What is known of the checkpoint, see `cgan.checkpoint_record.CheckpointRecord.to_json`."""
 
 
 def checkpoint_reference(source: Path) -> Reference:
@@ -113,7 +115,7 @@ def checkpoint_reference(source: Path) -> Reference:
         UserError: not a run or checkpoint.
         GateError: its weights were changed.
     """
-    generator, spec = load_generator(source)
+    generator, spec, record = load_checkpoint(source)
     model = GrayToRGB(generator, spec.color_space).eval()
 
     @torch.no_grad()
@@ -121,7 +123,7 @@ def checkpoint_reference(source: Path) -> Reference:
         result: Tensor = model(torch.from_numpy(gray))
         return np.asarray(result)
 
-    return Reference(rgb, spec, f"PyTorch {torch.__version__}, fp32, CPU", source)
+    return Reference(rgb, spec, f"PyTorch {torch.__version__}, fp32, CPU", record.path, record.to_json())
 
 
 def onnx_reference(path: Path) -> Reference:
@@ -181,6 +183,7 @@ def verify(
     return {
         "verified": True,
         "reference": reference.name,
+        "checkpoint": reference.checkpoint,
         "engine": engine,
         "photos": "noise with the spectrum of photos" if photos is None else len(photos),
         "tolerance": asdict(tolerance),

@@ -140,6 +140,7 @@ def info(model: Path, backend: str, provider: str | None, device: str) -> None:
             "engine": loaded.engine,
             "note": loaded.note,
             "fixed_size": loaded.fixed_size,
+            "checkpoint": loaded.checkpoint or "unknown",
             "spec": loaded.spec.to_json(),
             "sidecar": loaded.sidecar
             and {name: value for name, value in loaded.sidecar.to_json().items() if name != "spec"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgan.checkpoint_record import described
 from cgan.errors import UserError
 from infer.backends.base import Backend
 from infer.distributions import Distributions
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 FIGURES = {
     "fid": ("FID", ""),
     "kid": ("KID", ""),
+    "frechet_distance": ("", ""),
+    "kernel_distance": ("", ""),
     "psnr": ("PSNR", "dB"),
     "gray_psnr": ("PSNR of the gray photos", "dB"),
     "ssim": ("SSIM", ""),
@@ -29,7 +32,7 @@ FIGURES = {
     "real_colorfulness": ("colourfulness of the photos", ""),
     "colorfulness_ratio": ("ratio of the two", ""),
 }
-"""What each figure is called, and its unit."""
+"""What each figure is called, and its unit; one without a name here is called by the metric of its fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +54,15 @@ class Evaluation:
     def table(self) -> str:
         """The figures, for a terminal."""
         lines = [
-            f"model   {self.model['path']} ({self.model['engine']}, {self.model['precision']})",
+            f"model   {self.model['path']} ({self.model['engine']}, {self.model['precision']}): "
+            f"{described(self.model['checkpoint'])}",
             f"photos  {self.photos}, of which {self.near_gray} near gray count for FID and KID alone; "
             f"{len(self.failures)} that cannot be read",
             "",
         ]
         for name, measured in self.figures.items():
             label, unit = FIGURES[name]
-            lines.append(f"{label:<30}{measured.value:.6g} {unit}".rstrip())
+            lines.append(f"{label or measured.fingerprint['metric']:<30} {measured.value:.6g} {unit}".rstrip())
         return "\n".join(lines)
 
     def notes(self) -> list[str]:
@@ -126,9 +130,14 @@ def evaluate(
         )
     counts, figures = measurement.figures(size)
     spec = model.spec
-    described = {"path": str(model.path), "engine": model.engine, "note": model.note, "precision": spec.precision}
+    opened = {"path": str(model.path), "engine": model.engine, "note": model.note, "precision": spec.precision}
     return Evaluation(
-        model={**described, "color_space": spec.color_space, "weights_sha256": spec.weights_sha256},
+        model={
+            **opened,
+            "color_space": spec.color_space,
+            "weights_sha256": spec.weights_sha256,
+            "checkpoint": model.checkpoint,
+        },
         photos=counts["photos"],
         near_gray=counts["near_gray_photos"],
         failures=seen.failures,
@@ -192,7 +201,7 @@ class _Measurement:
 
         import torch
 
-        from cgan.measured import Measured
+        from cgan.measured import Measured, distance
         from cgan.metrics import measure_fid, measure_kid
         from cgan.picture_metrics import means
 
@@ -209,7 +218,8 @@ class _Measurement:
         figures: dict[str, Measured] = {}
         if self.distributions.sets:
             real_set, fake = self.distributions.sets
-            figures = {"fid": measure_fid(real_set, fake), "kid": measure_kid(real_set, fake)}
+            fid, kid = (distance(kind, real_set.network.name)[0] for kind in ("fid", "kid"))
+            figures = {fid: measure_fid(real_set, fake), kid: measure_kid(real_set, fake)}
         figures |= {name: Measured(found[name], {"metric": name, **fingerprint}) for name in FIGURES if name in found}
         return counts, figures
 
@@ -220,11 +230,11 @@ def read_figures(path: Path) -> "dict[str, Measured]":
     Raises:
         UserError: it is none.
     """
-    from cgan.measured import Measured
+    from cgan.measured import Measured, by_today
 
     try:
         figures = json.loads(path.read_text())["figures"]
-        return {name: Measured.from_json(values) for name, values in figures.items()}
+        return by_today({name: Measured.from_json(values) for name, values in figures.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--against {path}: found no evaluation in it ({error!r}); give a file of cgan-infer evaluate --json"

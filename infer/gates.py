@@ -16,7 +16,8 @@ class Gates:
     """
 
     max_fid_delta: float | None = None
-    """Largest |FID(candidate, photos) - FID(reference, photos)|, taken at the far end of its interval."""
+    """Largest |FID(candidate, photos) - FID(reference, photos)|, taken at the far end of its interval. Of a feature
+    network other than Inception with its published weights it limits that network's Frechet distance."""
     min_psnr: float | None = None
     """Least PSNR in dB over all values of all photos."""
     max_delta_e: float | None = None

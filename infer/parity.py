@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cgan.checkpoint_record import described
 from cgan.errors import GateError, UserError
 from infer.backends import open_model
 from infer.backends.base import Backend
@@ -50,8 +51,13 @@ FIGURES = {
     "fid_delta": ("FID(candidate, photos) - FID(reference, photos)", ""),
     "fid_between": ("FID(candidate, reference)", ""),
     "kid_between": ("KID(candidate, reference)", ""),
+    "frechet_reference": ("Fréchet distance ({}), reference to photos", ""),
+    "frechet_candidate": ("Fréchet distance ({}), candidate to photos", ""),
+    "frechet_delta": ("Fréchet distance ({}), difference of the two", ""),
+    "frechet_between": ("Fréchet distance ({}), candidate to reference", ""),
+    "kernel_between": ("kernel distance ({}), candidate to reference", ""),
 }
-"""What each figure is called, and its unit."""
+"""What each figure is called, and its unit; {} stands for the name of a feature network other than Inception."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,8 @@ class Parity:
     """Values between each two of LEVEL_EDGES."""
     cache_note: str | None = None
     """Why features are not kept any more."""
+    network: str | None = None
+    """Name of the feature network, None for Inception with its published weights; see `cgan.measured.distance`."""
 
     @property
     def passed(self) -> bool:
@@ -86,6 +94,7 @@ class Parity:
         lines = [
             f"candidate  {self.candidate['path']} ({self.candidate['engine']}, {self.candidate['precision']})",
             f"reference  {self.reference['path']} ({self.reference['engine']})",
+            f"           {described(self.reference['checkpoint'])}",
             f"photos     {self.photos} compared, {len(self.failures)} that cannot be read left out of both",
             "",
         ]
@@ -118,8 +127,9 @@ class Parity:
         for name, measured in self.figures.items():
             label, unit = FIGURES[name]
             least = "at least " if name in ("psnr", "worst_psnr") and measured.value >= PSNR_CEILING else ""
+            label = label.format(self.network)
             text = f"{least}{measured.value:.6g} {unit}".rstrip()
-            if name == "fid_delta" and self.interval:
+            if name in ("fid_delta", "frechet_delta") and self.interval:
                 text += f" ({self.interval.level:.0%} between {self.interval.low:.4g} and {self.interval.high:.4g})"
             rows.append((label, text))
         return rows
@@ -139,7 +149,7 @@ class Parity:
             "photos": self.photos,
             "failed": self.failures,
             "figures": {name: value.to_json() for name, value in self.figures.items()},
-            "fid_delta_interval": asdict(self.interval) if self.interval else None,
+            f"{_prefix(self.network)}_delta_interval": asdict(self.interval) if self.interval else None,
             "worst": [
                 {key: value for key, value in vars(photo).items() if key not in pictures} for photo in self.worst
             ],
@@ -164,7 +174,8 @@ def check_parity(
 
     Args:
         candidate: the model, entered.
-        run: run folder or checkpoint, which PyTorch runs in fp32.
+        run: run folder or checkpoint, which PyTorch runs in fp32; of a run the checkpoint that the candidate was made
+            of, by the digest of its weights, and the best one if it was made of none.
         photos: names, and files or contents; their order does not matter.
         gates: the limits; those left open are the defaults of the candidate's precision.
         features: network for FID and KID; None leaves them out.
@@ -178,10 +189,9 @@ def check_parity(
         UserError: no run, no photo that can be read, or models of different sizes.
         GateError: the candidate cannot be run on the photos.
     """
-    from cgan.checkpoint import checkpoint_path
+    from cgan.checkpoint import made_of
 
-    checkpoint_path(run)  # an exported model would be refused with advice on --backend
-    with open_model(run, device, THREADS, backend="torch") as reference:
+    with open_model(made_of(run, candidate.spec.weights_sha256), device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
         comparison = _Comparison(candidate, reference, batch_size, features, cache)
         with comparison.distributions as distributions:
@@ -195,20 +205,21 @@ def check_parity(
                 color=bool(distributions.sets),
                 progress=progress,
             )
-        described = _described(candidate), _described(reference)
+        opened = _described(candidate), _described(reference)
     differences = comparison.differences
     figures, interval = comparison.figures()
     return Parity(
-        candidate=described[0],
-        reference=described[1],
+        candidate=opened[0],
+        reference=opened[1],
         photos=differences.photos,
         failures=seen.failures,
         figures=seen.stamp(figures),
         interval=interval,
-        verdicts=_verdicts(described, figures, interval, gates or Gates()),
+        verdicts=_verdicts(opened, figures, interval, gates or Gates(), features.name if features else None),
         worst=differences.worst,
         level_bins=differences.level_bins,
         cache_note=distributions.note,
+        network=features.name if features else None,
     )
 
 
@@ -260,20 +271,27 @@ class _Comparison:
         if not self.distributions.sets:
             return figures, None
         from cgan.bootstrap import fid_delta_interval
-        from cgan.measured import Measured
+        from cgan.measured import Measured, distance
         from cgan.metrics import measure_fid, measure_kid
 
         real, reference, candidate = self.distributions.sets
         of_reference, of_candidate = measure_fid(real, reference), measure_fid(real, candidate)
         delta = of_candidate.minus(of_reference)
+        prefix, kernel = _prefix(real.network.name), "kid" if real.network.name is None else "kernel"
+        metric = f"difference of {distance('fid', real.network.name)[1]}"
         figures |= {
-            "fid_reference": of_reference,
-            "fid_candidate": of_candidate,
-            "fid_delta": Measured(delta, {**of_candidate.fingerprint, "metric": "difference of FIDs"}),
-            "fid_between": measure_fid(reference, candidate),
-            "kid_between": replace(measure_kid(reference, candidate), note=PAIRED_KID_NOTE),
+            f"{prefix}_reference": of_reference,
+            f"{prefix}_candidate": of_candidate,
+            f"{prefix}_delta": Measured(delta, {**of_candidate.fingerprint, "metric": metric}),
+            f"{prefix}_between": measure_fid(reference, candidate),
+            f"{kernel}_between": replace(measure_kid(reference, candidate), note=PAIRED_KID_NOTE),
         }
         return figures, fid_delta_interval(real, reference, candidate, delta)
+
+
+def _prefix(network: str | None) -> str:
+    """What the keys of its Frechet distances begin with."""
+    return "fid" if network is None else "frechet"
 
 
 def _common_size(candidate: Backend, reference: Backend) -> tuple[int, int]:
@@ -300,6 +318,7 @@ def _described(model: Backend) -> dict[str, Any]:
         "precision": spec.precision,
         "color_space": spec.color_space,
         "weights_sha256": spec.weights_sha256,
+        "checkpoint": model.checkpoint,
     }
 
 
@@ -308,6 +327,7 @@ def _verdicts(
     figures: "dict[str, Measured]",
     interval: "Interval | None",
     gates: Gates,
+    network: str | None = None,
 ) -> tuple[Verdict, ...]:
     """The gates, in the order in which they are printed."""
     limits = gates.or_default(described[0]["precision"])
@@ -323,5 +343,7 @@ def _verdicts(
     ]
     if interval:
         farthest, limit = interval.farthest, limits.max_fid_delta
-        verdicts.append(Verdict("--max-fid-delta, far end of the interval", farthest, limit, farthest <= limit))
+        of = "" if network is None else f", here of the Fréchet distance ({network})"
+        gate = f"--max-fid-delta{of}, far end of the interval"
+        verdicts.append(Verdict(gate, farthest, limit, farthest <= limit))
     return tuple(verdicts)

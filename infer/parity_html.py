@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cgan.documents import write_document
 from cgan.errors import cannot_write
-from cgan.files import atomic_path
 from infer.differences import LEVEL_EDGES, Counts, PhotoDifference
 from infer.images import Floats
 from infer.parity import Parity
@@ -36,27 +36,20 @@ figcaption, .note { color: #555; overflow-wrap: anywhere }
 """
 
 
-def is_page(path: Path) -> bool:
-    """Whether nothing is lost when a page takes this name: there is none yet, an empty one, or an earlier page."""
-    try:
-        with path.open("rb") as file:
-            beginning = file.read(2 * len(HEAD))
-            return not beginning or TITLE.encode() in beginning
-    except FileNotFoundError:
-        return not path.is_symlink()
-    except OSError:
-        return False
+def is_page(content: bytes) -> bool:
+    """Whether a file's content is an earlier page."""
+    return TITLE.encode() in content[: 2 * len(HEAD)]
 
 
 def write_html(parity: Parity, path: Path) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, see `cgan.documents.write_document`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or something else came there meanwhile.
+        GateError: the disk is full.
     """
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(render(parity), encoding="utf-8", errors="backslashreplace")
+        write_document(path, render(parity).encode(errors="backslashreplace"), is_page)
     except OSError as error:
         raise cannot_write(path, error) from error
 

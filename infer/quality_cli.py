@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cgan.cache import cache_folder
+from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import atomic_path, check_writable, replaces_nothing_else
 from infer.cli_options import backend_option, device_option, provider_option
 from infer.packaged import model_path
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MOST_UNREADABLE = 0.05
 """A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
 
-FIGURES_KEYS = frozenset({"figures", "photos", "failed"})
-"""Of a --json of both commands."""
+IS_FIGURES = json_with(frozenset({"figures", "photos", "failed"}))
+"""Tells an earlier --json of both commands."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,7 +72,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
     PyTorch on the run and the candidate see the same photos through the same code. Exit code 0: every gate passed; 1:
     at least one failed, or more than 5% of the photos cannot be read.
     """
-    _check_targets(given["json_file"], html)
+    _check_targets(given["json_file"], html, candidate, reference, given["features"], given["inception_weights"])
     from infer.gates import Gates
 
     if given["no_fid"] and given["max_fid_delta"] is not None:
@@ -84,6 +84,11 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
         )
     gates = Gates(**{name: given[name] for name in ("max_fid_delta", "min_psnr", "max_delta_e")})
     network = _network(given)
+    if network and network.name is not None and given["max_fid_delta"] is None:
+        raise UserError(
+            f"--inception-weights {given['inception_weights']}: found no --max-fid-delta, whose default is for the "
+            "published weights alone; give one, for instance the difference between two epochs of the run"
+        )
     from infer.images import use_own_pixel_limit
     from infer.parity import THREADS, check_parity
     from infer.parity_html import write_html
@@ -127,7 +132,7 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     MODEL is a run, a checkpoint, an ONNX file or an engine. Photos that the model was trained on flatter it.
     Exit code 1: more than 5% of the photos cannot be read.
     """
-    _check_targets(given["json_file"])
+    _check_targets(given["json_file"], None, model, given["features"], given["inception_weights"])
     network = _network(given)
     from infer.evaluate import evaluate as measure
     from infer.evaluate import read_figures
@@ -163,26 +168,25 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     _check_readable(result.photos, result.failures)
 
 
-def _check_targets(json_file: Path | None, html: Path | None = None) -> None:
+def _check_targets(json_file: Path | None, html: Path | None, *others: Path | None) -> None:
     """Check that files can be written there and replace none but earlier ones, before anything slow begins.
+
+    Args:
+        json_file: of --json.
+        html: of --html.
+        others: files that the command reads.
 
     Raises:
         UserError: they cannot.
+        GateError: the disk is full.
     """
     from infer.parity_html import is_page
 
-    for option, path, ours in (
-        ("--json", json_file, lambda path: replaces_nothing_else(path, FIGURES_KEYS)),
-        ("--html", html, is_page),
-    ):
-        if path is None:
-            continue
-        check_writable(path)
-        if not ours(path):
-            raise UserError(
-                f"{option} {path}: found something that this command did not write, expected nothing or an earlier "
-                f"{option}; move it away or give another name"
-            )
+    read = [path for path in others if path is not None]
+    if json_file is not None:
+        check_document(json_file, IS_FIGURES, "--json", read)
+    if html is not None:
+        check_document(html, is_page, "--html", [*read, *filter(None, [json_file])])
 
 
 def _check_readable(photos: int, failures: dict[str, str]) -> None:
@@ -254,7 +258,6 @@ def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str])
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        write_document(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode(), IS_FIGURES)
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cgan.errors import UserError, cannot_write
-from cgan.files import file_sha256, json_sha256
+from cgan.files import json_sha256
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.jobs import Plan, make_plan
@@ -118,9 +118,7 @@ def recipe_of(backend: Backend, options: ColoringOptions) -> str:
 
 def model_digest(backend: Backend) -> str:
     """What tells a model from others: of a file its bytes, of a run its weights."""
-    if backend.sidecar:
-        return backend.sidecar.file_sha256
-    return file_sha256(backend.path) if backend.path.is_file() else backend.spec.weights_sha256
+    return backend.digest
 
 
 def check_options(request: FolderRequest, backend: Backend) -> None:

@@ -18,12 +18,14 @@ TORCH_FREE = {
         "cache",
         "command",
         "completeness",
+        "checkpoint_record",
         "documents",
         "errors",
         "files",
         "formats",
         "jpeg_decoder",
         "jpeg_scans",
+        "onnx_file",
         "spec",
     )
 }

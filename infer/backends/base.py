@@ -1,11 +1,12 @@
 """The base class of all backends: lifecycle and checks here, the engine's own calls in subclasses."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,9 @@ class Backend(ABC):
         """Set it to have `run` fill smaller batches up to this many photos where a new batch shape costs time, see
         `pads`; None where batches may have any size. It is clipped to `batch_range`."""
         self._spec: ModelSpec | None = None
+        self._content = b""
+        """Of the file, while the model is loaded: the bytes that were hashed are the bytes that run."""
+        self._sha256: str | None = None
 
     def __enter__(self) -> Self:
         """Load the model and assert that it runs where it was asked to.
@@ -74,11 +78,12 @@ class Backend(ABC):
             UserError: a changed file, a file of another make, or a device that is not here.
         """
         self.note = None
+        self.sidecar = self._sha256 = None
         try:
-            self.sidecar = None
             if self.path.is_file():
-                self.path.open("rb").close()  # engines have errors of their own for one that may not be read
-                self.sidecar = read_sidecar(self.path)
+                self._content = self.path.read_bytes()
+                self._sha256 = hashlib.sha256(self._content).hexdigest()
+                self.sidecar = read_sidecar(self.path, self._sha256)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); give permission to read it") from error
         try:
@@ -88,6 +93,8 @@ class Backend(ABC):
         except BaseException:
             self._deactivate()
             raise
+        finally:
+            self._content = b""
         self._spec = spec
         return self
 
@@ -104,6 +111,17 @@ class Backend(ABC):
         if self._spec is None:
             raise RuntimeError(f"{type(self).__name__} was used outside its context")
         return self._spec
+
+    @property
+    def digest(self) -> str:
+        """What tells the loaded model from others: of a file the sha256 of its bytes, of a run that of its weights."""
+        return self._sha256 or self.spec.weights_sha256
+
+    @property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """File name, epoch and held-out metrics of the checkpoint that the model was made of; None if not known."""
+        known: dict[str, Any] | None = self.sidecar.build.get("checkpoint") if self.sidecar else None
+        return known
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cgan.cache import cache_folder
 from cgan.errors import UserError
-from cgan.files import file_sha256
+from cgan.onnx_file import check_self_contained
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
@@ -86,6 +86,7 @@ class OrtBackend(Backend):
 
     def _activate(self) -> ModelSpec:
         wanted = self._wanted()
+        check_self_contained(self._content, self.path)
         import onnxruntime as ort
 
         self._version = ort.__version__
@@ -121,7 +122,7 @@ class OrtBackend(Backend):
             options.log_severity_level = FATAL_ONLY
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             settings = self._settings(ort, provider)
-        self._session = _open(ort, self.path, options, provider, settings)
+        self._session = _open(ort, self._content, self.path, options, provider, settings)
         self._assert_provider(provider)
         self._chosen = provider
         return _contract(self._session, self.path)
@@ -148,13 +149,13 @@ class OrtBackend(Backend):
     def _settings(self, ort: ModuleType, provider: str) -> dict[str, str]:
         """Options of a GPU provider."""
         if provider == "nv-tensorrt-rtx":
-            return {"nv_runtime_cache_path": str(engine_cache(self.path, provider))}
-        precision = read_contract(self.path).precision
+            return {"nv_runtime_cache_path": str(engine_cache(self.digest, provider))}
+        precision = read_contract(self._content, self.path).precision
         if provider == "cuda":
             # Without TF32 fp32 stays what the gate compared; but cuDNN then keeps fp16 off the matrix units too, which
             # has nothing to lose by them: benchmarks/results/latency-h200-no-tf32.json has it that way.
             return {"use_tf32": str(int(precision == "fp16"))}
-        folder = str(engine_cache(self.path, provider))
+        folder = str(engine_cache(self.digest, provider))
         return {
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": folder,
@@ -248,8 +249,12 @@ class _Binding:
         self.session.run_with_iobinding(self.binding)  # returns when the device is done
 
 
-def read_contract(path: Path) -> ModelSpec:
+def read_contract(content: bytes, path: Path) -> ModelSpec:
     """The contract in an ONNX file, with nothing prepared for running it.
+
+    Args:
+        content: of the file.
+        path: its name, for messages.
 
     Raises:
         UserError: ONNX Runtime cannot read the file, or this project did not write it.
@@ -259,15 +264,15 @@ def read_contract(path: Path) -> ModelSpec:
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _contract(_open(ort, path, options, "cpu", {}), path)
+    return _contract(_open(ort, content, path, options, "cpu", {}), path)
 
 
-def _open(ort: ModuleType, path: Path, options: Any, provider: str, settings: dict[str, str]) -> Any:
-    """A session on a provider that has the file loaded."""
+def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: str, settings: dict[str, str]) -> Any:
+    """A session on a provider that has the content of a file loaded."""
     try:
         # Without enable_fallback a provider that fails, now or in a run, is an error; else the CPU takes over.
         return ort.InferenceSession(
-            str(path), options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
+            content, options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
         )
     except Exception as error:  # the binding raises its own types, one for each status code
         reason = str(error).splitlines()[0][:300]
@@ -291,15 +296,15 @@ def gpu_present() -> bool:
     return find_gpu() is not None
 
 
-def engine_cache(model: Path, provider: str) -> Path:
-    """The folder where a provider keeps what it builds of a model: below `cache_folder()`.
+def engine_cache(digest: str, provider: str) -> Path:
+    """The folder where a provider keeps what it builds of the model with this sha256: below `cache_folder()`.
 
-    Engines are executable content, so nobody else may write there. A changed model has another folder.
+    Engines are executable content, so nobody else may write there.
 
     Raises:
         UserError: it cannot be made.
     """
-    folder = cache_folder() / "engines" / provider / file_sha256(model)
+    folder = cache_folder() / "engines" / provider / digest
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,18 @@ class TorchBackend(Backend):
         self._model: nn.Module | None = None
         self._target = "cpu"
         self._engine_text = ""
+        self._checkpoint: dict[str, Any] | None = None
         self._settings = ExitStack()
 
     @property
     def engine(self) -> str:
         """Version, precision and device: "PyTorch 2.15.0, fp32, CPU"."""
         return self._engine_text
+
+    @property
+    def checkpoint(self) -> dict[str, Any] | None:
+        """File name, epoch and held-out metrics of the checkpoint that runs."""
+        return self._checkpoint
 
     @property
     def on_gpu(self) -> bool:
@@ -76,9 +82,16 @@ class TorchBackend(Backend):
         return spec
 
     def _load(self) -> "tuple[Generator, ModelSpec]":
-        from cgan.checkpoint import load_generator
+        from cgan.checkpoint import load_checkpoint
+        from cgan.checkpoint_record import described
 
-        return load_generator(self.path)
+        generator, spec, record = load_checkpoint(self.path)
+        self._checkpoint = record.to_json()
+        if record.note:
+            self._add_note(record.note)
+        if self.path.is_dir():
+            self._add_note(f"{self.path}: {described(self._checkpoint)}")
+        return generator, spec
 
     def _prepared(self, model: "nn.Module") -> "nn.Module":
         """What is run in place of the model on its device, and settings for it."""

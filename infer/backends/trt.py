@@ -4,6 +4,7 @@ A plan is executable content, so nothing of it reaches the library before its si
 the sidecar's build record fits this machine. Host code in a plan is never allowed to run.
 """
 
+import hashlib
 import sysconfig
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
-from cgan.files import file_sha256, json_sha256
+from cgan.files import json_sha256
+from cgan.onnx_file import check_self_contained
 from cgan.spec import ModelSpec, Sidecar
 from infer.backends.base import Backend
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, matches, messages, release, runs_on
@@ -198,7 +200,7 @@ class TrtBackend(Backend):
             self._refuse_none(runtime, "load the lean runtime for it")
             self._runtimes.append(runtime)
         runtime.engine_host_code_allowed = False
-        self._engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
+        self._engine = runtime.deserialize_cuda_engine(self._content)
         self._refuse_none(self._engine, "load it")
         if self._record["flags"]["strip_weights"]:
             self._refit(trt)
@@ -227,8 +229,8 @@ class TrtBackend(Backend):
         """Give a stripped engine the weights of the very ONNX file that it was built from."""
         needed = self._record["onnx_sha256"]
         files = sorted(self.path.parent.glob("*.onnx"))
-        onnx_file = next((path for path in files if file_sha256(path) == needed), None)
-        if onnx_file is None:
+        weights = _file_of(needed, files)
+        if weights is None:
             found = ", ".join(path.name for path in files) or "no ONNX file"
             raise UserError(
                 f"{self.path}: its weights were stripped: found {found} beside it, needed the ONNX file it was built "
@@ -236,7 +238,9 @@ class TrtBackend(Backend):
             )
         refitter = trt.Refitter(self._engine, self._log)
         parser = trt.OnnxParserRefitter(refitter, self._log)
-        fitted = parser.refit_from_file(str(onnx_file)) and refitter.refit_cuda_engine()
+        onnx_file, content = weights
+        check_self_contained(content, onnx_file)  # the digest covers no other file
+        fitted = parser.refit_from_bytes(content) and refitter.refit_cuda_engine()
         self._refuse_none(fitted or None, f"take its weights from {onnx_file.name}")
 
     def _refuse_none(self, result: object, deed: str) -> None:
@@ -277,6 +281,15 @@ class TrtBackend(Backend):
             return slot.run(gray)
         finally:
             self._free.put(slot)
+
+
+def _file_of(digest: str, files: list[Path]) -> tuple[Path, bytes] | None:
+    """The first file whose content has this sha256, and that content."""
+    for path in files:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == digest:
+            return path, content
+    return None
 
 
 def _lean_library(version: str, plan: Path) -> Path:

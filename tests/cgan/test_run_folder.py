@@ -328,7 +328,8 @@ def test_the_best_checkpoint_is_that_of_the_best_epoch(
     publish(*values, metric=metric)
     assert best_epoch([{f"test_{metric}": value} for value in values], metric) == best
     assert saved_epoch(folder.checkpoints / "best.safetensors") == best
-    assert saved_epoch(folder.path) == len(values)
+    assert saved_epoch(folder.checkpoints / "last.safetensors") == len(values)
+    assert saved_epoch(folder.path) == best
 
 
 def test_every_nth_checkpoint_is_kept(folder: RunFolder, publish: Publish) -> None:

@@ -137,7 +137,7 @@ class Stub(ModuleType):
                 return stub.engine
 
         self.ILogger, self.Builder, self.Runtime = ILogger, Builder, Runtime
-        self.OnnxParser = lambda network, log: SimpleNamespace(parse_from_file=lambda path: True)
+        self.OnnxParser = lambda network, log: SimpleNamespace(parse=lambda model: True)
         self.IProgressMonitor = type("IProgressMonitor", (), {})
         self.NetworkDefinitionCreationFlag = members("OTHER", "STRONGLY_TYPED") if typed else members("OTHER")
         self.BuilderFlag = members("VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "REFIT_IDENTICAL")
@@ -166,7 +166,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def build(folder: Path, flavour: str = "tensorrt", **options: Any) -> dict[str, Any]:
     onnx_file = folder / "model.onnx"
-    onnx_file.write_bytes(b"an ONNX file")
+    onnx_file.write_bytes(b"\x3a\x00")  # a graph without nodes
     wanted = EngineOptions(**{"flavour": flavour, "batch": (1, 2, 4), **options})
     return build_engine(onnx_file, SPEC, wanted, folder / "model.plan")
 
@@ -399,7 +399,7 @@ def test_the_stub_and_the_module_have_the_same_names() -> None:
         assert hasattr(config, attribute)
     for kind, name in (
         (tensorrt_rtx.Refitter, "refit_cuda_engine"),
-        (tensorrt_rtx.OnnxParserRefitter, "refit_from_file"),
+        (tensorrt_rtx.OnnxParserRefitter, "refit_from_bytes"),
         (tensorrt_rtx.EngineInspector, "get_engine_information"),
         (tensorrt_rtx.Runtime, "load_runtime"),
         (tensorrt_rtx.IExecutionContext, "execute_async_v3"),

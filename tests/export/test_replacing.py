@@ -12,6 +12,7 @@ from cgan.networks import build_generator
 from cgan.spec import read_sidecar, sidecar_path
 from export import produce
 from export.produce import ExportOptions, make_onnx
+from export.publish import Publication
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -57,3 +58,50 @@ def test_of_two_exports_at_once_the_second_is_refused(
     assert {path.name for path in out.iterdir()} == {made.name, sidecar_path(made).name}
     sidecar = read_sidecar(made)
     assert sidecar is not None and sidecar.spec.weights_sha256 == load_generator(trained_run)[1].weights_sha256
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("ending", ["", ".json"])
+def test_what_appears_while_an_export_is_under_way_stays(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, overwrite: bool
+) -> None:
+    out, export = tmp_path / "out", produce.export_onnx
+    name = produce.artefact_name(load_generator(trained_run)[1], "onnx", "cpu")
+
+    def export_while_another_file_appears(*arguments: Any) -> None:
+        export(*arguments)
+        (out / f"{name}{ending}").write_text("somebody else's")
+
+    monkeypatch.setattr(produce, "export_onnx", export_while_another_file_appears)
+    with pytest.raises(UserError, match="found another model of that name"):
+        make_onnx(trained_run, out, ExportOptions(overwrite=overwrite))
+    assert files(out) == {f"{name}{ending}": b"somebody else's"}
+
+
+def test_what_appears_last_of_all_stays_and_the_sidecar_is_taken_back(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    made = make_onnx(trained_run, out, ExportOptions()).path
+    before = sidecar_path(made).read_bytes()
+    vouch = Publication.vouch_for
+
+    def vouch_and_meet_another(self: Publication, sidecar: Any) -> None:
+        vouch(self, sidecar)
+        assert sidecar_path(made).read_bytes() != before
+        made.write_text("somebody else's")
+
+    monkeypatch.setattr(Publication, "vouch_for", vouch_and_meet_another)
+    with pytest.raises(UserError, match="found another model of that name"):
+        make_onnx(trained_run, out, ExportOptions(batch_sizes=(1,)))
+    assert files(out) == {made.name: b"somebody else's", sidecar_path(made).name: before}
+
+
+def test_an_export_that_was_changed_since_is_not_replaced_unasked(trained_run: Path, tmp_path: Path) -> None:
+    made = make_onnx(trained_run, tmp_path, ExportOptions()).path
+    made.write_text("somebody else's")
+    with pytest.raises(UserError, match="found another model of that name"):
+        make_onnx(trained_run, tmp_path, ExportOptions())
+    assert made.read_text() == "somebody else's"
+    make_onnx(trained_run, tmp_path, ExportOptions(overwrite=True))
+    assert read_sidecar(made) is not None

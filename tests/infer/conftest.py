@@ -272,7 +272,7 @@ class Library(ModuleType):
         self.leans: list[str | None] = []
         """Path of the lean runtime, None for the library's own, of each runtime made."""
         self.released: list[str] = []
-        self.refitted: list[str] = []
+        self.refitted: list[bytes] = []
         self.strategies: list[str] = []
         """CUDA graph strategy of each context that was given a configuration."""
         self.shapes: list[tuple[int, ...]] = []
@@ -351,8 +351,8 @@ class Library(ModuleType):
         class OnnxParserRefitter:
             def __init__(self, refitter: Refitter, log: Any) -> None: ...
 
-            def refit_from_file(self, path: str) -> bool:
-                library.refitted.append(Path(path).name)
+            def refit_from_bytes(self, model: bytes) -> bool:
+                library.refitted.append(model)
                 return True
 
         self.ILogger, self.Runtime, self.IExecutionContext, self.ICudaEngine = ILogger, Runtime, Context, Engine

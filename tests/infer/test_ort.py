@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 
 from cgan.errors import UserError
+from cgan.files import file_sha256
 from cgan.spec import sidecar_path
 from infer.backends import open_model, ort
 from infer.backends.base import OutOfMemory
@@ -147,25 +148,24 @@ def test_a_batch_too_large_for_the_memory_says_so_and_a_smaller_one_runs() -> No
 
 
 def test_engines_are_kept_by_provider_and_content(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_cache: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_cache: Path
 ) -> None:
-    folder = engine_cache(model, "tensorrt")
+    folder = engine_cache("ab", "tensorrt")
     assert folder.is_relative_to(photo_cache)
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert engine_cache(model, "tensorrt") == folder
-    assert engine_cache(model, "nv-tensorrt-rtx") != folder
-    model.write_bytes(model.read_bytes() + b"x")
-    assert engine_cache(model, "tensorrt") != folder
+    assert engine_cache("ab", "tensorrt") == folder
+    assert engine_cache("ab", "nv-tensorrt-rtx") != folder
+    assert engine_cache("cd", "tensorrt") != folder
     monkeypatch.delenv("CGAN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert engine_cache(model, "tensorrt").is_relative_to(tmp_path / "cache" / "cgan")
+    assert engine_cache("ab", "tensorrt").is_relative_to(tmp_path / "cache" / "cgan")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert engine_cache(model, "tensorrt").is_relative_to(tmp_path / "home" / ".cache" / "cgan")
+    assert engine_cache("ab", "tensorrt").is_relative_to(tmp_path / "home" / ".cache" / "cgan")
     (tmp_path / "file").touch()
     monkeypatch.setenv("CGAN_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot keep engines there \(.*\); make it writable or set CGAN_CACHE"):
-        engine_cache(model, "tensorrt")
+        engine_cache("ab", "tensorrt")
 
 
 class Runtime:
@@ -311,7 +311,7 @@ def test_providers_get_their_options(model: Path, runtime: Runtime) -> None:
         open_model(model, provider=provider).__enter__()
     options = {provider: settings for provider, settings, _ in runtime.sessions}
     assert options[PROVIDERS["cuda"]] == {"use_tf32": "0"}
-    folder = str(engine_cache(model, "tensorrt"))
+    folder = str(engine_cache(file_sha256(model), "tensorrt"))
     assert options[PROVIDERS["tensorrt"]] == {
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": folder,
@@ -321,7 +321,7 @@ def test_providers_get_their_options(model: Path, runtime: Runtime) -> None:
         "trt_int8_enable": "False",
     }
     assert options[PROVIDERS["nv-tensorrt-rtx"]] == {
-        "nv_runtime_cache_path": str(engine_cache(model, "nv-tensorrt-rtx"))
+        "nv_runtime_cache_path": str(engine_cache(file_sha256(model), "nv-tensorrt-rtx"))
     }
     for _, _, session in runtime.sessions:
         assert session.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"

@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 
 from cgan.errors import UserError
 from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
+from infer.backends.ov import load_openvino
 
 Array = Callable[..., np.ndarray]
+openvino = load_openvino()
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -76,17 +76,23 @@ def test_a_good_export_exits_with_0_and_its_figures_are_in_the_json(
     assert [gate["gate"].split(",")[0] for gate in found["gates"]][1:] == [
         *("--min-psnr", "worst photo", "--max-delta-e", "--max-fid-delta")
     ]
-    for name in ("fid_reference", "fid_candidate", "fid_delta", "fid_between", "kid_between"):
+    for name in ("frechet_reference", "frechet_candidate", "frechet_delta", "frechet_between", "kernel_between"):
         figure = found["figures"][name]
         assert figure["photos"] == 12 and figure["pictures"] == "32 x 32" and figure["resize"] == "bilinear to 24 x 24"
         assert len(figure["weights_sha256"]) == 64 and "torcheval" in figure["versions"]
         assert figure["device"] == "cpu" and figure["onnxruntime"] and figure["versions"]["pillow"]
     assert len({figure["photos_sha256"] for figure in found["figures"].values()}) == 1
-    delta = found["figures"]["fid_candidate"]["value"] - found["figures"]["fid_reference"]["value"]
-    assert found["figures"]["fid_delta"]["value"] == delta
-    interval = found["fid_delta_interval"]
+    delta = found["figures"]["frechet_candidate"]["value"] - found["figures"]["frechet_reference"]["value"]
+    assert found["figures"]["frechet_delta"]["value"] == delta
+    assert not [name for name in found["figures"] if "fid" in name or "kid" in name]
+    interval = found["frechet_delta_interval"]
     assert interval["low"] <= delta <= interval["high"] and interval["replicates"] == 100
-    for line in ("PSNR over all values", "at least 100 dB", "FID(candidate, reference)", "95% between"):
+    for line in (
+        "PSNR over all values",
+        "at least 100 dB",
+        "Fréchet distance (features), candidate to reference",
+        "95% between",
+    ):
         assert line in result.out
     assert result.out.count("pass  ") == 5 and "FAIL" not in result.out
     assert "note: 12 photos are too few for 12 features" in result.err
@@ -125,7 +131,8 @@ def test_what_is_written_replaces_nothing_but_earlier_ones(
 def test_the_fid_gate_fails_by_itself(invoke: Invoke, files: Files, trained_run: Path, photo_folder: Path) -> None:
     open_gates = ["--min-psnr", "0", "--max-delta-e", "300", "--features", files.features]
     given = [*options(trained_run, photo_folder), *open_gates, "--max-fid-delta"]
-    assert "--max-fid-delta, far end of the interval" in invoke(main, "parity", files.bad, *given, "1e-6").error(1)
+    gate = "--max-fid-delta, here of the Fréchet distance (features), far end of the interval"
+    assert gate in invoke(main, "parity", files.bad, *given, "1e-6").error(1)
     assert invoke(main, "parity", files.bad, *given, "1e6").code == 0
 
 
@@ -201,13 +208,15 @@ def test_more_than_a_twentieth_of_broken_photos_fails_after_all_is_written(
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])
-@pytest.mark.parametrize("place", ["/dev/null", "gone/a", "."])
+@pytest.mark.parametrize("place", ["gone/a", "."])
 def test_a_file_that_cannot_be_written_is_refused_first(
     invoke: Invoke, files: Files, option: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = invoke(main, "parity", files.good, *options(tmp_path / "run", tmp_path / "photos"), option, place)
-    assert re.search(rf"error: {re.escape(place)}: (cannot be written|found no folder gone)", result.error(2))
+    assert re.search(
+        rf"error: {option} {re.escape(place)}: found (something that this|no folder .*gone)", result.error(2)
+    )
     assert list(tmp_path.iterdir()) == []
 
 

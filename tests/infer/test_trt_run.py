@@ -17,6 +17,8 @@ from infer.backends.trt import TrtBackend
 
 Array = Callable[..., np.ndarray]
 Write = Callable[..., None]
+EMPTY_ONNX = b"\x3a\x00"
+"""An ONNX file of a graph without nodes."""
 FLAGS = {"version_compatible": False, "strip_weights": False}
 
 
@@ -150,15 +152,15 @@ def test_a_stripped_engine_takes_its_weights_from_the_file_it_was_built_from(
     stub_plan: Path, stubs: SimpleNamespace, write_record: Write
 ) -> None:
     onnx_file = stub_plan.parent / "renamed.onnx"
-    onnx_file.write_bytes(b"weights")
+    onnx_file.write_bytes(EMPTY_ONNX)
     write_record(stub_plan, flags={**FLAGS, "strip_weights": True}, onnx_sha256=file_sha256(onnx_file))
     onnx_file.unlink()
     assert refusal(stub_plan).startswith("its weights were stripped: found no ONNX file beside it, needed the ONNX")
-    (stub_plan.parent / "another.onnx").write_bytes(b"other weights")
+    (stub_plan.parent / "another.onnx").write_bytes(EMPTY_ONNX + EMPTY_ONNX)
     assert refusal(stub_plan).startswith("its weights were stripped: found another.onnx beside it")
-    onnx_file.write_bytes(b"weights")
+    onnx_file.write_bytes(EMPTY_ONNX)
     with open_model(stub_plan):
-        assert stubs.rtx.refitted == ["renamed.onnx"]
+        assert stubs.rtx.refitted == [EMPTY_ONNX]
     stubs.rtx.refused.add("refit")
     assert "cannot take its weights from renamed.onnx" in refusal(stub_plan)
 
