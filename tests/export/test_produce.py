@@ -25,7 +25,8 @@ from cgan.networks import build_generator
 from cgan.spec import COLOR_SPACES, ModelSpec, read_sidecar, sidecar_path
 from export import produce
 from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
-from export.produce import COMPARED_PHOTOS, FAILED_SUFFIX, Artefact, ExportOptions, artefact_name, make_onnx
+from export.produce import COMPARED_PHOTOS, Artefact, ExportOptions, artefact_name, make_onnx
+from export.publish import FAILED_SUFFIX
 from export.verify import TOLERANCES, Tolerance, natural_images
 from infer.backends import open_model
 

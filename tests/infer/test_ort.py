@@ -346,7 +346,7 @@ def test_half_precision_and_integers_are_allowed_where_the_model_has_them(model:
 def test_a_broken_file_is_not_blamed_on_the_provider(model: Path, runtime: Runtime) -> None:
     sidecar_path(model).unlink()
     model.write_bytes(b"not a model")
-    assert "ONNX Runtime cannot load it (" in refusal(model, provider="tensorrt")
+    assert "not a readable ONNX file (" in refusal(model, provider="tensorrt")
     assert "ONNX Runtime cannot load it (" in refusal(model, provider="cuda")
     assert "ONNX Runtime cannot load it (" in refusal(model)
 
