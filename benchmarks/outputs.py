@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cgan.files import file_sha256, is_temporary
+from cgan.files import file_sha256, temporary_mark
 from infer.journal import DONE, Journal
 from infer.report import REPORT_NAME
 from infer.storage import JOURNAL_NAME, WORK_FOLDER
@@ -48,7 +48,7 @@ class Outputs:
 
 def _is_work(name: str) -> bool:
     """Whether it is a record of a run, or something that a run which was killed had not finished."""
-    return name == REPORT_NAME or name.startswith(f"{WORK_FOLDER}/") or is_temporary(Path(name))
+    return name == REPORT_NAME or name.startswith(f"{WORK_FOLDER}/") or temporary_mark(Path(name).name) is not None
 
 
 def version(path: Path) -> object:

@@ -12,14 +12,11 @@ import os
 import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from cgan.errors import UserError, cannot_write
 
 MARK = secrets.token_hex(16)
 """This process's mark in the names of its temporary files: nobody else's files have it."""
@@ -162,41 +159,9 @@ def check_replaceable(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def check_writable(path: Path) -> None:
-    """Check that a file can be written at `path`, before anything slow begins.
-
-    Raises:
-        UserError: it cannot.
-        GateError: the disk is full or broken.
-    """
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: found no folder {path.parent}; make it, or choose another place")
-    try:
-        check_replaceable(path)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def replaces_nothing_else(path: Path, keys: frozenset[str]) -> bool:
-    """Whether a JSON file with these keys may take this name: nothing is there, or an empty file, or one with them."""
-    try:
-        text = path.read_text() if path.is_symlink() or path.exists() else ""
-        values = json.loads(text) if text else dict.fromkeys(keys)
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and keys <= values.keys()
-
-
 def temporary_name() -> str:
     """Return a new name for a temporary file, with this process's mark."""
     return f"{_PREFIX}{MARK}-{secrets.token_hex(6)}{_SUFFIX}"
-
-
-def is_temporary(path: Path) -> bool:
-    """Return True if a name has the form of a temporary file; users may have such files too."""
-    return path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX) and not path.is_dir()
 
 
 def temporary_mark(name: str) -> str | None:
