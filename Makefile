@@ -28,7 +28,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # The base package alone: no torch. Nothing is installed where `make test` already put more.
-$(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py cgan/data/*.py infer/*.py infer/backends/*.py infer/models/*)
+$(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py cgan/*/*.py infer/*.py infer/*/*.py infer/models/*)
 	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet .
 	touch $@
 

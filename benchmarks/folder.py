@@ -43,13 +43,13 @@ from benchmarks.rounds import is_settled, summary, worst
 from cgan.formats import PHOTO_FORMATS
 from infer.backends import open_model
 from infer.backends.base import Backend, available_cores
-from infer.images import decode, model_input
-from infer.jobs import make_plan
-from infer.journal import Journal
-from infer.local_folder import LocalFolder
+from infer.folder.journal import Journal
+from infer.folder.local_folder import LocalFolder
+from infer.folder.options import FolderOptions
+from infer.folder.pipeline import Pipeline
+from infer.folder.plan import make_plan
 from infer.packaged import DEFAULT_MODEL
-from infer.pipeline import Pipeline
-from infer.run import FolderOptions
+from infer.photo.decode import decode, model_input
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BARE_SECONDS = 1.5

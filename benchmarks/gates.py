@@ -26,8 +26,8 @@ from benchmarks.records import json_option, write_record
 from export.calibration import DEFAULT_LIMIT
 from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
-from infer.parity import THREADS, check_parity
-from infer.sample import Source, photos_below
+from infer.quality.parity import THREADS, check_parity
+from infer.quality.photos import Source, photos_below
 
 FIGURES = ("psnr", "worst_psnr", "delta_e_p99")
 

@@ -26,9 +26,9 @@ from export.calibration import calibration_batches, with_sharper_copies
 from export.precision import FLOAT_CONVOLUTIONS, quantize_int8
 from infer.backends import open_model
 from infer.backends.base import Backend
-from infer.images import Floats, decode, model_input
 from infer.packaged import DEFAULT_MODEL
-from infer.sample import photos_below
+from infer.photo.decode import Floats, decode, model_input
+from infer.quality.photos import photos_below
 
 UNSHARPENED = f"{FLOAT_CONVOLUTIONS}, calibrated without sharper copies"
 OTHERWISE = f"{FLOAT_CONVOLUTIONS}, calibrated with copies as of the other kind of model"

@@ -46,8 +46,8 @@ from benchmarks.rounds import interval, is_settled
 from cgan.command import exit_on_user_error
 from cgan.errors import UserError
 from infer.backends.base import Backend
-from infer.images import Photo, decode, model_input
-from infer.render import write_photo
+from infer.photo.decode import Photo, decode, model_input
+from infer.photo.encode import write_photo
 
 LEAST_SECONDS, LEAST_RUNS = 3.0, 10
 """For each kind, contestant and batch size, over all rounds."""

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from cgan.files import file_sha256, temporary_mark
-from infer.journal import DONE, Journal
-from infer.report import REPORT_NAME
-from infer.storage import JOURNAL_NAME, WORK_FOLDER
+from infer.folder.journal import DONE, Journal
+from infer.folder.report import REPORT_NAME
+from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER
 
 
 class Outputs:

@@ -26,10 +26,10 @@ from benchmarks.records import json_option, write_record
 from cgan.data.prefetch import prefetch
 from infer.backends import open_model
 from infer.backends.base import available_cores
-from infer.images import Floats, decode, model_input
 from infer.packaged import DEFAULT_MODEL
-from infer.parity import THREADS, check_parity
-from infer.sample import UNIT, Source, photos_below, run_batches
+from infer.photo.decode import Floats, decode, model_input
+from infer.quality.parity import THREADS, check_parity
+from infer.quality.photos import UNIT, Source, photos_below, run_batches
 
 
 @click.command()

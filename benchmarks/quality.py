@@ -34,7 +34,7 @@ from cgan.delta_e import ciede2000, srgb_to_lab
 from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL
-from infer.sample import photos_below
+from infer.quality.photos import photos_below
 
 COMMAND = [sys.executable, "-c", "from infer.cli import main; main()"]
 Figures = dict[str, float]

@@ -39,9 +39,9 @@ from benchmarks.hostile import make_mixed
 from benchmarks.machine import arguments, machine
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
 from benchmarks.records import json_option, write_record
-from infer.images import use_own_pixel_limit
+from infer.folder.report import REPORT_NAME
 from infer.packaged import DEFAULT_MODEL
-from infer.report import REPORT_NAME
+from infer.photo.decode import use_own_pixel_limit
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = "from infer.cli import main; main()"

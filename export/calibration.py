@@ -12,7 +12,7 @@ from cgan.augment import sharpened
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
 from cgan.data.scan import scan
 from cgan.errors import UserError
-from infer.images import decode, model_input
+from infer.photo.decode import decode, model_input
 
 DEFAULT_LIMIT = 64
 """With 8 or 16 photos the worst of 300 others could be at 15 dB, since what none of them shows is clipped; from 32 on

@@ -103,7 +103,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     try:
         from export import inspection, produce
         from export.engine import find_builder
-        from infer.images import use_own_pixel_limit
+        from infer.photo.decode import use_own_pixel_limit
     except ModuleNotFoundError as error:
         raise UserError(f"export needs the package {error.name}; install it with pip install 'cgan[export]'") from error
     if inspect:

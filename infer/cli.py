@@ -10,12 +10,12 @@ import click
 
 from cgan.command import run_command
 from cgan.errors import UserError
-from infer.cli_options import backend_option, device_option, provider_option
+from infer.backends.cli_options import backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.quality_cli import evaluate, parity
+from infer.quality.cli import evaluate, parity
 
 FORMAT_CHOICES = ("same", "jpg", "png", "webp", "tiff")
-""""same" and the keys of `infer.images.WRITE_FORMATS`, repeated so that --help stays quick (a test compares them)."""
+""""same" and the keys of `infer.photo.decode.WRITE_FORMATS`, repeated so that --help stays quick."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,11 +104,11 @@ def folder(
         raise UserError(f"{other}: it has no effect with --dry-run; leave one out")
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy's products: the workers share out the cores already
-    from infer.console import Console
-    from infer.dry_run import show_plan
-    from infer.folder import run_folder
-    from infer.images import MAX_PIXELS
-    from infer.request import FolderRequest
+    from infer.folder.console import Console
+    from infer.folder.dry_run import show_plan
+    from infer.folder.folder_run import run_folder
+    from infer.folder.request import FolderRequest
+    from infer.photo.decode import MAX_PIXELS
 
     request = FolderRequest(
         source=source,

@@ -12,10 +12,10 @@ from PIL import Image
 
 from cgan.errors import UserError
 from infer.backends import open_model
-from infer.images import MAX_PIXELS, WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
-from infer.metadata import other_profile
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.render import rgb_image, write_photo
+from infer.photo.decode import MAX_PIXELS, WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
+from infer.photo.encode import rgb_image, write_photo
+from infer.photo.metadata import other_profile
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "icc_profile", "xmp"})
 """Of an image's `info`, what describes the photo; the rest is of the file that it came from."""

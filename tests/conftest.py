@@ -19,11 +19,11 @@ from PIL import Image
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend
 from infer.backends.flavours import FLAVOURS, find_gpu, runs_on
-from infer.jobs import make_plan
-from infer.journal import Journal
-from infer.local_folder import LocalFolder
-from infer.pipeline import Pipeline
-from infer.run import Event, FolderOptions, Outcome
+from infer.folder.journal import Journal
+from infer.folder.local_folder import LocalFolder
+from infer.folder.options import Event, FolderOptions, Outcome
+from infer.folder.pipeline import Pipeline
+from infer.folder.plan import make_plan
 
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -252,7 +252,7 @@ def tinted(monkeypatch: pytest.MonkeyPatch) -> Tinted:
         backend.opened = arguments, options
         return backend
 
-    monkeypatch.setattr("infer.request.open_model", open_model)
+    monkeypatch.setattr("infer.folder.request.open_model", open_model)
     return backend
 
 

@@ -91,7 +91,7 @@ def test_cgan_imports_neither_export_nor_infer(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "export").rglob("*.py")), ids=lambda p: p.name)
 def test_export_imports_of_infer_only_backends_and_images(path: Path) -> None:
     ours = {name for name in all_imports(path) if name.split(".")[0] == "infer"}
-    assert all(name.startswith("infer.backends") or name == "infer.images" for name in ours)
+    assert all(name.startswith("infer.backends") or name == "infer.photo.decode" for name in ours)
 
 
 def test_the_modules_of_the_engines_count_as_heavy() -> None:

@@ -18,7 +18,7 @@ from benchmarks.stress import Findings, Setup
 ROOT = Path(__file__).parent.parent.parent
 MAIN = "\nfrom infer.cli import main; main()"
 SLOW = """
-import time, infer.local_folder as s
+import time, infer.folder.local_folder as s
 publish = s.LocalFolder.publish
 s.LocalFolder.publish = lambda *arguments: (time.sleep(0.1), publish(*arguments))
 """
@@ -131,7 +131,10 @@ def test_kills_after_the_last_file_say_nothing(check: Check, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("sabotage", "problem"),
     [
-        ("import infer.images as i; i.PhotoError.__str__ = lambda self: 'bad'", "bad; expected: the file is empty"),
+        (
+            "import infer.photo.decode as i; i.PhotoError.__str__ = lambda self: 'bad'",
+            "bad; expected: the file is empty",
+        ),
         ("import sys; sys.argv += ['--max-failures', '0']", "no output"),
         ("import pathlib, sys; (pathlib.Path(sys.argv[2]) / 'new').touch()", "the input folder changed"),
         (

@@ -14,9 +14,9 @@ from cgan.errors import UserError
 from cgan.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inception
 from cgan.measured import Measured, by_today
 from cgan.metrics import FeatureDistances
-from infer.evaluate import read_figures
-from infer.gates import Gates
-from infer.parity import _verdicts
+from infer.quality.evaluate import read_figures
+from infer.quality.gates import Gates
+from infer.quality.parity import _verdicts
 
 PUBLISHED = "0cc3c7bd" + "0" * 56
 

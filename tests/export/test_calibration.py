@@ -10,7 +10,7 @@ from PIL import Image
 
 from cgan.errors import UserError
 from export.calibration import DEFAULT_LIMIT, LEAST_PHOTOS, calibration_batches, with_sharper_copies
-from infer.images import decode, model_input
+from infer.photo.decode import decode, model_input
 
 
 def test_photos_are_what_a_folder_run_feeds_the_network(photo_folder: Path) -> None:

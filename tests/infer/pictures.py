@@ -1,4 +1,4 @@
-"""Photos as files and bytes, for the tests of infer.images and infer.render."""
+"""Photos as files and bytes, for the tests of infer.photo.decode and infer.photo.encode."""
 
 import io
 import struct

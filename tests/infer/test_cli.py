@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer import report
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
+from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import FORMAT_CHOICES, command, main
-from infer.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
-from infer.images import MAX_PIXELS, WRITE_FORMATS
+from infer.folder.folder_run import report
+from infer.photo.decode import MAX_PIXELS, WRITE_FORMATS
 
 Call = Callable[..., Any]
 cpu_only = pytest.mark.skipif(gpu_present(), reason="a GPU is here")
@@ -309,7 +309,7 @@ def test_control_c_before_the_run_is_exit_code_130(monkeypatch: pytest.MonkeyPat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("infer.folder.run_folder", interrupt)
+    monkeypatch.setattr("infer.folder.folder_run.run_folder", interrupt)
     with pytest.raises(SystemExit) as end:
         main(["folder", "in", "out"])
     assert end.value.code == 130

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageFile
 from cgan.errors import UserError
 from infer.cli import main
 from infer.colorizer import Colorizer
-from infer.images import PhotoError
+from infer.photo.decode import PhotoError
 from tests.conftest import exit_code
 from tests.infer.pictures import content_of, png_of
 

@@ -120,11 +120,11 @@ def test_a_signal_finishes_what_is_under_way(
 
 
 SLOW = """
-import os, time, infer.pipeline
+import os, time, infer.folder.pipeline
 def write_photo(*_, **__):
     os.write(1, b"writing\\n")  # whole lines, whatever the other threads print
     time.sleep(30)
-infer.pipeline.write_photo = write_photo
+infer.folder.pipeline.write_photo = write_photo
 """
 
 
@@ -156,7 +156,9 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, gray_photos: 
 
 def test_a_watch_in_a_process_ends_with_its_report(tmp_path: Path, gray_photos: Photos) -> None:
     source, out = gray_photos(tmp_path / "in"), tmp_path / "out"
-    with started(source, out, "--watch", setup="import infer.folder; infer.folder.WATCH_SECONDS = 0.1") as process:
+    with started(
+        source, out, "--watch", setup="import infer.folder.folder_run; infer.folder.folder_run.WATCH_SECONDS = 0.1"
+    ) as process:
         wait_for((out / "report.json").exists)
         Image.new("L", (20, 10)).save(source / "late.png")
         wait_for((out / "late.png").exists)

@@ -1,0 +1,188 @@
+"""What the journal and the outcome of a run have of each photo, from its beginning to its end."""
+
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import ParamSpec
+
+from cgan.files import OccupiedError
+from infer.folder.item import Item
+from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
+from infer.folder.options import Event, FolderOptions, OnEvent, Outcome
+from infer.folder.plan import Job, check, content_decides, known_contents, refused, replaceable_contents
+from infer.folder.storage import Status, Storage
+from infer.folder.thread_pools import IO_THREADS
+from infer.photo.decode import reason_of
+
+P = ParamSpec("P")
+
+STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of the output file system that every later file would meet too."""
+
+JOURNAL_CHUNK = 64
+"""Inputs whose beginning is noted in one transaction."""
+
+COMMIT_SECONDS = 1.0
+"""How long a finished file may wait until the journal is flushed to disk."""
+
+
+@dataclass(eq=False)
+class Bookkeeper:
+    """Decides which jobs have to be done, and notes how each ends."""
+
+    source: Storage
+    target: Storage
+    options: FolderOptions
+    journal: Journal
+    recipe: str
+    """Digest of the model and of the options that change the picture."""
+    outcome: Outcome
+    on_event: OnEvent | None
+    """Called after each file."""
+    io_pool: Executor
+    """Where checksums of inputs are computed."""
+    stop: threading.Event
+    """When set, no more jobs are begun."""
+    undo: dict[str, Row | None] = field(default_factory=dict)
+    """Rows of outputs before they were begun, put back if the run stops before they end."""
+
+    def __post_init__(self) -> None:
+        self._root = self.source.identity
+        self._committed = time.monotonic()
+
+    @property
+    def stopping(self) -> bool:
+        """True when no more jobs are begun."""
+        return self.stop.is_set() or self.outcome.stopped is not None
+
+    def to_do(self, jobs: tuple[Job, ...]) -> Iterator[Item]:
+        """The photos of the jobs that have to be done, each noted in the journal as begun before it is handed out."""
+        identified = self._identified(jobs)
+        while chunk := list(islice(identified, JOURNAL_CHUNK)):
+            rows: list[tuple[str, Row]] = []
+            begun: list[Item] = []
+            for job, checksum in chunk:
+                if self.stopping:
+                    return
+                try:
+                    if found := self._begin(job, checksum):
+                        item, row = found
+                        begun.append(item)
+                        rows.append((job.output, row))
+                except JournalError as error:
+                    self.outcome.stopped = str(error)
+                    return
+                except OSError as error:
+                    self.failed(job, error)
+            if not self.noted(self.journal.begin, rows):
+                return
+            yield from begun
+
+    def _identified(self, jobs: tuple[Job, ...]) -> Iterator[tuple[Job, str]]:
+        """The jobs with the checksums of their photos, empty where those are not asked for."""
+        if not self.options.checksum:
+            yield from ((job, "") for job in jobs)
+            return
+        ahead: deque[tuple[Job, Future[str]]] = deque()
+        waiting = iter(jobs)
+        while True:
+            while len(ahead) < 4 * IO_THREADS and (job := next(waiting, None)):
+                ahead.append((job, self.io_pool.submit(self.source.checksum, job.name)))
+            if not ahead:
+                return
+            job, future = ahead.popleft()
+            try:
+                checksum = future.result()
+            except OSError as error:
+                self.failed(job, error)
+            else:
+                yield job, checksum
+
+    def _begin(self, job: Job, checksum: str) -> tuple[Item, Row] | None:
+        """A job's item and its row, None where it need not or must not be done; then it is settled."""
+        row, there = self.journal.find(job.output), self.target.status(job.output)
+        content = self.target.checksum(job.output) if content_decides(row, there) else ""
+        same = row is not None and row.is_of(job.identity, checksum)
+        verdict, reason = check(job, row, there, content, same, self.recipe, self._root, self.options.overwrite)
+        if verdict == "fail":
+            self._settle(job, "failed", reason)
+            return None
+        if verdict == "skip":
+            assert row and there
+            self._skip(job, checksum, row, there, content)
+            return None
+        self.undo[job.output] = row
+        # The row remembers what earlier runs put at its output.
+        known = content if content in known_contents(row) else row.digest if row else ""
+        size = there.size if there else 0
+        begun = Row(job.name, job.identity, checksum, self.recipe, self._root, BEGUN, size, "", known)
+        return Item(job, replaceable_contents(row, self.options.overwrite)), begun
+
+    def _skip(self, job: Job, checksum: str, row: Row, there: Status, content: str) -> None:
+        if row.state == BEGUN:  # a kill came before its note
+            self.journal.settle(job.output, DONE, size=there.size, digest=content)
+        if row.identity != job.identity or (checksum and not row.checksum):
+            self.journal.refresh(job.output, job.identity, checksum)
+        if row.state == DONE and row.reason:
+            self.outcome.notes[job.name] = row.reason.splitlines()
+        self._settle(job, "skipped")
+
+    def publishing(self, items: list[Item]) -> bool:
+        """Note the digests of outputs that are about to be published; False where the journal cannot."""
+        return self.noted(self.journal.publishing, [(item.job.output, item.digest) for item in items])
+
+    def done(self, item: Item) -> None:
+        """Note that an output lies in its place."""
+        output, notes = item.job.output, "\n".join(item.notes)
+        if item.notes:
+            self.outcome.notes[item.job.name] = list(item.notes)
+        self.undo.pop(output, None)  # it lies there, whatever the journal can still take
+        if self.noted(self.journal.settle, output, DONE, size=item.size, digest=item.digest, reason=notes):
+            self._settle(item.job, "done")
+
+    def failed(self, job: Job, error: Exception) -> None:
+        """Note that a photo failed; errors of the disk stop the run."""
+        reason = refused(job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
+        if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
+            self.outcome.stopped = reason
+        elif self.noted(self.journal.settle, job.output, FAILED, reason=reason):
+            self.undo.pop(job.output, None)
+        self._settle(job, "failed", reason)
+
+    def _settle(self, job: Job, state: str, reason: str = "") -> None:
+        if state == "done":
+            self.outcome.done += 1
+        elif state == "skipped":
+            self.outcome.skipped += 1
+        else:
+            self.outcome.failed[job.name] = reason
+            limit = self.options.max_failures
+            if limit is not None and len(self.outcome.failed) > limit:
+                self.outcome.stopped = f"more than {limit} files failed"
+        if self.on_event:
+            self.on_event(Event(job, state, reason), self.outcome)
+
+    def commit_if_due(self) -> None:
+        """Flush the journal to disk once a second."""
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self._committed = time.monotonic()
+            self.noted(self.journal.commit)
+
+    def close(self) -> None:
+        """Forget that photos were begun which did not come to their end, and flush the journal."""
+        self.noted(self.journal.restore, self.undo)
+        self.noted(self.journal.commit)
+
+    def noted(self, note: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> bool:
+        """Return True if the journal took a note; where it cannot be written, the run stops."""
+        try:
+            note(*arguments, **options)
+        except JournalError as error:
+            self.outcome.stopped = str(error)
+            return False
+        return True

@@ -1,0 +1,255 @@
+"""A folder run from end to end: plan, journal, model, pipeline, report; once, or again and again while files arrive."""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cgan.errors import GateError, UserError
+from infer.backends.base import Backend, available_cores
+from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
+from infer.folder.journal import Journal, journal_path
+from infer.folder.local_folder import LocalFile
+from infer.folder.options import FolderOptions, Outcome
+from infer.folder.pipeline import Pipeline
+from infer.folder.places import open_source, open_storage
+from infer.folder.plan import Plan, check_folders, identity_of
+from infer.folder.report import ReportFile, report_values
+from infer.folder.request import (
+    FolderRequest,
+    check_options,
+    model_digest,
+    opened_journal,
+    opened_model,
+    plan_of,
+    recipe_of,
+    unwritable,
+    work_folder,
+)
+from infer.folder.storage import Entry, Storage
+from infer.photo.decode import use_own_pixel_limit
+
+CHECKED_PHOTOS = 64
+"""Photos of INPUT, drawn at random, on which --check-parity compares."""
+
+WATCH_SECONDS = 2.0
+"""Pause between two searches of a watched folder, at least; a file that did not change meanwhile is complete."""
+
+WATCH_SHARE = 10
+"""The pause is at least so many times as long as a search took."""
+
+
+def run_folder(request: FolderRequest, console: Console) -> int:
+    """Colour a folder or a photo; the command's exit code.
+
+    Raises:
+        UserError: the request cannot be met; nothing was written.
+    """
+    use_own_pixel_limit()
+    with stop_on_signal() as stop:
+        source, target = open_source(request.source), open_storage(request.target)
+        check_folders(source, target)
+        report = ReportFile(target, request.report, request.overwrite)
+        report.check()
+        if request.watch and isinstance(source, LocalFile):
+            raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
+        cores = available_cores()
+        workers = request.workers or cores
+        path = journal_path(target.identity, work_folder(target))
+        first = None if path.exists() or request.watch else plan_of(request, source, target)
+        with opened_model(request, max(1, cores // workers)) as backend:
+            check_options(request, backend)
+            if request.check_parity:
+                plan = first or plan_of(request, source, target)
+                _check_parity(request.check_parity, request.device, plan, source, backend, console)
+            with closing(opened_journal(path, target)) as journal:
+                run = _Run(request, source, target, report, backend, journal, workers, console, stop)
+                outcome = run.watch() if request.watch else run.once(first)
+    if stop.event.is_set():
+        return stop.exit_code
+    return 1 if outcome.failed or outcome.stopped else 0
+
+
+class _Run:
+    def __init__(
+        self,
+        request: FolderRequest,
+        source: Storage,
+        target: Storage,
+        report: ReportFile,
+        backend: Backend,
+        journal: Journal,
+        workers: int,
+        console: Console,
+        stop: stop_on_signal,
+    ) -> None:
+        self.request = request
+        self.source = source
+        self.target = target
+        self.backend = backend
+        self.journal = journal
+        self.workers = workers
+        self.console = console
+        self.stop = stop
+        self.recipe = recipe_of(backend, request)
+        self.report = report
+        self.noted: str | None = None
+        self.seen: dict[str, str] = {}
+        """Identities of watched files that were taken."""
+        self.growing: dict[str, str] = {}
+        """Identities of watched files that may not be complete."""
+
+    def once(self, plan: Plan | None) -> Outcome:
+        """One run over all files, with the plan where it is made already."""
+        plan = plan or self._plan()
+        self.report.check(plan, self.source)
+        options = self._options(len(plan.jobs))
+        self._announce(f"{len(plan.jobs)} photos", options)
+        self.console.log("begin", photos=len(plan.jobs), model=str(self.backend.path), engine=self.backend.engine)
+        outcome = self._color(plan, options)
+        self._finish(plan, outcome, options)
+        return outcome
+
+    def watch(self) -> Outcome:
+        """A run for the files that are there, and one whenever others came, until a signal."""
+        self.report.check()
+        total, began = Outcome(), time.monotonic()
+        unreadable: dict[str, str] = {}
+        options = self._options(None)
+        self._announce(f"watching {self.source}; Ctrl-C ends", options)
+        while not (self.stop.event.is_set() or total.stopped):
+            searched = time.monotonic()
+            plan = self._plan(self._takes)
+            pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))
+            if plan.jobs or plan.unreadable != unreadable:
+                self.report.check(plan, self.source)
+                outcome = self._color(plan, replace(options, batch_size=self.backend.batch_size or options.batch_size))
+                for name in unreadable:
+                    total.failed.pop(name, None)
+                unreadable = plan.unreadable
+                for name, reason in outcome.failed.items():
+                    if reason.startswith("FileNotFoundError"):  # it may come back as it was
+                        self.seen.pop(name, None)
+                total.add(outcome, plan)
+                limit = options.max_failures
+                if limit is not None and len(total.failed) > limit and not total.stopped:
+                    total.stopped = f"more than {limit} files failed"
+                total.seconds = time.monotonic() - began
+                self._finish(plan, total, options)
+            self.stop.event.wait(pause)
+        return total
+
+    def _takes(self, entry: Entry) -> bool:
+        """Whether a watched file is new or changed, and has not changed since the search before."""
+        assert entry.status is not None
+        identity = identity_of(entry.status)
+        if self.seen.get(entry.name) == identity:
+            return False
+        if self.growing.get(entry.name) != identity:
+            self.growing[entry.name] = identity
+            return False
+        del self.growing[entry.name]
+        self.seen[entry.name] = identity
+        return True
+
+    def _plan(self, choose: Any = None) -> Plan:
+        return plan_of(self.request, self.source, self.target, self.journal, choose)
+
+    def _options(self, photos: int | None) -> FolderOptions:
+        """The options of a run over so many photos; the backend fills batches up to their size."""
+        options = self.request.resolve(self.backend, self.workers, photos)
+        self.backend.batch_size = options.batch_size
+        return options
+
+    def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
+        self.console.begin(len(plan.jobs))
+        try:
+            outcome = Pipeline(
+                self.source,
+                self.target,
+                self.backend,
+                options,
+                self.journal,
+                self.recipe,
+                self.console.update,
+                self.stop.event,
+            ).color(plan.jobs)
+        except OSError as error:
+            raise unwritable(self.target, error) from error
+        finally:
+            self.console.end()
+        outcome.failed.update(plan.unreadable)
+        return outcome
+
+    def _announce(self, what: str, options: FolderOptions) -> None:
+        """What is about to happen, and on what; a device other than the one asked for is said in any case."""
+        backend = self.backend
+        self._warn_of_backend()
+        how = f"batch {options.batch_size}, {options.workers} workers"
+        self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
+        if backend.sidecar is None and backend.path.is_file():
+            self.console.note(f"note: no {backend.path.name}.json beside the model, so nothing vouches for it")
+
+    def _warn_of_backend(self) -> None:
+        """Say what the backend notes, also where it noted more while it ran."""
+        if self.backend.note and self.backend.note != self.noted:
+            self.noted = self.backend.note
+            self.console.warn(f"note: {self.noted}")
+
+    def _finish(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> None:
+        """Say and write down what became of the run."""
+        console = self.console
+        values = report_values(
+            plan, outcome, options, self.request.format, self.backend, model_digest(self.backend), self.request.watch
+        )
+        values |= {"input": str(self.source), "output": str(self.target), "journal": str(self.journal.path)}
+        for number, (name, reason) in enumerate(outcome.failed.items()):
+            if number == SHOWN_FAILURES:
+                console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report}")
+                break
+            console.warn(f"failed: {name}: {reason}")
+        self._warn_of_backend()
+        for note in outcome.run_notes:
+            console.warn(f"note: {note}")
+        if outcome.stopped:
+            again = "; run the same command again to go on" if values["not_begun"] else ""
+            console.warn(f"stopped: {outcome.stopped}{again}")
+        for name, reason in plan.passed_over.items():
+            console.log("passed over", True, name=name, reason=reason)
+            console.note(f"passed over: {name}: {reason}")
+        self.report.write(values)
+        console.note(
+            f"{counts(outcome)}; {values['images_per_second']} images/s; {plan.other_files} other files left alone; "
+            f"report in {self.report}"
+        )
+        console.log("end", **{key: values[key] for key in ("done", "skipped", "failed", "stopped", "seconds")})
+
+
+def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:
+    """Compare the model with the run that it was made from, on some of the photos that it is about to colour.
+
+    Raises:
+        UserError: not a run, or no photo can be read.
+        GateError: it differs from the run by more than the gates allow.
+    """
+    from infer.quality.parity import check_parity
+
+    def photos() -> Iterator[tuple[str, Path | bytes]]:
+        jobs = random.Random(0).sample(plan.jobs, min(CHECKED_PHOTOS, len(plan.jobs)))
+        for job in jobs:
+            try:
+                yield job.name, source.fetch(job.name)
+            except OSError as error:
+                console.warn(f"note: {job.name}: not compared, {error}")
+
+    parity = check_parity(backend, run, photos(), device=device)
+    console.log(
+        "parity", parity.passed, passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()}
+    )
+    for line in parity.table().splitlines():
+        console.note(line)
+    if not parity.passed:
+        raise GateError(f"nothing was written: {parity.refusal()}")

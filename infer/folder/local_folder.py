@@ -1,0 +1,190 @@
+"""A folder, or a single file, of this machine's file system."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePath
+
+from cgan.files import OccupiedError, look_at, place, remove_temporaries, temporary_name
+from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Entry, Status, Storage, check_below
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+"""Flags with which folders are opened."""
+
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class LocalFolder(Storage):
+    """A folder of this machine's file system."""
+
+    waits = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._root: int | None = None
+        self._work: int | None = None
+        """Descriptors of the folder and of the one for unfinished files, from `prepare` to `finish`."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def identity(self) -> str:
+        """The path without links."""
+        return str(self.path.resolve())
+
+    def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
+        """Links to files are followed, links to folders are not; folders that other runs wrote to are passed over."""
+        root = str(self.path.resolve())
+        hidden = leave_out.identity if isinstance(leave_out, LocalFolder) else None
+        folders = [root]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                reason = f"folder cannot be read: {error.strerror}"
+                yield Entry(os.path.relpath(folder, root), None, reason, unreadable=True)
+                continue
+            for entry in entries:
+                if entry.path == hidden:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    if os.path.exists(f"{entry.path}/{WORK_FOLDER}/{JOURNAL_NAME}"):  # noqa: PTH110 (no error if locked)
+                        problem = "another OUTPUT, whose photos are coloured already"
+                        yield Entry(os.path.relpath(entry.path, root), None, problem)
+                    else:
+                        folders.append(entry.path)
+                else:
+                    yield _entry(os.path.relpath(entry.path, root), Path(entry.path))
+
+    def status(self, name: str) -> Status | None:
+        """A link has the size and time of the file that it leads to, and is not regular."""
+        path = self.path / name
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                with contextlib.suppress(OSError):
+                    found = path.stat()
+                return Status(found.st_size, str(found.st_mtime_ns), regular=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Status(found.st_size, str(found.st_mtime_ns), stat.S_ISREG(found.st_mode))
+
+    def fetch(self, name: str) -> Path:
+        """Its path."""
+        return self.path / name
+
+    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+        """Written in the folder for unfinished files, flushed to disk, then renamed; no link is followed on the way."""
+        check_below(name)
+        assert self._work is not None, "the folder is prepared"
+        temporary = temporary_name()
+        try:
+            with open(os.open(temporary, NEW_FILE, 0o666, dir_fd=self._work), "wb") as file:  # noqa: PTH123
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._opened(PurePath(name).parent) as folder:
+                _place(temporary, self._work, PurePath(name).name, folder, replaces, content)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._work)
+
+    @contextlib.contextmanager
+    def _opened(self, name: PurePath) -> Iterator[int]:
+        """A descriptor of a folder below this one, made where it is missing.
+
+        Raises:
+            NotADirectoryError: it, or a folder on the way to it, is a link or a file.
+        """
+        assert self._root is not None
+        folder = os.dup(self._root)
+        try:
+            for part in name.parts:
+                inner = _open_folder(part, folder)
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+
+    def prepare(self, marks: Collection[str] = ()) -> None:
+        """The caller holds the journal's lock, so files with marks of former processes belong to no one."""
+        self.finish()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._root = os.open(self.path, FOLDER)
+        with self._opened(PurePath(WORK_FOLDER)) as folder:
+            self._work = _open_folder("work", folder)
+        for path in (self.path, self.path / WORK_FOLDER / "work"):
+            remove_temporaries(path, marks)
+
+    def finish(self) -> None:
+        """Remove the folder for unfinished files if it is empty; the journal stays."""
+        if self._root is None:
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # it is not empty, or a disk broke, which must not hide what became of the run
+            os.rmdir(f"{WORK_FOLDER}/work", dir_fd=self._root)
+        for descriptor in (self._work, self._root):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._root = self._work = None
+
+
+class LocalFile(LocalFolder):
+    """A folder of which only one file is seen, so that a single photo is an INPUT too."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self.file = path
+
+    def __str__(self) -> str:
+        return str(self.file)
+
+    def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
+        """The file, wherever it lies: who names it wants it."""
+        yield _entry(self.file.name, self.file)
+
+
+def _open_folder(name: str, above: int) -> int:
+    """A descriptor of a folder in another one, made where it is missing; a link is not followed."""
+    with contextlib.suppress(FileExistsError):
+        try:
+            return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
+        except FileNotFoundError:
+            os.mkdir(name, dir_fd=above)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                reason = "Not a directory: found a file or a link, and links are not followed"
+                raise NotADirectoryError(errno.ENOTDIR, reason, name) from None
+            raise
+    return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
+
+
+def _place(
+    temporary: str, work: int, name: str, folder: int, replaces: Collection[str] | None, content: bytes | memoryview
+) -> None:
+    """Give an unfinished file its name, unless a file of that name has its content already."""
+    try:
+        place(temporary, name, replaces, temporary_folder=work, target_folder=folder)
+    except OccupiedError:
+        found = look_at(name, folder)
+        if found is None or found.sha256 != hashlib.sha256(content).hexdigest():
+            raise
+
+
+def _entry(name: str, path: Path) -> Entry:
+    try:
+        found = path.stat()
+    except OSError as error:
+        return Entry(name, None, f"link leads nowhere: {error.strerror}" if path.is_symlink() else str(error.strerror))
+    if stat.S_ISDIR(found.st_mode):
+        return Entry(name, None, "link to a folder, not followed")
+    if not stat.S_ISREG(found.st_mode):
+        return Entry(name, None, "not a regular file")
+    return Entry(name, Status(found.st_size, str(found.st_mtime_ns)))

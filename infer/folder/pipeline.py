@@ -1,0 +1,209 @@
+"""Folder runs: fetch, decode, batch, run, encode and publish, overlapped, bounded and in no fixed order.
+
+`Scheduler` has the order of work, `Bookkeeper` the journal; here is the work on one photo, and the three put together.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from infer.backends.base import Backend, OutOfMemory
+from infer.folder.bookkeeping import Bookkeeper
+from infer.folder.item import Item
+from infer.folder.journal import Journal
+from infer.folder.options import FolderOptions, OnEvent, Outcome, Stage
+from infer.folder.plan import Job
+from infer.folder.scheduler import AfterFailure, Limits, Scheduler
+from infer.folder.storage import Storage
+from infer.folder.thread_pools import Dispatcher
+from infer.photo.decode import Photo, decode, model_input, pixels_of, render_size_for
+from infer.photo.encode import write_photo
+
+PIXELS_UNDER_WAY = 2**26
+"""Photos are begun while those under way have fewer pixels in all; about 8 bytes each are held. A single larger photo
+is coloured alone."""
+
+GROUP = 4
+"""Photos that share a task at most. Handing a task out costs as much as decoding a thumbnail."""
+
+GROUP_PIXELS = 2**18
+"""Pixels that photos of one task have together at most; a larger photo is a task of its own."""
+
+STAGES = ("fetch", "decode", "run", "encode", "publish")
+
+
+@dataclass(eq=False)
+class PhotoWork:
+    """The work on photos that `Scheduler` hands out: five stages in threads, and what comes between them."""
+
+    source: Storage
+    target: Storage
+    backend: Backend
+    options: FolderOptions
+    books: Bookkeeper
+    waiting: Iterator[Item]
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.options.batch_size
+
+    def fetch(self, item: Item) -> None:
+        """Find the photo's file or content, and read its size from the header."""
+        item.content = self.source.fetch(item.job.name)
+        item.pixels = pixels_of(item.content, item.job.name, self.options.max_pixels)
+
+    def decode(self, item: Item) -> None:
+        """Decode the photo, and scale its luma to what the network sees."""
+        assert isinstance(item.content, Path | bytes)
+        photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
+        item.content = None
+        item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo)), photo.notes
+
+    def _render_size(self, photo: Photo) -> tuple[int, int]:
+        spec, longest = self.backend.spec, self.options.render_longest
+        if longest:
+            height, width = render_size_for(photo.size, longest, spec.size_multiple)
+            least = self.backend.least_side
+            return max(height, least), max(width, least)
+        return self.backend.own_size
+
+    def run(self, batch: list[Item]) -> None:
+        """Run the model on a batch."""
+        rgb = self.backend.run(np.stack([item.gray for item in batch if item.gray is not None]))
+        for item, colors in zip(batch, rgb, strict=True):
+            item.colors = colors
+
+    def encode(self, item: Item) -> None:
+        """Merge colours and luma at the photo's own size, and encode the output."""
+        assert item.photo is not None and item.gray is not None and item.colors is not None
+        item.content, notes = write_photo(
+            item.photo,
+            item.gray,
+            item.colors,
+            item.job.format,
+            quality=self.options.quality,
+            raw=self.options.resolution == "model",
+        )
+        item.notes += notes
+        item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
+        item.photo = item.gray = item.colors = None
+
+    def publish(self, item: Item) -> None:
+        """Write the output."""
+        assert isinstance(item.content, bytes | memoryview)
+        self.target.publish(item.job.output, item.content, item.replaces)
+        item.content = None
+
+    @property
+    def stopping(self) -> bool:
+        """True when no more photos are begun."""
+        return self.books.stopping
+
+    def next(self) -> Item | None:
+        """The next photo to begin."""
+        return next(self.waiting, None)
+
+    def batch_failed(self, batch: list[Item], error: BaseException) -> AfterFailure:
+        """Halve batches where memory ran out; otherwise find the photo at fault."""
+        ran = max(len(batch), self.batch_size if self.backend.pads else 0)
+        # Smaller batches than the engine takes are filled up, so halving no longer helps.
+        if isinstance(error, OutOfMemory) and ran > self.backend.batch_range[0]:
+            half = -(-ran // 2)
+            if half < self.batch_size:
+                self.batch_size = self.backend.batch_size = half
+                self.books.outcome.run_notes.append(f"{error}; going on with batches of {half}")
+            return AfterFailure.AGAIN
+        return AfterFailure.SINGLY if isinstance(error, Exception) and len(batch) > 1 else AfterFailure.FAIL
+
+    def before_publishing(self, items: list[Item]) -> bool:
+        """Nothing may appear that the journal does not know."""
+        return self.books.publishing(items)
+
+    def finished(self, item: Item) -> None:
+        """Note it."""
+        self.books.done(item)
+
+    def failed(self, item: Item, error: Exception) -> None:
+        """Note it, and go on."""
+        self.books.failed(item.job, error)
+
+    def tick(self) -> None:
+        """Flush the journal now and then."""
+        self.books.commit_if_due()
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """What one run needs."""
+
+    source: Storage
+    """INPUT."""
+    target: Storage
+    """OUTPUT, which the journal's lock keeps for this run alone."""
+    backend: Backend
+    """Entered."""
+    options: FolderOptions
+    journal: Journal
+    """Of the OUTPUT."""
+    recipe: str
+    """Digest of the model and of the options that change the picture."""
+    on_event: OnEvent | None = None
+    """Called after each file."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """When set, no more files are begun and those under way are finished."""
+
+    def color(self, jobs: tuple[Job, ...]) -> Outcome:
+        """Colour the jobs' photos, once; a file that fails is noted and the run goes on.
+
+        Args:
+            jobs: from `infer.folder.plan.make_plan`.
+
+        Returns:
+            Each job as done, skipped or failed; jobs that were not begun when the run stopped are in none.
+
+        Raises:
+            OSError: nothing can be written to `target`; no photo was begun.
+        """
+        started = time.monotonic()
+        outcome = Outcome(stages={name: Stage() for name in STAGES})
+        marks = self.journal.former_marks
+        self.target.prepare(marks)
+        self.journal.forget_marks(marks)
+        pools = Dispatcher(self.options.workers, outcome.stages)
+        books = Bookkeeper(
+            source=self.source,
+            target=self.target,
+            options=self.options,
+            journal=self.journal,
+            recipe=self.recipe,
+            outcome=outcome,
+            on_event=self.on_event,
+            io_pool=pools.io_pool,
+            stop=self.stop,
+        )
+        work = PhotoWork(self.source, self.target, self.backend, self.options, books, books.to_do(jobs))
+        try:
+            with pools:
+                Scheduler(work, pools, self._limits()).run_all()
+            books.close()
+        finally:
+            self.target.finish()
+        if self.stop.is_set() and outcome.stopped is None and outcome.settled < len(jobs):
+            outcome.stopped = "interrupted"
+        outcome.seconds = time.monotonic() - started
+        return outcome
+
+    def _limits(self) -> Limits:
+        return Limits(
+            workers=self.options.workers,
+            streams=self.options.streams,
+            weight=PIXELS_UNDER_WAY,
+            group=GROUP,
+            group_effort=GROUP_PIXELS,
+            fetch_singly=self.source.waits,  # what was fetched from a store is in memory
+            publish_singly=self.target.waits,
+        )

@@ -1,0 +1,102 @@
+"""One file on its way into a store, where it must not replace what a run does not know."""
+
+import contextlib
+import hashlib
+import posixpath
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from cgan.files import OccupiedError, temporary_name
+from infer.folder.filesystems import has_own_mv, kind_of, protocols_of
+
+S3 = frozenset({"s3", "s3a"})
+AZURE = frozenset({"az", "abfs", "abfss"})
+ATOMIC_PROTOCOLS = frozenset({*S3, *AZURE, "gs", "gcs", "memory"})
+"""Stores in which an object appears when its upload is complete; in others it is renamed or copied then."""
+
+
+class _Object(NamedTuple):
+    """What lies in a store."""
+
+    sha256: str
+    tag: str
+    """ETag of this very content, empty where the store has none."""
+
+
+class Publication:
+    """One file on its way into a store; arguments and errors are those of `Storage.publish`."""
+
+    def __init__(self, files: Any, name: str, path: str, content: bytes, replaces: Collection[str] | None) -> None:
+        self.files, self.name, self.path, self.content, self.replaces = files, name, path, content, replaces
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+    def publish(self) -> None:
+        """Write the file, unless it lies there already."""
+        if protocols_of(self.files) & ATOMIC_PROTOCOLS:
+            self._upload()
+        else:
+            self._rename()
+
+    def _upload(self) -> None:
+        """As one object that is whole when it appears."""
+        if self.replaces is None:
+            self.files.pipe_file(self.path, self.content)
+            return
+        before = self._look()
+        if not self._may_replace(before):
+            return
+        try:
+            self.files.pipe_file(self.path, self.content, **self._condition(before))
+        except Exception:
+            # Refused, by a condition that each store words differently, or it arrived and its answer did not.
+            after = self._look()
+            if after and after != before and self._may_replace(after):
+                raise OccupiedError(self.name, "another file") from None
+            if after and after.sha256 == self.sha256:
+                return
+            raise
+
+    def _condition(self, before: _Object | None) -> dict[str, Any]:
+        """Arguments with which the store itself refuses to replace anything else."""
+        protocols = protocols_of(self.files)
+        if before is None:
+            return {"overwrite": False} if protocols & AZURE else {"mode": "create"}
+        if before.tag and protocols & S3:
+            return {"IfMatch": before.tag, "chunksize": max(1, len(self.content))}  # in one part, which has conditions
+        return {}
+
+    def _rename(self) -> None:
+        """Upload under another name, then look, then rename."""
+        temporary = posixpath.join(posixpath.dirname(self.path), temporary_name())
+        try:
+            self.files.pipe_file(temporary, self.content)
+            if self.replaces is not None and not self._may_replace(self._look()):
+                self.files.rm_file(temporary)
+            elif has_own_mv(self.files):
+                self.files.mv(temporary, self.path)
+            else:
+                self.files.cp_file(temporary, self.path)
+                self.files.rm_file(temporary)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.files.rm_file(temporary)
+            raise
+
+    def _look(self) -> _Object | None:
+        """Read what has the name now, past all caches; None where nothing has."""
+        self.files.invalidate_cache(posixpath.dirname(self.path))
+        try:
+            found = self.files.info(self.path)
+            if kind_of(found) != "file":
+                raise OccupiedError(self.name, f"a {kind_of(found)}")
+            content = self.files.cat_file(self.path)
+        except FileNotFoundError:
+            return None
+        return _Object(hashlib.sha256(content).hexdigest(), str(found.get("ETag") or ""))
+
+    def _may_replace(self, found: _Object | None) -> bool:
+        """Whether the file has to be written; False where it lies there already."""
+        assert self.replaces is not None
+        if found and found.sha256 != self.sha256 and found.sha256 not in self.replaces:
+            raise OccupiedError(self.name, "another file")
+        return not found or found.sha256 != self.sha256

@@ -1,0 +1,346 @@
+"""One photo in: decode it to luma, and keep what belongs beside it. `infer.photo.encode` colours and writes it."""
+
+import contextlib
+import errno
+import io
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from cgan.completeness import load
+from cgan.formats import PHOTO_FORMATS
+from infer.photo import iptc, metadata, wide_color
+from infer.photo.pillow_fixes import mend
+
+Floats = NDArray[np.float32]
+Luma = NDArray[np.uint8] | NDArray[np.uint16]
+
+WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+"""Pillow's modes of gray with more than 8 bits."""
+
+READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
+
+WRITE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
+"""Choices of --format, with Pillow's names."""
+
+MAX_PIXELS = 2**28
+"""Larger photos are refused before they are decoded: 268 megapixels, 16,384 x 16,384."""
+
+REDUCING_GAP = 2.0
+"""Photos of twice this times the render size and more are first reduced to no less than this times the render size, by
+means over whole pixels: at 1,024 pixels four times as fast, and half a level from the filter over all pixels."""
+
+SAMPLE_FORMAT, UNSIGNED, SIGNED = 339, 1, 2
+"""TIFF tag, and its values for integers."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a photo of each EXIF orientation is turned upright; 1 is upright (Exif 2.32, section 4.6.4)."""
+
+UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""Modes whose colours are multiplied by their transparency, and those that Pillow's other methods take."""
+
+PNG_DEEP = frozenset({("I;16B",), ("RGB;16B",), ("LA;16B",), ("RGBA;16B",)})
+"""What Pillow tells its decoder of a PNG of 16 bits a channel."""
+
+
+def use_own_pixel_limit() -> None:
+    """Switch off Pillow's pixel limit and its warnings, for a process in which `decode` checks `max_pixels`."""
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters fails the file
+
+
+class PhotoError(Exception):
+    """A photo cannot be coloured; the message is the reason that the report gives."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo, upright."""
+
+    luma: Luma
+    """H x W, Rec.601, the full range of its integer type."""
+    alpha: Image.Image | None
+    """Mode L, H x W, where the photo has transparency."""
+    exif: bytes | None
+    """Without orientation, which is already applied."""
+    icc_profile: bytes | None
+    dpi: tuple[float, float] | None
+    notes: tuple[str, ...]
+    """What a user should know of: frames left out, profiles dropped."""
+    xmp: bytes | None = None
+    """Without orientation."""
+    iptc: bytes | None = None
+    comment: bytes | None = None
+    """Of a JPEG or a GIF."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.luma.shape[0], self.luma.shape[1]
+
+
+def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read a photo's luma and what is kept beside it.
+
+    Args:
+        source: the file, or its content.
+        name: whose suffix says what the content is; of a file its own name, unless given. Bytes without a name
+            may be of any format that is read.
+        max_pixels: larger photos are refused from their header alone.
+
+    Raises:
+        PhotoError: empty, not an image, truncated, content that its suffix denies, or too large.
+        OSError: the file itself cannot be read.
+    """
+    with _opened(source, name) as image:
+        _checked(image, max_pixels)
+        return _decode(image, lambda: _opened(source, name))
+
+
+def photo_of(image: Image.Image) -> Photo:
+    """The luma and transparency of an image in memory, its pixels as they lie, and nothing of its metadata.
+
+    Raises:
+        PhotoError: no pixels, or gray out of the range of its mode.
+        OSError: the file behind an image that is not loaded yet is damaged.
+    """
+    if not (image.width and image.height):
+        raise PhotoError("the image is empty")
+    load(image)
+    notes: list[str] = []
+    gray, alpha = _split_alpha(image.convert(UNMULTIPLIED[image.mode]) if image.mode in UNMULTIPLIED else image)
+    luma = _luma(gray, {}, notes)
+    if notes:
+        raise PhotoError(f"found {notes[0]}, expected 0 to {1 if gray.mode == 'F' else 65535} in mode {gray.mode}")
+    return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=())
+
+
+def pixels_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> int:
+    """Width times height from the header, with nothing decoded. Arguments and errors are those of `decode`."""
+    with _opened(source, name) as image:
+        return _checked(image, max_pixels)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a photo failed, as reports tell it."""
+    return str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
+
+
+def model_input(photo: Photo, height: int, width: int) -> Floats:
+    """The photo's luma squashed to the render size, 1 x height x width float32 in [0, 1]."""
+    image = Image.fromarray(photo.luma)
+    if image.size != (width, height):
+        gap = REDUCING_GAP if image.mode == "L" else None  # Pillow cannot do this with 16 bits
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=gap)
+    small: Floats = np.asarray(image, np.float32)[None] / np.float32(np.iinfo(photo.luma.dtype).max)
+    return small
+
+
+def render_size_for(photo_size: tuple[int, int], longest: int, multiple: int) -> tuple[int, int]:
+    """The size at which a model of dynamic size sees a photo.
+
+    Args:
+        photo_size: the photo's height and width.
+        longest: the longer side of the answer, before rounding.
+        multiple: what the model needs each side to be a multiple of.
+
+    Returns:
+        Height and width of the photo's proportions, each rounded to the nearest multiple, at least one.
+    """
+    # In integers: side * longest / max(photo_size) / multiple, rounded half up.
+    denominator = max(photo_size) * multiple
+    height, width = ((2 * side * longest + denominator) // (2 * denominator) for side in photo_size)
+    return max(height, 1) * multiple, max(width, 1) * multiple
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
+    """The image of a source whose header was read; what its content makes Pillow raise becomes a PhotoError."""
+    if name is None and isinstance(source, Path):
+        name = source.name
+    expected = _format_of(name) if name is not None else None
+    if not (source.stat().st_size if isinstance(source, Path) else source):
+        raise PhotoError("the file is empty")
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
+            found = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures in it
+            if expected and found != expected:
+                raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
+            mend(image)
+            yield image
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"not an image, or a kind of {expected or 'image'} that Pillow cannot read") from error
+    except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
+        raise PhotoError(f"{type(error).__name__}: {error}") from error
+    except (AssertionError, LookupError, TypeError, ArithmeticError, struct.error) as error:
+        raise PhotoError(f"damaged: {type(error).__name__} {error}".rstrip()) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # which is what a place before the file's beginning gets
+            raise  # of the disk or the network, not of the content
+        raise PhotoError(f"damaged: {error}") from error
+
+
+def _checked(image: Image.Image, max_pixels: int) -> int:
+    if (pixels := image.width * image.height) > max_pixels:
+        raise PhotoError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels")
+    return pixels
+
+
+def _format_of(name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    if suffix not in PHOTO_FORMATS:
+        raise PhotoError(f"a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
+    return PHOTO_FORMATS[suffix]
+
+
+def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image.Image]]) -> Photo:
+    """The photo of an image that is not loaded yet; `again` opens it a second time."""
+    notes: list[str] = []
+    if getattr(image, "is_animated", False):
+        notes.append("first frame of several")
+    bits, layout = _source_bits(image), dict(getattr(image, "tag_v2", {}))
+    wide = wide_color.reading_of(image)
+    if wide:
+        image.tile = wide.first  # type: ignore[attr-defined]
+    # A JPEG's luma is stored as such: this skips its colours, and takes nothing of its size. libjpeg weighs the
+    # colours of one that is stored as RGB; CMYK is left as it is.
+    image.draft("L", None)
+    notes += load(image)
+    if bits > 8 and image.mode not in WIDE_MODES and not wide:
+        notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
+    exif, xmp, orientation = metadata.exif_and_xmp(image, notes)
+    metadata.note_text(image, notes)
+    profile = metadata.rgb_profile(image, notes)
+    dpi = metadata.resolution(image, notes)
+    comment = image.info.get("comment")
+    captions = iptc.read(image)
+    gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
+    if gray.mode not in WIDE_MODES:
+        gray = _eight_bit_luma(gray)  # a transposed plane is a third of three
+    if dpi and layout.get(ExifTags.Base.Orientation, orientation) in metadata.ON_ITS_SIDE:
+        dpi = dpi[::-1]  # a TIFF was turned upright as it was loaded
+    if orientation in UPRIGHT:
+        gray = gray.transpose(UPRIGHT[orientation])
+        alpha = alpha and alpha.transpose(UPRIGHT[orientation])
+    return Photo(
+        luma=_luma(gray, layout, notes),
+        alpha=alpha,
+        exif=exif,
+        icc_profile=profile,
+        dpi=dpi,
+        notes=tuple(notes),
+        xmp=xmp,
+        iptc=captions,
+        comment=comment if isinstance(comment, bytes) and comment else None,
+    )
+
+
+def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
+    """What Pillow's decoder will be told of the samples of an image that is not loaded yet: ("RGB;16B",)."""
+    tile = getattr(image, "tile", None)
+    arguments = tile[0].args if tile else ()
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _source_bits(image: Image.Image) -> int:
+    """Bits a channel in the file of an image that is not loaded yet; its mode tells only what Pillow makes of them."""
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))))  # type: ignore[attr-defined]
+    arguments = _tile_arguments(image)
+    if image.format == "PPM":  # mode and highest value, where that is not 255
+        return 16 if arguments[-1] in range(256, 65_536) else 8
+    return 16 if image.format == "PNG" and arguments in PNG_DEEP else 8
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The image, and its transparency as mode L or None."""
+    if not image.has_transparency_data and "transparency" not in image.info:
+        return image, None
+    if image.mode in WIDE_MODES:  # one value is transparent; converting these modes to RGBA would clip them
+        opaque = np.asarray(image) != image.info["transparency"]
+        return image, Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+    if image.mode not in ("LA", "RGBA"):
+        image = image.convert("RGBA")
+    return image, image.getchannel("A")
+
+
+def _split_wide(
+    image: Image.Image,
+    reading: wide_color.Reading,
+    again: Callable[[], AbstractContextManager[Image.Image]],
+    notes: list[str],
+) -> tuple[Image.Image, Image.Image | None]:
+    """Luma of 16 bits, and transparency as mode L or None."""
+    transparent = image.info.get("transparency")
+    with contextlib.ExitStack() as stack:
+        low = None
+        if reading.second:
+            low = stack.enter_context(again())
+            low.tile = reading.second  # type: ignore[attr-defined]
+            low.load()
+        luma, alpha, cut = wide_color.luma_and_alpha(image, low, transparent)
+    if cut:
+        notes.append("transparency read with 8 of its 16 bits")
+    return luma, alpha
+
+
+def _luma(image: Image.Image, layout: dict[int, Any], notes: list[str]) -> Luma:
+    """Rec.601 luma of any mode; arguments as of `_wide_luma`."""
+    if image.mode in WIDE_MODES:
+        return _wide_luma(np.asarray(image), layout, notes)
+    if image.mode == "L" and layout.get(SAMPLE_FORMAT) == (SIGNED,):  # which Pillow does not look at
+        return _wide_luma(np.asarray(image).view(np.int8), layout, notes)
+    return np.asarray(_eight_bit_luma(image))
+
+
+def _eight_bit_luma(image: Image.Image) -> Image.Image:
+    """Rec.601 luma of any mode of at most 8 bits, alpha not looked at."""
+    if image.mode == "L":
+        return image  # convert() would copy it
+    if image.mode not in ("1", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def _wide_luma(values: NDArray[Any], layout: dict[int, Any], notes: list[str]) -> NDArray[np.uint16]:
+    """Gray of more than 8 bits: taken as it is in its natural range, else stretched from lowest to highest.
+
+    Args:
+        values: H x W, as Pillow reads them.
+        layout: the tags of a TIFF.
+        notes: where a stretch is noted.
+    """
+    bits = layout.get(ExifTags.Base.BitsPerSample, (16,))[0]
+    if values.dtype == np.int32 and layout.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and bits == 32:
+        values = values.view(np.uint32)  # Pillow reads both kinds as signed
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise PhotoError("it has values that are not finite numbers")
+    natural = 1.0 if values.dtype.kind == "f" else 2.0 ** (bits if bits <= 16 else 16) - 1
+    offset = 0.0
+    if low < 0 or high > natural:
+        notes.append(f"values from {low:g} to {high:g} stretched to the range of gray")
+        offset, natural = low, (high - low) or 1.0
+    scaled: NDArray[np.uint16] = values
+    if values.dtype != np.uint16 or natural != 65535 or offset != 0:
+        scaled = np.empty(values.shape, np.uint16)
+        for row, out in zip(values, scaled, strict=True):  # in float64, but a row at a time
+            out[:] = np.round((row.astype(np.float64) - offset) * (65535.0 / natural))
+    white_is_zero = layout.get(ExifTags.Base.PhotometricInterpretation) == 0  # Pillow inverts only 8 bits
+    return 65535 - scaled if white_is_zero else scaled

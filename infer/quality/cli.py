@@ -1,0 +1,263 @@
+"""The commands `cgan-infer parity` and `cgan-infer evaluate`; numpy, torch and the engines only when they run."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cgan.cache import cache_folder
+from cgan.documents import check_document, json_with, write_document
+from cgan.errors import GateError, UserError, cannot_write
+from infer.backends.cli_options import backend_option, device_option, provider_option
+from infer.packaged import model_path
+
+if TYPE_CHECKING:
+    from cgan.features import FeatureNetwork
+
+MOST_UNREADABLE = 0.05
+"""A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
+
+IS_FIGURES = json_with(frozenset({"figures", "photos", "failed"}))
+"""Tells an earlier --json of both commands."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHARED = [
+    backend_option,
+    provider_option,
+    device_option,
+    click.option("--batch-size", type=click.IntRange(min=1), help="Photos in a run of the model."),
+    click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: all cores]"),
+    click.option("--no-fid", is_flag=True, help="Leave FID and KID out, and need no feature network."),
+    click.option(
+        "--inception-weights",
+        type=click.Path(path_type=Path),
+        help="Inception v3 state dict for FID and KID.  [default: the one in torch's hub cache]",
+    ),
+    click.option(
+        "--features",
+        type=click.Path(path_type=Path),
+        help="ONNX feature extractor in place of Inception: float32 N x 3 x H x W in [0, 1] to N features.",
+    ),
+    click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there."),
+]
+
+
+def _shared(function: F) -> F:
+    """The options of both commands."""
+    for option in reversed(_SHARED):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("candidate", type=model_path)
+@click.option("--reference", type=click.Path(path_type=Path), required=True, help="Run or checkpoint of cgan-train.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of photos, searched recursively.")
+@click.option("--max-fid-delta", type=float, help="Largest difference of the FIDs to the photos.  [default: 1]")
+@click.option("--min-psnr", type=float, help="Least PSNR in dB over all values.  [default: 60, int8 48]")
+@click.option(
+    "--max-delta-e", type=float, help="Largest 99th percentile of CIEDE2000 over all pixels.  [default: 0.5, int8 2]"
+)
+@_shared
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the worst photos there.")
+@click.option("--quiet", is_flag=True, help="No progress and no table, only the gates that failed.")
+def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quiet: bool, **given: Any) -> None:
+    """Compare CANDIDATE with the run it was exported from, over the photos in a folder.
+
+    PyTorch on the run and the candidate see the same photos through the same code. Exit code 0: every gate passed; 1:
+    at least one failed, or more than 5% of the photos cannot be read.
+    """
+    _check_targets(given["json_file"], html, candidate, reference, given["features"], given["inception_weights"])
+    from infer.quality.gates import Gates
+
+    if given["no_fid"] and given["max_fid_delta"] is not None:
+        raise UserError(f"--max-fid-delta {given['max_fid_delta']:g}: it has no effect with --no-fid; drop one")
+    if given["features"] and given["max_fid_delta"] is None and not given["no_fid"]:
+        raise UserError(
+            f"--features {given['features']}: found no --max-fid-delta, whose default is for Inception alone; give "
+            "one, for instance the difference between two epochs of the run"
+        )
+    gates = Gates(**{name: given[name] for name in ("max_fid_delta", "min_psnr", "max_delta_e")})
+    network = _network(given)
+    if network and network.name is not None and given["max_fid_delta"] is None:
+        raise UserError(
+            f"--inception-weights {given['inception_weights']}: found no --max-fid-delta, whose default is for the "
+            "published weights alone; give one, for instance the difference between two epochs of the run"
+        )
+    from infer.photo.decode import use_own_pixel_limit
+    from infer.quality.page import write_html
+    from infer.quality.parity import THREADS, check_parity
+    from infer.quality.photos import photos_below
+
+    use_own_pixel_limit()
+    with _opened(candidate, given, THREADS) as model, _progress(quiet) as progress:
+        result = check_parity(
+            model,
+            reference,
+            photos_below(data),
+            gates,
+            features=network,
+            cache=cache_folder(),
+            device=given["device"],
+            batch_size=given["batch_size"],
+            workers=given["workers"],
+            progress=progress,
+        )
+    _report(quiet, result.table(), result.notes(), result.failures)
+    if given["json_file"]:
+        _write_json(given["json_file"], result.to_json())
+    if html:
+        write_html(result, html)
+    if not result.passed:
+        raise GateError(result.refusal())
+    _check_readable(result.photos, result.failures)
+
+
+@click.command()
+@click.argument("model", type=model_path)
+@click.argument("data", type=click.Path(path_type=Path))
+@_shared
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="An earlier --json of the same photos, to print differences to."
+)
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given: Any) -> None:
+    """Measure how near the colours of MODEL come to those of the photos in the folder DATA.
+
+    MODEL is a run, a checkpoint, an ONNX file or an engine. Photos that the model was trained on flatter it.
+    Exit code 1: more than 5% of the photos cannot be read.
+    """
+    _check_targets(given["json_file"], None, model, given["features"], given["inception_weights"])
+    network = _network(given)
+    from infer.photo.decode import use_own_pixel_limit
+    from infer.quality.evaluate import evaluate as measure
+    from infer.quality.evaluate import read_figures
+    from infer.quality.photos import photos_below
+
+    former = read_figures(against) if against else {}
+    use_own_pixel_limit()
+    with _opened(model, given, 1) as backend, _progress(quiet) as progress:
+        result = measure(
+            backend,
+            photos_below(data),
+            features=network,
+            cache=cache_folder(),
+            batch_size=given["batch_size"],
+            workers=given["workers"],
+            progress=progress,
+        )
+    values = result.to_json()
+    table = result.table()
+    refusal: UserError | None = None
+    if against:
+        try:
+            values["differences"] = result.against(former)
+            table += f"\n\nminus {against}\n" + "\n".join(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())
+        except UserError as error:  # what was measured is shown and kept all the same
+            refusal = error
+    _report(quiet, table, result.notes(), result.failures)
+    if given["json_file"]:
+        _write_json(given["json_file"], values)
+    if refusal:
+        raise UserError(f"--against {against}: {refusal}") from refusal
+    _check_readable(result.photos, result.failures)
+
+
+def _check_targets(json_file: Path | None, html: Path | None, *others: Path | None) -> None:
+    """Check that files can be written there and replace none but earlier ones, before anything slow begins.
+
+    Args:
+        json_file: of --json.
+        html: of --html.
+        others: files that the command reads.
+
+    Raises:
+        UserError: they cannot.
+        GateError: the disk is full.
+    """
+    from infer.quality.page import is_page
+
+    read = [path for path in others if path is not None]
+    if json_file is not None:
+        check_document(json_file, IS_FIGURES, "--json", read)
+    if html is not None:
+        check_document(html, is_page, "--html", [*read, *filter(None, [json_file])])
+
+
+def _check_readable(photos: int, failures: dict[str, str]) -> None:
+    """Check that nearly all photos were measured.
+
+    Raises:
+        GateError: too many were not.
+    """
+    if len(failures) > MOST_UNREADABLE * (total := photos + len(failures)):
+        raise GateError(
+            f"{len(failures)} of {total} photos cannot be read, more than {MOST_UNREADABLE:.0%}, so the figures are "
+            "not those of these photos; mend them or take them out"
+        )
+
+
+def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
+    """The feature network that was asked for, before anything slow begins."""
+    if given["no_fid"]:
+        for name in ("features", "inception_weights"):
+            if given[name]:
+                raise UserError(f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; drop one")
+    try:
+        from cgan.features import load_features
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"measuring models needs the package {error.name}; install it with pip install 'cgan[train]'"
+        ) from error
+    return None if given["no_fid"] else load_features(given["inception_weights"], given["features"])
+
+
+@contextmanager
+def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
+    """The model, entered; what a user should know of how it runs is printed in the end."""
+    from infer.backends import open_model
+
+    with open_model(path, given["device"], threads, backend=given["backend"], provider=given["provider"]) as model:
+        if model.pads:
+            model.batch_size = given["batch_size"]
+        yield model
+        if model.note:
+            print(f"note: {model.note}", file=sys.stderr)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """What tells of photos done."""
+    from infer.folder.console import Progress
+
+    progress = Progress(quiet)
+    try:
+        yield lambda done, total: progress.update(done, f"{done}/{total} photos", total)
+    finally:
+        progress.close()
+
+
+def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str]) -> None:
+    from infer.folder.console import SHOWN_FAILURES, printable, say
+
+    if not quiet:
+        for line in table.splitlines():
+            print(printable(line))
+        for note in notes:
+            say(f"note: {note}")
+    for name, reason in list(failures.items())[:SHOWN_FAILURES]:
+        say(f"warning: passed over {name}: {reason}")
+    if len(failures) > SHOWN_FAILURES:
+        say(f"warning: and {len(failures) - SHOWN_FAILURES} more, all of them in --json")
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    try:
+        write_document(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode(), IS_FIGURES)
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -1,0 +1,242 @@
+"""Photos to measure models on: in an order that depends on their content alone, and decoded as folder runs decode them.
+
+So neither names nor the order of a folder change a figure, and a photo that cannot be read is missing from every side.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from cgan.errors import UserError
+from infer.backends.base import Backend, OutOfMemory, available_cores
+from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
+
+if TYPE_CHECKING:
+    from cgan.measured import Measured
+
+Source = tuple[str, Path | bytes]
+"""A photo's name, and its file or content."""
+
+UNIT = 16
+"""Photos that a thread works on at a time, where batches are no larger. All figures are sums over units of so many."""
+
+Progress = Callable[[int, int], None]
+"""Called with photos done and photos in all."""
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A photo that was found."""
+
+    digest: bytes
+    """sha256 of the file."""
+    name: str
+    source: Path | bytes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Photos by content, and those that could not be read."""
+
+    entries: tuple[Entry, ...]
+    failures: dict[str, str]
+    """Name and reason."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some photos, decoded."""
+
+    names: tuple[str, ...]
+    digests: tuple[bytes, ...]
+    gray: Floats
+    """What models see, N x 1 x H x W in [0, 1]."""
+    color: NDArray[np.uint8] | None
+    """The photos themselves, N x 3 x H x W, where they were asked for."""
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of the photos."""
+
+    sha256: str
+    """Of the digests of those that were decoded, in their order."""
+    failures: dict[str, str]
+    """Name and reason of each that could not be read."""
+
+    def stamp(self, figures: "dict[str, Measured]") -> "dict[str, Measured]":
+        """Figures whose fingerprints say of which photos they are, and what decoded those."""
+
+        def stamped(figure: "Measured") -> "Measured":
+            versions = {**figure.fingerprint["versions"], "pillow": PIL.__version__}
+            return replace(
+                figure, fingerprint={**figure.fingerprint, "photos_sha256": self.sha256, "versions": versions}
+            )
+
+        return {name: stamped(figure) for name, figure in figures.items()}
+
+
+def photos_below(folder: Path) -> list[Source]:
+    """The photos of a folder, searched recursively, by their names relative to it.
+
+    Raises:
+        UserError: no such folder, or no photos in it.
+    """
+    from cgan.data.scan import scan
+
+    return [(path.relative_to(folder).as_posix(), path) for path in scan(folder)]
+
+
+def by_content(photos: Iterable[Source], workers: int) -> Sample:
+    """Put photos in the order of their sha256, and those of equal content in that of their names.
+
+    Raises:
+        UserError: none can be read.
+    """
+    from cgan.data.prefetch import prefetch
+
+    def digest(photo: Source) -> Entry | tuple[str, str]:
+        name, source = photo
+        try:
+            if isinstance(source, bytes):
+                return Entry(hashlib.sha256(source).digest(), name, source)
+            with source.open("rb") as file:
+                return Entry(hashlib.file_digest(file, "sha256").digest(), name, source)
+        except OSError as error:
+            return name, str(error)
+
+    found = list(prefetch(photos, digest, 4 * workers, workers))
+    entries = sorted((e for e in found if isinstance(e, Entry)), key=lambda e: (e.digest, e.name))
+    failures = dict(e for e in found if not isinstance(e, Entry))
+    if not entries:
+        raise _none_readable(failures)
+    return Sample(tuple(entries), failures)
+
+
+def work_through(
+    photos: Iterable[Source],
+    size: tuple[int, int],
+    work: Callable[[Unit], R],
+    add: Callable[[R, tuple[int, int]], None],
+    *,
+    workers: int | None,
+    batch: int,
+    color: bool,
+    progress: Progress | None,
+) -> Seen:
+    """Decode photos and work on them in threads, in the order of their content and with few in memory at a time.
+
+    Args:
+        photos: in any order.
+        size: height and width at which models see them.
+        work: called in threads with each unit that has photos; what it raises is raised here.
+        add: called in order, in the calling thread, with what `work` made of a unit, and the size.
+        workers: threads; one for each core when None.
+        batch: photos in a run of a model at most, which a unit holds at least.
+        color: whether the photos themselves are wanted beside their luma.
+        progress: told of photos done.
+
+    Returns:
+        Which photos were decoded, and which could not be read.
+
+    Raises:
+        UserError: none could.
+    """
+    from cgan.data.prefetch import prefetch
+
+    workers = workers or available_cores()
+    sample = by_content(photos, workers)
+    length = -(-batch // UNIT) * UNIT
+    parts = [sample.entries[i : i + length] for i in range(0, len(sample.entries), length)]
+
+    def make(entries: tuple[Entry, ...]) -> tuple[Unit, R | None]:
+        unit = _decoded(entries, size, color)
+        return unit, work(unit) if unit.names else None
+
+    failures = dict(sample.failures)
+    done = len(failures)
+    digest = hashlib.sha256()
+    for unit, result in prefetch(parts, make, workers, workers):
+        failures |= unit.failures
+        digest.update(b"".join(unit.digests))
+        done += len(unit.names) + len(unit.failures)
+        if result is not None:
+            add(result, size)
+        if progress:
+            progress(done, len(sample.entries) + len(sample.failures))
+    if len(failures) == done:
+        raise _none_readable(failures)
+    return Seen(digest.hexdigest(), failures)
+
+
+def _none_readable(failures: dict[str, str]) -> UserError:
+    first = next((f" ({name}: {reason})" for name, reason in failures.items()), "")
+    return UserError(f"found {len(failures)} photos, none of which can be read{first}; give other photos")
+
+
+def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:
+    """The pictures that a model makes, batch by batch, clipped to [0, 1] as they are when they are written.
+
+    Args:
+        backend: the entered model.
+        gray: N x 1 x H x W in [0, 1].
+        batch: photos in a run of the model.
+
+    Returns:
+        N x 3 x H x W float32 in [0, 1].
+
+    Raises:
+        UserError: the model ran out of memory.
+    """
+    try:
+        rgb = np.concatenate([backend.run(gray[i : i + batch]) for i in range(0, len(gray), batch)])
+    except OutOfMemory as error:
+        raise UserError(
+            f"{backend.path}: found too little memory for batches of {batch} ({error}); give a smaller --batch-size"
+        ) from error
+    return np.clip(rgb, 0, 1, out=rgb)
+
+
+def _decoded(entries: tuple[Entry, ...], size: tuple[int, int], color: bool) -> Unit:
+    names, digests, grays, colors = [], [], [], []
+    failures: dict[str, str] = {}
+    for entry in entries:
+        try:
+            gray = model_input(decode(entry.source, entry.name), *size)
+            pixels = _color(entry.source, *size) if color else None
+        except Exception as error:  # as in a folder run: one photo's failure, whatever its kind
+            failures[entry.name] = str(error) or type(error).__name__
+        else:
+            names.append(entry.name)
+            digests.append(entry.digest)
+            grays.append(gray)
+            colors.append(pixels)
+    stacked = np.stack([pixels for pixels in colors if pixels is not None]) if color and names else None
+    gray = np.stack(grays) if grays else np.empty((0, 1, *size), np.float32)
+    return Unit(tuple(names), tuple(digests), gray, stacked, failures)
+
+
+def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """The photo itself as training sees it, 3 x height x width: upright, RGB, squashed.
+
+    Raises:
+        PhotoError: gray of more than 8 bits.
+    """
+    from cgan.squash import squashed
+
+    with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
+        if image.mode in WIDE_MODES:
+            raise PhotoError(f"gray of more than 8 bits ({image.mode}) has no colours to compare with")
+        pixels = squashed(image, height, width)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,0 +1,184 @@
+"""The journal of an OUTPUT: what it keeps, what survives a kill, and who is kept out."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgan.errors import UserError
+from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row, journal_path
+
+ROOT = Path(__file__).parents[3]
+ROW = Row("a.gif", "10:1", "", "recipe", "/in", BEGUN, 0, "")
+BYTES_NAME = os.fsdecode(b"latin-\xe9\nline.png")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out" / ".cgan" / "journal.sqlite"
+
+
+@contextmanager
+def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that opens the journal, runs some code, says so and waits to be killed."""
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom infer.folder.journal import *\nfrom infer.folder.journal import Row\n"
+        f"journal = Journal(Path(sys.argv[1]))\nrow = {ROW!r}\n{then}\nprint('ready', flush=True)\ntime.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["a.png", "new\nline.png", BYTES_NAME, "sub/ü.png"])
+def test_rows_come_back_as_they_were_written(path: Path, name: str) -> None:
+    row = Row(f"{name}.gif", "5:x", "c" * 64, "r", f"/in/{BYTES_NAME}", BEGUN, 7, "")
+    with closing(Journal(path)) as journal:
+        assert journal.find(name) is None
+        journal.begin([(name, row), ("other.png", ROW)])
+    with closing(Journal(path)) as journal:
+        assert journal.find(name) == row
+        assert dict(journal.outputs()) == {f"{name}.gif": name, "a.gif": "other.png"}
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
+def test_any_file_name_can_be_a_key(name: bytes) -> None:
+    with closing(Journal(None)) as journal:
+        journal.begin([(os.fsdecode(name), ROW)])
+        assert journal.find(os.fsdecode(name)) == ROW
+        assert journal.find(os.fsdecode(name + b"x")) is None
+
+
+def test_an_input_is_begun_then_done_or_failed(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", ROW), ("b.png", replace(ROW, size=9))])
+        journal.settle("a.png", DONE, size=123)
+        journal.settle("b.png", FAILED, reason=f"{BYTES_NAME} is bad")
+        assert journal.find("a.png") == replace(ROW, state=DONE, size=123)
+        failed = journal.find("b.png")
+        assert failed is not None
+        # the size of what lay there before stays
+        assert (failed.state, failed.size, failed.reason) == (FAILED, 9, "latin-?\nline.png is bad")
+        journal.refresh("a.png", "10:2", "")
+        journal.begin([("b.png", ROW)])
+    with closing(Journal(path)) as journal:
+        assert journal.find("a.png") == replace(ROW, identity="10:2", state=DONE, size=123)
+        assert journal.find("b.png") == ROW
+
+
+@pytest.mark.parametrize(
+    ("identity", "checksum", "same"),
+    [("10:1", "", True), ("10:2", "", False), ("10:2", "abc", True), ("10:1", "abd", False)],
+)
+def test_content_decides_over_time_where_both_are_known(identity: str, checksum: str, same: bool) -> None:
+    assert replace(ROW, checksum="abc").is_of(identity, checksum) is same
+    assert ROW.is_of(identity, checksum) is (identity == "10:1")  # without a checksum in the journal
+
+
+def test_what_was_committed_survives_a_kill_and_nothing_else_does(path: Path) -> None:
+    then = (
+        "journal.begin([('a.png', row), ('b.png', row)])\n"
+        "journal.settle('a.png', DONE, size=5)\njournal.commit()\njournal.settle('b.png', DONE, size=6)"
+    )
+    with process_with(path, then) as process:
+        process.kill()
+        process.wait()
+    with closing(Journal(path)) as journal:
+        assert journal.find("a.png") == replace(ROW, state=DONE, size=5)
+        assert journal.find("b.png") == ROW  # begun was committed, done was not
+    assert [file.name for file in path.parent.iterdir()] == ["journal.sqlite"]
+
+
+def test_one_run_at_a_time(path: Path) -> None:
+    with process_with(path, "") as process:
+        with pytest.raises(UserError) as error:
+            Journal(path)
+        assert str(error.value) == f"{path}: another run is writing there; wait for it or stop it"
+        process.kill()
+        process.wait()
+        Journal(path).close()
+
+
+def test_a_database_of_something_else_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE songs (title TEXT)")
+        database.execute("INSERT INTO songs VALUES ('x')")
+        database.commit()
+    with pytest.raises(UserError, match="not a journal of schema 2"):
+        Journal(path)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT * FROM songs").fetchall() == [("x",)]
+        assert database.execute("PRAGMA application_id").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("pragma", ["user_version = 3", "application_id = 7"])
+def test_a_journal_of_another_version_is_refused(path: Path, pragma: str) -> None:
+    Journal(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA {pragma}")
+    with pytest.raises(UserError, match=r"journal\.sqlite: found a database that is not a journal of schema 2"):
+        Journal(path)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"my notes" * 1000)
+    with pytest.raises(JournalError, match=r"cannot be used \(file is not a database\); move it away"):
+        Journal(path)
+    assert path.read_bytes() == b"my notes" * 1000
+
+
+def test_a_journal_that_was_cut_off_is_an_error_with_advice(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin((f"{number:0100d}.png", ROW) for number in range(50))
+    whole = path.read_bytes()
+    for size in range(4096, len(whole), 500):
+        path.write_bytes(whole[:size])
+        with pytest.raises((JournalError, UserError), match="move it away"), closing(Journal(path)) as journal:
+            list(journal.outputs())
+            for number in range(50):
+                journal.find(f"{number:0100d}.png")
+
+
+def test_messages_on_a_copy_name_the_journal_itself(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy").write_bytes(b"my notes" * 1000)
+    with pytest.raises(JournalError, match=str(path)):
+        Journal(tmp_path / "copy", path)
+
+
+def test_errors_of_the_database_are_journal_errors(path: Path) -> None:
+    journal = Journal(path)
+    journal._database.execute("PRAGMA max_page_count = 5")  # a full disk
+    rows = ((f"{number:0900d}.png", ROW) for number in range(100))
+    with pytest.raises(JournalError, match=r"full\); make room"):
+        journal.begin(rows)
+    journal.close()
+    for use in (lambda: journal.find("a"), journal.commit, lambda: list(journal.outputs())):
+        with pytest.raises(JournalError):
+            use()
+
+
+def test_the_journal_lies_in_output_or_among_the_user_s_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert journal_path("/out", tmp_path / ".cgan") == tmp_path / ".cgan" / "journal.sqlite"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    first = journal_path("s3://bucket/a", None)
+    assert first.parent == tmp_path / "state" / "cgan"
+    assert journal_path("s3://bucket/a", None) == first != journal_path("s3://bucket/b", None)
+    journal_path(os.fsdecode(b"s3://bucket/\xe9"), None)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert journal_path("s3://bucket/a", None).parent == tmp_path / "home" / ".local" / "state" / "cgan"
