@@ -14,7 +14,7 @@ from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import FORMAT_CHOICES, command, main
-from infer.folder.folder_run import report
+from infer.folder import report
 from infer.photo.decode import MAX_PIXELS, WRITE_FORMATS
 
 Call = Callable[..., Any]

@@ -156,9 +156,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, gray_photos: 
 
 def test_a_watch_in_a_process_ends_with_its_report(tmp_path: Path, gray_photos: Photos) -> None:
     source, out = gray_photos(tmp_path / "in"), tmp_path / "out"
-    with started(
-        source, out, "--watch", setup="import infer.folder.folder_run; infer.folder.folder_run.WATCH_SECONDS = 0.1"
-    ) as process:
+    with started(source, out, "--watch", setup="import infer.folder.folder_run as f; f.WATCH_SECONDS = 0.1") as process:
         wait_for((out / "report.json").exists)
         Image.new("L", (20, 10)).save(source / "late.png")
         wait_for((out / "late.png").exists)

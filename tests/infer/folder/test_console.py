@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from infer.folder import console
 from infer.folder.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
-from infer.folder.folder_run import console
 from infer.folder.options import Event, Outcome
 from infer.folder.plan import Job
 

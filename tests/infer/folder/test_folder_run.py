@@ -12,7 +12,7 @@ from PIL import Image
 
 from infer.backends.base import Backend
 from infer.cli import main
-from infer.folder.folder_run import bookkeeping
+from infer.folder import bookkeeping
 from infer.folder.journal import DONE, Journal, JournalError
 from infer.folder.local_folder import LocalFolder
 from infer.packaged import DEFAULT_MODEL

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer.folder.folder_run import pipeline
-from infer.folder.folder_run import thread_pools as dispatch
+from infer.folder import pipeline
+from infer.folder import thread_pools as dispatch
 
 Photos = Callable[..., Path]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer.folder.folder_run import bookkeeping, pipeline
+from infer.folder import bookkeeping, pipeline
 from infer.folder.journal import BEGUN, DONE, FAILED, JournalError, Row
 from infer.folder.options import FolderOptions
 from infer.folder.pipeline import PhotoWork, Pipeline

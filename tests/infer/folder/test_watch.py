@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer.folder.folder_run import folder_run as folder
+from infer.folder import folder_run as folder
 
 Photos = Callable[..., Path]
 
