@@ -13,6 +13,7 @@ test: $(VENV)/develop
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto
 
 format: $(VENV)/develop

@@ -27,6 +27,7 @@ from cgan.config import (
     TrainConfig,
 )
 from cgan.errors import UserError
+from cgan.extras import needed
 from cgan.spec import COLOR_SPACES
 
 if TYPE_CHECKING:
@@ -134,16 +135,12 @@ def command(
     """
     if not resume:
         TrainConfig(**options)  # what is wrong with them is said before anything slow is imported
-    try:
+    with needed("training", "train"):
         import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
         import tensorboard  # noqa: F401
 
         from cgan import distributed, metrics, run_folder
         from cgan.state import begin_with
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"training needs the package {error.name}; install it with pip install 'cgan[train]'"
-        ) from error
     config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(options)) if resume else options))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cgan.checkpoint import check_trainable, load_generator
 from cgan.errors import UserError
+from cgan.extras import needed
 from cgan.networks import Generator
 from cgan.onnx_file import read_onnx
 from cgan.spec import ModelSpec, read_sidecar
@@ -46,12 +47,10 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
         UserError: nothing there, or not one fp32 ONNX file of this project.
         ChangedFileError: the file is not the one that its sidecar vouches for.
     """
-    try:
+    with needed(f"reading {path}", "export"):
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
         from onnx import numpy_helper
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: reading it needs the package {error.name}; pip install 'cgan[export]'") from error
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a run, a checkpoint or an exported .onnx")
     try:

@@ -10,6 +10,7 @@ import click
 from cgan.checkpoint_record import checkpoint_of, described
 from cgan.command import run_command
 from cgan.errors import UserError
+from cgan.extras import needed
 
 if TYPE_CHECKING:
     from export.engine import EngineOptions
@@ -100,12 +101,10 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         raise UserError("expected SOURCE, a run or a checkpoint, with --out and --verify, and none with --inspect")
     from_onnx = source is not None and source.suffix.lower() == ".onnx"
     _check_options(given, existing is not None, inspect is not None, from_onnx)
-    try:
+    with needed("export", "export"):
         from export import inspection, produce
         from export.engine import find_builder
         from infer.photo.decode import use_own_pixel_limit
-    except ModuleNotFoundError as error:
-        raise UserError(f"export needs the package {error.name}; install it with pip install 'cgan[export]'") from error
     if inspect:
         print(json.dumps(inspection.inspect_artefact(inspect), indent=2))
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 from cgan.cache import cache_folder
 from cgan.data.scan import scan
 from cgan.errors import FULL_DISK, GateError, UserError
+from cgan.extras import needed
 from cgan.files import MARK, place, remove_temporaries, temporary_name
 from cgan.marks import Sharing, noted
 
@@ -107,10 +108,8 @@ def _make(photos: Path) -> None:
 
 def _download(archive: Path) -> None:
     """Have torchvision download the archive; it takes its name when it is whole."""
-    try:
+    with needed(FLOWERS102, "train"):
         from torchvision.datasets.utils import download_url
-    except ModuleNotFoundError as error:
-        raise UserError(f"{FLOWERS102} needs the package {error.name}; pip install 'cgan[train]'") from error
     temporary = archive.with_name(temporary_name())
     try:
         download_url(ARCHIVE_URL, str(temporary.parent), temporary.name)

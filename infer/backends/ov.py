@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
+from cgan.extras import needed
 from cgan.onnx_file import check_self_contained
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend, available_cores
@@ -40,11 +41,8 @@ def load_openvino() -> ModuleType:
         before = os.environ.get("CI")
         os.environ["CI"] = "true"
         try:
-            return import_module("openvino")
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"OpenVINO needs the package {error.name}; install it with pip install 'cgan[openvino]'"
-            ) from error
+            with needed("OpenVINO", "openvino"):
+                return import_module("openvino")
         finally:
             if before is None:
                 del os.environ["CI"]

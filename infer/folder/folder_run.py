@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cgan.errors import GateError, UserError
+from cgan.extras import needed
 from infer.backends.base import Backend, available_cores
 from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
@@ -235,7 +236,8 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
         UserError: not a run, or no photo can be read.
         GateError: it differs from the run by more than the gates allow.
     """
-    from infer.quality.parity import check_parity
+    with needed("--check-parity", "train"):
+        from infer.quality.parity import check_parity
 
     def photos() -> Iterator[tuple[str, Path | bytes]]:
         jobs = random.Random(0).sample(plan.jobs, min(CHECKED_PHOTOS, len(plan.jobs)))

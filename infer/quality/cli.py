@@ -12,6 +12,7 @@ import click
 from cgan.cache import cache_folder
 from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
+from cgan.extras import needed
 from infer.backends.cli_options import backend_option, device_option, provider_option
 from infer.packaged import model_path
 
@@ -73,7 +74,12 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
     at least one failed, or more than 5% of the photos cannot be read.
     """
     _check_targets(given["json_file"], html, candidate, reference, given["features"], given["inception_weights"])
-    from infer.quality.gates import Gates
+    with needed("measuring models", "train"):
+        from infer.photo.decode import use_own_pixel_limit
+        from infer.quality.gates import Gates
+        from infer.quality.page import write_html
+        from infer.quality.parity import THREADS, check_parity
+        from infer.quality.photos import photos_below
 
     if given["no_fid"] and given["max_fid_delta"] is not None:
         raise UserError(f"--max-fid-delta {given['max_fid_delta']:g}: it has no effect with --no-fid; drop one")
@@ -89,11 +95,6 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
             f"--inception-weights {given['inception_weights']}: found no --max-fid-delta, whose default is for the "
             "published weights alone; give one, for instance the difference between two epochs of the run"
         )
-    from infer.photo.decode import use_own_pixel_limit
-    from infer.quality.page import write_html
-    from infer.quality.parity import THREADS, check_parity
-    from infer.quality.photos import photos_below
-
     use_own_pixel_limit()
     with _opened(candidate, given, THREADS) as model, _progress(quiet) as progress:
         result = check_parity(
@@ -133,12 +134,12 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     Exit code 1: more than 5% of the photos cannot be read.
     """
     _check_targets(given["json_file"], None, model, given["features"], given["inception_weights"])
+    with needed("measuring models", "train"):
+        from infer.photo.decode import use_own_pixel_limit
+        from infer.quality.evaluate import evaluate as measure
+        from infer.quality.evaluate import read_figures
+        from infer.quality.photos import photos_below
     network = _network(given)
-    from infer.photo.decode import use_own_pixel_limit
-    from infer.quality.evaluate import evaluate as measure
-    from infer.quality.evaluate import read_figures
-    from infer.quality.photos import photos_below
-
     former = read_figures(against) if against else {}
     use_own_pixel_limit()
     with _opened(model, given, 1) as backend, _progress(quiet) as progress:
@@ -208,12 +209,8 @@ def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
         for name in ("features", "inception_weights"):
             if given[name]:
                 raise UserError(f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; drop one")
-    try:
-        from cgan.features import load_features
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"measuring models needs the package {error.name}; install it with pip install 'cgan[train]'"
-        ) from error
+    from cgan.features import load_features
+
     return None if given["no_fid"] else load_features(given["inception_weights"], given["features"])
 
 

@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from cgan.delta_e import delta_e
+from cgan.measured import Measured
+from cgan.picture_metrics import ssim
 from infer.photo.decode import Floats
-
-if TYPE_CHECKING:
-    from cgan.measured import Measured
 
 Counts = NDArray[np.int64]
 
@@ -67,10 +69,6 @@ def compare_pictures(names: tuple[str, ...], reference: Floats, candidate: Float
         names: of the N photos.
         reference, candidate: N x 3 x H x W in [0, 1].
     """
-    import torch
-
-    from cgan.delta_e import delta_e
-    from cgan.picture_metrics import ssim
 
     found = UnitDifferences([], [], [], np.zeros(DELTA_E_BINS, np.int64), np.zeros(len(LEVEL_EDGES) - 1, np.int64))
     for name, one, other in zip(names, reference, candidate, strict=True):  # one by one: it fits into the cache
@@ -133,11 +131,8 @@ class Differences:
         ]
         self.worst = [photo if id(photo) in known else _copied(photo) for photo in ranked]
 
-    def figures(self) -> "dict[str, Measured]":
+    def figures(self) -> dict[str, Measured]:
         """PSNR over all values (dB), that of the worst photo, SSIM, |difference| of values in [0, 1], CIEDE2000."""
-        from importlib.metadata import version
-
-        from cgan.measured import Measured
 
         size = f"{self.size[0]} x {self.size[1]}"
         fingerprint: dict[str, Any] = {

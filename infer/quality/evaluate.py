@@ -5,20 +5,22 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from cgan.checkpoint_record import described
 from cgan.errors import UserError
+from cgan.features import FeatureNetwork
+from cgan.measured import Measured, by_today, distance
+from cgan.metrics import measure_fid, measure_kid
+from cgan.picture_metrics import means, scores, ssim
 from infer.backends.base import Backend
 from infer.quality.feature_sets import Distributions
 from infer.quality.photos import Progress, Source, Unit, run_batches, work_through
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cgan.features import FeatureNetwork
-    from cgan.measured import Measured
 
 FIGURES = {
     "fid": ("FID", ""),
@@ -46,7 +48,7 @@ class Evaluation:
     """Photos among them that are near gray and left out of everything but FID and KID."""
     failures: dict[str, str]
     """Photos that cannot be read, with the reason."""
-    figures: "dict[str, Measured]"
+    figures: dict[str, Measured]
     """By the names in FIGURES."""
     cache_note: str | None = None
     """Why features are not kept any more."""
@@ -71,7 +73,7 @@ class Evaluation:
         own = (gray if self.near_gray == self.photos else None, self.cache_note)
         return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), *own) if n))
 
-    def against(self, former: "dict[str, Measured]") -> dict[str, float]:
+    def against(self, former: dict[str, Measured]) -> dict[str, float]:
         """This evaluation's figures minus those of another one, where both are finite.
 
         Raises:
@@ -95,7 +97,7 @@ def evaluate(
     model: Backend,
     photos: Iterable[Source],
     *,
-    features: "FeatureNetwork | None" = None,
+    features: FeatureNetwork | None = None,
     cache: Path | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -149,7 +151,6 @@ def evaluate(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Have torch use one CPU thread in each thread that begins in the block."""
-    import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -163,18 +164,15 @@ class _Measurement:
     """The model, what runs in threads, and what is added up."""
 
     def __init__(
-        self, model: Backend, batch_size: int | None, network: "FeatureNetwork | None", folder: Path | None
+        self, model: Backend, batch_size: int | None, network: FeatureNetwork | None, folder: Path | None
     ) -> None:
         self.batch = model.within_range(batch_size or model.default_batch)
         self.model = model
         self.columns: dict[str, list[Tensor]] = {}
         self.distributions = Distributions(network, folder, model.on_gpu, sets=2)
 
-    def work(self, unit: Unit) -> "tuple[dict[str, Tensor], list[Tensor]]":
+    def work(self, unit: Unit) -> tuple[dict[str, Tensor], list[Tensor]]:
         """In a thread: scores of each photo, and features of photos and of pictures."""
-        import torch
-
-        from cgan.picture_metrics import scores, ssim
 
         assert unit.color is not None
         rgb = torch.from_numpy(run_batches(self.model, unit.gray, self.batch))
@@ -188,22 +186,15 @@ class _Measurement:
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return columns, self.distributions.extract(photos, rgb)
 
-    def add(self, result: "tuple[dict[str, Tensor], list[Tensor]]", size: tuple[int, int]) -> None:
+    def add(self, result: tuple[dict[str, Tensor], list[Tensor]], size: tuple[int, int]) -> None:
         """In order: add up what a thread found; of each photo no more than its scores is kept."""
         columns, features = result
         for name, values in columns.items():
             self.columns.setdefault(name, []).append(values)
         self.distributions.add(features, size)
 
-    def figures(self, size: tuple[int, int]) -> "tuple[dict[str, int], dict[str, Measured]]":
+    def figures(self, size: tuple[int, int]) -> tuple[dict[str, int], dict[str, Measured]]:
         """Numbers of photos, and the figures."""
-        from importlib.metadata import version
-
-        import torch
-
-        from cgan.measured import Measured, distance
-        from cgan.metrics import measure_fid, measure_kid
-        from cgan.picture_metrics import means
 
         found = means({name: torch.cat(parts) for name, parts in self.columns.items()})
         counts = {name: int(found.pop(name)) for name in ("photos", "near_gray_photos")}
@@ -224,13 +215,12 @@ class _Measurement:
         return counts, figures
 
 
-def read_figures(path: Path) -> "dict[str, Measured]":
+def read_figures(path: Path) -> dict[str, Measured]:
     """The figures in a file of `cgan-infer evaluate --json`.
 
     Raises:
         UserError: it is none.
     """
-    from cgan.measured import Measured, by_today
 
     try:
         figures = json.loads(path.read_text())["figures"]

@@ -3,14 +3,13 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from cgan.features import FeatureCache, FeatureNetwork, exact_convolutions
+from cgan.metrics import FeatureSet
 from infer.quality.photos import UNIT
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cgan.features import FeatureNetwork
 
 
 class Distributions:
@@ -26,14 +25,10 @@ class Distributions:
     note: str | None = None
     """Why features are not kept any more, known in the end."""
 
-    def __init__(self, network: "FeatureNetwork | None", folder: Path | None, on_gpu: bool, sets: int) -> None:
+    def __init__(self, network: FeatureNetwork | None, folder: Path | None, on_gpu: bool, sets: int) -> None:
         if network is None:
             self.cache, self.sets = None, []
             return
-        import torch
-
-        from cgan.features import FeatureCache
-        from cgan.metrics import FeatureSet
 
         if folder is None:
             raise ValueError("features are kept in a cache: give its folder")
@@ -44,8 +39,6 @@ class Distributions:
 
     def __enter__(self) -> "Distributions":
         if self.cache:
-            from cgan.features import exact_convolutions
-
             self._exact = ExitStack()
             self._exact.enter_context(exact_convolutions())
         return self
@@ -56,11 +49,11 @@ class Distributions:
             self.cache.close()
             self.note = self.cache.note
 
-    def extract(self, *pictures: "Tensor") -> "list[Tensor]":
+    def extract(self, *pictures: Tensor) -> list[Tensor]:
         """In a thread: features of each set's pictures, N x 3 x H x W float32 in [0, 1]; none without a network."""
         return [self.cache.extract(part) for part in pictures] if self.cache else []
 
-    def add(self, features: "list[Tensor]", size: tuple[int, int]) -> None:
+    def add(self, features: list[Tensor], size: tuple[int, int]) -> None:
         """In order: add what `extract` gave for pictures of this height and width."""
         for own, rows in zip(self.sets if features else [], features, strict=True):
             for start in range(0, len(rows), UNIT):  # sums of so many whatever the batch, down to the last bit

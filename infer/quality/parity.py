@@ -3,10 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from cgan.bootstrap import Interval, fid_delta_interval
+from cgan.checkpoint import made_of
 from cgan.checkpoint_record import described
 from cgan.errors import GateError, UserError
+from cgan.features import FeatureNetwork
+from cgan.measured import Measured, distance
+from cgan.metrics import measure_fid, measure_kid
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.quality.differences import (
@@ -21,13 +29,6 @@ from infer.quality.differences import (
 from infer.quality.feature_sets import Distributions
 from infer.quality.gates import WORST_PHOTO_MARGIN, Gates, Verdict
 from infer.quality.photos import UNIT, Progress, Source, Unit, run_batches, work_through
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from cgan.bootstrap import Interval
-    from cgan.features import FeatureNetwork
-    from cgan.measured import Measured
 
 THREADS = 1
 """CPU threads in a run of a model: as many runs as there are workers waste no time on waiting for each other, and the
@@ -70,9 +71,9 @@ class Parity:
     photos: int
     failures: dict[str, str]
     """Photos that cannot be read, with the reason; they are missing on both sides."""
-    figures: "dict[str, Measured]"
+    figures: dict[str, Measured]
     """By the names in FIGURES."""
-    interval: "Interval | None"
+    interval: Interval | None
     """Of the difference of the FIDs."""
     verdicts: tuple[Verdict, ...]
     worst: list[PhotoDifference]
@@ -163,7 +164,7 @@ def check_parity(
     photos: Iterable[Source],
     gates: Gates | None = None,
     *,
-    features: "FeatureNetwork | None" = None,
+    features: FeatureNetwork | None = None,
     cache: Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -189,7 +190,6 @@ def check_parity(
         UserError: no run, no photo that can be read, or models of different sizes.
         GateError: the candidate cannot be run on the photos.
     """
-    from cgan.checkpoint import made_of
 
     with open_model(made_of(run, candidate.spec.weights_sha256), device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
@@ -231,7 +231,7 @@ class _Comparison:
         candidate: Backend,
         reference: Backend,
         batch_size: int | None,
-        network: "FeatureNetwork | None",
+        network: FeatureNetwork | None,
         folder: Path | None,
     ) -> None:
         self.batch = candidate.within_range(batch_size or candidate.batch_size or candidate.default_batch)
@@ -241,7 +241,7 @@ class _Comparison:
         self.differences = Differences()
         self.distributions = Distributions(network, folder, reference.on_gpu, sets=3)
 
-    def work(self, unit: Unit) -> tuple[UnitDifferences, "list[Tensor]"]:
+    def work(self, unit: Unit) -> tuple[UnitDifferences, list[Tensor]]:
         """In a thread: both pictures of each photo, their difference, and features of photos and of pictures."""
         expected = run_batches(self.reference, unit.gray, self.reference_batch)
         try:
@@ -253,26 +253,21 @@ class _Comparison:
             ) from error
         features: list[Tensor] = []
         if unit.color is not None:
-            import torch
-
             photos = torch.from_numpy(unit.color).float() / 255
             features = self.distributions.extract(photos, torch.from_numpy(expected), torch.from_numpy(found))
         return compare_pictures(unit.names, expected, found), features
 
-    def add(self, result: "tuple[UnitDifferences, list[Tensor]]", size: tuple[int, int]) -> None:
+    def add(self, result: tuple[UnitDifferences, list[Tensor]], size: tuple[int, int]) -> None:
         """In order: add up what a thread found."""
         differences, features = result
         self.differences.add(differences)
         self.distributions.add(features, size)
 
-    def figures(self) -> "tuple[dict[str, Measured], Interval | None]":
+    def figures(self) -> tuple[dict[str, Measured], Interval | None]:
         """Figures of everything added, FID and KID only where a network was given."""
         figures = self.differences.figures()
         if not self.distributions.sets:
             return figures, None
-        from cgan.bootstrap import fid_delta_interval
-        from cgan.measured import Measured, distance
-        from cgan.metrics import measure_fid, measure_kid
 
         real, reference, candidate = self.distributions.sets
         of_reference, of_candidate = measure_fid(real, reference), measure_fid(real, candidate)
@@ -324,8 +319,8 @@ def _described(model: Backend) -> dict[str, Any]:
 
 def _verdicts(
     described: tuple[dict[str, Any], dict[str, Any]],
-    figures: "dict[str, Measured]",
-    interval: "Interval | None",
+    figures: dict[str, Measured],
+    interval: Interval | None,
     gates: Gates,
     network: str | None = None,
 ) -> tuple[Verdict, ...]:

@@ -8,19 +8,20 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from cgan.data.prefetch import prefetch
+from cgan.data.scan import scan
 from cgan.errors import UserError
+from cgan.measured import Measured
+from cgan.squash import squashed
 from infer.backends.base import Backend, OutOfMemory, available_cores
 from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
-
-if TYPE_CHECKING:
-    from cgan.measured import Measured
 
 Source = tuple[str, Path | bytes]
 """A photo's name, and its file or content."""
@@ -75,10 +76,10 @@ class Seen:
     failures: dict[str, str]
     """Name and reason of each that could not be read."""
 
-    def stamp(self, figures: "dict[str, Measured]") -> "dict[str, Measured]":
+    def stamp(self, figures: dict[str, Measured]) -> dict[str, Measured]:
         """Figures whose fingerprints say of which photos they are, and what decoded those."""
 
-        def stamped(figure: "Measured") -> "Measured":
+        def stamped(figure: Measured) -> Measured:
             versions = {**figure.fingerprint["versions"], "pillow": PIL.__version__}
             return replace(
                 figure, fingerprint={**figure.fingerprint, "photos_sha256": self.sha256, "versions": versions}
@@ -93,7 +94,6 @@ def photos_below(folder: Path) -> list[Source]:
     Raises:
         UserError: no such folder, or no photos in it.
     """
-    from cgan.data.scan import scan
 
     return [(path.relative_to(folder).as_posix(), path) for path in scan(folder)]
 
@@ -104,7 +104,6 @@ def by_content(photos: Iterable[Source], workers: int) -> Sample:
     Raises:
         UserError: none can be read.
     """
-    from cgan.data.prefetch import prefetch
 
     def digest(photo: Source) -> Entry | tuple[str, str]:
         name, source = photo
@@ -153,7 +152,6 @@ def work_through(
     Raises:
         UserError: none could.
     """
-    from cgan.data.prefetch import prefetch
 
     workers = workers or available_cores()
     sample = by_content(photos, workers)
@@ -233,7 +231,6 @@ def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
     Raises:
         PhotoError: gray of more than 8 bits.
     """
-    from cgan.squash import squashed
 
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
         if image.mode in WIDE_MODES:
