@@ -81,13 +81,13 @@ class Ledger:
 
     def _text(self) -> str:
         if self.path.is_symlink():
-            raise OccupiedError(self.path, "a link is there")
+            raise OccupiedError(self.path, "a link")
         try:
             text = self.path.read_bytes().decode(errors="replace")
         except FileNotFoundError:
             return ""
         if not _LINES.fullmatch(text):
-            raise OccupiedError(self.path, "a file that cgan did not write is there")
+            raise OccupiedError(self.path, "a file that cgan did not write")
         return text
 
     def _name(self, file: Path) -> str:

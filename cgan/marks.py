@@ -55,7 +55,7 @@ def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], None])
         descriptor = os.open(file, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise OccupiedError(file, "a link is there") from None
+            raise OccupiedError(file, "a link") from None
         raise
     with open(descriptor, "r+b", buffering=0) as opened:  # noqa: PTH123
         alone = _lock(opened, sharing)
@@ -84,7 +84,7 @@ def read_marks(file: Path) -> frozenset[str]:
         OSError: it cannot be read.
     """
     if file.is_symlink():
-        raise OccupiedError(file, "a link is there")
+        raise OccupiedError(file, "a link")
     try:
         return _parsed(file.read_bytes(), file)
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:
 
 def _parsed(content: bytes, file: Path) -> frozenset[str]:
     if not _MARKS.fullmatch(content):
-        raise OccupiedError(file, "a file that cgan did not write is there")
+        raise OccupiedError(file, "a file that cgan did not write")
     return frozenset(content.decode().split())
 
 

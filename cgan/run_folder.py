@@ -196,7 +196,7 @@ class RunFolder:
         with self._writing():
             for file in self._fixed_files():
                 if os.path.lexists(file) and not self.ledger.knows(file):
-                    raise OccupiedError(file, "another file is there")
+                    raise OccupiedError(file, "another file")
 
     def _fixed_files(self) -> tuple[Path, ...]:
         """What is written again after each epoch, the event file aside, which grows."""

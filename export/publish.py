@@ -37,7 +37,7 @@ class Publication:
             OccupiedError: another artefact or sidecar came there meanwhile.
         """
         if _digests_at(self.target) != self.artefact_before:
-            raise OccupiedError(self.target, "another file is there")
+            raise OccupiedError(self.target, "another file")
         content = (json.dumps(sidecar.to_json(), indent=2) + "\n").encode()
         self._write_sidecar(content, self.sidecar_before)
         self.sidecar = content
@@ -79,7 +79,7 @@ def publishing(
     try:
         artefact, sidecar = _digests_at(target), _content_at(sidecar_path(target))
         if not overwrite and not _is_export_of(spec, artefact, sidecar):
-            raise OccupiedError(target, "another model is there")
+            raise OccupiedError(target, "another model")
         if keep_failed and _digests_at(failed):
             raise UserError(f"{failed}: found an earlier one; move it away, or leave out --keep-failed")
         target.parent.mkdir(parents=True, exist_ok=True)
