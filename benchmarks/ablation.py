@@ -27,9 +27,9 @@ from benchmarks.machine import arguments
 from cgan.command import exit_on_user_error
 from cgan.data.scan import scan
 from cgan.errors import UserError
-from cgan.figures import scalar
 from cgan.files import atomic_path
-from cgan.measured import DISTANCES
+from cgan.metrics.measured import DISTANCES
+from cgan.training.figures import scalar
 
 QUICK_PHOTOS = 300
 QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")

@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 from benchmarks.machine import arguments, machine
 from benchmarks.records import json_option, write_record
 from export.calibration import calibration_batches, with_sharper_copies
-from export.precision import FLOAT_CONVOLUTIONS, quantize_int8
+from export.quantize import FLOAT_CONVOLUTIONS, quantize_int8
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.packaged import DEFAULT_MODEL
@@ -62,7 +62,7 @@ def main(
         quantize_int8(model, spec, with_sharper_copies(shown, not spec.input_blur), "cpu", files[OTHERWISE])
         for ends in ENDS:
             files[str(ends)] = Path(folder) / f"{ends[0]}-{ends[1]}.onnx"
-            with mock.patch("export.precision.FLOAT_CONVOLUTIONS", ends):
+            with mock.patch("export.quantize.FLOAT_CONVOLUTIONS", ends):
                 quantize_int8(model, spec, with_sharper_copies(shown, spec.input_blur > 0), "cpu", files[str(ends)])
         pictures, seconds = by_turns(files, np.concatenate(list(folders.values())), rounds)
     fp32 = pictures.pop("fp32")

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cgan.networks import Generator
 from cgan.spec import ModelSpec
-from cgan.stopwatch import Stopwatch
+from cgan.training.stopwatch import Stopwatch
 
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 PRODUCTS = 5

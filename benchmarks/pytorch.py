@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch import _dynamo as dynamo
 
 from cgan.errors import UserError
-from cgan.exported import load_network
 from cgan.networks import Generator
 from cgan.spec import ModelSpec
+from cgan.training.exported import load_network
 from infer.backends.base import Backend
 from infer.backends.pytorch import TorchBackend
 

@@ -30,8 +30,8 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments
 from benchmarks.records import json_option, write_record
-from cgan.delta_e import ciede2000, srgb_to_lab
-from cgan.picture_metrics import NEAR_GRAY, colorfulness, psnr
+from cgan.metrics.delta_e import ciede2000, srgb_to_lab
+from cgan.metrics.pictures import NEAR_GRAY, colorfulness, psnr
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL
 from infer.quality.photos import photos_below

@@ -16,7 +16,7 @@ BEST_FILE = "best.safetensors"
 CHECKPOINTS = "checkpoints"
 """Folder of a run that holds them."""
 
-RECORD_KEY = "cgan.checkpoint"
+RECORD_KEY = "cgan.training.checkpoint"
 """Key under which epoch and metrics lie in safetensors metadata."""
 
 SHOWN = ("test_fid", "test_frechet_distance", "test_psnr", "test_l1")
@@ -141,7 +141,7 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
 
 
 OTHER_NETWORKS = {"test_fid": ("test_frechet_distance",), "test_kid": ("test_kernel_distance",)}
-"""Where the features are not those of Inception's published weights: see `cgan.features.FeatureNetwork`."""
+"""Where the features are not those of Inception's published weights: see `cgan.metrics.features.FeatureNetwork`."""
 
 
 def _in_run(path: Path) -> tuple[int | None, dict[str, Any]]:

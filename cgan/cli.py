@@ -31,9 +31,9 @@ from cgan.extras import needed
 from cgan.spec import COLOR_SPACES
 
 if TYPE_CHECKING:
-    from cgan.distributed import World
-    from cgan.metrics import FeatureNetwork
+    from cgan.metrics.features import FeatureNetwork
     from cgan.networks import Generator
+    from cgan.training.distributed import World
 
 PLAIN_SECONDS = 30
 """Where there is no terminal, a line of progress is printed this often."""
@@ -139,15 +139,16 @@ def command(
         import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
         import tensorboard  # noqa: F401
 
-        from cgan import distributed, metrics, run_folder
-        from cgan.state import begin_with
+        from cgan.metrics.features import load_inception
+        from cgan.training import distributed, run_folder
+        from cgan.training.state import begin_with
     config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(options)) if resume else options))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     config, start = begin_with(_resolved(config, resume), init)
     if init is not None and init.is_dir() and not quiet:
         print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
-    features = metrics.load_inception(inception_weights) if config.fid else None
+    features = load_inception(inception_weights) if config.fid else None
     try:
         with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
             _train(data, out, config, start, features, world, progress, resume, dry_run)
@@ -160,8 +161,8 @@ def command(
 
 def _checkpoint(run: Path) -> str:
     """The checkpoint that a run stands for, for people."""
-    from cgan.checkpoint import load_checkpoint
     from cgan.checkpoint_record import described
+    from cgan.training.checkpoint import load_checkpoint
 
     record = load_checkpoint(run).record
     return "; ".join(filter(None, (described(record.to_json()), record.note)))
@@ -177,7 +178,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
     """The configuration for this machine; a resumed run has its own already, which the machine may not be up to."""
-    from cgan.state import resolve
+    from cgan.training.state import resolve
 
     try:
         return resolve(config)
@@ -212,10 +213,10 @@ def _train(
     dry_run: bool,
 ) -> None:
     """Everything after the options are known to be right; in each process of the world."""
-    from cgan import training
     from cgan.data import download, prepared
     from cgan.data.scan import scan
-    from cgan.run_folder import RunFolder
+    from cgan.training import loop as training
+    from cgan.training.run_folder import RunFolder
 
     run_folder = RunFolder(out)
     if not resume and world.main:

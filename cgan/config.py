@@ -91,10 +91,10 @@ class TrainConfig:
     """Smallest share of a training photo's height and width that is kept of it at random; 1 is off."""
     sharpness: float = 0.0
     """Largest amount by which the generator's training input is sharpened; each photo has its own, from -1 (blurred)
-    on; see `cgan.augment.sharpened`. 0 is off."""
+    on; see `cgan.data.augment.sharpened`. 0 is off."""
     exposure: float = 1.0
     """Training photos are raised to a power of their own between 1 / exposure and exposure: darker and lighter prints
-    of the same scene; see `cgan.augment.exposed`. 1 is off."""
+    of the same scene; see `cgan.data.augment.exposed`. 1 is off."""
     precision: str = "auto"
     """One of PRECISION_CHOICES; auto is fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
     device: str = "auto"

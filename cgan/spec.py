@@ -69,7 +69,7 @@ class ModelSpec:
     config_sha256: str
     """Digest of the training configuration's canonical JSON."""
     weights_sha256: str
-    """Digest of the generator's weights in the checkpoint; see `cgan.checkpoint.weights_digest`."""
+    """Digest of the generator's weights in the checkpoint; see `cgan.training.checkpoint.weights_digest`."""
     blocks: int = 1
     """Convolution blocks at each scale of the generator."""
     input_blur: float = 0.0

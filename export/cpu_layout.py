@@ -17,7 +17,7 @@ MOVES = ("DepthToSpace", "Pad", "Slice")
 
 
 def arrange_for_cpu(model: ModelProto) -> None:
-    """Rearrange an int8 graph of `export.precision`, in place.
+    """Rearrange an int8 graph of `export.quantize`, in place.
 
     Results are equal but for the rounding of the convolutions that stay in float behind a concatenation.
     """

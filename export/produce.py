@@ -12,16 +12,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cgan.checkpoint import held_out_photos, load_checkpoint, made_of
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from cgan.training.checkpoint import held_out_photos, load_checkpoint, made_of
 from export.calibration import calibration_batches, with_sharper_copies
 from export.engine import EngineOptions, Progress, build_engine, find_builder
 from export.onnx_model import export_onnx, inspect_onnx
-from export.precision import quantize_int8
 from export.preflight import check_model
 from export.publish import Publication, publishing
+from export.quantize import quantize_int8
 from export.verify import Reference, Tolerance, checkpoint_reference, natural_images, onnx_reference, verify
 from infer.backends import open_model
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, runs_on

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cgan.checkpoint import load_checkpoint
 from cgan.errors import ChangedFileError, GateError, UserError
 from cgan.networks import GrayToRGB
 from cgan.spec import ModelSpec
+from cgan.training.checkpoint import load_checkpoint
 from infer.backends import open_model
 from infer.backends.base import Backend
 

@@ -152,7 +152,7 @@ def unsearchable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The curves have tests of their own, and take longer than an epoch of the smallest trainings."""
-    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
+    monkeypatch.setattr("cgan.training.run_folder.save_curves", lambda history, path: path.touch())
 
 
 @pytest.fixture(scope="session")

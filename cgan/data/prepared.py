@@ -18,13 +18,13 @@ from torch import Tensor
 from cgan.cache import cache_folder
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
 from cgan.data.scan import scan
+from cgan.data.squash import squashed
 from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.files import atomic_path, json_sha256, remove_temporaries
 from cgan.formats import PHOTO_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.marks import Sharing, noted
-from cgan.metrics import NEAR_GRAY, colorfulness
-from cgan.squash import squashed
+from cgan.metrics.pictures import NEAR_GRAY, colorfulness
 
 CACHE_VERSION = 3
 """Raised when the preparation below changes, so that older caches are not read."""

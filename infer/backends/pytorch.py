@@ -82,8 +82,8 @@ class TorchBackend(Backend):
         return spec
 
     def _load(self) -> "tuple[Generator, ModelSpec]":
-        from cgan.checkpoint import load_checkpoint
         from cgan.checkpoint_record import described
+        from cgan.training.checkpoint import load_checkpoint
 
         generator, spec, record = load_checkpoint(self.path)
         self._checkpoint = record.to_json()

@@ -17,7 +17,7 @@ from infer.backends.cli_options import backend_option, device_option, provider_o
 from infer.packaged import model_path
 
 if TYPE_CHECKING:
-    from cgan.features import FeatureNetwork
+    from cgan.metrics.features import FeatureNetwork
 
 MOST_UNREADABLE = 0.05
 """A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
@@ -209,7 +209,7 @@ def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
         for name in ("features", "inception_weights"):
             if given[name]:
                 raise UserError(f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; drop one")
-    from cgan.features import load_features
+    from cgan.metrics.features import load_features
 
     return None if given["no_fid"] else load_features(given["inception_weights"], given["features"])
 

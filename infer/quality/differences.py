@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cgan.delta_e import delta_e
-from cgan.measured import Measured
-from cgan.picture_metrics import ssim
+from cgan.metrics.delta_e import delta_e
+from cgan.metrics.measured import Measured
+from cgan.metrics.pictures import ssim
 from infer.photo.decode import Floats
 
 Counts = NDArray[np.int64]

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cgan.checkpoint_record import described
 from cgan.errors import UserError
-from cgan.features import FeatureNetwork
-from cgan.measured import Measured, by_today, distance
-from cgan.metrics import measure_fid, measure_kid
-from cgan.picture_metrics import means, scores, ssim
+from cgan.metrics.distances import measure_fid, measure_kid
+from cgan.metrics.features import FeatureNetwork
+from cgan.metrics.measured import Measured, by_today, distance
+from cgan.metrics.pictures import means, scores, ssim
 from infer.backends.base import Backend
 from infer.quality.feature_sets import Distributions
 from infer.quality.photos import Progress, Source, Unit, run_batches, work_through

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cgan.features import FeatureCache, FeatureNetwork, exact_convolutions
-from cgan.metrics import FeatureSet
+from cgan.metrics.distances import FeatureSet
+from cgan.metrics.features import FeatureCache, FeatureNetwork, exact_convolutions
 from infer.quality.photos import UNIT
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cgan.bootstrap import Interval, fid_delta_interval
-from cgan.checkpoint import made_of
 from cgan.checkpoint_record import described
 from cgan.errors import GateError, UserError
-from cgan.features import FeatureNetwork
-from cgan.measured import Measured, distance
-from cgan.metrics import measure_fid, measure_kid
+from cgan.metrics.bootstrap import Interval, fid_delta_interval
+from cgan.metrics.distances import measure_fid, measure_kid
+from cgan.metrics.features import FeatureNetwork
+from cgan.metrics.measured import Measured, distance
+from cgan.training.checkpoint import made_of
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.quality.differences import (
@@ -83,7 +83,7 @@ class Parity:
     cache_note: str | None = None
     """Why features are not kept any more."""
     network: str | None = None
-    """Name of the feature network, None for Inception with its published weights; see `cgan.measured.distance`."""
+    """Name of the feature network, None for Inception with its published weights; see `measured.distance`."""
 
     @property
     def passed(self) -> bool:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from cgan.data.prefetch import prefetch
 from cgan.data.scan import scan
+from cgan.data.squash import squashed
 from cgan.errors import UserError
-from cgan.measured import Measured
-from cgan.squash import squashed
+from cgan.metrics.measured import Measured
 from infer.backends.base import Backend, OutOfMemory, available_cores
 from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cgan.networks import Generator
-from cgan.run_folder import RunFolder
+from cgan.training.run_folder import RunFolder
 from tests.cgan.begun import CONFIG, RECORDS, SHEET, generator
 
 Publish = Callable[..., Generator]
@@ -28,7 +28,9 @@ def publish(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Publish:
 
     Each epoch's generator is that of its seed. The curves have tests of their own and take their time.
     """
-    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.write_text(str(len(history))))
+    monkeypatch.setattr(
+        "cgan.training.run_folder.save_curves", lambda history, path: path.write_text(str(len(history)))
+    )
 
     def call(*values: Any, metric: str = "psnr", **options: Any) -> Generator:
         history: list[dict[str, Any]] = []

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cgan
-from cgan import cli, metrics
-from cgan.checkpoint import load_generator
+from cgan import cli
 from cgan.cli import command, main
 from cgan.config import TrainConfig
-from cgan.metrics import FeatureNetwork
+from cgan.metrics.features import FeatureNetwork
+from cgan.training.checkpoint import load_generator
 
 Train = Callable[..., Any]
 
@@ -148,7 +148,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
         seen.append(path)
         return FeatureNetwork(MeanColor(), 3, {"network": "mean colour", "weights_sha256": "0" * 64})
 
-    monkeypatch.setattr(metrics, "load_inception", load)
+    monkeypatch.setattr("cgan.metrics.features.load_inception", load)
     return seen
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cgan.checkpoint import load_generator
 from cgan.cli import main
 from cgan.config import DISCRIMINATOR_CHOICES, GAN_LOSS_CHOICES
 from cgan.spec import COLOR_SPACES
+from cgan.training.checkpoint import load_generator
 from export.cli import main as export
 
 GRID = [

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cgan import training
-from cgan.checkpoint import load_generator, weights_digest
 from cgan.cli import main
-from cgan.state import Run
+from cgan.training import loop as training
+from cgan.training.checkpoint import load_generator, weights_digest
+from cgan.training.state import Run
 
 Train = Callable[..., Any]
 

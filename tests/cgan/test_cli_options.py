@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from cgan import training
-from cgan.checkpoint import load_generator
 from cgan.cli import command, main
 from cgan.config import TrainConfig
+from cgan.training import loop as training
+from cgan.training.checkpoint import load_generator
 
 WASSERSTEIN = ("--gan-loss", "wasserstein")
 HSV = ("--color-space", "hsv")

@@ -15,7 +15,7 @@ from PIL import Image
 import cgan
 from cgan import files
 from cgan.cli import main
-from cgan.run_folder import RunFolder
+from cgan.training.run_folder import RunFolder
 
 Train = Callable[..., Any]
 
@@ -28,7 +28,7 @@ def train(
 
     Without curves, which have tests of their own and take longer than an epoch here.
     """
-    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
+    monkeypatch.setattr("cgan.training.run_folder.save_curves", lambda history, path: path.touch())
 
     def call(*options: object, data: Path | str = photo_folder, out: Path = tmp_path / "run") -> Any:
         return invoke(main, data, "--out", out, *tiny_options, "--epochs", 1, *options)
@@ -128,7 +128,7 @@ def test_device_cuda_without_one_is_refused(train: Train, tmp_path: Path, monkey
 
 def test_missing_packages_are_named_with_the_extra(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cgan, "state")
-    monkeypatch.setitem(sys.modules, "cgan.state", None)
+    monkeypatch.setitem(sys.modules, "cgan.training.state", None)
     assert "pip install 'cgan[train]'" in train().error(2)
 
 
@@ -143,7 +143,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 from cgan import files
 from cgan.cli import main
-from cgan.run_folder import RunFolder
+from cgan.training.run_folder import RunFolder
 main()
 """
 """cgan-train where two packages look as if they were not installed."""
@@ -190,7 +190,7 @@ def test_broken_photos_are_refused(
 def test_fid_of_one_held_out_photo_is_refused_before_training(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cgan.metrics.load_inception", lambda path: None)
+    monkeypatch.setattr("cgan.metrics.features.load_inception", lambda path: None)
     assert "--no-fid" in train("--fid", "--test-fraction", 0.01).error(2)
     assert not (tmp_path / "run").exists()
 

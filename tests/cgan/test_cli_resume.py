@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cgan import training
-from cgan.checkpoint import TRAINING_FILE, load_generator
 from cgan.cli import main
-from cgan.run_folder import LOCK_FILE
+from cgan.training import loop as training
+from cgan.training.checkpoint import TRAINING_FILE, load_generator
+from cgan.training.run_folder import LOCK_FILE
 
 Train = Callable[..., Any]
 
@@ -24,7 +24,7 @@ def train(
 
     Without curves, which have tests of their own and take longer than an epoch here.
     """
-    monkeypatch.setattr("cgan.run_folder.save_curves", lambda history, path: path.touch())
+    monkeypatch.setattr("cgan.training.run_folder.save_curves", lambda history, path: path.touch())
 
     def call(*options: object, data: Path | str = photo_folder, out: Path = tmp_path / "run") -> Any:
         return invoke(main, data, "--out", out, *tiny_options, "--epochs", 1, *options)
@@ -168,7 +168,7 @@ def test_under_torchrun_one_process_says_how_to_go_on(
         raise KeyboardInterrupt
 
     assert train().code == 0
-    monkeypatch.setattr("cgan.distributed.joined", interrupt)
+    monkeypatch.setattr("cgan.training.distributed.joined", interrupt)
     monkeypatch.setenv("WORLD_SIZE", "2")
     again = f"interrupted; go on with cgan-train {photo_folder} --out {tmp_path / 'run'} --resume"
     for rank, message in (("0", f"{again}, under torchrun with 2 processes again\n"), ("1", "")):

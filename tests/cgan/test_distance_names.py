@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cgan.checkpoint_record import best_epoch
 from cgan.errors import UserError
-from cgan.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inception
-from cgan.measured import Measured, by_today
-from cgan.metrics import FeatureDistances
+from cgan.metrics.distances import FeatureDistances
+from cgan.metrics.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inception
+from cgan.metrics.measured import Measured, by_today
 from infer.quality.evaluate import read_figures
 from infer.quality.gates import Gates
 from infer.quality.parity import _verdicts
@@ -64,7 +64,7 @@ def small_inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_only_published_weights_of_inception_make_fid(small_inception: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_inception(small_inception).name == "mine"
     digest = load_inception(small_inception).fingerprint["weights_sha256"]
-    monkeypatch.setattr("cgan.features.INCEPTION_SHA256", digest[:8])
+    monkeypatch.setattr("cgan.metrics.features.INCEPTION_SHA256", digest[:8])
     assert load_inception(small_inception).name is None
 
 
@@ -106,7 +106,7 @@ def test_the_best_epoch_of_a_history_that_has_both_names() -> None:
     ],
 )
 def test_the_gate_says_what_it_limits(network: str | None, gate: str) -> None:
-    from cgan.bootstrap import Interval
+    from cgan.metrics.bootstrap import Interval
 
     model = {"weights_sha256": "a" * 64, "precision": "fp32"}
     figures = {
@@ -122,7 +122,7 @@ def test_training_calls_them_by_their_names(
     from cgan.cli import main
 
     network = FeatureNetwork(Means(), 3, {"weights_sha256": "ab"}, "lite")
-    monkeypatch.setattr("cgan.metrics.load_inception", lambda weights: network)
+    monkeypatch.setattr("cgan.metrics.features.load_inception", lambda weights: network)
     options = ["--width", 4, "--size", 32, "--batch-size", 4, "--test-fraction", 0.25, "--device", "cpu"]
     weights = ["--epochs", 1, "--precision", "fp32", "--inception-weights", tmp_path / "lite.pth"]
     result = invoke(main, photo_folder, "--out", tmp_path / "run", *options, *weights)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import cgan
 import export
-from cgan.checkpoint import load_generator
 from cgan.spec import ModelSpec, read_sidecar, sidecar_path
+from cgan.training.checkpoint import load_generator
 from export import produce
 from export.cli import command, main
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cgan.checkpoint import load_generator
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import read_sidecar, sidecar_path
+from cgan.training.checkpoint import load_generator
 from export import cli, engine, produce
 from export.cli import main
 from export.produce import ExportOptions, make_engine

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.spec import sidecar_path
+from cgan.training.checkpoint import load_generator, save_generator
 from export.cli import main
 from export.verify import Reference, checkpoint_reference, verify
 

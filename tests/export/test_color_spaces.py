@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
 from cgan.errors import GateError
 from cgan.networks import Generator, GrayToRGB, build_generator
 from cgan.spec import COLOR_SPACES, LUMA_REC601, ModelSpec
+from cgan.training.checkpoint import load_generator, save_generator
 from export.onnx_model import export_onnx
 from export.verify import checkpoint_reference, verify
 

@@ -15,10 +15,10 @@ import torch
 from onnx import ModelProto
 
 from cgan import __version__
-from cgan.checkpoint import load_generator
 from cgan.errors import UserError
 from cgan.networks import Generator, GrayToRGB, count_parameters
 from cgan.spec import METADATA_KEY, ModelSpec
+from cgan.training.checkpoint import load_generator
 from export.onnx_model import OPSET, export_onnx, inspect_onnx
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from cgan.checkpoint import load_generator
 from cgan.networks import Generator, count_parameters
 from cgan.spec import METADATA_KEY, ModelSpec
+from cgan.training.checkpoint import load_generator
 from export.calibration import calibration_batches
 from export.onnx_model import export_onnx, inspect_onnx
-from export.precision import TARGETS, quantize_int8
+from export.quantize import TARGETS, quantize_int8
 
 ROOT = Path(__file__).parent.parent.parent
 Floats = NDArray[np.float32]
@@ -307,9 +307,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from cgan.checkpoint import load_generator
+from cgan.training.checkpoint import load_generator
 from export.onnx_model import export_onnx
-from export.precision import quantize_int8
+from export.quantize import quantize_int8
 
 run, fp32, out = map(Path, sys.argv[1:])
 out.mkdir()

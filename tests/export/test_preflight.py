@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cgan.checkpoint import GENERATOR_FILE, load_generator, weights_digest
 from cgan.config import TrainConfig
 from cgan.errors import GateError
 from cgan.networks import Generator, build_generator
 from cgan.spec import METADATA_KEY
+from cgan.training.checkpoint import GENERATOR_FILE, load_generator, weights_digest
 from export import produce
 from export.cli import main
 from export.preflight import HALF_MAX, check_model

@@ -17,12 +17,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from cgan.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
 from cgan.cli import main as train
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.networks import build_generator
 from cgan.spec import COLOR_SPACES, ModelSpec, read_sidecar, sidecar_path
+from cgan.training.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
 from export import produce
 from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
 from export.produce import COMPARED_PHOTOS, Artefact, ExportOptions, artefact_name, make_onnx

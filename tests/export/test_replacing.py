@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cgan.checkpoint import load_generator, save_generator
 from cgan.config import TrainConfig
 from cgan.errors import UserError
 from cgan.networks import build_generator
 from cgan.spec import read_sidecar, sidecar_path
+from cgan.training.checkpoint import load_generator, save_generator
 from export import produce
 from export.produce import ExportOptions, make_onnx
 from export.publish import Publication

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
-from export.precision import rewrite_transposed_convolutions
+from export.quantize import rewrite_transposed_convolutions
 
 
 def answers(model: ModelProto, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from cgan.checkpoint import GENERATOR_FILE
 from cgan.spec import sidecar_path
+from cgan.training.checkpoint import GENERATOR_FILE
 
 ROOT = Path(__file__).parent.parent.parent
 MODULES = {"cgan-train": "cgan.cli", "cgan-export": "export.cli", "cgan-infer": "infer.cli"}

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cgan.checkpoint import load_checkpoint, load_generator, made_of, save_generator
 from cgan.checkpoint_record import RECORD_KEY, checkpoint_path, described
 from cgan.config import TrainConfig
 from cgan.networks import build_generator
 from cgan.spec import read_sidecar, sidecar_path
+from cgan.training.checkpoint import load_checkpoint, load_generator, made_of, save_generator
 from export.cli import main as export
 from infer.backends import open_model
 from infer.cli import main as infer

@@ -25,7 +25,7 @@ from cgan.data.prepared import prepare
 from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
-from cgan.metrics import NEAR_GRAY, colorfulness
+from cgan.metrics.pictures import NEAR_GRAY, colorfulness
 
 MakePhotos = Callable[..., Path]
 

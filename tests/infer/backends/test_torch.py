@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cgan.checkpoint import checkpoint_path, load_generator
 from cgan.errors import GateError, UserError
+from cgan.training.checkpoint import checkpoint_path, load_generator
 from infer.backends import open_model, pytorch
 from infer.backends.base import OutOfMemory
 from infer.backends.flavours import Gpu

@@ -139,7 +139,7 @@ def test_the_fid_gate_fails_by_itself(invoke: Invoke, files: Files, trained_run:
 def test_features_are_computed_once(
     invoke: Invoke, files: Files, trained_run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cgan.features import FeatureNetwork
+    from cgan.metrics.features import FeatureNetwork
 
     seen = 0
     extract = FeatureNetwork.extract

@@ -17,9 +17,9 @@ from torch import nn
 
 from cgan.command import exit_on_user_error
 from cgan.errors import UserError
-from cgan.features import FeatureNetwork
-from cgan.metrics import FeatureDistances
-from cgan.picture_metrics import colorfulness, means, psnr, scores, ssim
+from cgan.metrics.distances import FeatureDistances
+from cgan.metrics.features import FeatureNetwork
+from cgan.metrics.pictures import colorfulness, means, psnr, scores, ssim
 from infer.backends import open_model
 from infer.photo.decode import decode, model_input
 from infer.quality.cli import evaluate

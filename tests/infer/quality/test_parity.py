@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cgan.errors import GateError, UserError
-from cgan.measured import Measured
+from cgan.metrics.measured import Measured
 from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 from infer.quality.differences import LEVEL_EDGES, Differences, compare_pictures
@@ -101,7 +101,7 @@ def wrong(
         if kind == "gamma 1.02":
             return with_node(export("fp32"), path, "Pow", np.array(1.02, np.float32))
         if kind == "int8 on noise":
-            from export.precision import quantize_int8
+            from export.quantize import quantize_int8
             from export.verify import random_images
 
             with open_model(export("fp32"), "cpu", 1) as backend:
@@ -198,7 +198,7 @@ def test_nor_do_they_change_a_distance_of_more_features_than_photos(
 ) -> None:
     from torch import nn
 
-    from cgan.features import FeatureNetwork
+    from cgan.metrics.features import FeatureNetwork
 
     network = FeatureNetwork(nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), 192, {"network": "test"})
     model = export("int8")

@@ -1,0 +1,272 @@
+"""Checkpoints: safetensors files that carry the ModelSpec, and the optimisers' state apart from them."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cgan import __version__
+from cgan.checkpoint_record import (
+    BEST_FILE,
+    CHECKPOINTS,
+    LAST_FILE,
+    CheckpointRecord,
+    checkpoint_path,
+    chosen,
+    held_out,
+)
+from cgan.config import TrainConfig
+from cgan.errors import GateError, UserError
+from cgan.files import atomic_path
+from cgan.networks import Generator, count_parameters
+from cgan.spec import ModelSpec
+from cgan.training.ledger import LEDGER_FILE, Ledger
+
+GENERATOR_FILE = LAST_FILE
+TRAINING_FILE = "last.training.safetensors"
+HELD_OUT_FILE = "held-out.npy"
+"""Held-out photos of a run in gray, N x 1 x size x size uint8."""
+
+MODEL_NAME = "unet"
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and little-endian bytes of all tensors, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_spec(generator: Generator, config: TrainConfig) -> ModelSpec:
+    """The contract of a generator that `config` trained."""
+    return ModelSpec(
+        model=MODEL_NAME,
+        color_space=config.color_space,
+        render_size=config.size,
+        base_width=config.width,
+        blocks=config.blocks,
+        input_blur=float(config.input_blur),
+        parameters=count_parameters(generator),
+        config_sha256=config.digest(),
+        weights_sha256=weights_digest(generator.state_dict()),
+        created_with={"cgan": __version__, "python": platform.python_version(), "torch": torch.__version__},
+    )
+
+
+def save_generator(
+    path: Path, generator: Generator, config: TrainConfig, epoch: int | None = None, metrics: Mapping[str, Any] = {}
+) -> ModelSpec:
+    """Write the generator's weights with their contract in the header, whole or not at all.
+
+    Args:
+        path: the file.
+        generator: its weights.
+        config: how it was trained.
+        epoch: the epoch, from 1 on, that it was trained to; it goes into the header too.
+        metrics: of that epoch; those of held-out photos are kept beside it.
+    """
+    spec = model_spec(generator, config)
+    record = CheckpointRecord(path, epoch, held_out(metrics))
+    _save(path, generator.state_dict(), {**spec.to_metadata(), **record.to_metadata()})
+    return spec
+
+
+class Checkpoint(NamedTuple):
+    """A trained generator as it was read."""
+
+    generator: Generator
+    """In evaluation mode, on the CPU, in float32."""
+    spec: ModelSpec
+    record: CheckpointRecord
+
+
+def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
+    """Generator and contract of `load_checkpoint`."""
+    loaded = load_checkpoint(source)
+    return loaded.generator, loaded.spec
+
+
+def load_checkpoint(source: Path) -> Checkpoint:
+    """The trained generator, its contract, and what is known of its checkpoint.
+
+    Args:
+        source: a run folder (its best checkpoint, see `cgan.checkpoint_record.chosen`) or a checkpoint file.
+
+    Raises:
+        UserError: nothing there, or not a checkpoint of this project (pickles are never loaded).
+        GateError: the weights are not those that the training wrote.
+    """
+    path, note = chosen(source)
+    if path.name == TRAINING_FILE:
+        raise UserError(f"{path}: found what --resume goes on from, expected a checkpoint; give {GENERATOR_FILE}")
+    state, metadata = _load(path)
+    spec = ModelSpec.from_metadata(metadata, path)
+    check_trainable(spec, path)
+    generator = Generator.of(spec)
+    expected = generator.state_dict()
+    if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
+        raise UserError(
+            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with {spec.blocks} "
+            f"block(s) for {spec.color_space}; train again"
+        )
+    found = weights_digest(state)
+    if found != spec.weights_sha256:
+        raise GateError(
+            f"{path}: weights were changed after training wrote them: their sha256 is {found[:16]}..., "
+            f"the contract says {spec.weights_sha256[:16]}...; restore the file or train again"
+        )
+    generator.load_state_dict(state)
+    return Checkpoint(generator.eval(), spec, CheckpointRecord.of(path, metadata, note))
+
+
+def check_trainable(spec: ModelSpec, path: Path) -> None:
+    """Refuse a file whose contract is not that of a generator in fp32.
+
+    Raises:
+        UserError: see above.
+    """
+    if spec.model != MODEL_NAME or spec.precision != "fp32":
+        raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
+
+
+def made_of(source: Path, weights_sha256: str | None) -> Path:
+    """The checkpoint of a run that a model was made of, by the digest of its weights.
+
+    Args:
+        source: a run folder, or a checkpoint, which is then the one.
+        weights_sha256: as the model's contract names it; None where that is not known.
+
+    Returns:
+        The best checkpoint where none has these weights.
+
+    Raises:
+        UserError: nothing there, or an exported model.
+    """
+    usual = checkpoint_path(source)
+    if not source.is_dir():
+        return usual
+    folder = source / CHECKPOINTS
+    others = sorted(path for path in folder.glob("*.safetensors") if path.name != TRAINING_FILE)
+    found = (path for path in (folder / BEST_FILE, folder / LAST_FILE, *others) if path.is_file())
+    return next((path for path in found if _names_weights(path, weights_sha256)), usual)
+
+
+def _names_weights(path: Path, weights_sha256: str | None) -> bool:
+    """Whether the contract of a checkpoint names these weights; one that cannot be read does not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return ModelSpec.from_metadata(file.metadata() or {}, path).weights_sha256 == weights_sha256
+    except (OSError, SafetensorError, UserError):
+        return False
+
+
+def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
+    """Gray held-out photos that a run kept, N x 1 x size x size in [0, 1]; None where `source` has none.
+
+    Args:
+        source: a run folder, or a checkpoint in one.
+        size: the model's render size.
+
+    Raises:
+        UserError: they cannot be read, are of another shape, or are not those that the run kept.
+    """
+    file = (source if source.is_dir() else source.parent.parent) / HELD_OUT_FILE
+    if not file.exists():
+        return None
+    try:
+        gray: NDArray[np.uint8] = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: not readable as held-out photos ({error}); give --calibration FOLDER") from error
+    if gray.dtype != np.uint8 or gray.ndim != 4 or not len(gray) or gray.shape[1:] != (1, size, size):
+        raise UserError(
+            f"{file}: found {gray.shape} {gray.dtype}, expected some photos of 1 x {size} x {size} uint8; "
+            "give --calibration FOLDER"
+        )
+    ledger = Ledger(file.with_name(LEDGER_FILE))
+    if ledger.path.exists() and not ledger.knows(file):  # runs of earlier versions have none
+        raise UserError(f"{file}: not the photos that the run kept; restore the file, or give --calibration FOLDER")
+    return gray.astype(np.float32) / np.float32(255)
+
+
+def training_tensors(
+    networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    """Copies on the CPU of all tensors that a run needs to go on: further steps do not change them."""
+    tensors: dict[str, Tensor] = {}
+    for name, network in networks.items():
+        tensors |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
+    layout = torch.contiguous_format  # as the file wants it
+    return {key: tensor.detach().to("cpu", copy=True, memory_format=layout) for key, tensor in tensors.items()}
+
+
+def save_training(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write what `training_tensors` gave, and the progress, JSON values, that they belong to."""
+    _save(path, tensors, {"progress": json.dumps(progress)})
+
+
+def load_training(
+    path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Any]:
+    """Restore what `save_training` wrote into networks and optimisers and return the progress.
+
+    Raises:
+        UserError: not such a file, or one of other networks.
+    """
+    tensors, metadata = _load(path)
+    try:
+        for name, network in networks.items():
+            prefix = f"{name}."
+            network.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+        for name, optimizer in optimizers.items():
+            weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                if key.startswith(f"{name}."):
+                    _, index, field = key.split(".")
+                    states.setdefault(int(index), {})[field] = _in_layout_of(weights[int(index)], tensor)
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
+    return progress
+
+
+def _in_layout_of(weights: Tensor, state: Tensor) -> Tensor:
+    """An optimiser's state in the memory layout of its weights: the fused kernels walk through both side by side."""
+    return torch.empty_like(weights, dtype=state.dtype).copy_(state) if state.shape == weights.shape else state
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(plain, metadata))  # save_file() has an error of its own for a full disk
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); give permission, or another checkpoint") from error
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: not a safetensors checkpoint, or a damaged one ({error}); restore it, or give another; pickled "
+            "ones are not loaded"
+        ) from error

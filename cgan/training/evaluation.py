@@ -1,0 +1,117 @@
+"""What is measured after an epoch: losses and colours of the held-out photos."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cgan.color import luma_uint8
+from cgan.losses import GAN_LOSSES, discriminator_accuracy
+from cgan.metrics.distances import FeatureDistances
+from cgan.metrics.features import FeatureNetwork
+from cgan.metrics.pictures import means, scores
+from cgan.training.state import Metrics, Run
+
+CALIBRATION_PHOTOS = 512
+"""Training photos from which batch norm takes its statistics after an epoch."""
+
+
+@torch.no_grad()
+def calibrate_batch_norm(run: Run, epoch: int) -> None:
+    """Set the batch norm statistics of the result generator and of the discriminator from their weights as they are.
+
+    The running averages of training lag behind the weights, and after few steps still hold their initial values;
+    evaluation and export use these statistics. (Precise batch norm: Wu and Johnson 2021, "Rethinking 'Batch' in
+    BatchNorm", section 3.) Training itself never reads them. All processes take part.
+    """
+    batches = []
+    done = 0
+    for indices in run.epoch_batches(epoch):
+        batches.append(run.world.share(indices))
+        done += len(indices)
+        if done >= CALIBRATION_PHOTOS:
+            break
+    _calibrate(run, run.result, ([run.gray_and_truth(pixels)[0]] for pixels in _pixels(run, batches)))
+    if run.discriminator is not None:
+        run.result.eval()
+        _calibrate(run, run.discriminator, (_real_and_fake(run, pixels) for pixels in _pixels(run, batches)))
+
+
+@torch.no_grad()
+def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
+    """Losses, PSNR and colourfulness on the held-out photos, in fp32; FID and KID too with a feature network.
+
+    L1 is in the colour space of the loss; PSNR and colourfulness are of RGB, and the gray photo's own PSNR is what
+    a model has to beat.
+    """
+    for network in run.networks.values():
+        network.eval()
+    columns: dict[str, list[Tensor]] = {}
+    distances = FeatureDistances(features, run.device) if features else None
+    for indices in torch.split(torch.tensor(run.split.test), run.config.batch_size):
+        pixels = run.photos(indices).to(run.device)
+        gray, truth = run.gray_and_truth(pixels)
+        prediction = run.result(gray)
+        colors = run.in_loss_space(gray, prediction)
+        picture = run.target.to_rgb(gray, prediction).clamp(0, 1)
+        photo, luma = pixels.float() / 255, luma_uint8(pixels).float() / 255
+        values = {
+            "l1": (colors - truth).abs().mean(dim=(1, 2, 3)),
+            **scores(picture, photo, luma),
+            **_judgement(run, gray, truth, colors),
+        }
+        for name, value in values.items():
+            columns.setdefault(name, []).append(value.double().cpu())
+        if distances:
+            distances.update(picture, photo)
+    found = means({name: torch.cat(parts) for name, parts in columns.items()})
+    metrics: Metrics = {f"test_{name}": value for name, value in found.items()}
+    if distances and math.isfinite(metrics["test_l1"]):  # else the pictures are to blame, and the caller says so
+        metrics |= {f"test_{name}": value.to_json() for name, value in distances.compute().items()}
+    return metrics
+
+
+def _judgement(run: Run, gray: Tensor, truth: Tensor, colors: Tensor) -> dict[str, Tensor]:
+    """The discriminator's loss and accuracy for each photo, N values each."""
+    if run.discriminator is None:
+        return {}
+    real = run.discriminator(torch.cat([gray, truth], 1))
+    fake = run.discriminator(torch.cat([gray, colors], 1))
+    loss = GAN_LOSSES[run.config.gan_loss].discriminator
+    pairs = list(zip(real, fake, strict=True))
+    return {
+        "discriminator_loss": torch.stack([loss(r, f, run.config.label_smoothing) for r, f in pairs]),
+        "discriminator_accuracy": torch.stack([discriminator_accuracy(r, f) for r, f in pairs]),
+    }
+
+
+def _pixels(run: Run, batches: list[Tensor]) -> Iterable[Tensor]:
+    return (run.photos(indices).to(run.device) for indices in batches)
+
+
+def _real_and_fake(run: Run, pixels: Tensor) -> list[Tensor]:
+    """The discriminator's inputs for photos and for the pictures made of them."""
+    gray, truth = run.gray_and_truth(pixels)
+    with run.autocast():
+        colors = run.in_loss_space(gray, run.result(gray))
+    return [torch.cat([gray, truth], 1), torch.cat([gray, colors], 1)]
+
+
+def _calibrate(run: Run, network: nn.Module, inputs: Iterable[list[Tensor]]) -> None:
+    """Forward passes in training mode, with batch norm's statistics the plain mean over all of them."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    network.train()
+    for group in inputs:
+        for x in group:
+            with run.autocast():
+                network(x)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,0 +1,75 @@
+"""TensorBoard events of a run."""
+
+import hashlib
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from cgan.training.figures import scalar
+from cgan.training.ledger import Ledger
+
+FILE = "events.out.tfevents.0.cgan"
+"""TensorBoard finds event files by the middle of this name."""
+
+NOT_CURVES = frozenset({"epoch", "finished_at", "time_shares"})
+
+
+def write_events(folder: Path, history: list[dict[str, Any]], ledger: Ledger) -> None:
+    """Bring the event file up to date with the finished epochs; the step of an event is its epoch.
+
+    TensorBoard follows a file that grows, so what is missing is appended, also after a kill in the middle of it; a file
+    that does not begin as this one is written anew.
+
+    Args:
+        folder: where the event file lies; made where it is missing.
+        history: metrics of all finished epochs, with the time at which each ended in "finished_at".
+        ledger: what the run wrote.
+
+    Raises:
+        OccupiedError: a file that the run did not write is there.
+        OSError: the file cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / FILE
+    content = _records(history)
+    if path.exists() and content.startswith(found := path.read_bytes()):
+        ledger.add(path, hashlib.sha256(content).hexdigest())
+        with path.open("ab") as file:
+            file.write(content[len(found) :])
+            file.flush()
+            os.fsync(file.fileno())
+        return
+    with ledger.atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _records(history: list[dict[str, Any]]) -> bytes:
+    """The epochs as TensorBoard's records, equal bytes for equal metrics."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    buffer = io.BytesIO()
+    writer = RecordWriter(buffer)
+    writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+    for metrics in history:
+        values = [
+            Summary.Value(tag=_tag(name), simple_value=scalar(value))
+            for name, value in {**metrics, **_shares(metrics)}.items()
+            if name not in NOT_CURVES and value is not None and math.isfinite(scalar(value))
+        ]
+        event = Event(wall_time=metrics["finished_at"], step=metrics["epoch"], summary=Summary(value=values))
+        writer.write(event.SerializeToString())
+    return buffer.getvalue()
+
+
+def _shares(metrics: dict[str, Any]) -> dict[str, float]:
+    return {f"time_{name}": share for name, share in metrics["time_shares"].items()}
+
+
+def _tag(name: str) -> str:
+    """test_l1 -> l1/test, so that TensorBoard draws training and held-out photos in one group."""
+    kind, _, rest = name.partition("_")
+    return f"{rest}/{kind}" if kind in ("train", "test", "time") else name

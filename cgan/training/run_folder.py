@@ -1,0 +1,347 @@
+"""The folder of a run: its records, checkpoints, metrics and samples on disk."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cgan.checkpoint_record import BEST_FILE, best_epoch
+from cgan.config import TrainConfig
+from cgan.errors import GateError, UserError, cannot_write
+from cgan.files import OccupiedError, file_sha256, remove_temporaries, temporary_mark
+from cgan.marks import Sharing, noted, read_marks
+from cgan.networks import Generator
+from cgan.training import events
+from cgan.training.checkpoint import (
+    GENERATOR_FILE,
+    HELD_OUT_FILE,
+    TRAINING_FILE,
+    load_training,
+    save_generator,
+    save_training,
+)
+from cgan.training.figures import save_curves
+from cgan.training.ledger import LEDGER_FILE, Ledger
+
+LOCK_FILE = ".lock"
+"""A file of marks (see `cgan.marks`) that the process that trains here keeps locked."""
+
+RECORD_FILES = frozenset({"split.json", "environment.json", "config.json"})
+"""What a start writes; a run that finished no epoch has no more."""
+
+MAY_CHANGE = frozenset({"epochs"})
+"""Options that a resumed run may have other than the run it goes on with."""
+
+
+class RunFolder:
+    """RUN: config.json, split.json, environment.json, metrics.jsonl, curves.png, checkpoints/, samples/, tensorboard/.
+
+    Every file appears whole or not at all, and replaces nothing but what this run wrote. The training state alone holds
+    all that --resume needs, the metrics included, so a kill between two files loses nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.generator_file = self.checkpoints / GENERATOR_FILE
+        self.training_file = self.checkpoints / TRAINING_FILE
+        self.held_out_file = path / HELD_OUT_FILE
+        self.metrics_file = path / "metrics.jsonl"
+        self.curves_file = path / "curves.png"
+        self.samples = path / "samples"
+        self.events = path / "tensorboard"
+        self.ledger = Ledger(path / LEDGER_FILE)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while this one trains here. A folder that stays empty is removed again.
+
+        Raises:
+            UserError: another one trains here, or the folder cannot be written.
+            GateError: the disk is full.
+        """
+        new = not self.path.exists()
+        lock = self.path / LOCK_FILE
+        with contextlib.ExitStack() as stack:
+            with self._writing():
+                self.path.mkdir(parents=True, exist_ok=True)
+                try:
+                    has_locks = stack.enter_context(noted(lock, Sharing.REFUSED, self._remove_leftovers))
+                except BlockingIOError:
+                    raise UserError(
+                        f"{self.path}: found another cgan-train at work in it; wait for it, or use another --out"
+                    ) from None
+            if not has_locks:
+                print(
+                    f"warning: {self.path}: its file system has no locks; see to it that no other cgan-train works "
+                    "in it",
+                    file=sys.stderr,
+                )
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # it is gone, or another process has come here meanwhile
+                    if new and not any(entry != lock for entry in self.path.iterdir()):
+                        lock.unlink()
+                        self.path.rmdir()
+
+    def check_free(self) -> None:
+        """Check that a new run may begin here: nothing is there, or a run that never finished an epoch.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: found a file, expected a new or empty folder; use another --out")
+        try:
+            self.ledger.check()
+            read_marks(self.path / LOCK_FILE)
+            free = all(map(self._is_of_a_start, self.path.iterdir()))
+        except OSError:  # what cannot be read is not this project's
+            free = False
+        if not free:
+            raise UserError(
+                f"{self.path}: found files in it, expected a new or empty folder; use --resume or another --out"
+            )
+
+    def _is_of_a_start(self, entry: Path) -> bool:
+        """Whether a file or folder in RUN is one that a run has before its first epoch is finished."""
+        if entry == self.checkpoints:
+            return entry.is_dir() and all(map(self._is_left, entry.iterdir()))
+        if entry.name in RECORD_FILES:
+            return self.ledger.knows(entry)
+        return entry.name in (LOCK_FILE, LEDGER_FILE) or self._is_left(entry)
+
+    def _is_left(self, entry: Path) -> bool:
+        """Whether a file is a temporary one that an ended process of this run left."""
+        return temporary_mark(entry.name) in read_marks(self.path / LOCK_FILE) and not entry.is_dir()
+
+    def config(self) -> dict[str, Any]:
+        """The run's configuration; options that did not exist when it began have their defaults.
+
+        Raises:
+            UserError: there is none, or it is not one.
+        """
+        config = self._read("config.json")
+        defaults = TrainConfig().to_json()
+        if (
+            not isinstance(config, dict)
+            or not config.keys() <= defaults.keys()
+            or not all(_is_like(value, defaults[name]) for name, value in config.items())
+        ):
+            raise UserError(f"--resume: {self.path / 'config.json'} is not a run's configuration; use another --out")
+        return {**defaults, **config}
+
+    def resumed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The run's configuration with what may change of the options that are given now; "auto" is what it was.
+
+        Raises:
+            UserError: no run here, or options that may not change.
+        """
+        config = self.config()
+        named = {name: value for name, value in given.items() if value != "auto"}
+        _refuse_changes(config, {**config, **named})
+        return config | named
+
+    def create(self, records: Mapping[str, Any]) -> None:
+        """Begin a run; `records` are file names and their JSON values, config.json last.
+
+        Raises:
+            UserError: the folder holds something, or cannot be written.
+            GateError: the disk is full.
+        """
+        self.check_free()
+        self.write_records(records)
+
+    def check_resumable(self, records: Mapping[str, Any]) -> None:
+        """Check that the run here is the one of `records`, the number of epochs apart.
+
+        Raises:
+            UserError: no run here, or one of other options or photos.
+        """
+        config = self.config()
+        new = records["config.json"]
+        _refuse_changes(config, new)
+        if self._read("split.json") != records["split.json"]:
+            raise UserError(
+                "--resume: the photos are not those that the run began with; restore them or use another --out"
+            )
+
+    def adopt(self) -> None:
+        """Begin the ledger of a run that an earlier version began: the files under the names of a run are the run's.
+
+        Raises:
+            UserError: the ledger cannot be written.
+            GateError: the disk is full.
+        """
+        if not self.ledger.path.exists():
+            with self._writing():
+                kept = (*self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*"), self.held_out_file)
+                for file in (*self._fixed_files(), *kept):
+                    if file.is_file() and not file.is_symlink():
+                        self.ledger.add(file, file_sha256(file))
+
+    def check_own(self) -> None:
+        """Check, before anything slow begins, that no file of another program has the name of one that is replaced.
+
+        Raises:
+            UserError: one has.
+        """
+        with self._writing():
+            for file in self._fixed_files():
+                if os.path.lexists(file) and not self.ledger.knows(file):
+                    raise OccupiedError(file, "another file")
+
+    def _fixed_files(self) -> tuple[Path, ...]:
+        """What is written again after each epoch, the event file aside, which grows."""
+        records = (self.path / name for name in sorted(RECORD_FILES))
+        checkpoints = (self.training_file, self.generator_file, self.checkpoints / BEST_FILE)
+        return (*records, *checkpoints, self.metrics_file, self.curves_file)
+
+    def check_epochs(self, config: TrainConfig, history: list[dict[str, Any]]) -> None:
+        """Check that a resumed run can get as many epochs as `config` wants.
+
+        Raises:
+            UserError: it has more already, or its learning rate has begun to fall towards another end.
+        """
+        done, old = len(history), self.config()["epochs"]
+        if config.epochs < done:
+            raise UserError(f"--epochs {config.epochs}: the run has {done} already; give at least {done}")
+        if config.epochs != old and done > min(config.epochs, old) - config.decay_epochs:
+            raise UserError(
+                f"--epochs {config.epochs}: with --decay-epochs {config.decay_epochs} this run's learning rate "
+                f"has begun to fall towards the end of epoch {old}; give --epochs {old} or another --out"
+            )
+
+    def load(self, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Any] | None:
+        """Restore the last finished epoch into networks and optimisers; its progress, or None before the first.
+
+        Raises:
+            UserError: the training state is not one of this run, or is missing beside what it was written before.
+        """
+        if self.training_file.exists():
+            return load_training(self.training_file, networks, optimizers)
+        if self.generator_file.exists() or self.metrics_file.exists():
+            raise UserError(
+                f"--resume: found finished epochs in {self.path}, but no {self.training_file} to go on from; restore "
+                f"it, or begin a new run with --init {self.path}"
+            )
+        return None
+
+    def save(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Write the training state after an epoch.
+
+        Args:
+            tensors: see `cgan.training.checkpoint.training_tensors`.
+            progress: JSON values; "history" is a list of metrics, one for each epoch.
+        """
+        with self._writing(GateError), self.ledger.atomic_path(self.training_file) as path:
+            save_training(path, tensors, progress)
+
+    def keep_held_out(self, gray: NDArray[np.uint8]) -> None:
+        """Write held-out photos, N x 1 x size x size, unless they are there: they are the same after every epoch."""
+        if not self.held_out_file.exists():
+            with self._writing(GateError), self.ledger.atomic_path(self.held_out_file) as path, path.open("wb") as file:
+                np.save(file, gray)
+
+    def publish(
+        self, generator: Generator, config: TrainConfig, history: list[dict[str, Any]], samples: Image.Image
+    ) -> None:
+        """Write what users read after an epoch: checkpoints to export, metrics, samples, curves, events.
+
+        Args:
+            generator: the one to export.
+            config: its configuration.
+            history: metrics of all finished epochs.
+            samples: the sample grid of the last one.
+        """
+        epoch = len(history)
+        with self._writing(GateError):
+            names = [GENERATOR_FILE]
+            if best_epoch(history, config.best_by) == epoch:
+                names.append(BEST_FILE)
+            if config.save_every and epoch % config.save_every == 0:
+                names.append(f"epoch-{epoch:04d}.safetensors")
+            for name in names:
+                with self.ledger.atomic_path(self.checkpoints / name) as path:
+                    save_generator(path, generator, config, epoch, history[-1])
+            with self.ledger.atomic_path(self.metrics_file) as path:
+                path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in history))
+            self.samples.mkdir(exist_ok=True)
+            with self.ledger.atomic_path(self.samples / f"epoch-{epoch:04d}.png") as path:
+                samples.save(path, "PNG")
+            with self.ledger.atomic_path(self.curves_file) as path:
+                save_curves(history, path)
+            events.write_events(self.events, history, self.ledger)
+
+    def write_records(self, records: Mapping[str, Any]) -> None:
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name, values in records.items():
+                with self.ledger.atomic_path(self.path / name) as path:
+                    path.write_text(json.dumps(values, indent=2) + "\n")
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            begun = self.training_file.exists() or not isinstance(error, FileNotFoundError)
+            advice = "restore it, or begin a run with another --out" if begun else "start without --resume"
+            raise UserError(f"--resume: {self.path / name} cannot be read ({error}); {advice}") from error
+
+    def _remove_leftovers(self, marks: frozenset[str]) -> None:
+        """Remove what ended processes left in the middle of a file."""
+        for folder in (self.path, self.checkpoints, self.samples, self.events):
+            if folder.is_dir():
+                remove_temporaries(folder, marks)
+
+    @contextmanager
+    def _writing(self, kind: type[UserError] | None = None) -> Iterator[None]:
+        """What cannot be written becomes an error of this kind; None: as `cannot_write` has it of a request."""
+        try:
+            yield
+        except OccupiedError as error:
+            raise (kind or UserError)(
+                f"{error.filename}: found what this run did not write, and left it as it is; move it away, then give "
+                "the command again, with --resume if the run has begun"
+            ) from error
+        except OSError as error:
+            raise cannot_write(self.path, error, kind) from error
+
+
+def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: the PSNR of gray photos becomes null."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in metrics.items()}
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value from JSON is of an option's type; a number that happens to be whole may stand for any."""
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
+
+
+def _refuse_changes(config: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Check that a resumed run has the options of the one that it goes on with.
+
+    Raises:
+        UserError: it has others.
+    """
+    changed = {key: (config[key], new[key]) for key in new if key not in MAY_CHANGE and config[key] != new[key]}
+    if "init_sha256" in changed:
+        began = "another model than that" if config["init_sha256"] else "random weights and not with the model"
+        raise UserError(f"--resume: the run began with {began} of --init; give what it began with or use another --out")
+    if changed:
+        diff = ", ".join(f"{key} was {old} and is {now}" for key, (old, now) in changed.items())
+        raise UserError(f"--resume: {diff}; leave that out (only --epochs may change) or use another --out")

@@ -1,0 +1,288 @@
+"""The state of one training run: networks, optimisers, data, and where they compute."""
+
+import copy
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgan import __version__
+from cgan.color import COLOR_TARGETS, ColorSpace
+from cgan.config import ADAM_BETAS, TrainConfig
+from cgan.data.prefetch import prefetch
+from cgan.data.prepared import Photos
+from cgan.data.split import Split, epoch_batches
+from cgan.errors import UserError
+from cgan.networks import Generator, build_discriminator, build_generator
+from cgan.training.checkpoint import weights_digest
+from cgan.training.distributed import World
+from cgan.training.exported import ExportedGenerator, load_network, unfold_batch_norm
+from cgan.training.run_folder import RunFolder
+
+Metrics = dict[str, Any]
+
+UNFOLDING_PIXELS, LEAST_UNFOLDING = 2**20, 16
+"""Pixels, and photos at least, from which the batch norm of an exported generator takes its statistics: about 0.7 GB at
+width 16."""
+
+AUTOCAST_DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Run:
+    """The state of one training run."""
+
+    folder: RunFolder
+    config: TrainConfig
+    world: World
+    device: torch.device
+    generator: Generator
+    discriminator: nn.Module | None
+    average: Generator | None
+    """Moving average of the generator's weights, with --ema."""
+    optimizers: dict[str, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    pixels: Tensor
+    """All photos, N x 3 x size x size uint8; on the device when they fit."""
+    split: Split
+    compiled: dict[str, nn.Module] = field(default_factory=dict)
+    """The networks as torch.compile made them with --compile, else themselves."""
+    stepped: dict[str, nn.Module] = field(default_factory=dict)
+    """Those again, with their gradients averaged over the processes: what a network's own step calls."""
+    history: list[Metrics] = field(default_factory=list)
+    """Metrics of the finished epochs."""
+    steps: int = 0
+    """Steps of the generator so far."""
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """All networks, by the names they have in the training state."""
+        named = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
+        return {name: network for name, network in named.items() if network is not None}
+
+    @property
+    def result(self) -> Generator:
+        """The generator that is evaluated and exported."""
+        return self.average or self.generator
+
+    @property
+    def target(self) -> ColorSpace:
+        """The colour space that the generator predicts."""
+        return COLOR_TARGETS[self.config.color_space]
+
+    @cached_property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """Type of the mixed precision, or None in fp32."""
+        return AUTOCAST_DTYPES[self.config.precision]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for the forward passes, or nothing in fp32."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+    def epoch_batches(self, epoch: int) -> Iterator[Tensor]:
+        """Indices of the training photos of each step of an epoch, over all processes; one at least for each."""
+        smallest = max(2, self.world.size)
+        config = self.config
+        return epoch_batches(self.split.train, config.batch_size, config.seed, epoch, smallest=smallest)
+
+    def photos(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
+        """Photos by index, N x 3 x size x size uint8, where `pixels` lies.
+
+        Args:
+            indices: photos, N.
+            flip: which of them to mirror, N booleans.
+        """
+        pixels = self.pixels[indices.to(self.pixels.device)]
+        if flip is not None:
+            pixels = torch.where(flip.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
+        return pixels
+
+    def batches(self, choices: list[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
+        """Photos by (indices, flip) on the device, each batch N x 3 x size x size uint8.
+
+        Where the photos are not on the GPU, the next batches are made ready while it computes.
+        """
+        if self.device.type == "cpu" or self.pixels.is_cuda:
+            yield from (self.photos(*choice) for choice in choices)
+            return
+        with closing(prefetch(choices, self._pinned)) as ready:
+            for pixels in ready:
+                yield pixels.to(self.device, non_blocking=True)
+
+    def _pinned(self, choice: tuple[Tensor, Tensor | None]) -> Tensor:
+        torch.cuda.set_device(self.device)  # a new thread would pin memory for the first GPU
+        return self.photos(*choice).pin_memory()
+
+    def gray_and_truth(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the generator gets and what the losses compare its colours with, float32 in [0, 1], channels last.
+
+        Args:
+            pixels: N x 3 x H x W uint8, on the device.
+
+        Returns:
+            N x 1 x H x W, and N x config.loss_channels x H x W in the loss's colour space.
+        """
+        gray, truth = self.target.split(pixels)
+        if self.config.loss_space == "rgb":
+            truth = pixels.float() / 255
+        # to() and not contiguous(), which leaves a single channel as it is: what is stacked on it would take its layout
+        return gray.to(memory_format=torch.channels_last), truth.to(memory_format=torch.channels_last)
+
+    def in_loss_space(self, gray: Tensor, prediction: Tensor) -> Tensor:
+        """The generator's colours as the losses compare them, N x config.loss_channels x H x W."""
+        return self.target.to_rgb(gray, prediction.float()) if self.config.loss_space == "rgb" else prediction
+
+    def picture(self, gray: Tensor) -> Tensor:
+        """RGB in [0, 1], N x 3 x H x W, of the result generator for gray, N x 1 x H x W."""
+        return self.target.to_rgb(gray, self.result(gray).float()).clamp(0, 1)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Replace "auto" by the device, the precision and the metric of this machine and run.
+
+    Raises:
+        UserError: the device is not here, or it does not compute in the precision.
+    """
+    cuda = torch.cuda.is_available()
+    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
+    if device == "cuda" and not cuda:
+        raise UserError("--device cuda: torch finds no CUDA device here, only the CPU; use --device cpu or auto")
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if device == "cuda" else "bf16" if _cpu_computes_bf16() else "fp32"
+    if precision == "fp16" and device == "cpu":
+        raise UserError("--precision fp16: found the CPU, expected a CUDA device; use bf16, fp32 or auto")
+    best_by = config.best_by
+    if best_by == "auto":
+        best_by = "fid" if config.fid else "psnr"
+    return replace(config, device=device, precision=precision, best_by=best_by)
+
+
+def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, Generator | None]:
+    """The generator that a run goes on from, and the configuration that names its weights.
+
+    Args:
+        config: of the new run.
+        source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file; None is random weights.
+
+    Raises:
+        UserError: nothing there, nothing of these, or a generator of another shape than the configuration's.
+        GateError: its weights were changed.
+    """
+    if source is None:
+        return config, None
+    generator, spec = load_network(source)
+    found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
+    if not config.input_blur:  # to begin with one, or to go on with another at another size, is a choice
+        found["input_blur"] = spec.input_blur
+    if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
+        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wrong.items())
+        raise UserError(
+            f"--init {source}: found a generator of {options}, expected that of the options; give {options}"
+        )
+    # What lies in an exported file is not what training wrote: batch norm is folded.
+    folded = isinstance(generator, ExportedGenerator)
+    digest = weights_digest(generator.state_dict()) if folded else spec.weights_sha256
+    return replace(config, init_sha256=digest), generator
+
+
+def build(
+    folder: RunFolder,
+    config: TrainConfig,
+    photos: Photos,
+    split: Split,
+    world: World,
+    start: Generator | None = None,
+) -> Run:
+    """Networks, optimisers and data of a run as it begins.
+
+    Args:
+        folder: where it will be written.
+        config: resolved configuration (see `resolve`).
+        photos: prepared photos of config.size.
+        split: which of them train.
+        world: the processes that train together.
+        start: the generator to begin with; random weights when None.
+    """
+    device = torch.device("cuda", world.local_rank) if config.device == "cuda" else torch.device("cpu")
+    torch.manual_seed(config.seed)
+    networks: dict[str, nn.Module] = {"generator": build_generator(config)}
+    if start is not None:  # in place of random weights that were drawn all the same: the discriminator's stay theirs
+        if isinstance(start, ExportedGenerator):
+            unfold_batch_norm(start, _gray(photos, split, config))
+        networks["generator"].load_state_dict(start.state_dict())
+    if discriminator := build_discriminator(config):
+        networks["discriminator"] = discriminator
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for name, network in networks.items():
+        network.to(device).to(memory_format=torch.channels_last)
+        networks[name] = network = world.synchronize_batch_norm(network)
+        optimizers[f"{name}_adam"] = torch.optim.Adam(network.parameters(), config.lr, ADAM_BETAS, fused=True)
+    compiled = {name: compile_network(network) if config.compile else network for name, network in networks.items()}
+    generator = networks["generator"]
+    assert isinstance(generator, Generator)
+    return Run(
+        folder=folder,
+        config=config,
+        world=world,
+        device=device,
+        generator=generator,
+        discriminator=networks.get("discriminator"),
+        average=copy.deepcopy(generator).requires_grad_(False) if config.ema else None,
+        optimizers=optimizers,
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+        pixels=_on_device(photos.pixels, device),
+        split=split,
+        compiled=compiled,
+        stepped={name: world.parallel(network) for name, network in compiled.items()},
+    )
+
+
+def _gray(photos: Photos, split: Split, config: TrainConfig) -> Tensor:
+    """Luma of some training photos as the generator gets it, N x 1 x size x size."""
+    count = max(LEAST_UNFOLDING, UNFOLDING_PIXELS // config.size**2)
+    evenly = split.train[:: max(1, len(split.train) // count)][:count]  # they are sorted, often by kind
+    return COLOR_TARGETS[config.color_space].split(photos.pixels[torch.tensor(evenly)])[0]
+
+
+def compile_network(network: nn.Module) -> nn.Module:
+    """The network with its calls translated by torch.compile; it shares its weights with the original."""
+    compiled = torch.compile(network)
+    assert isinstance(compiled, nn.Module)
+    return compiled
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """Versions and device, for the record."""
+    on_gpu = run.device.type == "cuda"
+    name = torch.cuda.get_device_name(run.device) if on_gpu else platform.processor() or platform.machine()
+    return {
+        "cgan": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "device": name,
+        "processes": run.world.size,
+        "threads": torch.get_num_threads(),
+        "photos_on_device": run.pixels.device.type == run.device.type,
+    }
+
+
+def _on_device(pixels: Tensor, device: torch.device) -> Tensor:
+    """All photos on the GPU if they take at most half of its free memory, so that no loader is needed."""
+    if device.type == "cuda" and pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
+        return pixels.to(device)
+    return pixels
+
+
+def _cpu_computes_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,130 @@
+"""One training step: the discriminator's, the generator's, and what keeps the discriminator in bounds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cgan.data.augment import cropped, exposed, sharpened
+from cgan.losses import (
+    GAN_LOSSES,
+    color_weights,
+    discriminator_accuracy,
+    gradient_penalty,
+    r1_penalty,
+    reconstruction_loss,
+)
+from cgan.training.state import Run
+from cgan.training.stopwatch import Stopwatch
+
+Losses = dict[str, Tensor]
+"""Named scalars of one step, means over this process's photos."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This process's part of one step's photos."""
+
+    pixels: Tensor
+    """N x 3 x size x size uint8, on the device."""
+    mix: Tensor
+    """N values in [0, 1] for the gradient penalty."""
+    weight: float
+    """N relative to its mean over the processes: their gradients are averaged as if all had as many photos."""
+    crop: Tensor | None = None
+    """N x 3 boxes for `cgan.data.augment.cropped`, None for whole photos."""
+    sharpen: Tensor | None = None
+    """N amounts for `cgan.data.augment.sharpened`, None to leave the generator's input as it is."""
+    expose: Tensor | None = None
+    """N powers for `cgan.data.augment.exposed`, None to leave the photos as they are."""
+
+
+def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses:
+    """One step of each network; the generator is stepped on the updated discriminator.
+
+    In the warm-up, and without a discriminator, the generator is stepped on L1 alone.
+    """
+    with watch.phase("data"):
+        pixels = batch.pixels if batch.crop is None else cropped(batch.pixels, batch.crop)
+        if batch.expose is not None:
+            pixels = exposed(pixels, batch.expose)
+        gray, truth = run.gray_and_truth(pixels)
+        # The losses and the discriminator go by the photo's own luma.
+        seen = gray if batch.sharpen is None else sharpened(gray, batch.sharpen)
+    with watch.phase("forward"), run.autocast():
+        colors = run.in_loss_space(gray, run.stepped["generator"](seen))
+    losses: Losses = {}
+    adversarial: Tensor | None = None
+    if run.discriminator is not None and not warmup:
+        losses |= _discriminator_step(run, run.discriminator, batch, gray, truth, colors.detach(), watch)
+        run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here
+        with watch.phase("forward"), run.autocast():
+            # Not through run.stepped: a network whose weights need no gradient has none to average.
+            logits = run.compiled["discriminator"](torch.cat([gray, colors], 1))
+            adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits)
+    l1 = reconstruction_loss(colors, truth)
+    strength = run.config.color_weight
+    weighted = reconstruction_loss(colors, truth, color_weights(pixels, strength)) if strength else l1
+    loss = run.config.l1_weight * weighted
+    if adversarial is not None:
+        loss = loss + adversarial
+        losses["adversarial"] = adversarial.detach()
+    losses["l1"] = l1.detach()
+    losses["generator_gradient_norm"] = _step(run, "generator", loss * batch.weight, watch)
+    if run.discriminator is not None:
+        run.discriminator.requires_grad_(True)
+    with watch.phase("step"):
+        run.scaler.update()
+        run.steps += 1
+        _update_average(run)
+    return losses
+
+
+def _discriminator_step(
+    run: Run, discriminator: nn.Module, batch: Batch, gray: Tensor, truth: Tensor, colors: Tensor, watch: Stopwatch
+) -> Losses:
+    config, judge = run.config, run.stepped["discriminator"]
+    with watch.phase("forward"):
+        with run.autocast():
+            real_logits, fake_logits = judge(torch.cat([gray, truth], 1)), judge(torch.cat([gray, colors], 1))
+        loss = GAN_LOSSES[config.gan_loss].discriminator(real_logits, fake_logits, config.label_smoothing)
+        losses = {
+            "discriminator_loss": loss.detach(),
+            "discriminator_accuracy": discriminator_accuracy(real_logits.detach(), fake_logits.detach()),
+        }
+        # The penalties are computed in fp32: they differentiate twice, which half precision rounds away.
+        if config.r1:
+            losses["r1"] = penalty = r1_penalty(judge, gray, truth)
+            loss = loss + config.r1 * penalty
+        if config.gradient_penalty:
+            losses["gradient_penalty"] = penalty = gradient_penalty(judge, gray, truth, colors, batch.mix)
+            loss = loss + config.gradient_penalty * penalty
+    losses["discriminator_gradient_norm"] = _step(run, "discriminator", loss * batch.weight, watch)
+    if config.weight_clip:
+        with torch.no_grad(), watch.phase("step"):
+            for weights in discriminator.parameters():
+                weights.clamp_(-config.weight_clip, config.weight_clip)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _step(run: Run, name: str, loss: Tensor, watch: Stopwatch) -> Tensor:
+    """Step one network down the gradient of a loss; the gradient's norm before it."""
+    optimizer = run.optimizers[f"{name}_adam"]
+    with watch.phase("backward"):
+        optimizer.zero_grad(set_to_none=True)
+        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    with watch.phase("step"):
+        run.scaler.unscale_(optimizer)
+        gradients = [weights.grad for weights in run.networks[name].parameters() if weights.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        run.scaler.step(optimizer)
+    return norm
+
+
+@torch.no_grad()
+def _update_average(run: Run) -> None:
+    if run.average is None:
+        return
+    # The first steps weigh more, or the initial weights would stay in the average for 1 / (1 - decay) steps.
+    decay = min(run.config.ema, (1 + run.steps) / (10 + run.steps))
+    torch._foreach_lerp_(list(run.average.parameters()), list(run.generator.parameters()), 1 - decay)

@@ -1,0 +1,424 @@
+"""A run that was stopped, wherever, and goes on: exactly the run that was not."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from cgan import files
+from cgan.cli import main
+from cgan.config import TrainConfig
+from cgan.data.prepared import Photos, prepare
+from cgan.errors import GateError
+from cgan.training import events, run_folder, stopwatch
+from cgan.training import loop as training
+from cgan.training.checkpoint import load_generator, weights_digest
+from cgan.training.ledger import LEDGER_FILE, Ledger
+from cgan.training.loop import fit, setup
+from cgan.training.run_folder import LOCK_FILE
+from cgan.training.state import Run
+
+BASE = TrainConfig(
+    width=2, size=32, epochs=3, batch_size=4, test_fraction=0.25, lr=0.002, device="cpu", precision="fp32"
+)
+CONFIG = replace(BASE, discriminator="patch", fid=False, best_by="l1", save_every=1)
+
+EVERYTHING: dict[str, Any] = {
+    "color_space": "ycbcr",
+    "gan_loss": "wasserstein",
+    "gradient_penalty": 10.0,
+    "spectral_norm": True,
+    "ema": 0.9,
+    "flip": True,
+    "crop": 0.5,
+    "sharpness": 2.0,
+    "exposure": 1.5,
+    "input_blur": 0.7,
+    "warmup_epochs": 1,
+    "decay_epochs": 2,
+}
+"""All that has a state of its own or draws at random."""
+
+TIMES = {"images_per_second", "time_shares", "finished_at"}
+
+Start = Callable[..., Run]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the project catches it."""
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs are written while the next one trains, which is the harder way to be killed."""
+    monkeypatch.setattr(training, "WRITES_BESIDE", ("cpu",))
+
+
+@pytest.fixture(scope="module")
+def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    """The 12 photos of `photo_folder` at 32 pixels: 9 train, two steps an epoch."""
+    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ticking_clocks() -> Iterator[None]:
+    """Clocks that tick with each look at them, so that equal runs leave equal bytes, and curves as text.
+
+    The curves have tests of their own and take their time.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+        patch.setattr(training, "time", SimpleNamespace(time=lambda: 1e9))
+        patch.setattr(run_folder, "save_curves", lambda history, path: path.write_text(json.dumps(history)))
+        yield
+
+
+@pytest.fixture
+def start(tmp_path: Path, photos: Photos) -> Start:
+    """`start(name, resume=False, **options)`: a run in tmp_path / name."""
+
+    def new(name: str, resume: bool = False, **options: Any) -> Run:
+        return setup(tmp_path / name, replace(CONFIG, **options), photos, resume)
+
+    return new
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory, photos: Photos) -> Callable[..., Run]:
+    """`whole_run(**options)`: the run of three epochs that was never stopped."""
+
+    @cache
+    def run(**options: Any) -> Run:
+        run = setup(tmp_path_factory.mktemp("whole") / "run", replace(CONFIG, **options), photos)
+        fit(run)
+        return run
+
+    return run
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    root = run.folder.path
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name not in (LEDGER_FILE, LOCK_FILE)}
+
+
+def states(run: Run) -> dict[str, str]:
+    return {name: weights_digest(network.state_dict()) for name, network in run.networks.items()}
+
+
+def assert_same_run(found: Run, expected: Run) -> None:
+    """Bit-identical networks in memory, and every file byte for byte."""
+    assert states(found) == states(expected)
+    files, expected_files = contents(found), contents(expected)
+    assert sorted(files) == sorted(expected_files)
+    assert [name for name in files if files[name] != expected_files[name]] == []
+
+
+# exactly
+
+
+@pytest.mark.parametrize("options", [{}, {**EVERYTHING, "decay_epochs": 0}, {"discriminator": "none", "ema": 0.5}])
+def test_one_epoch_and_two_more_are_three(start: Start, whole_run: Callable[..., Run], options: dict[str, Any]) -> None:
+    fit(start("parts", epochs=1, **options))
+    torch.manual_seed(1234)
+    resumed = start("parts", resume=True, **options)
+    assert [metrics["epoch"] for metrics in resumed.history] == [1]
+    assert resumed.steps == 2
+    fit(resumed)
+    assert_same_run(resumed, whole_run(**options))
+
+
+def test_the_training_state_holds_all_networks_and_optimisers(start: Start) -> None:
+    run = start("run", epochs=1, **{**EVERYTHING, "decay_epochs": 0, "warmup_epochs": 0})
+    fit(run)
+    with safe_open(run.folder.training_file, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, network in run.networks.items():
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(found.pop(f"{name}.{key}"), tensor)
+    for name, optimizer in run.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+            assert all(torch.equal(found.pop(f"{name}.{index}.{key}"), tensor) for key, tensor in state.items())
+    assert not found
+
+
+def test_the_scale_of_fp16_goes_on(start: Start) -> None:
+    whole = start("whole", precision="fp16")
+    fit(whole)
+    fit(start("parts", precision="fp16", epochs=1))
+    resumed = start("parts", precision="fp16", resume=True)
+    assert resumed.scaler.get_scale() < start("fresh", precision="fp16").scaler.get_scale()
+    fit(resumed)
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    assert resumed.history == whole.history
+    assert whole.history[0]["skipped_steps"] > 0
+
+
+def test_resuming_a_finished_run_changes_nothing(start: Start) -> None:
+    run = start("run", epochs=2)
+    fit(run)
+    files = contents(run)
+    again = start("run", epochs=2, resume=True)
+    fit(again)
+    assert contents(run) == files
+
+
+# killed in this process
+
+
+def second_call_dies(function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = itertools.count(1)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 2:
+            raise Killed
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("name", ["train_epoch", "calibrate_batch_norm", "evaluate"])
+def test_a_run_killed_before_the_state_of_its_second_epoch_is_written(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training, name, second_call_dies(getattr(training, name)))
+        fit(start("killed"))
+    resumed = start("killed", resume=True)
+    assert len(resumed.history) == 1
+    fit(resumed)
+    assert_same_run(resumed, whole_run())
+
+
+def dies_before(name: str, patch: pytest.MonkeyPatch) -> None:
+    """Die when the whole content of the file of this name is written and only its name is missing."""
+
+    def place_or_die(path: Path, target: Path, *arguments: Any) -> Any:
+        if target.name == name:
+            raise Killed
+        return place(path, target, *arguments)
+
+    place = files.place
+    patch.setattr(files, "place", place_or_die)
+
+
+FILES = (
+    *("last.training.safetensors", "last.safetensors", "best.safetensors", "epoch-0002.safetensors"),
+    *("metrics.jsonl", "epoch-0002.png", "curves.png"),
+)
+"""What is renamed after the second epoch, which is the best here, in this order."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_killed_between_the_files_of_its_second_epoch(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    killed = start("killed", ema=0.5)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fit(killed, on_epoch=lambda _: dies_before(name, patch))
+    resumed = start("killed", ema=0.5, resume=True)
+    assert len(resumed.history) == (1 if name == FILES[0] else 2)
+    fit(resumed)
+    assert_same_run(resumed, whole_run(ema=0.5))
+
+
+@pytest.mark.parametrize("name", ["config.json", "last.safetensors", "epoch-0002.png"])
+def test_a_run_killed_again_while_it_is_resumed(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        fit(start("killed"), on_epoch=lambda _: dies_before(FILES[1], patch))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        dies_before(name, patch)
+        start("killed", resume=True)
+    resumed = start("killed", resume=True)
+    assert len(resumed.history) == 2
+    fit(resumed)
+    assert_same_run(resumed, whole_run())
+
+
+def test_a_run_killed_while_it_appends_to_its_events(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(folder: Path, history: list[dict[str, Any]], ledger: Ledger) -> None:
+        write(folder, history, ledger)
+        if len(history) == 2:
+            (path,) = folder.iterdir()
+            path.write_bytes(path.read_bytes()[:-9])
+            raise Killed
+
+    write = events.write_events
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(events, "write_events", dies)
+        fit(start("killed"))
+    resumed = start("killed", resume=True)
+    fit(resumed)
+    assert_same_run(resumed, whole_run())
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(start: Start, whole_run: Callable[..., Run]) -> None:
+    start("killed")
+    resumed = start("killed", resume=True)
+    assert resumed.history == []
+    fit(resumed)
+    assert_same_run(resumed, whole_run())
+
+
+def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
+    start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start("run")
+
+    def fill(_: Any) -> None:
+        def fails(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("os.fsync", fails)
+
+    with monkeypatch.context() as patch, pytest.raises(GateError, match="No space left"):
+        fit(run, on_epoch=fill)
+    assert load_generator(run.folder.path)[1].weights_sha256 != states(run)["generator"]
+    assert not list(run.folder.path.rglob("*.tmp"))
+    resumed = start("run", resume=True)
+    assert len(resumed.history) == 1
+    fit(resumed)
+    assert_same_run(resumed, whole_run())
+
+
+def test_an_epoch_is_written_as_it_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is written when the next one has changed the weights and stands in the history."""
+    one, run = start("one", epochs=1), start("run")
+    fit(one)
+    save, written = run.folder.save, []
+
+    def late(tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        epoch = len(written) + 1
+        deadline = time.monotonic() + 60
+        while len(run.history) < min(epoch + 1, run.config.epochs):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        weights = {key.removeprefix("generator."): t for key, t in tensors.items() if key.startswith("generator.")}
+        written.append((len(progress["history"]), weights_digest(weights)))
+        save(tensors, progress)
+
+    monkeypatch.setattr(run.folder, "save", late)
+    fit(run)
+    assert [epochs for epochs, _ in written] == [1, 2, 3]
+    assert written[0][1] == states(one)["generator"]
+    assert written[2][1] == states(run)["generator"] != written[0][1]
+
+
+# killed with kill -9
+
+
+DRIVER = """
+import itertools, os, signal, sys, time
+from cgan import cli
+from cgan.training import run_folder
+from cgan.training import loop as training
+
+calls, step = itertools.count(1), training.train_step
+training.WRITES_BESIDE = ("cpu",)  # as on a GPU
+run_folder.save_curves = lambda history, path: path.touch()
+
+def killed(*args, **kwargs):
+    if next(calls) == {call}:
+        for _ in range(6000):  # at most a minute
+            if len(open(sys.argv[-1] + "/metrics.jsonl").readlines()) >= {epochs}:
+                break
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*args, **kwargs)
+
+training.train_step = killed
+cli.main()
+"""
+"""cgan-train that is killed at a step, once so many epochs are on disk."""
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Photos and flips of each epoch that is trained in this process from here on."""
+    seen: list[Any] = []
+
+    def record(run: Run, choices: list[tuple[Tensor, Tensor | None]]) -> Any:
+        seen.append([(indices.tolist(), None if flip is None else flip.tolist()) for indices, flip in choices])
+        return batches(run, choices)
+
+    batches = Run.batches
+    monkeypatch.setattr(Run, "batches", record)
+    return seen
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """The options of cgan-train for a configuration."""
+    found = []
+    for name, value in options.items():
+        switch = name.replace("_", "-")
+        found += (
+            [f"--{switch}" if value else f"--no-{switch}"] if isinstance(value, bool) else [f"--{switch}", str(value)]
+        )
+    return found
+
+
+def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in metrics]
+
+
+def training_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of the training state, and its progress without the times."""
+    with safe_open(run / "checkpoints" / "last.training.safetensors", framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        progress["history"] = without_times(progress["history"])
+        return {name: file.get_tensor(name) for name in file.keys()}, progress  # noqa: SIM118
+
+
+def options_of(config: TrainConfig) -> dict[str, Any]:
+    """The fields of a configuration that are options; the digest of --init follows from its file."""
+    return {name: value for name, value in config.to_json().items() if name != "init_sha256"}
+
+
+@pytest.mark.parametrize("options", [{"discriminator": "unet"}, EVERYTHING])
+def test_four_epochs_are_two_and_a_kill_in_the_third_and_the_rest(
+    invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, orders: list[Any], options: dict[str, Any]
+) -> None:
+    arguments = [str(photo_folder), "--quiet", *flags(options_of(replace(CONFIG, epochs=4, **options)))]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert invoke(main, *arguments, "--out", whole) == (0, "", "")
+    driver = DRIVER.format(epochs=2, call=2 * 2 + 2)  # between the two steps of the third epoch
+    process = subprocess.run([sys.executable, "-c", driver, *arguments, "--out", str(parts)])
+    assert process.returncode == -signal.SIGKILL
+    assert len((parts / "metrics.jsonl").read_text().splitlines()) == 2
+    assert invoke(main, *arguments, "--out", parts, "--resume") == (0, "", "")
+    assert len(orders) == 4 + 2
+    assert orders[4:] == orders[2:4] != orders[:2]
+
+    (found, progress), (expected, expected_progress) = training_state(parts), training_state(whole)
+    networks = {"generator", "discriminator", *(["average"] if "ema" in options else [])}
+    assert {name.partition(".")[0] for name in found} == networks | {"generator_adam", "discriminator_adam"}
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+    assert progress == expected_progress
+    lines = [
+        without_times([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+        for run in (parts, whole)
+    ]
+    assert lines[0] == lines[1] == progress["history"]
+    checkpoints = [{path.name: path for path in (run / "checkpoints").iterdir()} for run in (parts, whole)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    for name in checkpoints[0].keys() - {"last.training.safetensors"}:
+        assert checkpoints[0][name].read_bytes() == checkpoints[1][name].read_bytes()
