@@ -1,17 +1,22 @@
 """Reports that commands write where a user says: a file of their own, a new one, or a stream such as /dev/stdout."""
 
+import errno
 import hashlib
 import json
 import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
 from cgan.errors import UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, look_at
+
+READER_SECONDS = 10.0
+"""How long the reader of a FIFO is waited for."""
 
 IsOwn = Callable[[bytes], bool]
 """Tells an earlier document of the same command by its content."""
@@ -117,11 +122,25 @@ def _is_stream(path: Path) -> bool:
 
 def _descriptor(path: Path) -> int:
     """A descriptor of a stream, open for writing."""
-    standard = _standard(path.stat())
-    if standard is None:
-        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
-    sys.stdout.flush()
-    return os.dup(standard)
+    status = path.stat()
+    standard = _standard(status)
+    if standard is not None:
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
+        return os.dup(standard)
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
+    if not stat.S_ISFIFO(status.st_mode):
+        return os.open(path, flags)
+    end = time.monotonic() + READER_SECONDS
+    while True:
+        try:
+            descriptor = os.open(path, flags | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+            return descriptor
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def _standard(status: os.stat_result) -> int | None:

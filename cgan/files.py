@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,8 @@ MARK = secrets.token_hex(16)
 """This process's mark in the names of its temporary files: nobody else's files have it."""
 
 _PREFIX, _SUFFIX = ".cgan-", ".tmp"
+_ASIDE = (".exchanged", ".exchanged.old")
+"""Ends of names that a file has for a moment while it is replaced, or replaces another."""
 
 
 class OccupiedError(FileExistsError):
@@ -166,21 +168,33 @@ def temporary_name() -> str:
 
 def temporary_mark(name: str) -> str | None:
     """Return the mark in the name of a temporary file, None for any other name."""
-    if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
-        return None
-    return name.removeprefix(_PREFIX).partition("-")[0]
+    mark, separator, rest = name.removeprefix(_PREFIX).partition("-")
+    return mark if separator and name.startswith(_PREFIX) and rest.endswith((_SUFFIX, *_ASIDE)) else None
 
 
-def remove_temporaries(folder: Path, marks: Collection[str]) -> None:
+def remove_temporaries(
+    folder: Path, marks: Collection[str], is_own: Callable[[str], bool] = lambda sha256: False
+) -> list[Path]:
     """Remove the temporary files that ended processes left in a folder.
 
     Args:
         folder: not searched below.
         marks: `MARK` of those processes; files of others stay.
+        is_own: tells by its SHA-256 that a content was written there; asked where a process ended just while `place`
+            replaced a file, since its temporary name can then belong to what was replaced.
+
+    Returns:
+        Such files whose content is not known to be own: they stay.
     """
+    kept = []
     for entry in folder.iterdir():
-        if temporary_mark(entry.name) in marks and not entry.is_dir():
+        if temporary_mark(entry.name) not in marks or not entry.is_file() or entry.is_symlink():
+            continue
+        if entry.name.endswith(_ASIDE) and not is_own(file_sha256(entry)):
+            kept.append(entry)
+        else:
             entry.unlink(missing_ok=True)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -214,7 +228,7 @@ class _Move:
     def over(self, expected: Content) -> None:
         """Take the place of a file that was looked at before; if it is another one by now, that one stays."""
         # Another name than a temporary file's, since a stranger's file can have it for a moment.
-        aside = replace(self, source=f"{self.source}.exchanged")
+        aside = replace(self, source=self.source + _ASIDE[0])
         os.rename(self.source, aside.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
         own = aside._source_version()
         try:
@@ -224,7 +238,7 @@ class _Move:
                 aside.to_new_name()
                 return
             if not exchanged:
-                aside._over_in_two_steps(expected)
+                aside._over_by_link(expected)
             elif aside._source_version() == expected.version:
                 os.unlink(aside.source, dir_fd=self.source_folder)
             else:
@@ -234,15 +248,27 @@ class _Move:
             if aside._source_version() == own:
                 os.rename(aside.source, self.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
 
-    def _over_in_two_steps(self, expected: Content) -> None:
-        """As `over`, where a file system cannot exchange two names: the name is free for a moment."""
-        back = _Move(f"{self.source}.old", self.target, self.source_folder, self.target_folder)
-        os.rename(self.target, back.source, src_dir_fd=self.target_folder, dst_dir_fd=self.source_folder)
-        if back._source_version() != expected.version:
-            back.to_new_name()
-            raise OccupiedError(self.target, "another file")
-        os.unlink(back.source, dir_fd=self.source_folder)
-        self.to_new_name()
+    def _over_by_link(self, expected: Content) -> None:
+        """As `over`, where a file system cannot exchange two names.
+
+        A second name keeps the old file until the new one is in its place. What another program puts there between the
+        look at that name and the rename, some microseconds, is lost; no other order survives a kill at any moment.
+        """
+        old = replace(self, source=self.source.removesuffix(_ASIDE[0]) + _ASIDE[1])
+        to_old = {"src_dir_fd": self.target_folder, "dst_dir_fd": self.source_folder}
+        try:
+            os.link(self.target, old.source, **to_old, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            old = replace(self, source=self.target, source_folder=self.target_folder)  # there are no second names
+        try:
+            if old._source_version() != expected.version:
+                raise OccupiedError(self.target, "another file")
+            os.replace(self.source, self.target, **self._folders())  # noqa: PTH105
+        finally:
+            if old.source != self.target:
+                os.unlink(old.source, dir_fd=self.source_folder)
 
     def _rename(self, flag: int) -> bool:
         """Rename with a flag; False where the system or the file system does not know it."""

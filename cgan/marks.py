@@ -34,7 +34,7 @@ class Sharing(Enum):
 
 
 @contextmanager
-def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], None]) -> Iterator[bool]:
+def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object]) -> Iterator[bool]:
     """Keep this process's mark in a file of marks for as long as the block runs.
 
     Args:

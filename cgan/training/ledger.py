@@ -49,6 +49,10 @@ class Ledger:
             return False
         return found is not None and found.sha256 in self._digests(file)
 
+    def has(self, sha256: str) -> bool:
+        """Return True if a content was written here, under whatever name."""
+        return any(line.startswith(sha256) for line in self._text().splitlines())
+
     def add(self, file: Path, sha256: str) -> None:
         """Note the digest of a file that is about to get its name.
 

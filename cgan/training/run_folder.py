@@ -306,7 +306,7 @@ class RunFolder:
         """Remove what ended processes left in the middle of a file."""
         for folder in (self.path, self.checkpoints, self.samples, self.events):
             if folder.is_dir():
-                remove_temporaries(folder, marks)
+                remove_temporaries(folder, marks, self.ledger.has)
 
     @contextmanager
     def _writing(self, kind: type[UserError] | None = None) -> Iterator[None]:

@@ -117,7 +117,7 @@ class ArchiveFolder(RemoteFolder):
         """Refused."""
         raise OSError(errno.EROFS, "archives are only read", name)
 
-    def prepare(self, marks: Collection[str] = ()) -> None:
+    def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
         """Refused."""
         raise OSError(errno.EROFS, "archives are only read", str(self))
 

@@ -11,7 +11,7 @@ from infer.folder.console import Console
 from infer.folder.journal import Journal, JournalError, journal_path
 from infer.folder.local_folder import LocalFolder
 from infer.folder.places import open_source, open_storage
-from infer.folder.plan import Job, check, check_folders, content_decides
+from infer.folder.plan import Job, changed, check, check_folders, content_decides, replaceable_contents
 from infer.folder.report import ReportFile
 from infer.folder.request import (
     FolderRequest,
@@ -93,6 +93,9 @@ def _verdict(
         same = row is not None and row.is_of(job.identity, checksum)
         content = target.checksum(job.output) if content_decides(row, there) else ""
         verdict, reason = check(job, row, there, content, same, recipe, source.identity, request.overwrite)
+        allowed = replaceable_contents(row, request.overwrite)
+        if verdict == "do" and there and allowed is not None and target.checksum(job.output) not in allowed:
+            return "fail", changed(job.output)
         if verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
             pixels_of(source.fetch(job.name), job.name, request.max_pixels)
     except JournalError as error:

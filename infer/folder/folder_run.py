@@ -122,6 +122,9 @@ class _Run:
         options = self._options(None)
         self._announce(f"watching {self.source}; Ctrl-C ends", options)
         while not (self.stop.event.is_set() or total.stopped):
+            if not self.journal.is_there():
+                total.stopped = f"{self.target} was removed, and what this run noted in it"
+                break
             searched = time.monotonic()
             plan = self._plan(self._takes)
             pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))

@@ -106,6 +106,7 @@ class Journal:
         with _as_journal_errors(self.path):
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                self._refuse_others(path)
             # Statements of one thread at a time, which the caller sees to.
             self._database = sqlite3.connect(path or ":memory:", timeout=0, isolation_level=None)
             try:
@@ -113,6 +114,26 @@ class Journal:
             except BaseException:
                 self._database.close()
                 raise
+            self._file, self._inode = path, path.stat().st_ino if path else 0
+
+    def _refuse_others(self, path: Path) -> None:
+        """Refuse another program's database by its header, before SQLite changes anything in it."""
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            header = file.read(100)
+            application = int.from_bytes(header[68:72])  # SQLite, "Database File Format", 1.3
+            unwritten = application == 0 and path.with_name(f"{path.name}-wal").exists()  # it can be in there
+            if header.startswith(b"SQLite format 3") and application != APPLICATION_ID and not unwritten:
+                raise self._of_others()
+
+    def _of_others(self) -> UserError:
+        return UserError(
+            f"{self.path}: found a database that is not a journal of schema {SCHEMA}; move it away or choose another "
+            "OUTPUT"
+        )
+
+    def is_there(self) -> bool:
+        """Return True unless its file was removed, so that nobody will read what is noted."""
+        return not self._file or (self._file.exists() and self._file.stat().st_ino == self._inode)
 
     def _open(self) -> None:
         run = self._database.execute
@@ -132,10 +153,7 @@ class Journal:
             run(CREATE)
             version = FORMER_SCHEMA
         elif application != APPLICATION_ID or version not in (FORMER_SCHEMA, SCHEMA):
-            raise UserError(
-                f"{self.path}: found a database that is not a journal of schema {SCHEMA}; move it away or choose "
-                "another OUTPUT"
-            )
+            raise self._of_others()
         if version == FORMER_SCHEMA:
             for statement in (*MIGRATE, f"PRAGMA user_version = {SCHEMA}"):
                 run(statement)
@@ -167,6 +185,12 @@ class Journal:
         _check_whole(self.path, *found)
         name, identity, checksum, recipe, root, *rest = found
         return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), *rest)
+
+    def knows(self, digest: str) -> bool:
+        """Return True if an output has, or was about to have, the content of this SHA-256."""
+        with _as_journal_errors(self.path):
+            found = self._database.execute("SELECT 1 FROM files WHERE digest = ? OR publishing = ?", (digest, digest))
+            return found.fetchone() is not None
 
     def outputs(self) -> Iterator[tuple[str, str]]:
         """All inputs, each with every output that it was given.

@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
 
 from cgan.files import OccupiedError, look_at, place, remove_temporaries, temporary_name
@@ -112,15 +112,15 @@ class LocalFolder(Storage):
         finally:
             os.close(folder)
 
-    def prepare(self, marks: Collection[str] = ()) -> None:
+    def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
         """The caller holds the journal's lock, so files with marks of former processes belong to no one."""
         self.finish()
         self.path.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self.path, FOLDER)
         with self._opened(PurePath(WORK_FOLDER)) as folder:
             self._work = _open_folder("work", folder)
-        for path in (self.path, self.path / WORK_FOLDER / "work"):
-            remove_temporaries(path, marks)
+        folders = (self.path, self.path / WORK_FOLDER / "work")
+        self.left = [str(file) for folder in folders for file in remove_temporaries(folder, marks, is_own)]
 
     def finish(self) -> None:
         """Remove the folder for unfinished files if it is empty; the journal stays."""

@@ -171,8 +171,10 @@ class Pipeline:
         started = time.monotonic()
         outcome = Outcome(stages={name: Stage() for name in STAGES})
         marks = self.journal.former_marks
-        self.target.prepare(marks)
+        self.target.prepare(marks, self.journal.knows)
         self.journal.forget_marks(marks)
+        for file in self.target.left:
+            outcome.run_notes.append(f"{file}: a run was killed while it replaced a file, which this may be")
         pools = Dispatcher(self.options.workers, outcome.stages)
         books = Bookkeeper(
             source=self.source,

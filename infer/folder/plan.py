@@ -93,7 +93,7 @@ def make_plan(
             passed_over[entry.name] = f"a picture in {path.suffix.lower()[1:].upper()}, which is not read; convert it"
         elif path.suffix.lower() not in PHOTO_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
             other_files += 1
-        elif not is_below(entry.name):
+        elif not is_below(entry.name, anywhere=not isinstance(source, LocalFolder)):
             unreadable[entry.name] = "its name leads out of the folder, so its output would too; rename it"
         elif choose is None or choose(entry):
             found[entry.name] = identity_of(entry.status)
@@ -157,10 +157,14 @@ def check(
         return "do", "its output is empty"
     if there.size != row.size:
         return "fail", changed(job.output) if row.size else occupied(job.output)
+    if current and row.state == DONE:
+        return "skip", ""
+    if not known_contents(row):
+        return "fail", f"{job.output} was made by an earlier version, which did not note its digest; {ADVICE}"
     if row.state == FAILED:
         return "do", "failed before"
     if same:
-        return ("skip", "") if current else ("do", "another model or other options")
+        return "do", "another model or other options"
     if row.root != root:
         return "fail", f"{job.output} was made from another photo of this name, in {row.root}; {ADVICE}"
     return "do", "the photo changed"
@@ -177,7 +181,7 @@ def occupied(output: str) -> str:
 
 def refused(output: str, error: OccupiedError) -> str:
     """The reason where something appeared at an output, or was changed, while the photo was coloured."""
-    return f"{output}: {error.strerror}, which no run wrote as it is now; {ADVICE}"
+    return f"{error.strerror} ({output}), which no run wrote as it is now; {ADVICE}"
 
 
 def changed(output: str) -> str:

@@ -9,7 +9,7 @@ import errno
 import posixpath
 import re
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -180,7 +180,7 @@ class RemoteFolder(Storage):
             if self._listed is not None:
                 self._listed[name] = Status(len(content), "")
 
-    def prepare(self, marks: Collection[str] = ()) -> None:
+    def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
         """Write and remove a small file, so that missing permission shows before the first photo."""
         found = self._list() if marks else {}
         with self._using() as files:

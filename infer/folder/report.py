@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cgan.documents import check_document, json_with, write_document
-from cgan.errors import GateError, UserError
-from cgan.files import OccupiedError
+from cgan.errors import GateError, UserError, cannot_write
+from cgan.files import OccupiedError, json_sha256
 from infer.backends.base import Backend
 from infer.folder.local_folder import LocalFolder
 from infer.folder.options import FolderOptions, Outcome
@@ -71,6 +71,24 @@ REPORT_KEYS = frozenset({"not_begun", "version"})
 """Of a report, and of no other JSON file of this project."""
 
 
+SEAL = "report_sha256"
+"""Key of the digest of all other values: a report that was edited is no longer the run's own."""
+
+
+def sealed(values: dict[str, Any]) -> bytes:
+    """The report as a file holds it."""
+    return (json.dumps({**values, SEAL: json_sha256(values)}, indent=2) + "\n").encode()
+
+
+def is_report(content: bytes) -> bool:
+    """Return True for a report that nobody edited; earlier versions wrote no digest."""
+    if not json_with(REPORT_KEYS)(content):
+        return False
+    values = json.loads(content)
+    digest = values.pop(SEAL, None)
+    return digest is None or digest == json_sha256(values)
+
+
 class ReportFile:
     """Where the report of a run goes: a file, a stream, or an object in a store.
 
@@ -119,7 +137,7 @@ class ReportFile:
         Raises:
             GateError: it cannot be written.
         """
-        content = (json.dumps(values, indent=2) + "\n").encode()
+        content = sealed(values)
         try:
             if self.path is None:
                 self.target.publish(REPORT_NAME, content, self._own_in_store())
@@ -143,6 +161,8 @@ class ReportFile:
             content = self.target.fetch(REPORT_NAME)
         except FileNotFoundError:
             return frozenset()
+        except OSError as error:
+            raise cannot_write(str(self.target), error) from error
         assert isinstance(content, bytes)
         if content and not self._is_own(content):
             raise UserError(
@@ -152,7 +172,7 @@ class ReportFile:
         return frozenset({hashlib.sha256(content).hexdigest()})
 
     def _is_own(self, content: bytes) -> bool:
-        return self._any or json_with(REPORT_KEYS)(content)
+        return self._any or is_report(content)
 
 
 def _name_below(path: Path, folder: Storage | None) -> str | None:

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,9 @@ class Storage(ABC):
     writable = True
     """False for an archive."""
 
+    left: list[str] = []  # noqa: RUF012
+    """Files that killed runs were replacing and that may be the user's, known after `prepare`."""
+
     @abstractmethod
     def __str__(self) -> str:
         """The folder as the user gave it."""
@@ -96,11 +99,12 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def prepare(self, marks: Collection[str] = ()) -> None:
+    def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
         """Make the folder ready to be written to.
 
         Args:
             marks: of former processes (`cgan.files.MARK`) whose temporary files are removed.
+            is_own: tells by its SHA-256 that runs published a content.
 
         Raises:
             OSError: it cannot be written to.
@@ -114,15 +118,19 @@ class Storage(ABC):
 DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
-def is_below(name: str) -> bool:
-    """Return True if a name can only lie below the folder that it is joined to, on any system, and is the only one.
+def is_below(name: str, anywhere: bool = False) -> bool:
+    """Return True if a name can only lie below the folder that it is joined to, and no other name is the same file.
 
-    Archives, stores and journals can hold any name: absolute ones, "..", drives, and empty parts, with which two names
-    are one file.
+    Archives, stores and journals can hold any name: absolute ones, "..", and empty parts, with which two names are one
+    file.
+
+    Args:
+        name: a path with "/" between folders.
+        anywhere: also on systems with drives and backslashes, for names that come from elsewhere.
     """
-    if "\0" in name or DRIVE.match(name) or name.startswith(("/", "\\")):
+    if "\0" in name or {"", ".", ".."} & set(name.split("/")):
         return False
-    return ".." not in name.replace("\\", "/").split("/") and not {"", "."} & set(name.split("/"))
+    return not (anywhere and (DRIVE.match(name) or name.startswith("\\") or ".." in name.split("\\")))
 
 
 def check_below(name: str) -> None:

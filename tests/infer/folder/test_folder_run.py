@@ -255,7 +255,7 @@ def test_output_inside_input_is_never_read(photos: Path, color: Color) -> None:
 KEYS = {
     *("input", "output", "photos", "done", "skipped", "failed", "not_begun", "stopped", "failures", "notes"),
     *("run_notes", "passed_over", "other_files", "seconds", "images_per_second", "stages", "options", "journal"),
-    *("model", "version"),
+    *("model", "version", "report_sha256"),
 }
 
 

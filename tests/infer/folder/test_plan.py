@@ -14,6 +14,7 @@ from cgan.formats import PHOTO_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.plan import Job, Plan, _output_names, check, content_decides, make_plan, replaceable_contents
+from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Entry, Status, Storage, is_below
 from infer.photo.decode import WRITE_FORMATS
 
@@ -179,6 +180,8 @@ LINK = replace(THERE, regular=False)
         (ROW, Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
         (ROW, Status(8, "5"), "", False, False, "fail", "was changed since it was written"),
         (replace(ROW, state=FAILED), THERE, "", True, False, "do", "failed before"),
+        (replace(ROW, digest="", recipe="other"), THERE, "", True, False, "fail", "by an earlier version"),
+        (replace(ROW, digest=""), THERE, "", True, False, "skip", ""),
         (replace(ROW, state=FAILED), Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
         (replace(ROW, state=FAILED, size=0), THERE, "", True, False, "fail", "no run wrote it"),
         (ROW, THERE, "", True, False, "skip", ""),
@@ -383,24 +386,41 @@ def test_a_photo_s_name_is_no_output_folder_for_a_single_photo(tmp_path: Path) -
     ],
 )
 def test_names_that_lead_elsewhere_are_not_below(name: str, below: bool) -> None:
-    assert is_below(name) is below
+    assert is_below(name, anywhere=True) is below
+    assert is_below(name) is (below or name in {"..\\a.png", "\\\\server\\a.png", "C:\\a.png", "c:/a.png"})
 
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "/", "\\", "C:", "b.png"]), max_size=6).map("/".join), st.text())
 def test_names_below_a_folder_stay_there_and_are_one_file_each(parts: str, text: str) -> None:
     for name in (parts, text):
+        assert is_below(name) or not is_below(name, anywhere=True)
         if is_below(name):
             path = os.path.normpath(os.path.join("/root", name))  # noqa: PTH118
             assert path == f"/root/{name}"
 
 
 def test_photos_whose_names_lead_elsewhere_are_failures(tmp_path: Path) -> None:
-    class Archive(LocalFolder):
+    class Archive(RemoteFolder):
+        def __init__(self, url: str) -> None:
+            pass
+
+        @property
+        def identity(self) -> str:
+            return "archive"
+
         def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-            for name in ("../a.png", "/b.png", "good.png", "x//c.png", "../notes.txt"):
+            for name in ("../a.png", "/b.png", "good.png", "x//c.png", "../notes.txt", "C:/d.png"):
                 yield Entry(name, Status(1, "1"))
 
-    plan = make_plan(Archive(tmp_path), LocalFolder(tmp_path / "out"))
+    plan = make_plan(Archive("memory://archive"), LocalFolder(tmp_path / "out"))
     assert [job.name for job in plan.jobs] == ["good.png"]
-    assert plan.unreadable.keys() == {"../a.png", "/b.png", "x//c.png"}
+    assert plan.unreadable.keys() == {"../a.png", "/b.png", "x//c.png", "C:/d.png"}
     assert plan.other_files == 1
+
+
+def test_a_folder_of_this_system_may_have_names_that_others_do_not_know(tmp_path: Path) -> None:
+    for name in ("C:/a.png", "\\b.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    plan = plan_of(tmp_path / "in", tmp_path / "out")
+    assert [job.output for job in plan.jobs] == ["C:/a.png", "\\b.png"]
