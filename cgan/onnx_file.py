@@ -38,10 +38,12 @@ def read_onnx(path: Path) -> bytes:
     """Read an ONNX file, once it is one that holds all of its model.
 
     Raises:
-        UserError: see `check_self_contained`.
-        OSError: it cannot be read.
+        UserError: it cannot be read, or see `check_self_contained`.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another file, or export it again") from error
     check_self_contained(content, path)
     return content
 
@@ -59,9 +61,7 @@ def check_self_contained(content: bytes, path: Path) -> None:
     try:
         found = _outside(content)
     except (IndexError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a readable ONNX file ({error}); export the model again with cgan-export"
-        ) from error
+        raise UserError(f"{path}: not a readable ONNX file ({error}); export it again with cgan-export") from error
     if found:
         raise UserError(
             f"{path}: found {found}, expected a file that holds the whole model, since nothing vouches for others; "

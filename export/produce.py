@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cgan.errors import GateError, UserError
+from cgan.errors import ChangedFileError, GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from cgan.training.checkpoint import held_out_photos, load_checkpoint, made_of
@@ -206,7 +206,10 @@ def compare(artefact: Path, source: Path, options: ExportOptions) -> tuple[dict[
         UserError: a source or an artefact that cannot be used.
         GateError: the artefact differs from the trained model by more than the tolerance.
     """
-    sidecar = read_sidecar(artefact) if artefact.is_file() else None
+    try:
+        sidecar = read_sidecar(artefact) if artefact.is_file() else None
+    except ChangedFileError as error:
+        raise GateError(str(error)) from error
     reference = checkpoint_reference(made_of(source, sidecar.spec.weights_sha256 if sidecar else None))
     photos, notes = comparison_photos(source, reference.spec, options.calibration)
     device = "cuda" if artefact.suffix.lower() == ".plan" else "cpu"

@@ -38,6 +38,9 @@ HELD_OUT_FILE = "held-out.npy"
 
 MODEL_NAME = "unet"
 
+METADATA = "__metadata__"
+"""Key of a safetensors header."""
+
 
 def weights_digest(state: dict[str, Tensor]) -> str:
     """sha256 over names, types, shapes and little-endian bytes of all tensors, in the order of names."""
@@ -256,7 +259,17 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save(plain, metadata))  # save_file() has an error of its own for a full disk
+        temporary.write_bytes(_ordered(save(plain, metadata)))  # save_file() has an error of its own for a full disk
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file whose metadata are sorted: the library writes them in an order that changes each time."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header[METADATA] = dict(sorted(header[METADATA].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-import cgan
 from cgan import files
 from cgan.cli import main
 from cgan.training.run_folder import RunFolder
@@ -127,7 +126,7 @@ def test_device_cuda_without_one_is_refused(train: Train, tmp_path: Path, monkey
 
 
 def test_missing_packages_are_named_with_the_extra(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(cgan, "state")
+    monkeypatch.delattr("cgan.training.state")
     monkeypatch.setitem(sys.modules, "cgan.training.state", None)
     assert "pip install 'cgan[train]'" in train().error(2)
 

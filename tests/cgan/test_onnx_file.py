@@ -136,5 +136,5 @@ def test_the_content_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(in_initializer(tensor()).SerializeToString())
     assert read_onnx(path) == path.read_bytes()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"none\.onnx: cannot be read \(No such file"):
         read_onnx(tmp_path / "none.onnx")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import cgan
 import export
 from cgan.spec import ModelSpec, read_sidecar, sidecar_path
-from cgan.training.checkpoint import load_generator
+from cgan.training.checkpoint import load_checkpoint, load_generator
 from export import produce
 from export.cli import command, main
 
@@ -188,11 +188,11 @@ def test_the_reference_is_not_the_generator_that_was_exported(
     invoke: Callable[..., Any], trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(source: Path) -> Any:
-        generator, spec = load_generator(source)
-        generator.body.head.bias.data += 0.05
-        return generator, spec
+        loaded = load_checkpoint(source)
+        loaded.generator.body.head.bias.data += 0.05
+        return loaded
 
-    monkeypatch.setattr(produce, "load_generator", load)
+    monkeypatch.setattr(produce, "load_checkpoint", load)
     assert "is not the trained model" in invoke(main, trained_run, "--out", tmp_path).error(1)
     assert files(tmp_path) == []
 
@@ -213,7 +213,7 @@ def test_the_reference_is_the_checkpoint_as_it_lies_on_disk(
 
 def alter_checkpoint(run: Path) -> None:
     """Change a weight and keep the contract."""
-    path = run / "checkpoints" / "last.safetensors"
+    path = run / "checkpoints" / "best.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)

@@ -239,7 +239,8 @@ def strings(path: Path) -> set[str]:
 
 def test_every_option_is_used_by_some_test() -> None:
     """So that an option added to the command without a test is noticed."""
-    used = set().union(*(strings(path) for path in FOLDER.glob("test_*.py")))
+    chain = FOLDER.parent / "integration"
+    used = set().union(*(strings(path) for folder in (FOLDER, chain) for path in folder.glob("test_*.py")))
     flags = {max(p.opts, key=len) for p in command.params if isinstance(p, click.Option)}
     assert len(flags) > 25
     assert flags <= used

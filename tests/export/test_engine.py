@@ -281,7 +281,8 @@ def test_a_broken_file_is_refused_in_one_line(
             model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2 * SIZE
         onnx.save_model(model, broken)
     reason = {
-        "empty": r"found inputs and outputs \(\[\], \[\]\)",
+        **dict.fromkeys(("empty", "junk", "half"), "not a readable ONNX file"),
+        "absent": "cannot be read",
         "operator": "at NoSuchOperator .*Plugin not found",
         "types": "must be of same type",
         "names": "found inputs and outputs .*color.*expected gray and rgb",

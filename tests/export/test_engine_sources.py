@@ -77,7 +77,7 @@ def test_it_is_one_with_no_verify(
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may be read, exported or searched."""
-    for module, name in ((produce, "load_generator"), (produce, "export_onnx"), (search, "make_onnx")):
+    for module, name in ((produce, "load_checkpoint"), (produce, "export_onnx"), (search, "make_onnx")):
         monkeypatch.setattr(module, name, refuse)
 
 

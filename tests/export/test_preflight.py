@@ -16,7 +16,7 @@ from cgan.config import TrainConfig
 from cgan.errors import GateError
 from cgan.networks import Generator, build_generator
 from cgan.spec import METADATA_KEY
-from cgan.training.checkpoint import GENERATOR_FILE, load_generator, weights_digest
+from cgan.training.checkpoint import GENERATOR_FILE, load_checkpoint, load_generator, weights_digest
 from export import produce
 from export.cli import main
 from export.preflight import HALF_MAX, check_model
@@ -274,10 +274,10 @@ def test_the_command_refuses_batch_norm_in_training_mode(
     options: tuple[str, ...],
 ) -> None:
     def load(source: Path) -> Any:
-        generator, spec = load_generator(source)
-        first(generator, nn.BatchNorm2d)[1].train()
-        return generator, spec
+        loaded = load_checkpoint(source)
+        first(loaded.generator, nn.BatchNorm2d)[1].train()
+        return loaded
 
-    monkeypatch.setattr(produce, "load_generator", load)
+    monkeypatch.setattr(produce, "load_checkpoint", load)
     assert "batch norm" in invoke(main, trained_run, "--out", tmp_path / "out", *options).error(1)
     assert not (tmp_path / "out").exists()

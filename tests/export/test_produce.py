@@ -148,7 +148,7 @@ def test_the_sidecar_of_int8_says_how_it_was_calibrated(
 def test_int8_needs_photos_before_anything_is_read(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(produce, "load_generator", lambda source: pytest.fail("the source was read"))
+    monkeypatch.setattr(produce, "load_checkpoint", lambda source: pytest.fail("the source was read"))
     with pytest.raises(UserError, match="--precision int8: found no --calibration FOLDER") as caught:
         make_onnx(trained_run, tmp_path / "out", ExportOptions(precision="int8"))
     assert caught.value.exit_code == 2
