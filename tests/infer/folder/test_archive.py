@@ -206,7 +206,8 @@ def test_zeros_before_other_entries_are_not_the_end(tmp_path: Path, suffix: str,
 @pytest.mark.parametrize("suffix", SUFFIXES[:4])
 def test_an_archive_behind_the_end_of_another_is_named(tmp_path: Path, suffix: str, color: Color) -> None:
     first, second = (
-        write_archive(tmp_path / f"{name}.{suffix}", entries) for name, entries in zip("12", (SOME[:2], SOME[2:]))
+        write_archive(tmp_path / f"{name}.{suffix}", entries)
+        for name, entries in zip("12", (SOME[:2], SOME[2:]), strict=True)
     )
     first.write_bytes(first.read_bytes() + second.read_bytes())
     names, where, why = failed_after(first)

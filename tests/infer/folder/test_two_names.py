@@ -41,21 +41,20 @@ def both(root: Path, ftp: str) -> dict[str, str]:
         "local": str(root),
         "ftp": ftp,
         "host": ftp.replace("127.0.0.1", "localhost"),
-        "dir": f"dir://{root}::file://",
+        "cache": f"simplecache::{ftp}",
     }
 
 
 @pytest.mark.parametrize("below", ["in", "", "in/out", "in/deep/out"])
 @pytest.mark.parametrize(
-    ("source", "target"), [("local", "ftp"), ("ftp", "local"), ("ftp", "host"), ("dir", "local"), ("dir", "ftp")]
+    ("source", "target"), [("local", "ftp"), ("ftp", "local"), ("ftp", "host"), ("cache", "local"), ("cache", "host")]
 )
 def test_an_output_under_another_name_is_refused(
     root: Path, ftp: str, color: Color, files_in: FilesIn, source: str, target: str, below: str
 ) -> None:
     names = both(root, ftp)
     before = files_in(root)
-    inside = f"dir://{root}/in::file://" if source == "dir" else f"{names[source]}/in"
-    result = color(inside, f"{names[target]}/{below}", "--overwrite").result
+    result = color(f"{names[source]}/in", f"{names[target]}/{below}", "--overwrite").result
     assert REFUSED in result.error(2)
     assert files_in(root) == before
 
@@ -63,10 +62,10 @@ def test_an_output_under_another_name_is_refused(
 @pytest.mark.parametrize("target", ["ftp", "local"])
 def test_a_place_beside_input_is_none_of_it(root: Path, ftp: str, color: Color, target: str) -> None:
     names = both(root, ftp)
-    for source in {*names} - {target, "dir"}:
+    for source in {*names} - {target, "cache"}:
         result = color(f"{names[source]}/in", f"{names[target]}/out-{source}").result
         assert result.code == 0, result.err
-        assert not [path for path in root.rglob("*cgan-*")]
+        assert not list(root.rglob("*cgan-*"))
 
 
 def test_an_output_of_a_single_photo(root: Path, ftp: str, color: Color) -> None:
@@ -75,9 +74,7 @@ def test_an_output_of_a_single_photo(root: Path, ftp: str, color: Color) -> None
     assert color(photo, f"{ftp}/in/sub/out").result.code == 0
 
 
-@pytest.mark.parametrize(
-    "cache", ["simplecache", "filecache", "blockcache", "simplecache://", "filecache::simplecache"]
-)
+@pytest.mark.parametrize("cache", ["simplecache", "filecache", "blockcache", "simplecache://", "filecache::cached"])
 def test_a_cache_is_no_other_name(root: Path, color: Color, files_in: FilesIn, cache: str) -> None:
     before = files_in(root)
     for protocol in ("file", "local"):
@@ -113,7 +110,7 @@ def test_an_input_that_has_an_answer_for_any_name(root: Path, monkeypatch: pytes
 def test_what_cannot_be_written_to_is_one_line(root: Path, ftp: str, color: Color) -> None:
     (root / "file").write_bytes(b"")
     assert "cannot be written" in color(f"{ftp}/in", root / "file" / "out").result.error(2)
-    assert "cannot be written" in color(root / "in", f"{ftp}/file/out").result.error(2)
+    assert "cannot be written" in color(root / "in", f"{ftp}/file/out").result.error(1)
 
 
 def test_s3_servers_are_told_apart_and_caches_seen_through(
@@ -134,7 +131,9 @@ def test_s3_servers_are_told_apart_and_caches_seen_through(
             monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
             s3fs.S3FileSystem.clear_instance_cache()
             files = s3fs.S3FileSystem()
-            files.mkdir("bucket")
+            if files.exists("bucket/out"):  # moto's servers share what they hold
+                files.rm("bucket/out", recursive=True)
+            files.makedirs("bucket", exist_ok=True)
             assert color(root / "in", "s3://bucket/out").result.code == 0
         assert "could overwrite" in color("simplecache::s3://bucket/out", "s3://bucket/out").result.error(2)
     assert len(identities) == 2
