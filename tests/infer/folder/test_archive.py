@@ -196,8 +196,8 @@ def test_zeros_before_other_entries_are_not_the_end(tmp_path: Path, suffix: str,
     content = bytearray(write_archive(tmp_path / "x.tar", SOME).read_bytes())
     content[first : first + count * 512] = bytes(count * 512)
     archive = tmp_path / f"z.{suffix}"
-    pack = {"tar": bytes, "tar.gz": gzip.compress, "tar.xz": lzma.compress}[suffix]
-    archive.write_bytes(pack(bytes(content)))
+    packs: dict[str, Callable[[bytes], bytes]] = {"tar": bytes, "tar.gz": gzip.compress, "tar.xz": lzma.compress}
+    archive.write_bytes(packs[suffix](bytes(content)))
     names, where, why = failed_after(archive)
     assert (names, where) == (["a.png", "b.png"], "after b.png")
     assert "damaged or cut off" in why or "begins with d.png" in why
