@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -23,7 +24,7 @@ from cgan.errors import UserError
 from infer.folder.credentials import Credentials
 from infer.folder.filesystems import as_os_errors, identity_of, is_concurrent, lock_of, opened, status_of
 from infer.folder.remote import RemoteFolder
-from infer.folder.storage import Entry, Status, Storage, check_below
+from infer.folder.storage import Entry, Probe, Status, Storage, check_below
 
 BLOCK = 2**18
 """Bytes that are read at least at a time from an archive in a store."""
@@ -34,6 +35,18 @@ COMPRESSIONS: dict[re.Pattern[bytes], Callable[[Any], Any]] = {
     re.compile(rb"\xfd7zXZ\0"): lzma.LZMAFile,
 }
 """Compressed tar archives by how they begin."""
+
+NOT_READ = {
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\x04\x22\x4d\x18": "compressed by lz4",
+    b"\x1f\x9d": "compressed by compress",
+    b"LZIP": "compressed by lzip",
+    b"\x89LZO": "compressed by lzop",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"PK\x03\x04": "a zip archive, whose URLs begin with zip://",
+}
+"""What is taken for a tar archive and is none, by how it begins."""
 
 CUT_OFF = "the archive is damaged or cut off here; what follows cannot be found"
 
@@ -121,6 +134,10 @@ class ArchiveFolder(RemoteFolder):
         """Refused."""
         raise OSError(errno.EROFS, "archives are only read", str(self))
 
+    def sees(self, probe: Probe) -> bool:
+        """No file can appear in it."""
+        return False
+
     def _open(self) -> None:
         """Read the archive's directory, unless it is known."""
         with lock_of(self._files):
@@ -130,9 +147,9 @@ class ArchiveFolder(RemoteFolder):
                 return
             if self._file is not None:
                 self._file.close()
-            self._file = _opened(self._files, self._archive, self._kind == "tar")
+            self._file, damage = _opened(self._files, self._archive, self._kind == "tar")
         self._members, self._earlier = {}, []
-        for member in _tar_members(self._file) if self._kind == "tar" else _zip_members(self._file):
+        for member in _tar_members(self._file, damage) if self._kind == "tar" else _zip_members(self._file):
             name = member.name if member.unreadable else self._name(member.name)
             if name in self._members:
                 problem = "an earlier entry of this name in the archive, of which the last one counts"
@@ -148,8 +165,8 @@ class ArchiveFolder(RemoteFolder):
         return name[len(self._prefix) :] if name.startswith(self._prefix) else ""
 
 
-def _opened(files: Any, path: str, is_tar: bool) -> Any:
-    """The archive as a file that can be read anywhere.
+def _opened(files: Any, path: str, is_tar: bool) -> tuple[Any, str]:
+    """The archive as a file that can be read anywhere, and the damage that ended its unpacking, if any.
 
     A compressed one can only be read from its beginning, and a connection cannot serve a file and other requests, so
     these are unpacked or copied: into a temporary file, which has no name and is gone with this process.
@@ -158,12 +175,20 @@ def _opened(files: Any, path: str, is_tar: bool) -> Any:
     start = source.read(10)
     source.seek(0)
     unpack = next((unpack for magic, unpack in COMPRESSIONS.items() if is_tar and magic.match(start)), None)
+    other = next((other for magic, other in NOT_READ.items() if is_tar and start.startswith(magic)), None)
+    if other:
+        source.close()
+        raise OSError(errno.EBADMSG, f"it is {other}; read are plain tar, gzip, bzip2 and xz")
     if unpack is None and is_concurrent(files):
-        return source
+        return source, ""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
+    damage = ""
     try:
         with source:
-            shutil.copyfileobj(unpack(source) if unpack else source, copy, 2**20)
+            if unpack:
+                damage = _unpack(unpack(source), copy)
+            else:
+                shutil.copyfileobj(source, copy, 2**20)
     except BaseException as error:
         copy.close()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -171,23 +196,39 @@ def _opened(files: Any, path: str, is_tar: bool) -> Any:
             raise OSError(errno.ENOSPC, room) from error
         raise
     copy.seek(0)
-    return copy
+    return copy, damage
 
 
-def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
-    """The entries of a tar archive that is not compressed; links are followed within it."""
-    tar = tarfile.TarFile(fileobj=file)
+def _unpack(source: Any, target: IO[bytes]) -> str:
+    """Unpack all that can be unpacked; the damage that ended it, if any."""
+    try:
+        while block := source.read1(2**20):  # `read` would lose what comes before the damage
+            target.write(block)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        return str(error)
+    except OSError as error:
+        if str(error) != "Invalid data stream":  # bz2 has no type for it
+            raise
+        return str(error)
+    return ""
+
+
+def _tar_members(file: IO[bytes], damage: str = "") -> Iterator[_Member]:
+    """The entries of a tar archive that is not compressed any more; links are followed within it."""
+    try:
+        tar = tarfile.TarFile(fileobj=file)
+    except tarfile.ReadError as error:
+        raise OSError(errno.EBADMSG, f"no tar archive: {damage or error}") from error
     found: list[tarfile.TarInfo] = []
     end = CUT_OFF
     try:
         for info in tar:
             found.append(info)
-        file.seek(tar.offset)
-        # tarfile takes a damaged header for the end; the true one is a block of zeros.
-        if file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE:
-            end = ""
+        end = _end(file, tar.offset)  # tarfile takes a damaged header for it
     except tarfile.ReadError:
         pass
+    if damage:
+        end = f"{CUT_OFF} ({damage})"
     by_name: dict[str, list[tarfile.TarInfo]] = {}
     for info in found:
         by_name.setdefault(_plain(info.name), []).append(info)
@@ -202,6 +243,25 @@ def _tar_members(file: IO[bytes]) -> Iterator[_Member]:
             yield _Member(_plain(info.name), status, None, lambda target=target: _tar_content(tar, target))  # type: ignore[misc]
     if end:
         yield _Member(f"after {found[-1].name}" if found else "the archive", None, end, bytes, unreadable=True)
+
+
+def _end(file: IO[bytes], offset: int) -> str:
+    """What is wrong with the end of a tar archive: two blocks of zeros, and nothing but zeros after them."""
+    file.seek(offset)
+    zeros = 0
+    while block := file.read(tarfile.BLOCKSIZE):
+        if block.strip(tarfile.NUL):
+            break
+        zeros += len(block)
+    if zeros < 2 * tarfile.BLOCKSIZE:
+        return CUT_OFF
+    if not block:
+        return ""
+    try:
+        follows = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").name
+    except tarfile.TarError:
+        return CUT_OFF
+    return f"the archive ends here, and another one that begins with {follows} is appended; give it as one of its own"
 
 
 def _tar_content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -232,7 +292,10 @@ def _target(info: tarfile.TarInfo, by_name: dict[str, list[tarfile.TarInfo]]) ->
 
 def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
     """The entries of a zip archive, whose checksums `ZipFile` compares."""
-    archive = zipfile.ZipFile(file)
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise OSError(errno.EBADMSG, f"no zip archive: {error}") from error
     for info in archive.infolist():
         if info.is_dir():
             continue

@@ -19,7 +19,9 @@ SHORT = 4
 """A secret of fewer letters is only replaced where it is a word of its own."""
 
 _CHAIN = re.compile(r"::(?=[A-Za-z0-9+.-]+(?:://|::|$))")
-_QUERY = re.compile(r"([?&#])([^=&#]+)=([^&#]+)")
+_QUERY = re.compile(r"([?&#])([^=&#]+)=([^&#]+)|(;)([^=&#;/]+)=([^&#;/?]+)")
+"""A parameter of a query, or of a part of a path."""
+
 _CREDENTIAL_NAME = re.compile(
     r"^x-(amz|goog)-|sig|token|key|secret|pass|cred|auth|expires|^(se|sp|sr|ss|st|sv|srt|spr|sip|sk\w+)$", re.IGNORECASE
 )
@@ -56,8 +58,9 @@ class Credentials:
         port = authority.rpartition(":")[2]
         if "@" in authority:
             where = authority
-        elif ":" in authority and not port.isdigit() and not authority.startswith("["):
-            where = rest  # a password with a "/" that is not quoted
+        elif ":" in authority and not authority.startswith("["):
+            # A password with a "/" or "?" that is not quoted; if it begins with digits it looks like a port.
+            where = re.split(r"\?[^@=/]+=", rest, maxsplit=1)[0] if port.isdigit() else rest
         else:
             return part
         userinfo, at, _ = where.rpartition("@")
@@ -69,13 +72,13 @@ class Credentials:
         return f"{scheme}://{f'{user}:{HIDDEN}' if colon else HIDDEN}{rest[len(userinfo) :]}"
 
     def _hide_value(self, match: re.Match[str]) -> str:
-        before, name, value = match.groups()
+        before, name, value = filter(None, match.groups())
         self._secrets.add(value)
         return f"{before}{name}={HIDDEN}"
 
 
 def _digest_of_value(match: re.Match[str]) -> str:
-    before, name, value = match.groups()
+    before, name, value = filter(None, match.groups())
     kept = HIDDEN if _CREDENTIAL_NAME.search(name) else hashlib.sha256(value.encode()).hexdigest()[:16]
     return f"{before}{name}={kept}"
 

@@ -5,6 +5,7 @@ import errno
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from cgan.errors import UserError
 from cgan.files import OccupiedError
@@ -56,9 +57,21 @@ def identity_of(url: str, files: Any, path: str) -> str:
 
 
 def host_of(files: Any) -> str:
-    """User, host and port of a file system that has one server; otherwise empty."""
+    """User, host and port of a file system that has one server, or an S3 other than Amazon's; otherwise empty."""
+    if "s3" in protocols_of(files):
+        return _s3_host(files)
     host, user, port = (files.storage_options.get(name) for name in ("host", "username", "port"))
     return f"{f'{user}@' if user else ''}{host}{f':{port}' if port else ''}" if host else ""
+
+
+def _s3_host(files: Any) -> str:
+    """Host, port and a "/" of an S3 that is not Amazon's, wherever its address was found."""
+    try:
+        server = urlsplit(files.s3.meta.endpoint_url)
+    except Exception:  # whoever reads or writes next hears of it
+        return ""
+    host = server.netloc.rpartition("@")[2]
+    return "" if f".{server.hostname}".endswith((".amazonaws.com", ".amazonaws.com.cn")) else f"{host}/"
 
 
 def protocols_of(files: Any) -> set[str]:

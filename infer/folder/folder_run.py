@@ -17,7 +17,7 @@ from infer.folder.local_folder import LocalFile
 from infer.folder.options import FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
 from infer.folder.places import open_source, open_storage
-from infer.folder.plan import Plan, check_folders, identity_of
+from infer.folder.plan import Plan, check_apart, check_folders, identity_of
 from infer.folder.report import ReportFile, report_values
 from infer.folder.request import (
     FolderRequest,
@@ -66,6 +66,10 @@ def run_folder(request: FolderRequest, console: Console) -> int:
             if request.check_parity:
                 plan = first or plan_of(request, source, target)
                 _check_parity(request.check_parity, request.device, plan, source, backend, console)
+            try:
+                check_apart(source, target)
+            except OSError as error:
+                raise unwritable(target, error) from error
             with closing(opened_journal(path, target)) as journal:
                 run = _Run(request, source, target, report, backend, journal, workers, console, stop)
                 outcome = run.watch() if request.watch else run.once(first)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
 
 from cgan.files import OccupiedError, look_at, place, remove_temporaries, temporary_name
-from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Entry, Status, Storage, check_below
+from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Entry, Probe, Status, Storage, check_below
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags with which folders are opened."""
@@ -122,6 +122,26 @@ class LocalFolder(Storage):
         folders = (self.path, self.path / WORK_FOLDER / "work")
         self.left = [str(file) for folder in folders for file in remove_temporaries(folder, marks, is_own)]
 
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[Probe]:
+        """Nothing else is made there, so that a folder that is refused is not taken for an OUTPUT."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        root = self.path.resolve()
+        probe = Probe.of(str(root))
+        with open(os.open(root / probe.name, NEW_FILE, 0o666), "wb") as file:  # noqa: PTH123
+            try:
+                file.write(probe.content)
+                file.flush()
+                yield probe
+            finally:
+                (root / probe.name).unlink(missing_ok=True)
+
+    def sees(self, probe: Probe) -> bool:
+        """Also where it is linked or mounted."""
+        root = self.path.resolve()
+        folders = [*(root / tail for tail in probe.tails), *root.parents]
+        return any(_contains(folder / probe.name, probe.content) for folder in folders)
+
     def finish(self) -> None:
         """Remove the folder for unfinished files if it is empty; the journal stays."""
         if self._root is None:
@@ -150,6 +170,10 @@ class LocalFile(LocalFolder):
         """The file, wherever it lies: who names it wants it."""
         yield _entry(self.file.name, self.file)
 
+    def sees(self, probe: Probe) -> bool:
+        """Only beside the file, which no output elsewhere could overwrite."""
+        return _contains(self.path / probe.name, probe.content)
+
 
 def _open_folder(name: str, above: int) -> int:
     """A descriptor of a folder in another one, made where it is missing; a link is not followed."""
@@ -176,6 +200,12 @@ def _place(
         found = look_at(name, folder)
         if found is None or found.sha256 != hashlib.sha256(content).hexdigest():
             raise
+
+
+def _contains(path: Path, content: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        return path.read_bytes() == content
+    return False
 
 
 def _entry(name: str, path: Path) -> Entry:

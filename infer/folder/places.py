@@ -4,8 +4,18 @@ import re
 from pathlib import Path
 
 from cgan.errors import UserError
+from infer.folder.credentials import HIDDEN
 from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.storage import Storage
+
+CACHES = re.compile(r"(?:(?:simplecache|filecache|blockcache|cached)(?:://[^:]*)?::)+")
+"""fsspec's caches, before what they cache. Each photo is read once, so they are left out."""
+
+BROKEN_URL = re.compile(
+    r"(?:^|::)([A-Za-z][A-Za-z0-9+.-]+):/(?!/)|^([A-Za-z][A-Za-z0-9+.-]+):[^/:]+:[^/]*@"
+    r"|(?:^|::)(s?ftp|ssh|https?|smb|webdavs?):///"
+)
+"""A URL with other slashes than two, whose password would not be found, or be in the name of a folder that is made."""
 
 SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]+")
 
@@ -18,6 +28,11 @@ def open_storage(place: str) -> Storage:
     """
     if not place:
         raise UserError("found an empty path for INPUT or OUTPUT, expected a folder; . is the current one")
+    if is_url(place):
+        place = CACHES.sub("", place, count=1) if CACHES.match(place) else place
+    if broken := BROKEN_URL.search(place):
+        name = next(filter(None, broken.groups()))
+        raise UserError(f"{name}:{HIDDEN}: found no URL, expected {name}://HOST/...; to name a folder put ./ before it")
     if place.startswith("file://"):
         return LocalFolder(Path(place.removeprefix("file://")))
     if not is_url(place):

@@ -227,6 +227,28 @@ def check_folders(source: Storage, target: Storage) -> None:
         raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
 
 
+def check_apart(source: Storage, target: Storage) -> None:
+    """Refuse an OUTPUT that is INPUT under another name, or lies in it or around it: a server has several names.
+
+    Nothing is asked of two folders of this machine, whose paths tell it.
+
+    Raises:
+        UserError: see above.
+        OSError: OUTPUT cannot be written to.
+    """
+    if not source.writable or (isinstance(source, LocalFolder) and isinstance(target, LocalFolder)):
+        return
+    if type(source) is type(target) and f"{target.identity}/".startswith(f"{source.identity}/"):
+        return  # under the same name, so it is left out of the search
+    with target.probe() as probe:
+        seen = source.sees(probe)
+    if seen:
+        raise UserError(
+            f"{target}: found in {source} or around it under another name, so outputs could overwrite inputs or be "
+            "taken for them; choose another OUTPUT"
+        )
+
+
 def _names_a_photo(target: Storage) -> bool:
     return isinstance(target, LocalFolder) and not target.path.exists() and target.path.suffix.lower() in PHOTO_FORMATS
 

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 from cgan.errors import UserError
-from cgan.files import OccupiedError, temporary_mark, temporary_name
+from cgan.files import OccupiedError, temporary_mark
 from infer.folder.credentials import Credentials
 from infer.folder.filesystems import (
     HTTP,
@@ -34,7 +35,7 @@ from infer.folder.filesystems import (
 )
 from infer.folder.local_folder import LocalFolder
 from infer.folder.publication import S3, Publication
-from infer.folder.storage import Entry, Status, Storage, check_below, is_below
+from infer.folder.storage import Entry, Probe, Status, Storage, check_below, is_below
 
 ARCHIVE_PROTOCOLS = frozenset({"tar", "zip"})
 
@@ -61,6 +62,8 @@ class RemoteFolder(Storage):
         self._protocols = protocols_of(self._files)
         if self._protocols & HTTP and "?" in root:
             raise UserError(f"{self}: found a query in the URL of a folder, expected none; leave it out")
+        if not self._protocols & THIS_MACHINE and {".", ".."} & set(unquote(root).split("/")):
+            raise UserError(f"{self}: found . or .. in a URL, with which a folder has two names; leave it out")
         self._root = root.rstrip("/") or root
         # Paths of some stores begin with "/", and those of the others with a bucket.
         self._prefix = f"{root.rstrip('/')}/" if root or self._files.root_marker else ""
@@ -188,9 +191,38 @@ class RemoteFolder(Storage):
             for name in [name for name in found if temporary_mark(posixpath.basename(name)) in marks]:
                 files.rm_file(self._path(name))
                 del found[name]
-            probe = self._path(temporary_name())
-            files.pipe_file(probe, b"")
-            files.rm_file(probe)
+        with self.probe():
+            pass
+
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[Probe]:
+        """Written without a look at what is there: its name is its own."""
+        probe = Probe.of(self._root)
+        with self._using() as files:
+            files.makedirs(self._root, exist_ok=True)
+            files.pipe_file(self._path(probe.name), probe.content)
+        try:
+            yield probe
+        finally:
+            with self._using() as files:
+                files.rm_file(self._path(probe.name))
+
+    def sees(self, probe: Probe) -> bool:
+        """An error is a no: above the folder most stores have nothing that can be asked for."""
+        above = self._root.rstrip("/").split("/")[:-1]
+        folders = [*(self._prefix + tail for tail in probe.tails)]
+        folders += ["".join(f"{part}/" for part in above[:count]) for count in range(len(above), -1, -1)]
+        with self._using() as files:
+            files.invalidate_cache()
+            for folder in folders:
+                try:
+                    if files.cat_file(folder + probe.name) == probe.content:
+                        return True
+                except FileNotFoundError:
+                    pass
+                except Exception:  # each store has its own
+                    self._broken = not is_concurrent(files)
+        return False
 
     def finish(self) -> None:
         """Nothing is left in a store."""

@@ -1,5 +1,6 @@
 """What `cgan-infer folder` is asked for, and what a run and a dry run both make of it."""
 
+import errno
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def plan_of(
     except JournalError as error:
         raise unwritable(target, error) from error
     except OSError as error:
+        if error.errno == errno.EBADMSG:  # found, and no archive
+            raise UserError(f"{source}: cannot be searched ({error.strerror})") from error
         raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
 
 

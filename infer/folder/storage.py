@@ -8,10 +8,11 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgan.files import file_sha256
+from cgan.files import MARK, file_sha256, temporary_name
 
 WORK_FOLDER = ".cgan"
 """Folder in an OUTPUT on this machine for the journal, and for files that are not whole yet."""
@@ -43,6 +44,28 @@ class Entry:
     """Why it is not read as a file: a link to a folder, a FIFO, a link that leads nowhere; it has no status then."""
     unreadable: bool = False
     """Whether it is a folder that could not be searched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A file in an OUTPUT for a moment, by which an INPUT tells whether the two are one place under two names."""
+
+    name: str
+    """Without a dot before it, since some servers do not show such files."""
+    tails: tuple[str, ...]
+    """Empty, and the last parts of the path of OUTPUT: what it can be called below a folder around it."""
+
+    @classmethod
+    def of(cls, folder: str) -> "Probe":
+        """One for an OUTPUT with this path."""
+        parts = [part for part in folder.split("/") if part]
+        tails = ("".join(f"{part}/" for part in parts[first:]) for first in range(len(parts), -1, -1))
+        return cls(temporary_name().lstrip("."), tuple(tails))
+
+    @property
+    def content(self) -> bytes:
+        """Its own, since some servers have an answer for any name."""
+        return f"{MARK} {self.name}".encode()
 
 
 class Storage(ABC):
@@ -109,6 +132,18 @@ class Storage(ABC):
         Raises:
             OSError: it cannot be written to.
         """
+
+    @abstractmethod
+    def probe(self) -> AbstractContextManager[Probe]:
+        """A small file in the folder, which is made, until it is left.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+
+    @abstractmethod
+    def sees(self, probe: Probe) -> bool:
+        """Whether the probe of another folder lies in this one, below it in a place of the same name, or above it."""
 
     @abstractmethod
     def finish(self) -> None:

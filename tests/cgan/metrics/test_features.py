@@ -65,7 +65,7 @@ def test_inception_comes_from_the_file_and_says_so(inception_weights: Path) -> N
 
 def test_inception_is_built_without_warnings(inception_weights: Path) -> None:
     # In a process of its own, because torcheval warns when it is imported first.
-    code = f"import pathlib, cgan.metrics.distances as m; m.load_inception(pathlib.Path({str(inception_weights)!r}))"
+    code = f"import pathlib, cgan.metrics.features as m; m.load_inception(pathlib.Path({str(inception_weights)!r}))"
     strict = ["-W", "error::FutureWarning", "-W", "error::UserWarning"]
     done = subprocess.run([sys.executable, *strict, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,9 @@
 """Archives as INPUT: every entry under its own name, whole, or named with the reason."""
 
+import gzip
 import io
+import lzma
+import random
 import tarfile
 import tempfile
 import threading
@@ -169,14 +172,93 @@ def test_a_damaged_header_in_a_tar_is_not_its_end(tmp_path: Path, color: Color) 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_that_is_no_archive_is_one_line(tmp_path: Path, suffix: str, color: Color) -> None:
     content = write_archive(tmp_path / f"x.{suffix}", ENTRIES).read_bytes()
-    for damaged in (b"", b"no archive" * 100, content[: len(content) // 2]):
-        if damaged == content[: len(content) // 2] and suffix == "tar":
-            continue
+    for damaged in (b"", b"no archive" * 100, content[: len(content) // 2 if suffix == "zip" else 40]):
         (tmp_path / f"x.{suffix}").write_bytes(damaged)
         place = f"{suffix[:3]}://::file://{tmp_path}/x.{suffix}"
         error = color(place, tmp_path / "out").result.error(2)
         assert error.startswith(f"error: {place}: cannot be searched (")
         assert not (tmp_path / "out").exists()
+
+
+SOME = [(f"{name}.png", name.encode() * 700) for name in "abcd"]
+
+
+def failed_after(archive: Path) -> tuple[list[str], str, str]:
+    """Photos that are found, and where and why no more are."""
+    *entries, last = sorted(opened(archive).walk(), key=lambda entry: entry.unreadable)
+    assert last.unreadable
+    return [entry.name for entry in entries if not entry.problem], last.name, str(last.problem)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz"])
+@pytest.mark.parametrize(("first", "count"), [(2 * 1536, 1), (2 * 1536, 3)])
+def test_zeros_before_other_entries_are_not_the_end(tmp_path: Path, suffix: str, first: int, count: int) -> None:
+    content = bytearray(write_archive(tmp_path / "x.tar", SOME).read_bytes())
+    content[first : first + count * 512] = bytes(count * 512)
+    archive = tmp_path / f"z.{suffix}"
+    packs: dict[str, Callable[[bytes], bytes]] = {"tar": bytes, "tar.gz": gzip.compress, "tar.xz": lzma.compress}
+    archive.write_bytes(packs[suffix](bytes(content)))
+    names, where, why = failed_after(archive)
+    assert (names, where) == (["a.png", "b.png"], "after b.png")
+    assert "damaged or cut off" in why or "begins with d.png" in why
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[:4])
+def test_an_archive_behind_the_end_of_another_is_named(tmp_path: Path, suffix: str, color: Color) -> None:
+    first, second = (
+        write_archive(tmp_path / f"{name}.{suffix}", entries)
+        for name, entries in zip("12", (SOME[:2], SOME[2:]), strict=True)
+    )
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    names, where, why = failed_after(first)
+    assert (names, where) == (["a.png", "b.png"], "after b.png")
+    assert "another one that begins with c.png" in why
+    assert color(f"tar://::file://{first}", tmp_path / "out").result.code == 1
+
+
+@pytest.mark.parametrize(("keep", "whole"), [(4 * 1536, False), (4 * 1536 + 512, False), (4 * 1536 + 1024, True)])
+def test_the_end_of_a_tar_is_two_blocks_of_zeros(tmp_path: Path, keep: int, whole: bool) -> None:
+    archive = write_archive(tmp_path / "x.tar", SOME)
+    archive.write_bytes(archive.read_bytes()[:keep])
+    found = [entry.name for entry in opened(archive).walk()]
+    assert found == ["a.png", "after d.png", "b.png", "c.png", "d.png"] if not whole else "after" not in str(found)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[1:4])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_what_a_damaged_compressed_tar_still_has_is_found(tmp_path: Path, suffix: str, damage: str) -> None:
+    noise = random.Random(0)
+    entries = [(f"{number:02d}.png", noise.randbytes(150_000)) for number in range(20)]
+    archive = write_archive(tmp_path / f"x.{suffix}", entries)
+    content = bytearray(archive.read_bytes())
+    middle = len(content) // 2
+    if damage == "cut":
+        del content[middle:]
+    elif suffix == "tar.gz":
+        content[-8] ^= 1  # its checksum, which comes last
+    else:
+        content[middle] ^= 1
+    archive.write_bytes(content)
+    folder = opened(archive)
+    names, where, why = failed_after(archive)
+    assert where == f"after {names[-1]}"
+    assert "the archive is damaged or cut off here" in why
+    if damage == "cut":
+        assert "end-of-stream" in why
+    whole = names if where == "after 19.png" else names[:-1]
+    assert len(whole) > 3
+    assert all(folder.fetch(name) == dict(entries)[name] for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(b"\x28\xb5\x2f\xfd", "compressed by zstd"), (b"\x04\x22\x4d\x18", "by lz4"), (b"PK\x03\x04", "begin with zip")],
+)
+def test_what_is_not_read_is_named(tmp_path: Path, start: bytes, kind: str, color: Color) -> None:
+    (tmp_path / "x.tar.zst").write_bytes(start + bytes(1000))
+    error = color(f"tar://::file://{tmp_path}/x.tar.zst", tmp_path / "out").result.error(2)
+    assert kind in error
+    assert "address" not in error
 
 
 def test_damaged_content_fails_its_photo(tmp_path: Path) -> None:

@@ -27,7 +27,13 @@ SECRET = "p4ss-w0rd"
         ("s3://bucket/a:b@c/photos", "s3://bucket/a:b@c/photos"),
         ("abfs://box@account.dfs.core.windows.net/x", "abfs://box@account.dfs.core.windows.net/x"),
         ("sftp://me@host/x", "sftp://me@host/x"),
-        ("ftp://host:21/me@home", "ftp://host:21/me@home"),
+        ("ftp://host:21/home", "ftp://host:21/home"),
+        ("http://host:80/x?mail=me@home", "http://host:80/x?mail=***"),
+        (f"ftp://me:12/{SECRET}@host/x", "ftp://me:***@host/x"),
+        (f"ftp://me:12?{SECRET}@host/x", "ftp://me:***@host/x"),
+        (f"ftp://me:12/;a={SECRET}@host/x", "ftp://me:***@host/x"),
+        (f"http://h/x;token={SECRET}/y", "http://h/x;token=***/y"),
+        (f"http://h/x?token={SECRET};{SECRET}", "http://h/x?token=***"),
         ("github://org:repo@main/x", "github://org:repo@main/x"),
         (f"ftp://me:{SECRET}@host:21/x", "ftp://me:***@host:21/x"),
         (f"ftp://me:{SECRET}/x@y@host/x", "ftp://me:***@host/x"),
@@ -153,6 +159,22 @@ def test_a_url_that_cannot_be_opened_shows_no_password(monkeypatch: pytest.Monke
         RemoteFolder(f"ftp://me:{SECRET}@host/x")
     assert "nobody at ftp://me:***@host/x" in str(error.value)
     assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "place", ["ftp:/me:{}@host/x", "ftp:me:{}@host", "sftp:///me:{}@host/x", "tar://::ftp:/me:{}@host/x.tar"]
+)
+@pytest.mark.parametrize("options", [[], ["--log-json"], ["--dry-run"]])
+def test_a_url_with_other_slashes_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, color: Callable[..., Any], place: str, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = place.format(SECRET)
+    for arguments in ((url, "out"), (tmp_path, url)):
+        result = color(*arguments, *options).result
+        assert "found no URL, expected" in result.error(2)
+        assert SECRET not in result.out + result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_behind_a_signed_url_is_refused() -> None:
