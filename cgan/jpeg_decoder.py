@@ -9,7 +9,6 @@ The bytes more can also be made into a block or two. A scan that was not finishe
 decoded again with other bytes behind it. The first bit that it lacks is an opposite one then, and the pictures differ.
 """
 
-import itertools
 from collections import Counter
 from typing import Any
 
@@ -76,11 +75,11 @@ class JpegDecoder(ImageFile.PyDecoder):
 
     def _huffman(self, data: bytes, layout: Layout) -> int:
         feed = _Feed(self._decoder(self.im), data)
-        doubtful: set[int] = set()
+        doubtful: dict[int, bytes] = {}
         for number, scan in enumerate(layout.scans, 1):
             surplus = feed.ends_before(scan.end)
             if not feed.is_finished_at(scan.end):
-                doubtful.add(scan.end)
+                doubtful[scan.end] = OPPOSITE
             if not feed.is_whole():
                 count = len(layout.scans)
                 raise MissingPixelsError(f"scan {number} of {count} ends early" if count > 1 else self._rows())
@@ -90,21 +89,21 @@ class JpegDecoder(ImageFile.PyDecoder):
                 self.args[0].append(SURPLUS)
         feed.give_to(len(data))
         feed.give(END)
-        if doubtful and self._depends_on_what_follows(data, sorted(doubtful)):
+        if doubtful and self._depends_on_what_follows(data, doubtful):
             raise MissingPixelsError("the file ends before all of its pixels")
         if any(self._may_have_hole(data, layout, scan) for scan in layout.scans):
             self.args[0].append(MAY_HAVE_HOLE)
         return feed.code or 0
 
-    def _depends_on_what_follows(self, data: bytes, ends: list[int]) -> bool:
-        """Decode the picture again with OPPOSITE at the ends of some scans. Returns whether it is another one then."""
-        places = [0, *ends, len(data)]
-        pieces = [data[begin:end] for begin, end in itertools.pairwise(places)]
+    def _depends_on_what_follows(self, data: bytes, doubtful: dict[int, bytes]) -> bool:
+        """Decode the picture again with bytes put in at the ends of some scans. Returns whether it is another one."""
+        places = sorted(doubtful)
+        pieces = [data[begin:end] + doubtful[end] for begin, end in zip([0, *places], places, strict=False)]
         other = self._blank()
-        self._decoder(other.im).decode(OPPOSITE.join(pieces) + END)
+        self._decoder(other.im).decode(b"".join(pieces) + data[places[-1] :] + END)
         return other.tobytes() != other._new(self.im).tobytes()
 
-    def _has_hole(self, data: bytes, scan: Scan, doubtful: set[int]) -> bool:
+    def _has_hole(self, data: bytes, scan: Scan, doubtful: dict[int, bytes]) -> bool:
         """Whether zeros replace data of a scan. Blocks of zeros by right are flat, and the scan ends with its data.
 
         Where the scan seems to end before the zeros, that place is added to the doubtful ones.
@@ -114,7 +113,7 @@ class JpegDecoder(ImageFile.PyDecoder):
             return False
         end = next((place for place in scan.restarts if place > zeros), scan.end)
         if self._fed(data, zeros).is_whole():
-            doubtful.add(zeros)
+            doubtful[zeros] = READ_AHEAD  # which begins with a one
             return False  # they follow the last block
         if _end_of_zeros(data, zeros, end) - zeros > scan.longest_zeros or not self._fed(data, end).is_whole():
             return True
@@ -123,7 +122,7 @@ class JpegDecoder(ImageFile.PyDecoder):
     def _may_have_hole(self, data: bytes, layout: Layout, scan: Scan) -> bool:
         """Whether zeros are the last bits of means that vary, among bits that are as often ones.
 
-        By right they are in areas that are mostly flat, and anywhere in a photo that was a JPEG of lower quality before.
+        By right they are in areas that are mostly flat, and anywhere in a photo that was a coarser JPEG before.
         """
         frame = layout.frame
         assert frame is not None
@@ -132,7 +131,7 @@ class JpegDecoder(ImageFile.PyDecoder):
             return False
         end = _end_of_zeros(data, zeros, scan.end)
         rest = data[scan.begin : zeros] + data[end : scan.end]
-        if int.from_bytes(rest).bit_count() < ONES * 8 * len(rest):
+        if len(rest) < len(HOLE) // 2 or int.from_bytes(rest).bit_count() < ONES * 8 * len(rest):
             return False
         units = scan.units_at(frame, data, zeros, end)
         scale = -(-frame.width // self.im.size[0])
