@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
-from cgan.jpeg_scans import ARITHMETIC, Layout, Scan, layout_of
+from cgan.jpeg_scans import ARITHMETIC, PROGRESSIVE, Layout, Scan, layout_of
 
 JPEG_CODEC = "cgan_jpeg"
 """Name of `JpegDecoder` among Pillow's decoders."""
@@ -32,6 +32,10 @@ READ_AHEAD = bytes.fromhex("b2 4d 96 69 a5 5a d1 2e")
 
 OPPOSITE = bytes(255 - byte for byte in READ_AHEAD)
 """The first bit that a scan lacks makes another Huffman code, or another value, than with READ_AHEAD."""
+
+ONES_AHEAD = b"\xff\x00" * 8
+"""No Huffman code is of ones alone: libjpeg takes 17 of them for a symbol of 0. Of eight bytes it makes three symbols
+at most, too few for a block of each of two chroma components, so that luma before these is never made up."""
 
 HOLE = bytes(32)
 """So many zero bytes in a row are looked into; by right they are only in pictures with flat areas."""
@@ -76,11 +80,17 @@ class JpegDecoder(ImageFile.PyDecoder):
     def _huffman(self, data: bytes, layout: Layout) -> int:
         feed = _Feed(self._decoder(self.im), data)
         doubtful: dict[int, bytes] = {}
+        assert layout.frame is not None
+        # JFIF tells that it is YCbCr; of RGB all is wanted.
+        only_luma = self.mode == "L" and data[6:11] == b"JFIF\0" and layout.frame.kind not in PROGRESSIVE
         for number, scan in enumerate(layout.scans, 1):
             surplus = feed.ends_before(scan.end)
-            if not feed.is_finished_at(scan.end):
+            luma_first = only_luma and len(scan.components) == 3
+            if luma_first:  # one decoding does
+                feed.give_to(scan.end)
+            elif not feed.is_finished_at(scan.end):
                 doubtful[scan.end] = OPPOSITE
-            if not feed.is_whole():
+            if not feed.is_whole(ONES_AHEAD if luma_first else READ_AHEAD):
                 count = len(layout.scans)
                 raise MissingPixelsError(f"scan {number} of {count} ends early" if count > 1 else self._rows())
             if self._has_hole(data, scan, doubtful):
@@ -224,9 +234,9 @@ class _Feed:
         rest, self.given = self.data[self.given : end], end
         return self.takes(rest) and self.takes(b"\0")
 
-    def is_whole(self) -> bool:
+    def is_whole(self, ahead: bytes = READ_AHEAD) -> bool:
         """Whether it wants no more of the scan that ends here."""
-        self.give(READ_AHEAD)
+        self.give(ahead)
         # The first of two may be the last one that it was waiting for.
         return self.takes(b"\0") and self.takes(b"\0")
 
