@@ -4,13 +4,17 @@ libjpeg takes data in pieces and stops where a piece ends. Each scan is given to
 then a few bytes more than it may read ahead. Three things can come of this. It ends: it has all rows. It takes each
 further byte at once, looking for a marker: the scan is whole. Or it lets bytes lie until they suffice for the next
 block: the scan lacks data.
+
+The bytes more can also be made into a block or two. A scan that was not finished when its data ended is therefore
+decoded again with other bytes behind it. The first bit that it lacks is an opposite one then, and the pictures differ.
 """
 
+from collections import Counter
 from typing import Any
 
 from PIL import Image, ImageFile
 
-from cgan.jpeg_scans import ARITHMETIC, Layout, Scan, layout_of
+from cgan.jpeg_scans import ARITHMETIC, PROGRESSIVE, Layout, Scan, layout_of
 
 JPEG_CODEC = "cgan_jpeg"
 """Name of `JpegDecoder` among Pillow's decoders."""
@@ -19,14 +23,28 @@ NO_END = "the end marker is missing; every pixel is there"
 
 SURPLUS = "data are left over after its last pixels; it may be damaged"
 
+MAY_HAVE_HOLE = "zeros may replace a part of its image data"
+
 END = b"\xff\xd9"
 
-READ_AHEAD = b"\xff\x00" * 8
-"""Eight bytes of ones, as many as libjpeg's bit buffer holds: it may want them beyond those that it decodes. No Huffman
-code is of ones alone, so that missing blocks cannot be made of them."""
+READ_AHEAD = bytes.fromhex("b2 4d 96 69 a5 5a d1 2e")
+"""As many bytes as libjpeg's bit buffer holds: it may want them beyond those that it decodes."""
+
+OPPOSITE = bytes(255 - byte for byte in READ_AHEAD)
+"""The first bit that a scan lacks makes another Huffman code, or another value, than with READ_AHEAD."""
+
+ONES_AHEAD = b"\xff\x00" * 8
+"""No Huffman code is of ones alone: libjpeg takes 17 of them for a symbol of 0. Of eight bytes it makes three symbols
+at most, too few for a block of each of two chroma components, so that luma before these is never made up."""
 
 HOLE = bytes(32)
 """So many zero bytes in a row are looked into; by right they are only in pictures with flat areas."""
+
+ONES = 0.4
+"""Least share of ones in bits that are as good as chance."""
+
+LEVELS = 8
+"""So many levels of brightness count as one: in dark areas, means of equal coefficients differ."""
 
 NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
 """Continues arithmetic-coded data, from whose end zeros are left out by right, otherwise than the zeros that are
@@ -61,31 +79,76 @@ class JpegDecoder(ImageFile.PyDecoder):
 
     def _huffman(self, data: bytes, layout: Layout) -> int:
         feed = _Feed(self._decoder(self.im), data)
+        doubtful: dict[int, bytes] = {}
+        assert layout.frame is not None
+        # JFIF tells that it is YCbCr; of RGB all is wanted.
+        only_luma = self.mode == "L" and data[6:11] == b"JFIF\0" and layout.frame.kind not in PROGRESSIVE
         for number, scan in enumerate(layout.scans, 1):
             surplus = feed.ends_before(scan.end)
-            feed.give_to(scan.end)
-            if not feed.is_whole():
+            luma_first = only_luma and len(scan.components) == 3
+            if luma_first:  # one decoding does
+                feed.give_to(scan.end)
+            elif not feed.is_finished_at(scan.end):
+                doubtful[scan.end] = OPPOSITE
+            if not feed.is_whole(ONES_AHEAD if luma_first else READ_AHEAD):
                 count = len(layout.scans)
                 raise MissingPixelsError(f"scan {number} of {count} ends early" if count > 1 else self._rows())
-            if self._has_hole(data, scan):
+            if self._has_hole(data, scan, doubtful):
                 raise MissingPixelsError("zeros replace a part of its image data")
             if surplus and SURPLUS not in self.args[0]:
                 self.args[0].append(SURPLUS)
         feed.give_to(len(data))
         feed.give(END)
+        if doubtful and self._depends_on_what_follows(data, doubtful):
+            raise MissingPixelsError("the file ends before all of its pixels")
+        if any(self._may_have_hole(data, layout, scan) for scan in layout.scans):
+            self.args[0].append(MAY_HAVE_HOLE)
         return feed.code or 0
 
-    def _has_hole(self, data: bytes, scan: Scan) -> bool:
-        """Whether zeros replace data of a scan. Blocks of zeros by right are flat, and the scan ends with its data."""
+    def _depends_on_what_follows(self, data: bytes, doubtful: dict[int, bytes]) -> bool:
+        """Decode the picture again with bytes put in at the ends of some scans. Returns whether it is another one."""
+        places = sorted(doubtful)
+        pieces = [data[begin:end] + doubtful[end] for begin, end in zip([0, *places], places, strict=False)]
+        other = self._blank()
+        self._decoder(other.im).decode(b"".join(pieces) + data[places[-1] :] + END)
+        return other.tobytes() != other._new(self.im).tobytes()
+
+    def _has_hole(self, data: bytes, scan: Scan, doubtful: dict[int, bytes]) -> bool:
+        """Whether zeros replace data of a scan. Blocks of zeros by right are flat, and the scan ends with its data.
+
+        Where the scan seems to end before the zeros, that place is added to the doubtful ones.
+        """
         zeros = data.find(HOLE, scan.begin, scan.end)
         if zeros < 0:
             return False
         end = next((place for place in scan.restarts if place > zeros), scan.end)
         if self._fed(data, zeros).is_whole():
+            doubtful[zeros] = READ_AHEAD  # which begins with a one
             return False  # they follow the last block
-        if not (scan.zeros_are_flat and self._fed(data, end).is_whole()):
+        if _end_of_zeros(data, zeros, end) - zeros > scan.longest_zeros or not self._fed(data, end).is_whole():
             return True
         return self._fed(data, 0).ends_before(end)
+
+    def _may_have_hole(self, data: bytes, layout: Layout, scan: Scan) -> bool:
+        """Whether zeros are the last bits of means that vary, among bits that are as often ones.
+
+        By right they are in areas that are mostly flat, and anywhere in a photo that was a coarser JPEG before.
+        """
+        frame = layout.frame
+        assert frame is not None
+        zeros = data.find(HOLE, scan.begin, scan.end) if scan.refines_means else -1
+        if zeros < 0 or next(iter(frame.sampling)) not in scan.components:
+            return False
+        end = _end_of_zeros(data, zeros, scan.end)
+        rest = data[scan.begin : zeros] + data[end : scan.end]
+        if len(rest) < len(HOLE) // 2 or int.from_bytes(rest).bit_count() < ONES * 8 * len(rest):
+            return False
+        units = scan.units_at(frame, data, zeros, end)
+        scale = -(-frame.width // self.im.size[0])
+        width, height = (max(side // scale, 1) for side in frame.unit_size(scan.components))
+        means = self._blank()._new(self.im).convert("L").reduce((width, height)).tobytes()
+        levels = Counter(mean // LEVELS for mean in means[units.start : units.stop])
+        return bool(levels) and max(levels.values()) < levels.total() / 2
 
     def _arithmetic(self, data: bytes, layout: Layout) -> int:
         """Such data are taken in one piece only, so that the picture is made twice, with two continuations."""
@@ -113,6 +176,10 @@ class JpegDecoder(ImageFile.PyDecoder):
         feed = _Feed(self._decoder(self._blank().im), data)
         feed.give_to(end)
         return feed
+
+
+def _end_of_zeros(data: bytes, begin: int, end: int) -> int:
+    return end - len(data[begin:end].lstrip(b"\0"))
 
 
 class _Feed:
@@ -159,9 +226,17 @@ class _Feed:
         self.given += len(taken)
         return all(taken)
 
-    def is_whole(self) -> bool:
+    def is_finished_at(self, end: int) -> bool:
+        """Whether its scan is done with the data as far as `end`, all of which it is given, and a byte of zeros."""
+        last = end - 2 if self.data[end - 2] == 0xFF else end - 1  # one that is stuffed is not taken alone
+        if last >= self.given:
+            self.give_to(last)
+        rest, self.given = self.data[self.given : end], end
+        return self.takes(rest) and self.takes(b"\0")
+
+    def is_whole(self, ahead: bytes = READ_AHEAD) -> bool:
         """Whether it wants no more of the scan that ends here."""
-        self.give(READ_AHEAD)
+        self.give(ahead)
         # The first of two may be the last one that it was waiting for.
         return self.takes(b"\0") and self.takes(b"\0")
 

@@ -1,6 +1,7 @@
 """Photos whose files lack pixels are refused; those that lack only their end marker are not."""
 
 import base64
+import contextlib
 import io
 import itertools
 import struct
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from cgan.completeness import load
-from cgan.jpeg_decoder import NO_END, SURPLUS, MissingPixelsError
+from cgan.jpeg_decoder import MAY_HAVE_HOLE, NO_END, SURPLUS, MissingPixelsError
 from cgan.jpeg_scans import layout_of
 
 EOI = b"\xff\xd9"
@@ -57,6 +58,19 @@ def half_flat() -> Image.Image:
     picture = Image.new("RGB", (400, 400), "white")
     picture.paste(photo(), (0, 300))
     return picture
+
+
+def textured(seed: int, side: int = 64) -> Image.Image:
+    """Of brightness that varies at all sizes."""
+    chance = np.random.default_rng(seed)
+    sizes = [size for size in (2, 8, 32, 100, 400) if size <= side]
+    layers = [
+        Image.fromarray(chance.integers(0, 256, (size, size, 3), np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        for size in sizes
+    ]
+    return Image.fromarray(np.mean([np.asarray(layer) for layer in layers], 0).astype(np.uint8))
 
 
 def content_of(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -161,6 +175,57 @@ def test_a_jpeg_with_a_hole_of_zeros_is_refused(options: dict[str, object], size
     for share in (0.05, 0.3, 0.7):
         hole = begin + int(share * (len(content) - begin))
         refused(content[:hole] + bytes(size) + content[hole + size :], "zeros|restart|ends after")
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("tail", [b"", EOI, bytes(64) + EOI], ids=["cut", "with EOI", "zeros"])
+def test_a_jpeg_without_its_last_bytes_is_refused_unless_its_pixels_are_there(
+    options: dict[str, object], mode: str, tail: bytes
+) -> None:
+    for seed in range(2):
+        content = content_of(textured(seed).convert(mode), "JPEG", **options)
+        whole = np.asarray(opened(content))
+        for missing in range(3, 25):
+            image = opened(content[:-missing] + tail)
+            with contextlib.suppress(OSError):
+                load(image)
+                assert np.array_equal(np.asarray(image), whole)
+
+
+def test_fill_bytes_before_a_marker_are_no_data() -> None:
+    content = content_of(photo("L"), "JPEG", progressive=True)
+    filled = content.replace(b"\xff\xc4", b"\xff\xff\xff\xc4").replace(EOI, b"\xff\xff" + EOI)
+    same(filled, content)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_hole_of_zeros_in_the_means_of_a_progressive_jpeg_is_refused(mode: str) -> None:
+    for seed in range(8):
+        content = content_of(textured(seed, 400).convert(mode), "JPEG", progressive=True)
+        scan = layout_of(content).scans[0]
+        for share in (0.1, 0.5, 0.8):
+            hole = scan.begin + int(share * (scan.end - scan.begin))
+            refused(content[:hole] + bytes(64) + content[hole + 64 :], "zeros|ends early|before all")
+
+
+def test_a_hole_of_zeros_in_the_last_bits_of_means_is_noted() -> None:
+    content = content_of(textured(1, 600), "JPEG", progressive=True)
+    scan = next(scan for scan in layout_of(content).scans if scan.refines_means)
+    for share in (0.1, 0.5, 0.7):
+        hole = scan.begin + int(share * (scan.end - scan.begin))
+        assert load(opened(content[:hole] + bytes(64) + content[hole + 64 :])) == (MAY_HAVE_HOLE,)
+
+
+@pytest.mark.parametrize("quality", [30, 75, 100])
+def test_zeros_by_right_in_the_means_of_a_progressive_jpeg_are_loaded(quality: int) -> None:
+    y, x = np.mgrid[:640, :2800]
+    slopes = ((255 - x // 32 % 256), x // 11 % 256, (x // 8 % 8) * 32, 255 * (x // 400 % 2), 128 + 0 * y, y // 3)
+    coarse = opened(content_of(textured(2, 400).convert("L"), "JPEG", quality=60))
+    for picture in (*(Image.fromarray(slope.astype(np.uint8)) for slope in slopes), coarse):
+        for mode in ("L", "RGB"):
+            content = content_of(picture.convert(mode), "JPEG", progressive=True, quality=quality)
+            same(content, content)
 
 
 def test_zeros_after_the_last_block_are_no_hole_but_noted() -> None:
