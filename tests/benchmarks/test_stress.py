@@ -189,7 +189,7 @@ def test_what_is_no_whole_color_photo_is_told(tmp_path: Path) -> None:
 
 
 def test_files_of_the_user_that_stay_pass(check: Check) -> None:
-    found = check("own", SLOW, files=80, kills=4)
+    found = check("own", SLOW, files=60, kills=3)
     assert found.problems == []
     assert found.figures["dropped"] > 5
     assert found.figures["changed"] == 0
@@ -202,6 +202,6 @@ def replace(temporary, work, name, folder, *_):
     os.replace(temporary, name, src_dir_fd=work, dst_dir_fd=folder)
 s._place = replace
 """
-    found = check("own", SLOW + code, files=80, kills=4)
+    found = check("own", SLOW + code, files=60, kills=3)
     assert found.figures["changed"] > 0
     assert any("not the file that was dropped there" in problem for problem in found.problems)
