@@ -93,6 +93,27 @@ def test_a_run_of_an_earlier_version_goes_on(folder: RunFolder, publish: Publish
     publish(20.0, 21.0, save_every=1)
 
 
+@pytest.mark.parametrize("moment", ["fsync", "digests"])
+def test_a_run_of_an_earlier_version_goes_on_after_it_was_stopped_while_it_was_taken_over(
+    folder: RunFolder, publish: Publish, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    publish(20.0, save_every=1)
+    (folder.path / LEDGER_FILE).unlink()
+    before = {path for path in folder.path.rglob("*") if path.is_file()}
+
+    def stop(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*(("os.fsync", stop) if moment == "fsync" else ("cgan.training.ledger.file_sha256", stop)))
+        folder.adopt()
+    assert {path for path in folder.path.rglob("*") if path.is_file()} == before
+    folder.adopt()
+    folder.check_own()
+    assert (folder.path / LEDGER_FILE).read_text().count("\n") == 9
+    publish(20.0, 21.0, save_every=1)
+
+
 # killed with kill -9
 
 
