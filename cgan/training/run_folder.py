@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from cgan.checkpoint_record import BEST_FILE, best_epoch
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import OccupiedError, remove_temporaries, temporary_mark
+from cgan.files import OccupiedError, look_at, remove_temporaries, temporary_mark
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
 from cgan.training import events
@@ -203,6 +203,7 @@ class RunFolder:
             for file in self._fixed_files():
                 if os.path.lexists(file) and not self.ledger.knows(file):
                     raise OccupiedError(file, "another file")
+            look_at(self.events / events.FILE)  # it may be unfinished, but is a file
 
     def _fixed_files(self) -> tuple[Path, ...]:
         """What is written again after each epoch, the event file aside, which grows."""

@@ -1,6 +1,7 @@
 """What a run replaces and removes: its own files, and nothing that a user or another program put there."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,18 @@ def test_what_is_replaced_is_looked_at_before_a_run_goes_on(folder: RunFolder, p
             folder.check_own()
         path.write_bytes(content)
     folder.check_own()
+
+
+@pytest.mark.parametrize("target", ["fifo", "/dev/zero"])
+def test_events_that_are_no_file_are_refused_before_a_run_goes_on(
+    folder: RunFolder, publish: Publish, target: str
+) -> None:
+    publish(20.0)
+    path = folder.path / REPLACED[-1]
+    path.unlink()
+    os.mkfifo(path) if target == "fifo" else path.symlink_to(target)
+    with pytest.raises(UserError, match=rf"{path.name}: found what this run did not write"):
+        folder.check_own()
 
 
 def test_a_run_of_an_earlier_version_goes_on(folder: RunFolder, publish: Publish) -> None:
