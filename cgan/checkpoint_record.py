@@ -114,6 +114,8 @@ def checkpoint_of(source: Path, choice: str) -> Path:
     Raises:
         UserError: there is no such checkpoint, or `source` is no run.
     """
+    if not choice:
+        raise UserError("--checkpoint: found an empty name, expected last, best or a file of the run; leave it out")
     if not source.is_dir():
         raise UserError(f"--checkpoint {choice}: no effect beside {source}, which is no run folder; leave it out")
     folder = source / CHECKPOINTS

@@ -9,11 +9,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,19 +137,100 @@ def look_at(path: str | os.PathLike[str], folder: int | None = None) -> Content 
         OccupiedError: a link, a folder or a device.
         OSError: it cannot be read.
     """
+    descriptor = open_regular(path, folder=folder)
+    if descriptor is None:
+        return None
+    with open(descriptor, "rb") as file:  # noqa: PTH123
+        return Content(hashlib.file_digest(file, "sha256").hexdigest(), _version(os.fstat(descriptor)))
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes | None:
+    """Read a regular file; None where nothing has that name.
+
+    Raises:
+        OccupiedError: a link, a folder or a device.
+        OSError: it cannot be read.
+    """
+    descriptor = open_regular(path)
+    if descriptor is None:
+        return None
+    with open(descriptor, "rb") as file:  # noqa: PTH123
+        return file.read()
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, folder: int | None = None) -> int | None:
+    """Open a regular file without waiting for anything; None where nothing has that name.
+
+    Args:
+        path: the file; a link is not followed.
+        flags: as of `os.open`.
+        folder: descriptor of the folder that it is relative to.
+
+    Returns:
+        A descriptor, which the caller closes.
+
+    Raises:
+        OccupiedError: a link, a folder or a device.
+        OSError: it cannot be opened.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666, dir_fd=folder)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):  # a link, as BSD says it, a socket
             raise OccupiedError(path, "a link or a device") from None
+        if error.errno == errno.EISDIR:
+            raise OccupiedError(path, "a folder") from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OccupiedError(path, "a folder or a device")
-    with open(descriptor, "rb") as file:  # noqa: PTH123
-        return Content(hashlib.file_digest(file, "sha256").hexdigest(), _version(os.fstat(descriptor)))
+    return descriptor
+
+
+def append(descriptor: int, content: bytes) -> None:
+    """Append to a file and flush it to the disk: all of the content or, with an exception, nothing of it.
+
+    A system writes what there is room for and tells only how much that was.
+
+    Args:
+        descriptor: opened with O_APPEND.
+        content: what is appended.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    written, begin = 0, 0
+    try:
+        while written < len(content):
+            count = os.write(descriptor, content[written:])
+            begin = begin if written else os.lseek(descriptor, 0, os.SEEK_CUR) - count
+            written += count
+        os.fsync(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            # What another process appended meanwhile stays.
+            if written and os.fstat(descriptor).st_size == begin + written:
+                os.ftruncate(descriptor, begin)
+        raise
+
+
+def whole_lines(content: bytes, whole: re.Pattern[bytes], part: re.Pattern[bytes]) -> bytes | None:
+    """Lines of a file that `append` wrote, without one at its end that was never finished.
+
+    Args:
+        content: of the file.
+        whole: matches finished lines.
+        part: matches an unfinished one; taken for one only after a finished line, since it may be anyone's.
+
+    Returns:
+        The finished lines; None where the file holds something else.
+    """
+    lines, newline, rest = content.rpartition(b"\n")
+    if not whole.fullmatch(lines + newline) or (rest and not (newline and part.fullmatch(rest))):
+        return None
+    return lines + newline
 
 
 def check_replaceable(path: Path) -> None:

@@ -14,9 +14,10 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import BinaryIO
 
-from cgan.files import MARK, OccupiedError
+from cgan.files import MARK, OccupiedError, append, open_regular, read_regular, whole_lines
 
 _MARKS = re.compile(rb"(?:[0-9a-f]{32}\n)*")
+_PART = re.compile(rb"[0-9a-f]{1,32}")
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 """Errors of file systems that cannot lock files, as some of clusters."""
@@ -50,23 +51,23 @@ def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object
         OccupiedError: the file holds something else.
         OSError: it cannot be written.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(file, flags, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise OccupiedError(file, "a link") from None
-        raise
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    descriptor = open_regular(file, flags)
+    if descriptor is None:
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(file.parent))
     with open(descriptor, "r+b", buffering=0) as opened:  # noqa: PTH123
         alone = _lock(opened, sharing)
-        marks = _parsed(opened.read(), file)
+        found = opened.read()
+        whole = _whole(found, file)
+        marks = _parsed(whole)
+        if whole != found and os.fstat(descriptor).st_size == len(found):
+            opened.truncate(len(whole))
         if alone and marks:
             clean(marks)
             opened.truncate(0)
         if alone and sharing is Sharing.TOGETHER:
             fcntl.flock(opened, fcntl.LOCK_SH)
-        opened.write(f"{MARK}\n".encode())
-        os.fsync(descriptor)
+        append(descriptor, f"{MARK}\n".encode())
         # After an interrupt the mark stays: it may have come while a temporary file was being removed.
         try:
             yield alone is not None
@@ -83,12 +84,7 @@ def read_marks(file: Path) -> frozenset[str]:
         OccupiedError: the file holds something else.
         OSError: it cannot be read.
     """
-    if file.is_symlink():
-        raise OccupiedError(file, "a link")
-    try:
-        return _parsed(file.read_bytes(), file)
-    except FileNotFoundError:
-        return frozenset()
+    return _parsed(_whole(read_regular(file) or b"", file))
 
 
 def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:
@@ -108,10 +104,16 @@ def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:
     return True
 
 
-def _parsed(content: bytes, file: Path) -> frozenset[str]:
-    if not _MARKS.fullmatch(content):
+def _whole(content: bytes, file: Path) -> bytes:
+    """The finished lines of a file of marks."""
+    whole = whole_lines(content, _MARKS, _PART)
+    if whole is None:
         raise OccupiedError(file, "a file that cgan did not write")
-    return frozenset(content.decode().split())
+    return whole
+
+
+def _parsed(lines: bytes) -> frozenset[str]:
+    return frozenset(lines.decode().split())
 
 
 def _forget(file: BinaryIO, alone: bool | None, sharing: Sharing) -> None:

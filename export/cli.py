@@ -109,7 +109,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         print(json.dumps(inspection.inspect_artefact(inspect), indent=2))
         return
     assert source is not None
-    if given["checkpoint"]:
+    if given["checkpoint"] is not None:
         source = checkpoint_of(source, given["checkpoint"])
     use_own_pixel_limit()
     options = _export_options(given)

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import atomic_path
+from cgan.files import OccupiedError, atomic_path, read_regular
 from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from export.engine_precision import (
@@ -150,7 +150,7 @@ def build_engine(
     monitor = _progress_monitor(trt, on_progress)
     config.progress_monitor = monitor
     if options.timing_cache:
-        _read_timing_cache(config, options.timing_cache, log)
+        known = _read_timing_cache(config, options.timing_cache, log)
     with _interrupt_kept(monitor):
         plan = builder.build_serialized_network(network, config)
     if monitor.failure:
@@ -158,7 +158,7 @@ def build_engine(
     if plan is None:
         raise GateError(f"{FLAVOURS[options.flavour].label} cannot build the engine ({log.reason()})")
     if options.timing_cache:
-        _write_timing_cache(config, options.timing_cache)
+        _write_timing_cache(config, options.timing_cache, known)
     with target.open("wb") as file:
         file.write(plan)
     origin = _origin(trt, options, gpu, hashlib.sha256(content).hexdigest())
@@ -321,11 +321,17 @@ def _interrupt_kept(monitor: Any) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _read_timing_cache(config: Any, path: Path, log: Any) -> None:
+def _read_timing_cache(config: Any, path: Path, log: Any) -> frozenset[str]:
+    """Give the builder a timing cache, an empty one where there is no file; digests of what may be replaced."""
     try:
-        content = path.read_bytes() if path.exists() else b""
+        found = read_regular(path)
+    except OccupiedError as error:
+        raise UserError(
+            f"{flag('timing_cache')}: {path} cannot be read ({error.strerror}); name another file"
+        ) from error
     except OSError as error:
         raise UserError(f"{flag('timing_cache')}: {path} cannot be read ({error}); name another file") from error
+    content = found or b""
     log.errors.clear()
     accepted = config.set_timing_cache(config.create_timing_cache(content), False)
     if content and (log.errors or not accepted):  # TensorRT would go on with an empty one
@@ -333,12 +339,18 @@ def _read_timing_cache(config: Any, path: Path, log: Any) -> None:
             f"{flag('timing_cache')}: found {path}, expected a timing cache of this TensorRT and GPU "
             f"({log.reason()}); delete it or name another file"
         )
+    return frozenset() if found is None else frozenset({hashlib.sha256(found).hexdigest()})
 
 
-def _write_timing_cache(config: Any, path: Path) -> None:
+def _write_timing_cache(config: Any, path: Path, known: frozenset[str]) -> None:
     try:
-        with atomic_path(path) as temporary:
+        with atomic_path(path, known) as temporary:
             temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+    except OccupiedError as error:
+        raise GateError(
+            f"{flag('timing_cache')}: {path} appeared or changed while the engine was built, and was left as it is; "
+            "give the command again or name another file"
+        ) from error
     except OSError as error:
         raise cannot_write(path, error) from error
 

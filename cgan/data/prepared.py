@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from cgan.cache import cache_folder
@@ -87,7 +87,8 @@ def prepare(
         paths: what `scan(folder)` gave, where the caller has it already.
 
     Raises:
-        UserError: no photos, more than 5% of them cannot be read, or the cache cannot be written.
+        UserError: no photos, more than 5% of them cannot be read, one changes meanwhile, or the cache cannot be
+            written.
         GateError: the disk is full.
     """
     paths = scan(folder) if paths is None else paths
@@ -100,7 +101,7 @@ def prepare(
     except _DamagedError as error:
         note, found = f"{entry.pixels}: the prepared photos were damaged ({error}) and are made again", None
     if found is None:
-        found = _make(entry, paths, names, size, progress)
+        found = _make(entry, [_Photo(*photo) for photo in zip(paths, names, digests, strict=True)], size, progress)
     prepared, index = found
     if len(index.unreadable) > MAX_UNREADABLE * len(paths):
         name, reason = next(iter(index.unreadable.items()))
@@ -117,6 +118,16 @@ def prepare(
         near_gray=frozenset(index.near_gray),
         note=note,
     )
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A photo to prepare."""
+
+    path: Path
+    name: str
+    sha256: str
+    """Digest that the cache is keyed by; empty where the file could not be read."""
 
 
 @dataclass(frozen=True)
@@ -183,22 +194,22 @@ def _read(entry: _Entry, total: int, size: int) -> tuple[np.ndarray, _Index] | N
 
 
 def _make(
-    entry: _Entry, paths: Sequence[Path], names: list[str], size: int, progress: Callable[[int, int], None] | None
+    entry: _Entry, photos: Sequence[_Photo], size: int, progress: Callable[[int, int], None] | None
 ) -> tuple[np.ndarray, _Index]:
     """Decode the photos into the cache.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or a photo has changed.
         GateError: the disk is full.
     """
     try:
         entry.folder.mkdir(parents=True, exist_ok=True)
         marks = entry.folder / MARKS_FILE
         with noted(marks, Sharing.TOGETHER, lambda marks: remove_temporaries(entry.folder, marks)):
-            index = _decode_all(paths, names, size, entry.pixels, progress)
+            index = _decode_all(photos, size, entry.pixels, progress)
             with atomic_path(entry.index) as temporary:  # written last: its presence says that both are whole
                 temporary.write_text(json.dumps(index.sealed(entry.key)))
-        return _map_pixels(entry.pixels, len(paths) - len(index.unreadable), size), index
+        return _map_pixels(entry.pixels, len(photos) - len(index.unreadable), size), index
     except OSError as error:
         kind = GateError if error.errno in FULL_DISK else UserError
         raise kind(
@@ -253,20 +264,40 @@ def _digest_or_empty(path: Path) -> str:
         return ""  # decoding fails too, and says why
 
 
-def _decode(path: Path, size: int) -> np.ndarray | str:
+def _decode(photo: _Photo, size: int) -> np.ndarray | str:
+    """The pixels, or why there are none.
+
+    Raises:
+        UserError: the file is no longer what its digest was taken of.
+    """
+    content, failure = b"", ""
     try:
-        with Image.open(path, formats=tuple(set(PHOTO_FORMATS.values()))) as image:
+        content = photo.path.read_bytes()  # once, so that what is decoded is what is compared
+    except OSError as error:
+        failure = f"{type(error).__name__}: {error}"
+    except MemoryError:
+        return "MemoryError: the file is larger than the memory"
+    if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
+        raise UserError(f"{photo.name} changed while it was prepared; run the command again when the folder is at rest")
+    return failure or _pixels(content, size)
+
+
+def _pixels(content: bytes, size: int) -> np.ndarray | str:
+    try:
+        with Image.open(io.BytesIO(content), formats=tuple(set(PHOTO_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
             return squashed(image, size, size)
     except MissingPixelsError as error:
         return str(error)
+    except UnidentifiedImageError:  # it would tell an address in memory
+        return "UnidentifiedImageError: cannot identify image file"
     except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
         return f"{type(error).__name__}: {error}"
 
 
 def _decode_all(
-    paths: Sequence[Path], names: list[str], size: int, target: Path, progress: Callable[[int, int], None] | None
+    photos: Sequence[_Photo], size: int, target: Path, progress: Callable[[int, int], None] | None
 ) -> _Index:
     """Write the photos to `target`, a .npy file; return what is to be kept beside it."""
     unreadable: dict[str, str] = {}
@@ -274,12 +305,12 @@ def _decode_all(
     unjudged: list[np.ndarray] = []
     with atomic_path(target) as temporary:
         with temporary.open("wb") as file:
-            file.write(_npy_header(len(paths), size))
-            decoded = prefetch(paths, lambda path: _decode(path, size), PREPARE_AHEAD, PREPARE_THREADS)
+            file.write(_npy_header(len(photos), size))
+            decoded = prefetch(photos, lambda photo: _decode(photo, size), PREPARE_AHEAD, PREPARE_THREADS)
             with contextlib.closing(decoded):
                 for i, result in enumerate(decoded):
                     if isinstance(result, str):
-                        unreadable[names[i]] = result
+                        unreadable[photos[i].name] = result
                     else:
                         file.write(result.data)
                         unjudged.append(result)
@@ -287,9 +318,9 @@ def _decode_all(
                         gray += _near_gray(unjudged)
                         unjudged = []
                     if progress:
-                        progress(i + 1, len(paths))
+                        progress(i + 1, len(photos))
             file.seek(0)
-            file.write(_npy_header(len(paths) - len(unreadable), size))
+            file.write(_npy_header(len(photos) - len(unreadable), size))
         blocks = _block_digests(temporary)
     gray += _near_gray(unjudged)
     return _Index(unreadable, [i for i, is_gray in enumerate(gray) if is_gray], blocks)

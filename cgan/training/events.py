@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from cgan.files import append, open_regular
 from cgan.training.figures import scalar
 from cgan.training.ledger import Ledger
 
@@ -34,15 +35,24 @@ def write_events(folder: Path, history: list[dict[str, Any]], ledger: Ledger) ->
     folder.mkdir(exist_ok=True)
     path = folder / FILE
     content = _records(history)
-    if path.exists() and content.startswith(found := path.read_bytes()):
+    if not _appended(path, content, ledger):
+        with ledger.atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+
+
+def _appended(path: Path, content: bytes, ledger: Ledger) -> bool:
+    """Append what a run's event file lacks; False where none is there that begins as the content does."""
+    descriptor = open_regular(path, os.O_RDWR | os.O_APPEND)
+    if descriptor is None:
+        return False
+    with open(descriptor, "r+b", buffering=0) as file:  # noqa: PTH123
+        found = file.read(len(content) + 1)
+        # A run's own file never was shorter than its first record, and an empty one begins as anything does.
+        if len(found) < len(_records([])) or not content.startswith(found):
+            return False
         ledger.add(path, hashlib.sha256(content).hexdigest())
-        with path.open("ab") as file:
-            file.write(content[len(found) :])
-            file.flush()
-            os.fsync(file.fileno())
-        return
-    with ledger.atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+        append(descriptor, content[len(found) :])
+    return True
 
 
 def _records(history: list[dict[str, Any]]) -> bytes:

@@ -2,16 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cgan.files import OccupiedError, atomic_path, file_sha256, look_at
+from cgan.files import OccupiedError, append, atomic_path, file_sha256, look_at, read_regular, whole_lines
 
 LEDGER_FILE = ".written"
 """Name of a run's ledger in its folder."""
 
-_LINES = re.compile(r"(?:[0-9a-f]{64}  .+\n)*")
+_LINES = re.compile(rb"(?:[0-9a-f]{64}  [^\n]+\n)*")
+_PART = re.compile(rb"[0-9a-f]{1,64}|[0-9a-f]{64} (?: [^\n]*)?")
 
 
 class Ledger:
@@ -34,7 +35,17 @@ class Ledger:
             OccupiedError: it is another program's file.
             OSError: it cannot be read.
         """
-        self._text()
+        self._content()
+
+    def begin(self, files: Iterable[Path]) -> None:
+        """Begin a ledger with files that are there already: with all of them or, after a kill too, not at all.
+
+        Raises:
+            OccupiedError: there is one already.
+            OSError: a file cannot be read, or the ledger cannot be written.
+        """
+        with atomic_path(self.path, ()) as temporary:
+            temporary.write_bytes(b"".join(self._line(file, file_sha256(file)) for file in files))
 
     def knows(self, file: Path) -> bool:
         """Return True if a file is one that was written under its name.
@@ -51,7 +62,7 @@ class Ledger:
 
     def has(self, sha256: str) -> bool:
         """Return True if a content was written here, under whatever name."""
-        return any(line.startswith(sha256) for line in self._text().splitlines())
+        return any(line.startswith(sha256) for line in self._lines())
 
     def add(self, file: Path, sha256: str) -> None:
         """Note the digest of a file that is about to get its name.
@@ -61,10 +72,12 @@ class Ledger:
         """
         if sha256 in self._digests(file):
             return
+        found, whole = self._content()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self.path, flags, 0o666), "ab", buffering=0) as ledger:  # noqa: PTH123
-            ledger.write(f"{sha256}  {self._name(file)}\n".encode())
-            os.fsync(ledger.fileno())
+            if found != whole:
+                ledger.truncate(len(whole))
+            append(ledger.fileno(), self._line(file, sha256))
 
     @contextmanager
     def atomic_path(self, file: Path) -> Iterator[Path]:
@@ -80,19 +93,22 @@ class Ledger:
 
     def _digests(self, file: Path) -> frozenset[str]:
         name = self._name(file)
-        pairs = (line.split("  ", 1) for line in self._text().splitlines())
+        pairs = (line.split("  ", 1) for line in self._lines())
         return frozenset(digest for digest, of in pairs if of == name)
 
-    def _text(self) -> str:
-        if self.path.is_symlink():
-            raise OccupiedError(self.path, "a link")
-        try:
-            text = self.path.read_bytes().decode(errors="replace")
-        except FileNotFoundError:
-            return ""
-        if not _LINES.fullmatch(text):
+    def _lines(self) -> list[str]:
+        return self._content()[1].decode(errors="replace").split("\n")[:-1]
+
+    def _content(self) -> tuple[bytes, bytes]:
+        """What the ledger holds, and its finished lines."""
+        found = read_regular(self.path) or b""
+        whole = whole_lines(found, _LINES, _PART)
+        if whole is None:
             raise OccupiedError(self.path, "a file that cgan did not write")
-        return text
+        return found, whole
+
+    def _line(self, file: Path, sha256: str) -> bytes:
+        return f"{sha256}  {self._name(file)}\n".encode()
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path.parent).as_posix()

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from cgan.checkpoint_record import BEST_FILE, best_epoch
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import OccupiedError, file_sha256, remove_temporaries, temporary_mark
+from cgan.files import OccupiedError, look_at, remove_temporaries, temporary_mark
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
 from cgan.training import events
@@ -190,9 +190,8 @@ class RunFolder:
         if not self.ledger.path.exists():
             with self._writing():
                 kept = (*self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*"), self.held_out_file)
-                for file in (*self._fixed_files(), *kept):
-                    if file.is_file() and not file.is_symlink():
-                        self.ledger.add(file, file_sha256(file))
+                files = (*self._fixed_files(), *kept)
+                self.ledger.begin(file for file in files if file.is_file() and not file.is_symlink())
 
     def check_own(self) -> None:
         """Check, before anything slow begins, that no file of another program has the name of one that is replaced.
@@ -204,6 +203,7 @@ class RunFolder:
             for file in self._fixed_files():
                 if os.path.lexists(file) and not self.ledger.knows(file):
                     raise OccupiedError(file, "another file")
+            look_at(self.events / events.FILE)  # it may be unfinished, but is a file
 
     def _fixed_files(self) -> tuple[Path, ...]:
         """What is written again after each epoch, the event file aside, which grows."""

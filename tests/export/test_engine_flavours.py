@@ -1,5 +1,6 @@
 """Both flavours go through the same calls: a stub in the place of the module records them."""
 
+import os
 import signal
 import sys
 import threading
@@ -268,6 +269,37 @@ def test_a_timing_cache_that_cannot_be_written_is_an_error(install: Install, tmp
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=r"--timing-cache: .*cannot be read"):
         build(tmp_path, timing_cache=tmp_path / "folder")
+
+
+@pytest.mark.parametrize("before", [None, b"kernel times of an earlier build"])
+def test_a_timing_cache_that_appears_or_changes_during_the_build_is_left_alone(
+    install: Install, tmp_path: Path, before: bytes | None
+) -> None:
+    stub, cache = install(), tmp_path / "cache"
+    if before:
+        cache.write_bytes(before)
+    stub.on_build = lambda: cache.write_bytes(b"mine")
+    with pytest.raises(GateError, match=r"^--timing-cache: .*cache appeared or changed while the engine was built, .*"):
+        build(tmp_path, timing_cache=cache)
+    assert cache.read_bytes() == b"mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "link"])
+def test_a_timing_cache_that_is_no_file_is_refused_before_the_build(
+    install: Install, tmp_path: Path, kind: str
+) -> None:
+    stub, cache, mine = install(), tmp_path / "cache", tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    if kind == "fifo":
+        os.mkfifo(cache)
+    else:
+        cache.symlink_to(mine if kind == "link" else kind)
+    stub.on_build = lambda: pytest.fail("it was built")
+    with pytest.raises(UserError, match=r"^--timing-cache: .*cache cannot be read \(found a .*; name another file$"):
+        build(tmp_path, timing_cache=cache)
+    assert cache.is_fifo() if kind == "fifo" else cache.is_symlink()
+    assert mine.read_bytes() == b"mine"
 
 
 def test_without_a_gpu_tensorrt_builds_nothing(install: Install, tmp_path: Path) -> None:

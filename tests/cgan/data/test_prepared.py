@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,12 @@ def test_whatever_the_decoder_raises_costs_one_photo(
     tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     folder = make_photos(tmp_path / "photos", 24)
-    real = Image.open
+    real, broken = Image.open, (folder / "a" / "photo-02.jpg").read_bytes()
 
-    def fails_once(path: Path, **options: Any) -> Image.Image:
-        if path.name == "photo-02.jpg":
+    def fails_once(file: BytesIO, **options: Any) -> Image.Image:
+        if file.getvalue() == broken:
             raise error("broken")
-        return real(path, **options)
+        return real(file, **options)
 
     monkeypatch.setattr(Image, "open", fails_once)
     assert list(prepare(folder, 32).unreadable) == ["a/photo-02.jpg"]
@@ -180,4 +181,4 @@ def test_a_format_that_is_no_photo_is_not_decoded_whatever_its_suffix(tmp_path: 
     folder = make_photos(tmp_path / "photos", 24)
     Image.new("RGB", (20, 20)).save(tmp_path / "photo.eps")  # Pillow would start Ghostscript on it
     shutil.move(tmp_path / "photo.eps", folder / "photo.jpg")
-    assert "UnidentifiedImageError" in prepare(folder, 32).unreadable["photo.jpg"]
+    assert prepare(folder, 32).unreadable["photo.jpg"] == "UnidentifiedImageError: cannot identify image file"

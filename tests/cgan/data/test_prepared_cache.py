@@ -339,6 +339,34 @@ def test_an_interrupted_preparation_leaves_nothing_that_is_read(
     assert len(prepare(photos, 32).names) == 6
 
 
+@pytest.mark.parametrize("change", ["replaced", "gone", "appeared"])
+def test_a_photo_that_changes_while_it_is_prepared_stops_the_preparation(
+    photos: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    whole = scan(photos)
+    path, content = whole[4], whole[4].read_bytes()
+    if change == "appeared":
+        path.unlink()
+        path.symlink_to("nowhere")
+    real = prepared._decode_all
+
+    def decode_all(*arguments: Any) -> Any:
+        path.unlink()
+        if change != "gone":
+            path.write_bytes(whole[0].read_bytes() if change == "replaced" else content)
+        return real(*arguments)
+
+    name = path.relative_to(photos).as_posix()
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "_decode_all", decode_all)
+        refused = rf"^{name} changed while it was prepared; run the command again when the folder is at rest$"
+        with pytest.raises(UserError, match=refused):
+            prepare(photos, 32, paths=whole)
+    assert not [entry for entry in photo_cache.iterdir() if entry.name != prepared.MARKS_FILE]
+    path.write_bytes(content)
+    assert prepare(photos, 32).names == tuple(file.relative_to(photos).as_posix() for file in whole)
+
+
 def test_what_a_killed_preparation_left_is_removed_and_nothing_of_others(photos: Path, photo_cache: Path) -> None:
     program = f"""
 import os, sys

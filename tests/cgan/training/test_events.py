@@ -1,5 +1,7 @@
 """The event file as TensorBoard reads it, and how it grows."""
 
+import errno
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cgan.files import OccupiedError
 from cgan.training.events import FILE, write_events
 from cgan.training.ledger import Ledger
+from tests.cgan.disks import file_size_limit
 
 
 def epoch(number: int, **more: Any) -> dict[str, Any]:
@@ -102,7 +105,16 @@ def double(path: Path) -> None:
     path.write_bytes(path.read_bytes() * 2)
 
 
-@pytest.mark.parametrize("change", [flip_a_bit, double, lambda path: path.write_bytes(b"mine")])
+def empty(path: Path) -> None:
+    """An empty file begins as every file does."""
+    path.write_bytes(b"")
+
+
+def cut_to_a_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1])
+
+
+@pytest.mark.parametrize("change", [flip_a_bit, double, empty, cut_to_a_byte, lambda path: path.write_bytes(b"mine")])
 def test_what_the_run_did_not_write_is_left_alone(folder: Path, change: Callable[[Path], Any]) -> None:
     change(folder / FILE)
     found = (folder / FILE).read_bytes()
@@ -111,7 +123,7 @@ def test_what_the_run_did_not_write_is_left_alone(folder: Path, change: Callable
     assert (folder / FILE).read_bytes() == found
 
 
-@pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
 def test_what_is_missing_is_written_again(folder: Path, damage: Callable[[Path], Any], tmp_path: Path) -> None:
     history = [epoch(1), epoch(2), epoch(3)]
     write(tmp_path / "whole", history)
@@ -119,6 +131,38 @@ def test_what_is_missing_is_written_again(folder: Path, damage: Callable[[Path],
     write(folder, history)
     assert (folder / FILE).read_bytes() == (tmp_path / "whole" / FILE).read_bytes()
     assert [entry.name for entry in folder.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("target", ["fifo", "/dev/zero", "empty", "own", "missing"])
+def test_what_is_no_file_is_left_alone(tmp_path: Path, begun: bool, target: str) -> None:
+    path, own = tmp_path / "tensorboard" / FILE, tmp_path / "mine"
+    write(path.parent, [epoch(1)])
+    content = path.read_bytes()
+    path.unlink()
+    if not begun:
+        (tmp_path / ".written").unlink()
+    if target == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target if target == "/dev/zero" else own)
+    if target in ("empty", "own"):
+        own.write_bytes(content if target == "own" else b"")
+    with pytest.raises(OccupiedError):
+        write(path.parent, [epoch(1), epoch(2)])
+    assert path.is_fifo() if target == "fifo" else path.is_symlink()
+    if target in ("empty", "own"):
+        assert own.read_bytes() == (content if target == "own" else b"")
+    assert own.exists() == (target in ("empty", "own"))
+
+
+def test_events_that_find_no_room_leave_the_file_as_it_was(folder: Path) -> None:
+    before = (folder / FILE).read_bytes()
+    with file_size_limit(len(before) + 30), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        write(folder, [epoch(1), epoch(2), epoch(3)])
+    assert (folder / FILE).read_bytes() == before
+    write(folder, [epoch(1), epoch(2), epoch(3)])
+    assert [step for step, *_ in read(folder)["l1/test"]] == [1, 2, 3]
 
 
 def test_the_events_of_another_history_are_replaced(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What a run replaces and removes: its own files, and nothing that a user or another program put there."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,12 +85,45 @@ def test_what_is_replaced_is_looked_at_before_a_run_goes_on(folder: RunFolder, p
     folder.check_own()
 
 
+@pytest.mark.parametrize("target", ["fifo", "/dev/zero"])
+def test_events_that_are_no_file_are_refused_before_a_run_goes_on(
+    folder: RunFolder, publish: Publish, target: str
+) -> None:
+    publish(20.0)
+    path = folder.path / REPLACED[-1]
+    path.unlink()
+    os.mkfifo(path) if target == "fifo" else path.symlink_to(target)
+    with pytest.raises(UserError, match=rf"{path.name}: found what this run did not write"):
+        folder.check_own()
+
+
 def test_a_run_of_an_earlier_version_goes_on(folder: RunFolder, publish: Publish) -> None:
     publish(20.0, save_every=1)
     (folder.path / LEDGER_FILE).unlink()
     folder.adopt()
     folder.check_own()
     publish(20.0, save_every=1)
+    publish(20.0, 21.0, save_every=1)
+
+
+@pytest.mark.parametrize("moment", ["fsync", "digests"])
+def test_a_run_of_an_earlier_version_goes_on_after_it_was_stopped_while_it_was_taken_over(
+    folder: RunFolder, publish: Publish, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    publish(20.0, save_every=1)
+    (folder.path / LEDGER_FILE).unlink()
+    before = {path for path in folder.path.rglob("*") if path.is_file()}
+
+    def stop(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*(("os.fsync", stop) if moment == "fsync" else ("cgan.training.ledger.file_sha256", stop)))
+        folder.adopt()
+    assert {path for path in folder.path.rglob("*") if path.is_file()} == before
+    folder.adopt()
+    folder.check_own()
+    assert (folder.path / LEDGER_FILE).read_text().count("\n") == 9
     publish(20.0, 21.0, save_every=1)
 
 
