@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.machine import has_bf16
 from cgan.errors import UserError
 from infer.backends import open_model
 from infer.backends.base import Backend
@@ -66,5 +67,5 @@ def default_contestants() -> list[str]:
     """The model in the package on each backend that is installed and takes it."""
     names = [str(DEFAULT_MODEL)]
     if find_spec("openvino"):
-        names += [f"{DEFAULT_MODEL}@openvino", f"{DEFAULT_MODEL}@openvino-bf16"]
+        names += [f"{DEFAULT_MODEL}@openvino", *([f"{DEFAULT_MODEL}@openvino-bf16"] if has_bf16() else [])]
     return names

@@ -36,7 +36,7 @@ from PIL import Image
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.machine import arguments, machine
+from benchmarks.machine import arguments, has_bf16, machine
 from benchmarks.peers import NEEDED, PEERS
 from benchmarks.records import json_option, write_record
 from benchmarks.rounds import is_settled, summary, worst
@@ -114,7 +114,8 @@ def main(
     minutes = minutes if minutes is not None else QUICK_MINUTES if quick else MINUTES
     names = [BARE, FOLDER]
     if peers:
-        names += [f"{FOLDER} --backend {backend}" for backend in BACKENDS if find_spec("openvino")]
+        backends = [name for name in BACKENDS if has_bf16() or "bf16" not in name] if find_spec("openvino") else []
+        names += [f"{FOLDER} --backend {backend}" for backend in backends]
         names += [name for name, peer in PEERS.items() if find_spec(NEEDED.get(peer, "json"))]
     figures: dict[str, list[Measured]] = {name: [] for name in names}
     with ExitStack() as stack:

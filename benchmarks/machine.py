@@ -45,6 +45,12 @@ def cpu_name() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def has_bf16() -> bool:
+    """Return True unless Linux says that the processor does not compute in bf16."""
+    info = Path("/proc/cpuinfo")
+    return not info.exists() or "bf16" in info.read_text()
+
+
 def gpu_and_driver() -> str | None:
     """Name, driver and memory of the first NVIDIA GPU, None where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]

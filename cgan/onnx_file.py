@@ -43,7 +43,9 @@ def read_onnx(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name another file, or export it again") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name another file, or make it with cgan-export"
+        ) from error
     check_self_contained(content, path)
     return content
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.folder import BARE, FOLDER, Contestant, Measured, make_photos, take_rounds
+from benchmarks.machine import has_bf16
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +26,7 @@ def test_all_take_part_and_the_ratios_come_last(exported_onnx: Path, photo_folde
         "bare ONNX Runtime, no files",
         "cgan-infer folder",
         "cgan-infer folder --backend openvino",
-        "cgan-infer folder --backend openvino-bf16",
+        *(["cgan-infer folder --backend openvino-bf16"] if has_bf16() else []),
         *PEERS,
     }
     for turns in record["figures"].values():

@@ -28,6 +28,9 @@ ROOT = Path(__file__).parent.parent.parent
 Floats = NDArray[np.float32]
 Files = dict[str, Path]
 
+CPUINFO = Path("/proc/cpuinfo")
+HAS_VNNI = "vnni" in CPUINFO.read_text() if CPUINFO.exists() else True
+
 
 def run(model: ModelProto | Path, gray: Floats) -> Floats:
     """What ONNX Runtime answers; for any model with one input and one output."""
@@ -92,7 +95,9 @@ def test_int8_looks_like_fp32_on_other_photos(quantized: Files, exported_onnx: P
     expected, found = run(exported_onnx, others), run(quantized[target], others)
     assert found.dtype == np.float32
     assert found.shape == expected.shape
-    assert 35 < psnr(found, expected) < 80  # above 80 it would be float
+    # Without VNNI sums of two products saturate in 16 bits. Above 80 dB it would be float.
+    least = 35 if HAS_VNNI else 30
+    assert least < psnr(found, expected) < 80
 
 
 @pytest.mark.parametrize("target", TARGETS)
