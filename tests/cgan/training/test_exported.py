@@ -160,6 +160,9 @@ def test_other_files_are_refused(tmp_path: Path, exported_onnx: Path) -> None:
         load_exported(tmp_path / "text.onnx")
     with pytest.raises(UserError, match="found unet in int8, expected a unet in fp32"):
         load_exported(DEFAULT_MODEL.with_name("flowers-int8.onnx"))
-    shutil.copy(exported_onnx.with_name(exported_onnx.name + ".json"), tmp_path / "text.onnx.json")
+    changed = bytearray(exported_onnx.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    (tmp_path / "changed.onnx").write_bytes(changed)
+    shutil.copy(exported_onnx.with_name(exported_onnx.name + ".json"), tmp_path / "changed.onnx.json")
     with pytest.raises(ChangedFileError):
-        load_exported(tmp_path / "text.onnx")
+        load_exported(tmp_path / "changed.onnx")

@@ -92,7 +92,7 @@ def test_names_are_those_of_the_archive(tmp_path: Path, suffix: str) -> None:
     names = ["../up.png", "/abs.png", "a/../b.png", "a//b.png", "a/b.png", "./plain.png", "C:/x.png"]
     folder = opened(write_archive(tmp_path / f"x.{suffix}", [(name, name.encode()) for name in names]))
     assert {entry.name for entry in folder.walk()} == {*names[:5], "plain.png", "C:/x.png"}
-    for name in ("../up.png", "/abs.png", "a/../b.png", "a//b.png", "C:/x.png"):
+    for name in ("../up.png", "/abs.png", "a/../b.png", "a//b.png"):
         with pytest.raises(OSError, match="leads out"):
             folder.fetch(name)
     assert folder.fetch("a/b.png") == b"a/b.png"
