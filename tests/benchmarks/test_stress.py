@@ -188,14 +188,16 @@ def test_what_is_no_whole_color_photo_is_told(tmp_path: Path) -> None:
     assert problem_of(path) == "of mode L, not a colour photo"
 
 
-def test_files_of_the_user_that_stay_pass(check: Check) -> None:
+def test_files_of_the_user_that_stay_pass(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.dropped.PAUSE", (0.001, 0.05))
     found = check("own", SLOW, files=60, kills=3)
     assert found.problems == []
     assert found.figures["dropped"] > 5
     assert found.figures["changed"] == 0
 
 
-def test_files_of_the_user_that_are_replaced_fail(check: Check) -> None:
+def test_files_of_the_user_that_are_replaced_fail(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.dropped.PAUSE", (0.001, 0.02))
     code = """
 import os
 def replace(temporary, work, name, folder, *_):
