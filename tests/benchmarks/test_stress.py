@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import stress
+from benchmarks.dropped import Dropper
 from benchmarks.outputs import Outputs, problem_of
 from benchmarks.stress import Findings, Setup
 
@@ -196,14 +198,14 @@ def test_files_of_the_user_that_stay_pass(check: Check, monkeypatch: pytest.Monk
     assert found.figures["changed"] == 0
 
 
-def test_files_of_the_user_that_are_replaced_fail(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.dropped.PAUSE", (0.001, 0.02))
-    code = """
-import os
-def replace(temporary, work, name, folder, *_):
-    os.replace(temporary, name, src_dir_fd=work, dst_dir_fd=folder)
-s._place = replace
-"""
-    found = check("own", SLOW + code, files=60, kills=3)
-    assert found.figures["changed"] > 0
-    assert any("not the file that was dropped there" in problem for problem in found.problems)
+def test_a_file_of_the_user_that_is_replaced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.dropped.PAUSE", (0.0, 0.001))
+    names = [f"{number}.png" for number in range(12)]
+    dropper = Dropper(tmp_path / "out", names, tmp_path / "aside", seed=0)
+    with dropper:
+        while len(dropper.dropped) < len(names):
+            time.sleep(0.01)
+    assert dropper.problems() == []
+    (tmp_path / "new").write_bytes(b"replaced")
+    (tmp_path / "new").replace(tmp_path / "out" / "3.png")
+    assert dropper.problems() == ["3.png: not the file that was dropped there"]
