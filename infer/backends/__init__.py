@@ -2,9 +2,12 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cgan.errors import UserError
-from infer.backends.base import Backend
+
+if TYPE_CHECKING:  # so that the commands' --help needs no numpy
+    from infer.backends.base import Backend
 
 BACKENDS = {
     "ort": "infer.backends.ort:OrtBackend",
@@ -41,7 +44,7 @@ def open_model(
     *,
     backend: str = "auto",
     provider: str | None = None,
-) -> Backend:
+) -> "Backend":
     """The backend for a model; nothing is loaded before it is entered as a context.
 
     Args:

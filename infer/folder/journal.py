@@ -5,6 +5,7 @@ once it lies there, flushed to disk. A kill at any moment leaves rows that are b
 next run knows by their digests which files are its own.
 """
 
+import errno
 import hashlib
 import os
 import sqlite3
@@ -323,4 +324,6 @@ def _as_journal_errors(path: Path | None) -> Iterator[None]:
     except sqlite3.Error as error:
         kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it tells more
         advice = "make room or permission there" if kind in OF_THE_DISK else "move it away"
-        raise JournalError(f"{path}: the journal cannot be used ({error}); {advice}") from error
+        failed = JournalError(f"{path}: the journal cannot be used ({error}); {advice}")
+        failed.errno = errno.ENOSPC if kind == sqlite3.SQLITE_FULL else None
+        raise failed from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cgan.errors import UserError, cannot_write
+from cgan.errors import FULL_DISK, GateError, UserError, cannot_write
 from cgan.files import json_sha256
 from infer.backends import open_model
 from infer.backends.base import Backend
@@ -109,7 +109,8 @@ def opened_journal(path: Path | None, target: Storage, shown: Path | None = None
 def unwritable(target: Storage, error: OSError) -> UserError:
     """What to tell where OUTPUT or its journal cannot be written."""
     if isinstance(error, JournalError):
-        return UserError(f"{error}, or choose another OUTPUT")
+        kind = GateError if error.errno in FULL_DISK else UserError
+        return kind(f"{error}, or choose another OUTPUT")
     return cannot_write(str(target), error)
 
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from cgan.checkpoint_record import BEST_FILE
 from cgan.spec import sidecar_path
 from cgan.training.checkpoint import GENERATOR_FILE
 
@@ -109,7 +110,7 @@ def test_verify_fails_for_one_changed_weight_with_and_without_sidecar(chain: Pat
 
 def test_a_checkpoint_changed_after_training_is_not_exported(chain: Path, tmp_path: Path) -> None:
     shutil.copytree(chain / "run", tmp_path / "run")
-    checkpoint = tmp_path / "run" / "checkpoints" / GENERATOR_FILE
+    checkpoint = tmp_path / "run" / "checkpoints" / BEST_FILE
     content = bytearray(checkpoint.read_bytes())
     content[-100] ^= 0x40
     checkpoint.write_bytes(content)

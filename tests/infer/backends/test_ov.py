@@ -124,7 +124,7 @@ def test_what_cannot_run_is_refused(exported_onnx: Path, trained_run: Path, tmp_
     assert "use --backend torch" in refusal(trained_run)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(exported_onnx.read_bytes()[:-100])
-    assert "export the model again" in refusal(broken)
+    assert "export it again with cgan-export" in refusal(broken)
 
 
 def test_without_the_package_the_extra_is_named(exported_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
