@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cgan.errors import UserError, cannot_write
-from cgan.files import OccupiedError, atomic_path, look_at
+from cgan.files import OccupiedError, atomic_path, read_regular
 
 READER_SECONDS = 10.0
 """How long the reader of a FIFO is waited for."""
@@ -97,14 +97,12 @@ def _own_digests(path: Path, is_own: IsOwn) -> frozenset[str]:
         OccupiedError: something else is there.
         OSError: it cannot be read.
     """
-    found = look_at(path)
-    if found is None:
+    content = read_regular(path)
+    if content is None:
         return frozenset()
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
     if content and not is_own(content):
         raise OccupiedError(path, "a file that is no earlier document")
-    return frozenset({digest})
+    return frozenset({hashlib.sha256(content).hexdigest()})
 
 
 def _real(path: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgan.errors import GateError, UserError, cannot_write
-from cgan.files import OccupiedError, atomic_path, look_at, place
+from cgan.files import OccupiedError, atomic_path, look_at, place, read_regular
 from cgan.spec import ModelSpec, Sidecar, sidecar_path
 
 FAILED_SUFFIX = ".failed"
@@ -77,7 +77,7 @@ def publishing(
         )
     failed = target.with_name(target.name + FAILED_SUFFIX)
     try:
-        artefact, sidecar = _digests_at(target), _content_at(sidecar_path(target))
+        artefact, sidecar = _digests_at(target), read_regular(sidecar_path(target))
         if not overwrite and not _is_export_of(spec, artefact, sidecar):
             raise OccupiedError(target, "another model")
         if keep_failed and _digests_at(failed):
@@ -113,10 +113,6 @@ def _is_export_of(spec: ModelSpec, artefact: Digests, sidecar: bytes | None) -> 
         return values["spec"]["weights_sha256"] == spec.weights_sha256 and artefact <= {values["file_sha256"]}
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def _content_at(path: Path) -> bytes | None:
-    return path.read_bytes() if look_at(path) else None
 
 
 def _digests_at(path: Path) -> Digests:

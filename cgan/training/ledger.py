@@ -70,14 +70,15 @@ class Ledger:
         Raises:
             OSError: the ledger cannot be written.
         """
-        if sha256 in self._digests(file):
-            return
         found, whole = self._content()
+        line = self._line(file, sha256)
+        if line in whole.splitlines(keepends=True):
+            return
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self.path, flags, 0o666), "ab", buffering=0) as ledger:  # noqa: PTH123
             if found != whole:
                 ledger.truncate(len(whole))
-            append(ledger.fileno(), self._line(file, sha256))
+            append(ledger.fileno(), line)
 
     @contextmanager
     def atomic_path(self, file: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from cgan.files import OccupiedError
 from infer.folder.item import Item
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome
-from infer.folder.plan import Job, check, content_decides, known_contents, refused, replaceable_contents
+from infer.folder.plan import Job, judge, known_contents, refused, replaceable_contents
 from infer.folder.storage import Status, Storage
 from infer.folder.thread_pools import IO_THREADS
 from infer.photo.decode import reason_of
@@ -105,14 +105,15 @@ class Bookkeeper:
 
     def _begin(self, job: Job, checksum: str) -> tuple[Item, Row] | None:
         """A job's item and its row, None where it need not or must not be done; then it is settled."""
-        row, there = self.journal.find(job.output), self.target.status(job.output)
-        content = self.target.checksum(job.output) if content_decides(row, there) else ""
-        same = row is not None and row.is_of(job.identity, checksum)
-        verdict, reason = check(job, row, there, content, same, self.recipe, self._root, self.options.overwrite)
-        if verdict == "fail":
-            self._settle(job, "failed", reason)
+        overwrite = self.options.overwrite
+        found = judge(
+            job, checksum, self.journal, self.target, recipe=self.recipe, root=self._root, overwrite=overwrite
+        )
+        row, there, content = found.row, found.there, found.content
+        if found.verdict == "fail":
+            self._settle(job, "failed", found.reason)
             return None
-        if verdict == "skip":
+        if found.verdict == "skip":
             assert row and there
             self._skip(job, checksum, row, there, content)
             return None
@@ -121,7 +122,7 @@ class Bookkeeper:
         known = content if content in known_contents(row) else row.digest if row else ""
         size = there.size if there else 0
         begun = Row(job.name, job.identity, checksum, self.recipe, self._root, BEGUN, size, "", known)
-        return Item(job, replaceable_contents(row, self.options.overwrite)), begun
+        return Item(job, replaceable_contents(row, overwrite)), begun
 
     def _skip(self, job: Job, checksum: str, row: Row, there: Status, content: str) -> None:
         if row.state == BEGUN:  # a kill came before its note

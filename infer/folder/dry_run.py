@@ -11,7 +11,7 @@ from infer.folder.console import Console
 from infer.folder.journal import Journal, JournalError, journal_path
 from infer.folder.local_folder import LocalFolder
 from infer.folder.places import open_source, open_storage
-from infer.folder.plan import Job, changed, check, check_folders, content_decides, replaceable_contents
+from infer.folder.plan import Job, changed, check_folders, judge, replaceable_contents
 from infer.folder.report import ReportFile
 from infer.folder.request import (
     FolderRequest,
@@ -86,23 +86,25 @@ def _verdict(
     request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, recipe: str
 ) -> tuple[str, str]:
     """What a run does with a job, and why: "do", "skip" or "fail"."""
+    overwrite = request.overwrite
     try:
-        row = journal.find(job.output)
         checksum = source.checksum(job.name) if request.checksum else ""
-        there = target.status(job.output)
-        same = row is not None and row.is_of(job.identity, checksum)
-        content = target.checksum(job.output) if content_decides(row, there) else ""
-        verdict, reason = check(job, row, there, content, same, recipe, source.identity, request.overwrite)
-        allowed = replaceable_contents(row, request.overwrite)
-        if verdict == "do" and there and allowed is not None and target.checksum(job.output) not in allowed:
+        found = judge(job, checksum, journal, target, recipe=recipe, root=source.identity, overwrite=overwrite)
+        allowed = replaceable_contents(found.row, overwrite)
+        if (
+            found.verdict == "do"
+            and found.there
+            and allowed is not None
+            and (found.content or target.checksum(job.output)) not in allowed
+        ):
             return "fail", changed(job.output)
-        if verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
+        if found.verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
             pixels_of(source.fetch(job.name), job.name, request.max_pixels)
     except JournalError as error:
         raise unwritable(target, error) from error
     except (PhotoError, OSError) as error:
         return "fail", reason_of(error)
-    return verdict, reason
+    return found.verdict, found.reason
 
 
 def _copied(journal: Path, folder: Path) -> Path | None:

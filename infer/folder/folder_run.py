@@ -22,7 +22,6 @@ from infer.folder.report import ReportFile, report_values
 from infer.folder.request import (
     FolderRequest,
     check_options,
-    model_digest,
     opened_journal,
     opened_model,
     plan_of,
@@ -211,7 +210,7 @@ class _Run:
         """Say and write down what became of the run."""
         console = self.console
         values = report_values(
-            plan, outcome, options, self.request.format, self.backend, model_digest(self.backend), self.request.watch
+            plan, outcome, options, self.request.format, self.backend, self.backend.digest, self.request.watch
         )
         values |= {"input": str(self.source), "output": str(self.target), "journal": str(self.journal.path)}
         for number, (name, reason) in enumerate(outcome.failed.items()):

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from cgan.errors import UserError
 from cgan.files import OccupiedError
 from cgan.formats import PHOTO_FORMATS
-from infer.folder.journal import BEGUN, DONE, FAILED, Row
+from infer.folder.journal import BEGUN, DONE, FAILED, Journal, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
 from infer.photo.decode import WRITE_FORMATS
@@ -114,6 +114,34 @@ def make_plan(
 def identity_of(status: Status) -> str:
     """What tells a version of an input from another without reading it."""
     return f"{status.size}:{status.version}"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a run has to do with a job, and what it found at its output."""
+
+    verdict: str
+    """"do", "skip" or "fail"."""
+    reason: str
+    row: Row | None
+    there: Status | None
+    content: str
+    """SHA-256 of the file there, empty where it was not read."""
+
+
+def judge(
+    job: Job, checksum: str, journal: Journal, target: Storage, *, recipe: str, root: str, overwrite: bool
+) -> Judgement:
+    """Look at a job's output and decide what a run has to do; `checksum` is its photo's, other arguments as of `check`.
+
+    Raises:
+        JournalError: the journal cannot be read.
+        OSError: the output cannot be looked at.
+    """
+    row, there = journal.find(job.output), target.status(job.output)
+    content = target.checksum(job.output) if content_decides(row, there) else ""
+    same = row is not None and row.is_of(job.identity, checksum)
+    return Judgement(*check(job, row, there, content, same, recipe, root, overwrite), row, there, content)
 
 
 def check(

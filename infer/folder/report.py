@@ -122,13 +122,13 @@ class ReportFile:
             self._own_in_store()
         elif self._asked or self.path.parent.is_dir():  # an OUTPUT that is not there yet has no report
             check_document(self.path, self._is_own, "--report" if self._asked else "")
-        if self.path and plan:
+        if self._asked and self.path and plan:  # report.json is the name of no photo
             for folder, names in (
                 (self.target, (job.output for job in plan.jobs)),
                 (source, (job.name for job in plan.jobs)),
             ):
                 own = _name_below(self.path, folder)
-                if own is not None and own in {name.casefold() for name in names}:
+                if own is not None and any(name.casefold() == own for name in names):
                     raise UserError(f"--report {self.path}: found the name of a photo or an output; give another name")
 
     def write(self, values: dict[str, Any]) -> None:

@@ -117,12 +117,7 @@ def unwritable(target: Storage, error: OSError) -> UserError:
 def recipe_of(backend: Backend, options: ColoringOptions) -> str:
     """Digest of everything that changes the picture: the model and the options."""
     arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}
-    return json_sha256({"model": model_digest(backend), **options.recipe(), **arithmetic})
-
-
-def model_digest(backend: Backend) -> str:
-    """What tells a model from others: of a file its bytes, of a run its weights."""
-    return backend.digest
+    return json_sha256({"model": backend.digest, **options.recipe(), **arithmetic})
 
 
 def check_options(request: FolderRequest, backend: Backend) -> None:
