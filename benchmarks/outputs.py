@@ -47,7 +47,7 @@ class Outputs:
 
 
 def _is_work(name: str) -> bool:
-    """Whether it is a record of a run, or something that a run which was killed had not finished."""
+    """Return True if it is a record of a run, or something that a run which was killed had not finished."""
     return name == REPORT_NAME or name.startswith(f"{WORK_FOLDER}/") or temporary_mark(Path(name).name) is not None
 
 

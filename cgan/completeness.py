@@ -167,7 +167,7 @@ def _check_tiff(image: Any) -> None:
 
 
 def _gif_ends(content: bytes) -> bool:
-    """Whether blocks lead to the trailer of a GIF (GIF89a, section 27)."""
+    """Return True if blocks lead to the trailer of a GIF (GIF89a, section 27)."""
     place = 13 + _color_table(content[10])
     while place + 1 < len(content) and content[place] in (GIF_IMAGE, GIF_EXTENSION):
         if content[place] == GIF_IMAGE:

@@ -114,7 +114,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         return other.tobytes() != other._new(self.im).tobytes()
 
     def _has_hole(self, data: bytes, scan: Scan, doubtful: dict[int, bytes]) -> bool:
-        """Whether zeros replace data of a scan. Blocks of zeros by right are flat, and the scan ends with its data.
+        """Return True if zeros replace data of a scan. By right such blocks are flat, and the scan ends with its data.
 
         Where the scan seems to end before the zeros, that place is added to the doubtful ones.
         """
@@ -130,7 +130,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         return self._fed(data, 0).ends_before(end)
 
     def _may_have_hole(self, data: bytes, layout: Layout, scan: Scan) -> bool:
-        """Whether zeros are the last bits of means that vary, among bits that are as often ones.
+        """Return True if zeros are the last bits of means that vary, among bits that are as often ones.
 
         By right they are in areas that are mostly flat, and anywhere in a photo that was a coarser JPEG before.
         """
@@ -211,12 +211,12 @@ class _Feed:
             self.waiting = bytes(piece[taken:])
 
     def takes(self, byte: bytes | memoryview) -> bool:
-        """Whether it takes a byte at once, and all before it."""
+        """Return True if it takes a byte at once, and all before it."""
         self.give(byte)
         return not self.waiting
 
     def ends_before(self, end: int) -> bool:
-        """Whether its scan ends two bytes or more before `end`; it is given no more than the file's bytes to there."""
+        """Return True if its scan ends two bytes or more before `end`; it is given the file's bytes to there."""
         # A byte of 0xFF is not taken alone.
         probed = next((i for i in range(end - 4, end - 12, -1) if 0xFF not in self.data[i : i + 2]), None)
         if probed is None or probed <= self.given:
@@ -227,7 +227,7 @@ class _Feed:
         return all(taken)
 
     def is_finished_at(self, end: int) -> bool:
-        """Whether its scan is done with the data as far as `end`, all of which it is given, and a byte of zeros."""
+        """Return True if its scan is done with the data as far as `end`, which it is given, and a byte of zeros."""
         last = end - 2 if self.data[end - 2] == 0xFF else end - 1  # one that is stuffed is not taken alone
         if last >= self.given:
             self.give_to(last)
@@ -235,7 +235,7 @@ class _Feed:
         return self.takes(rest) and self.takes(b"\0")
 
     def is_whole(self, ahead: bytes = READ_AHEAD) -> bool:
-        """Whether it wants no more of the scan that ends here."""
+        """Return True if it wants no more of the scan that ends here."""
         self.give(ahead)
         # The first of two may be the last one that it was waiting for.
         return self.takes(b"\0") and self.takes(b"\0")

@@ -115,7 +115,7 @@ class Layout:
     """Whether the end marker is there."""
 
     def lacks_scans(self) -> bool:
-        """Whether bits of some coefficients are in no scan."""
+        """Return True if bits of some coefficients are in no scan."""
         if self.frame is None:
             return True
         if self.frame.kind not in PROGRESSIVE:
@@ -127,7 +127,7 @@ class Layout:
         return any(left.values())
 
     def lacks_restarts(self) -> bool:
-        """Whether a scan has fewer restart markers than its intervals need."""
+        """Return True if a scan has fewer restart markers than its intervals need."""
         frame = self.frame
         return frame is not None and any(
             scan.interval and len(scan.restarts) < -(-frame.units(scan.components) // scan.interval) - 1
@@ -214,7 +214,7 @@ def _ends_block(symbol: int) -> bool:
 
 
 def _is_header(segment: bytes, frame: Frame | None) -> bool:
-    """Whether a scan header is whole and of components that the frame has."""
+    """Return True if a scan header is whole and of components that the frame has."""
     if frame is None or not segment or len(segment) < 4 + 2 * segment[0]:
         return False
     components = set(segment[1 : 1 + 2 * segment[0] : 2])

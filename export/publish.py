@@ -105,7 +105,7 @@ def publishing(
 
 
 def _is_export_of(spec: ModelSpec, artefact: Digests, sidecar: bytes | None) -> bool:
-    """Whether nothing but an earlier export of the same weights has the name: a sidecar of it, and its file or none."""
+    """Return True if only an earlier export of the same weights has the name: its sidecar, and its file or none."""
     if sidecar is None:
         return not artefact
     try:

@@ -250,7 +250,7 @@ def _map_pixels(file: Path, count: int, size: int) -> np.ndarray:
 
 
 def _npy_header(count: int, size: int) -> bytes:
-    """What a .npy file of uint8 photos begins with; numpy makes it equally long for every count."""
+    """Header of a .npy file of uint8 photos; numpy makes it equally long for every count."""
     header, shape = io.BytesIO(), (count, size, size, 3)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()

@@ -101,7 +101,7 @@ class Ledger:
         return self._content()[1].decode(errors="replace").split("\n")[:-1]
 
     def _content(self) -> tuple[bytes, bytes]:
-        """What the ledger holds, and its finished lines."""
+        """Content of the ledger, and its finished lines."""
         found = read_regular(self.path) or b""
         whole = whole_lines(found, _LINES, _PART)
         if whole is None:

@@ -118,7 +118,7 @@ class RunFolder:
             )
 
     def _is_of_a_start(self, entry: Path) -> bool:
-        """Whether a file or folder in RUN is one that a run has before its first epoch is finished."""
+        """Return True if a file or folder in RUN is one that a run has before its first epoch is finished."""
         if entry == self.checkpoints:
             return entry.is_dir() and all(map(self._is_left, entry.iterdir()))
         if entry.name in RECORD_FILES:
@@ -126,7 +126,7 @@ class RunFolder:
         return entry.name in (LOCK_FILE, LEDGER_FILE) or self._is_left(entry)
 
     def _is_left(self, entry: Path) -> bool:
-        """Whether a file is a temporary one that an ended process of this run left."""
+        """Return True if a file is a temporary one that an ended process of this run left."""
         return temporary_mark(entry.name) in read_marks(self.path / LOCK_FILE) and not entry.is_dir()
 
     def config(self) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value from JSON is of an option's type; a number that happens to be whole may stand for any."""
+    """Return True if a value from JSON is of an option's type; a number that happens to be whole may stand for any."""
     return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
