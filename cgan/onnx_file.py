@@ -44,7 +44,7 @@ def read_onnx(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name another file, or make it with cgan-export"
+            f"{path}: cannot be read ({error.strerror}); name another file, or export it again with cgan-export"
         ) from error
     check_self_contained(content, path)
     return content
