@@ -370,7 +370,9 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_sidecar(
 
 def test_a_kill_in_mid_export_leaves_no_file_of_the_final_name(trained_run: Path, tmp_path: Path) -> None:
     """Killed as soon as something lies in the output folder: the temporary file, or at the latest the sidecar."""
-    process = warm.start("from export.cli import main; main()", trained_run, "--out", tmp_path / "out", output=tmp_path)
+    process = warm.start(
+        "from export.cli import main; main()", trained_run, "--out", tmp_path / "out", output=tmp_path / "printed"
+    )
     deadline = time.monotonic() + 120
     while not files(tmp_path / "out") and time.monotonic() < deadline:
         time.sleep(0.001)
