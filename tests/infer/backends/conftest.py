@@ -1,0 +1,8 @@
+"""Shortcuts of tests that train and export."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def quick(no_curves: None, remembered_exports: object) -> None:
+    """Draw no curves, trace each network once."""
