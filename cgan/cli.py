@@ -141,7 +141,7 @@ def command(
 
         from cgan.metrics.features import load_inception
         from cgan.training import distributed, run_folder
-        from cgan.training.state import begin_with
+        from cgan.training.run import begin_with
     config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(options)) if resume else options))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
@@ -178,7 +178,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
     """The configuration for this machine; a resumed run has its own already, which the machine may not be up to."""
-    from cgan.training.state import resolve
+    from cgan.training.run import resolve
 
     try:
         return resolve(config)

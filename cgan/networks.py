@@ -1,12 +1,12 @@
-"""The U-Net generator and the discriminators of the report and their variants, at any base width.
+"""The U-Net generator and the discriminators of the original report, with variants, at any base width.
 
-Every network is built from three pieces: a convolution block, a down block and an up block. Weights start as
-torch draws them by default; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
+Every network is built from three blocks: a convolution block, a down block and an up block. Weights have torch's
+default initialisation; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
+from cgan.cpu_autograd import concatenate, reflect_pad
 from cgan.spec import SIZE_MULTIPLE, ModelSpec
 
 LEAK = 0.2
@@ -35,70 +36,6 @@ def leaky_relu() -> nn.Module:
 def relu() -> nn.Module:
     """The decoder's activation."""
     return nn.ReLU(inplace=True)
-
-
-class _ReflectPad(torch.autograd.Function):
-    """Reflect padding by copies of whole rows and columns.
-
-    torch's own kernel takes a slow path for channels-last tensors on the CPU (ten times the time), and what autograd
-    makes of slices and concatenations allocates and adds whole tensors for each border: a third of the speed of this.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        y = torch.empty((n, c, h + 2, w + 2), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        y[:, :, 1:-1, 1:-1] = x
-        y[:, :, 0, 1:-1] = x[:, :, 1]
-        y[:, :, -1, 1:-1] = x[:, :, -2]
-        y[:, :, :, 0] = y[:, :, :, 2]
-        y[:, :, :, -1] = y[:, :, :, -3]
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (g,) = gradients
-        inner = g[:, :, 1:-1, 1:-1].clone(memory_format=torch.channels_last)
-        for inside, border in ((1, 0), (-2, -1)):
-            inner[:, :, inside] += g[:, :, border, 1:-1]
-            inner[:, :, :, inside] += g[:, :, 1:-1, border]
-            for inside_column, border_column in ((1, 0), (-2, -1)):
-                inner[:, :, inside, inside_column] += g[:, :, border, border_column]
-        return inner
-
-
-class _DenseGradient(torch.autograd.Function):
-    """The identity, whose gradient is made dense: that of a concatenation is a strided slice, and what comes before
-    it, an activation, takes ten times as long on such a slice as the copy does."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].contiguous(memory_format=torch.channels_last)
-
-
-def _slow_on_cpu(x: Tensor) -> bool:
-    """Whether torch's own kernels are slow for this tensor, so that the functions above are worth their while."""
-    channels_last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    return channels_last and not torch.compiler.is_compiling()
-
-
-def reflect_pad(x: Tensor) -> Tensor:
-    """Reflect padding by one pixel, N x C x H x W -> N x C x H+2 x W+2, for H and W of at least 2."""
-    if not _slow_on_cpu(x):
-        return F.pad(x, (1, 1, 1, 1), mode="reflect")
-    padded: Tensor = _ReflectPad.apply(x)
-    return padded
-
-
-def concatenate(x: Tensor, skip: Tensor) -> Tensor:
-    """A decoder scale and the encoder scale beside it, stacked along the channels."""
-    if _slow_on_cpu(x) and x.requires_grad:
-        x = _DenseGradient.apply(x)
-    return torch.cat([x, skip], dim=1)
 
 
 class ReflectConv2d(nn.Conv2d):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cgan.cache import cache_folder
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
+from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
-from cgan.data.squash import squashed
 from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.files import atomic_path, json_sha256, remove_temporaries
 from cgan.formats import PHOTO_FORMATS
@@ -287,7 +287,7 @@ def _pixels(content: bytes, size: int) -> np.ndarray | str:
         with Image.open(io.BytesIO(content), formats=tuple(set(PHOTO_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
-            return squashed(image, size, size)
+            return resized_rgb(image, size, size)
     except MissingPixelsError as error:
         return str(error)
     except UnidentifiedImageError:  # it would tell an address in memory

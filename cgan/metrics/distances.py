@@ -18,7 +18,7 @@ from cgan.metrics.features import (
     library_versions,
     torcheval_fid,
 )
-from cgan.metrics.measured import Measured, distance
+from cgan.metrics.measurement import Measured, distance
 
 KID_ESTIMATOR = "unbiased MMD^2 of all photos, no subsets"
 KID_KERNEL = "(x.y/d + 1)^3"
@@ -220,7 +220,7 @@ class FeatureDistances:
             self.real.add_pictures(photos)
 
     def compute(self) -> dict[str, Measured]:
-        """FID and KID of everything added so far, by the keys of `cgan.metrics.measured.distance`.
+        """FID and KID of everything added so far, by the keys of `cgan.metrics.measurement.distance`.
 
         Raises:
             UserError: fewer than 2 photos, or a result that is no finite number.

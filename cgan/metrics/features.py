@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cgan.errors import UserError
 from cgan.files import json_sha256
-from cgan.metrics.measured import INCEPTION_SHA256
+from cgan.metrics.measurement import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
 
 INCEPTION_FEATURES = 2048

@@ -12,7 +12,7 @@ from cgan.losses import GAN_LOSSES, discriminator_accuracy
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import means, scores
-from cgan.training.state import Metrics, Run
+from cgan.training.run import Metrics, Run
 
 CALIBRATION_PHOTOS = 512
 """Training photos from which batch norm takes its statistics after an epoch."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cgan.metrics.delta_e import delta_e
-from cgan.metrics.measured import Measured
+from cgan.metrics.measurement import Measured
 from cgan.metrics.pictures import ssim
 from infer.photo.decode import Floats
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgan.config import TrainConfig
-from cgan.training.state import Run
+from cgan.training.run import Run
 
 MIX = torch.tensor([0.0, 0.3, 0.6, 1.0])
 """Where between photo and picture the gradient penalty of each of four photos is taken."""

@@ -28,8 +28,8 @@ from cgan.training import loop as training
 from cgan.training.checkpoint import load_generator, weights_digest
 from cgan.training.ledger import LEDGER_FILE, Ledger
 from cgan.training.loop import fit, setup
+from cgan.training.run import Run
 from cgan.training.run_folder import LOCK_FILE
-from cgan.training.state import Run
 
 BASE = TrainConfig(
     width=2, size=32, epochs=3, batch_size=4, test_fraction=0.25, lr=0.002, device="cpu", precision="fp32"
