@@ -15,7 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # What else libraries keep between processes belongs in this project's cache, not in folders of their own. They read
 # this when they are imported or first used.
-from cgan.cache import cache_folder
+from cgan.user_folders import cache_folder
 
 with suppress(RuntimeError):  # no home folder: there is no cache, and a command that needs one says so
     for _name, _folder in (

@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from tqdm import tqdm
 
 from cgan.command import run_command
 from cgan.config import (
@@ -28,15 +26,13 @@ from cgan.config import (
 )
 from cgan.errors import UserError
 from cgan.extras import needed
+from cgan.progress import Progress, print_line
 from cgan.spec import COLOR_SPACES
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
     from cgan.networks import Generator
     from cgan.training.distributed import World
-
-PLAIN_SECONDS = 30
-"""Where there is no terminal, a line of progress is printed this often."""
 
 FEW_PHOTOS = 10
 """With fewer held out, their figures are noted to say little."""
@@ -150,7 +146,10 @@ def command(
         print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
     features = load_inception(inception_weights) if config.fid else None
     try:
-        with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
+        with (
+            distributed.joined(config.device) as world,
+            _TrainingProgress(config.epochs, quiet or not world.main) as progress,
+        ):
             _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
         world = distributed.this_process()
@@ -208,7 +207,7 @@ def _train(
     start: "Generator | None",
     features: "FeatureNetwork | None",
     world: "World",
-    progress: "_Progress",
+    progress: "_TrainingProgress",
     resume: bool,
     dry_run: bool,
 ) -> None:
@@ -257,69 +256,52 @@ def _train(
         progress.say(f"done: {out} holds {len(run.history)} epochs")
 
 
-class _Progress:
-    """tqdm bars on a terminal, otherwise a line each PLAIN_SECONDS and after each epoch."""
+class _TrainingProgress:
+    """Progress of a training run, and a line after each epoch."""
 
     def __init__(self, epochs: int, quiet: bool) -> None:
         self.epochs = epochs
         self.quiet = quiet
-        self.terminal = sys.stderr.isatty()
-        self.bar: tqdm[Any] | None = None
-        self.last_line = time.monotonic()
+        self._progress = Progress(quiet)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_TrainingProgress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self._progress.close()
 
     def say(self, line: str) -> None:
-        """A line on stderr, unless --quiet."""
+        """Print a line to standard error, unless --quiet."""
         if not self.quiet:
-            self._close()
-            print(line, file=sys.stderr, flush=True)
+            self._progress.close()
+            print_line(line)
 
     def prepared(self, done: int, total: int) -> None:
-        """Progress of decoding photos into the cache."""
-        self._update("preparing photos", done, total, {})
+        """Show how many photos are decoded into the cache."""
+        label = "preparing photos"
+        self._progress.update(done, total, f"{label}  {done}/{total}", label)
 
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
-        """Progress within an epoch."""
-        self._update(f"epoch {epoch}/{self.epochs}", done, total, losses)
+        """Show how far an epoch is, and its mean losses."""
+        label = f"epoch {epoch}/{self.epochs}"
+        text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        beside = {name: f"{value:.3f}" for name, value in losses.items()}
+        self._progress.update(done, total, f"{label}  {done}/{total}  {text}", label, beside)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
-        """The line that stays after an epoch."""
+        """Print the line that stays after an epoch."""
         found = metrics.get("test_fid") or metrics.get("test_frechet_distance")
         fid = f"  {found['metric']} {found['value']:.2f}" if found else ""
         accuracy = metrics.get("test_discriminator_accuracy")
-        judge = "" if accuracy is None else f"  D accuracy {accuracy:.0%}"
+        discriminator = "" if accuracy is None else f"D accuracy {accuracy:.0%}"
         shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())
         self.say(
             f"epoch {metrics['epoch']}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
             f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
             f"PSNR {_decibels(metrics['test_psnr'])} (gray {_decibels(metrics['test_gray_psnr'])})  "
             f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "
-            f"{judge.strip()}{fid}  time: {shares}"
+            f"{discriminator}{fid}  time: {shares}"
         )
-
-    def _update(self, label: str, done: int, total: int, losses: dict[str, float]) -> None:
-        if self.quiet:
-            return
-        if done < (self.bar.n if self.bar else 0) or (self.bar is None and done < total):
-            self._close()
-            self.bar = tqdm(total=total, desc=label, unit="img", disable=not self.terminal, leave=False)
-        if self.bar and self.terminal:
-            self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
-            self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
-            self.last_line = time.monotonic()
-            text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            print(f"{label}  {done}/{total}  {text}", file=sys.stderr, flush=True)
-
-    def _close(self) -> None:
-        if self.bar:
-            self.bar.close()
-            self.bar = None
 
 
 def _decibels(psnr: float) -> str:

@@ -8,12 +8,12 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path
 
-from cgan.cache import cache_folder
 from cgan.data.scan import scan
 from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.extras import needed
 from cgan.files import MARK, place, remove_temporaries, temporary_name
 from cgan.marks import Sharing, noted
+from cgan.user_folders import cache_folder
 
 FLOWERS102 = "flowers102"
 """The word that stands for the Oxford 102 Flowers photos, which torchvision downloads."""

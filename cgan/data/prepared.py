@@ -15,7 +15,6 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from cgan.cache import cache_folder
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
 from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
@@ -25,6 +24,7 @@ from cgan.formats import PHOTO_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.marks import Sharing, noted
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.user_folders import cache_folder
 
 CACHE_VERSION = 3
 """Raised when the preparation below changes, so that older caches are not read."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cgan
-from cgan import cli
+from cgan import cli, progress
 from cgan.cli import command, main
 from cgan.config import TrainConfig
 from cgan.metrics.features import FeatureNetwork
@@ -116,7 +116,7 @@ def test_a_psnr_that_is_no_figure_is_not_printed_as_one(capfd: pytest.CaptureFix
     values = {"epoch": 1, "images_per_second": 1.0, "train_l1": 0.1, "test_l1": 0.1, "time_shares": {}}
     colors = {"test_colorfulness": 1.0, "test_real_colorfulness": 0.0}
     psnrs = {"test_psnr": 20.0, "test_gray_psnr": math.inf}
-    cli._Progress(1, quiet=False).epoch_done({**values, **colors, **psnrs})
+    cli._TrainingProgress(1, quiet=False).epoch_done({**values, **colors, **psnrs})
     said = capfd.readouterr().err
     assert "PSNR 20.00 dB (gray none)" in said and "inf" not in said
 
@@ -259,7 +259,7 @@ def test_without_a_discriminator_its_accuracy_is_not_said(talk: Train) -> None:
 
 
 def test_without_a_terminal_progress_is_plain_lines(talk: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "PLAIN_SECONDS", -1)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", -1)
     result = talk("--epochs", 1)
     assert "preparing photos  1/12" in result.err
     assert re.search(r"^epoch 1/1  4/9  .*adversarial -?[\d.]+  l1 0\.\d+", result.err, re.M)

@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cgan.cache import cache_folder
 from cgan.data import prepared
 from cgan.data.prepared import prepare
 from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.user_folders import cache_folder
 
 MakePhotos = Callable[..., Path]
 
