@@ -6,28 +6,17 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from cgan.command import run_command
-from cgan.config import (
-    BEST_BY_CHOICES,
-    DEVICE_CHOICES,
-    DISCRIMINATOR_CHOICES,
-    DISCRIMINATOR_NORM_CHOICES,
-    GAN_LOSS_CHOICES,
-    LOSS_SPACE_CHOICES,
-    PRECISION_CHOICES,
-    TrainConfig,
-)
+from cgan.config import TrainConfig, options
 from cgan.errors import UserError
 from cgan.extras import needed
 from cgan.progress import Progress, print_line
-from cgan.spec import COLOR_SPACES
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
@@ -37,67 +26,28 @@ if TYPE_CHECKING:
 FEW_PHOTOS = 10
 """With fewer held out, their figures are noted to say little."""
 
-DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option of a TrainConfig field of the same name, with its default."""
-    default = DEFAULTS[name]
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        flag = f"{flag}/--no-{name.replace('_', '-')}"
-    return click.option(flag, name, default=default, show_default=True, help=help_text, **kwargs)
+def _config_options(function: F) -> F:
+    """Add an option for each field that TrainConfig describes, with its default, choices and bounds."""
+    for option in reversed(options()):
+        names = f"{option.flag}/--no-{option.flag[2:]}" if isinstance(option.default, bool) else option.flag
+        function = click.option(
+            names,
+            option.name,
+            default=option.default,
+            show_default=True,
+            type=click.Choice(option.choices) if option.choices else None,
+            help=option.help,
+        )(function)
+    return function
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@_option("color_space", "Colour space that the generator predicts.", type=click.Choice(COLOR_SPACES))
-@_option(
-    "discriminator",
-    "Network that judges the colours; none learns from L1 alone.",
-    type=click.Choice(DISCRIMINATOR_CHOICES),
-)
-@_option("gan_loss", "Adversarial loss.", type=click.Choice(GAN_LOSS_CHOICES))
-@_option("loss_space", "Where losses see the colours of hsv and ycbcr.", type=click.Choice(LOSS_SPACE_CHOICES))
-@_option("l1_weight", "Weight of the L1 term beside the adversarial term.")
-@_option("color_weight", "Colourful pixels weigh up to 1 plus this in L1, often 3; 0 is off.")
-@_option("label_smoothing", "The discriminator's target for real photos, with bce.")
-@_option("gradient_penalty", "Weight of the Wasserstein gradient penalty, often 10; 0 is off.")
-@_option("weight_clip", "Bound of the Wasserstein discriminator's weights, often 0.01; 0 is off.")
-@_option("r1", "Gamma of the R1 penalty on the discriminator; 0 is off.")
-@_option("spectral_norm", "Divide the discriminator's weights by their spectral norm.")
-@_option(
-    "discriminator_norm",
-    "Batch norm in the discriminator, or none, beside which colours err less.",
-    type=click.Choice(DISCRIMINATOR_NORM_CHOICES),
-)
-@_option("width", "Channels of the generator's first convolution block.")
-@_option("blocks", "Convolution blocks at each scale of the generator.")
-@_option("input_blur", "Blur what the generator sees, ever after, by so many pixels, often 2 at 128; 0 is off.")
-@_option("discriminator_width", "Channels of the discriminator's first block; 0 is --width.")
-@_option("discriminator_scales", "Scales of the U-Net discriminator, 2 to 5; 5 is all of it.")
-@_option("size", "Photos are resized to this height and width.")
-@_option("epochs", "Passes over the training photos.")
-@_option("warmup_epochs", "First epochs with L1 alone, without the discriminator.")
-@_option("decay_epochs", "Last epochs over which the learning rate falls towards 0.")
-@_option("batch_size", "Photos in a step, over all processes.")
-@_option("lr", "Adam's learning rate.")
-@_option("ema", "Decay of the moving average of weights that is evaluated and exported, often 0.999; 0 is off.")
-@_option("seed", "Seed of split, weights and order.")
-@_option("test_fraction", "Share of the photos held out.")
-@_option("flip", "Mirror training photos at random.")
-@_option("crop", "Crop training photos at random, down to this share of height and width, often 0.6; 1 is off.")
-@_option("sharpness", "Blur and sharpen the gray input at random, up to this amount, often 3; 0 is off.")
-@_option("exposure", "Raise training photos to a random power, from 1 / this to this, often 1.5; 1 is off.")
-@_option("precision", "auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32.", type=click.Choice(PRECISION_CHOICES))
-@_option("device", "Where to compute.", type=click.Choice(DEVICE_CHOICES))
-@_option("compile", "Translate the networks with torch.compile first.")
-@_option("fid", "Measure FID and KID on the held-out photos after each epoch.")
-@_option(
-    "best_by", "What chooses the best checkpoint; auto: fid, with --no-fid psnr.", type=click.Choice(BEST_BY_CHOICES)
-)
-@_option("save_every", "Keep a checkpoint every so many epochs; 0 is never.")
+@_config_options
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
@@ -122,7 +72,7 @@ def command(
     resume: bool,
     dry_run: bool,
     quiet: bool,
-    **options: Any,
+    **values: Any,
 ) -> None:
     """Train the colouring GAN on the photos in the folder DATA (searched recursively).
 
@@ -130,7 +80,7 @@ def command(
     all processes train one model together.
     """
     if not resume:
-        TrainConfig(**options)  # what is wrong with them is said before anything slow is imported
+        TrainConfig(**values)  # what is wrong with them is said before anything slow is imported
     with needed("training", "train"):
         import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
         import tensorboard  # noqa: F401
@@ -138,7 +88,7 @@ def command(
         from cgan.metrics.features import load_inception
         from cgan.training import distributed, run_folder
         from cgan.training.run import begin_with
-    config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(options)) if resume else options))
+    config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(values)) if resume else values))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     config, start = begin_with(_resolved(config, resume), init)
@@ -167,11 +117,11 @@ def _checkpoint(run: Path) -> str:
     return "; ".join(filter(None, (described(record.to_json()), record.note)))
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those options that the command line names."""
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the options that the command line names."""
     context = click.get_current_context()
     return {
-        name: value for name, value in options.items() if context.get_parameter_source(name) != ParameterSource.DEFAULT
+        name: value for name, value in values.items() if context.get_parameter_source(name) != ParameterSource.DEFAULT
     }
 
 

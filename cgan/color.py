@@ -15,10 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgan.spec import LUMA_REC601
-
-LUMA_FIXED_POINT = tuple(round(weight * 2**16) for weight in LUMA_REC601)
-"""Luma weights in units of 2**-16, as Pillow's conversion to mode "L" computes: 19595, 38470, 7471."""
+from cgan.spec import LUMA_FIXED_POINT, LUMA_REC601, ColorSpaceName
 
 NEUTRAL_CHROMA = 0.5
 """Cb and Cr of gray."""
@@ -125,8 +122,7 @@ def hsv_to_rgb(hsv: Tensor) -> Tensor:
 class ColorSpace:
     """What a generator trained in a colour space predicts, and the way from photos to it and from it to RGB."""
 
-    name: str
-    """One of `cgan.spec.COLOR_SPACES`."""
+    name: ColorSpaceName
     channels: int
     """How many the generator predicts."""
     split: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -164,7 +160,7 @@ def _luma_to_rgb(gray: Tensor, color: Tensor) -> Tensor:
     return ycbcr_to_rgb(torch.cat([gray, color], dim=1))
 
 
-COLOR_TARGETS = {
+COLOR_TARGETS: dict[ColorSpaceName, ColorSpace] = {
     space.name: space
     for space in (
         ColorSpace("rgb", 3, _split_rgb, _rgb_itself),

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
 from cgan.cpu_autograd import concatenate, reflect_pad
-from cgan.spec import SIZE_MULTIPLE, ModelSpec
+from cgan.spec import SIZE_MULTIPLE, ColorSpaceName, ModelSpec
 
 LEAK = 0.2
 """Negative slope of LeakyReLU (Radford et al. 2016)."""
@@ -190,7 +190,7 @@ class GrayToRGB(nn.Module):
         color_space: one of `cgan.spec.COLOR_SPACES`.
     """
 
-    def __init__(self, generator: nn.Module, color_space: str) -> None:
+    def __init__(self, generator: nn.Module, color_space: ColorSpaceName) -> None:
         super().__init__()
         self.generator = generator
         self.to_rgb = COLOR_TARGETS[color_space].to_rgb

@@ -18,6 +18,7 @@ import torch.distributed.nn.functional  # its functions have the group as a defa
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cgan.config import Device
 from cgan.errors import GateError, UserError
 
 TIMEOUT = timedelta(hours=2)
@@ -100,7 +101,7 @@ def this_process() -> World:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def joined(device: Device) -> Iterator[World]:
     """The world that torchrun describes in the environment; its processes are connected within the block.
 
     Args:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,13 +79,7 @@ def setup(
     parts = split(photos.sha256, config.test_fraction, config.seed)
     if not resume:
         _refuse_gray(photos, parts)
-    if config.fid and len(parts.test) < 2:
-        raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
-    if min(len(parts.train), config.batch_size) < world.size:
-        raise UserError(
-            f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
-            f"{world.size}, one photo for each process; start fewer"
-        )
+    _refuse_too_few(config, parts, world)
     run = build(RunFolder(folder), config, photos, parts, world, start)
     photos_sha256 = json_sha256(list(zip(photos.names, photos.sha256, strict=True)))
     if world.from_main(photos_sha256) != photos_sha256:
@@ -98,23 +93,38 @@ def setup(
     if not resume:
         if world.main:
             run.folder.create(records)
-        return run
+    else:
+        _resume(run, records, has_start=start is not None)
+    return run
+
+
+def _resume(run: Run, records: dict[str, Any], has_start: bool) -> None:
+    """Load the last finished epoch from the run folder, and bring the folder's files up to date with it.
+
+    Args:
+        run: as `build` made it.
+        records: the run's records by file name, as they must be in the folder.
+        has_start: an --init generator was given again.
+
+    Raises:
+        UserError: the folder has another run, or the --init that it begins with is missing.
+        GateError: the folder cannot be written.
+    """
     run.folder.check_resumable(records)
     progress = run.folder.load(run.networks, run.optimizers)
     if progress:
         run.history, run.steps = progress["history"], progress["steps"]
         run.scaler.load_state_dict(progress["scaler"])
-    elif config.init_sha256 and start is None:
+    elif run.config.init_sha256 and not has_start:
         raise UserError("--resume: found no finished epoch to go on after, and an --init before; give the same --init")
-    run.folder.check_epochs(config, run.history)
-    world.wait()  # all have read before one writes
-    if world.main:
+    run.folder.check_epochs(run.config, run.history)
+    run.world.wait()  # every process has read before the main process writes
+    if run.world.main:
         run.folder.adopt()
         run.folder.check_own()
         run.folder.write_records(records)
         if run.history:
             _published(run)()
-    return run
 
 
 def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None = None) -> Metrics:
@@ -296,6 +306,17 @@ class _Tally:
         totals = self.run.world.sum(torch.cat([self._sums, self._sums.new_tensor([self._mine])]))
         means = dict(zip(self._names, (totals[:-1] / totals[-1]).tolist(), strict=True))
         return means | ({"skipped_steps": int(self._skipped)} if self.run.scaler.is_enabled() else {})
+
+
+def _refuse_too_few(config: TrainConfig, parts: Split, world: World) -> None:
+    """Raise UserError for fewer photos than FID or the processes need."""
+    if config.fid and len(parts.test) < 2:
+        raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
+    if min(len(parts.train), config.batch_size) < world.size:
+        raise UserError(
+            f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
+            f"{world.size}, one photo for each process; start fewer"
+        )
 
 
 def _refuse_gray(photos: Photos, parts: Split) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cgan import __version__
 from cgan.color import COLOR_TARGETS, ColorSpace
-from cgan.config import ADAM_BETAS, TrainConfig
+from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision
 from cgan.data.prefetch import prefetch
 from cgan.data.prepared import Photos
 from cgan.data.split import Split, epoch_batches
@@ -31,7 +31,7 @@ UNFOLDING_PIXELS, LEAST_UNFOLDING = 2**20, 16
 """Pixels, and photos at least, from which the batch norm of an exported generator takes its statistics: about 0.7 GB at
 width 16."""
 
-AUTOCAST_DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -152,15 +152,17 @@ def resolve(config: TrainConfig) -> TrainConfig:
         UserError: the device is not here, or it does not compute in the precision.
     """
     cuda = torch.cuda.is_available()
-    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
+    device: Device = config.device
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
     if device == "cuda" and not cuda:
         raise UserError("--device cuda: torch finds no CUDA device here, only the CPU; use --device cpu or auto")
-    precision = config.precision
+    precision: TrainPrecision = config.precision
     if precision == "auto":
         precision = "fp16" if device == "cuda" else "bf16" if _cpu_computes_bf16() else "fp32"
     if precision == "fp16" and device == "cpu":
         raise UserError("--precision fp16: found the CPU, expected a CUDA device; use bf16, fp32 or auto")
-    best_by = config.best_by
+    best_by: BestBy = config.best_by
     if best_by == "auto":
         best_by = "fid" if config.fid else "psnr"
     return replace(config, device=device, precision=precision, best_by=best_by)
@@ -180,7 +182,7 @@ def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, G
     if source is None:
         return config, None
     generator, spec = load_network(source)
-    found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
+    found: dict[str, object] = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
     if not config.input_blur:  # to begin with one, or to go on with another at another size, is a choice
         found["input_blur"] = spec.input_blur
     if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
