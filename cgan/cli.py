@@ -1,4 +1,4 @@
-"""The command cgan-train. Of a new run nothing heavy is imported before the options are known to be right."""
+"""The command cgan-train. For a new run, heavy packages are imported after the options are checked."""
 
 import json
 import math
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cgan.training.distributed import World
 
 FEW_PHOTOS = 10
-"""With fewer held out, their figures are noted to say little."""
+"""With fewer held-out photos, a note says that their figures are unreliable."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +59,7 @@ def _config_options(function: F) -> F:
     help="Inception v3 state dict for FID and KID; default: the one in torch's hub cache.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on after the last finished epoch of the run in --out, with its options."
+    "--resume", is_flag=True, help="Continue the run in --out after its last finished epoch, with its options."
 )
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and touch nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, only warnings and errors.")
@@ -74,15 +74,15 @@ def command(
     quiet: bool,
     **values: Any,
 ) -> None:
-    """Train the colouring GAN on the photos in the folder DATA (searched recursively).
+    """Train the colouring GAN on the photos in the folder DATA and its subfolders.
 
-    The word flowers102 in place of a folder is the data set of that name, which torchvision downloads. Under torchrun
-    all processes train one model together.
+    DATA can also be flowers102, the data set of that name, which torchvision downloads. Under torchrun all processes
+    train one model together.
     """
     if not resume:
-        TrainConfig(**values)  # what is wrong with them is said before anything slow is imported
+        TrainConfig(**values)  # errors in the options are reported before slow imports
     with needed("training", "train"):
-        import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
+        import matplotlib  # noqa: F401  # needed at the end of an epoch: report now if they are missing
         import tensorboard  # noqa: F401
 
         from cgan.metrics.features import load_inception
@@ -109,7 +109,7 @@ def command(
 
 
 def _checkpoint(run: Path) -> str:
-    """The checkpoint that a run stands for, for people."""
+    """Describe the checkpoint that stands for a run."""
     from cgan.checkpoint_record import described
     from cgan.training.checkpoint import load_checkpoint
 
@@ -126,7 +126,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
-    """The configuration for this machine; a resumed run has its own already, which the machine may not be up to."""
+    """Return the configuration for this machine; a resumed run has one already, which may not suit the machine."""
     from cgan.training.run import resolve
 
     try:
@@ -135,13 +135,13 @@ def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
         if not resume:
             raise
         raise UserError(
-            f"--resume: the run computes on {config.device} in {config.precision}, which this machine does not; go on "
-            "where it began, or begin another with --init"
+            f"--resume: the run computes on {config.device} in {config.precision}, which this machine does not "
+            "support; resume it where it began, or begin a new run with --init"
         ) from error
 
 
 def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Path | None, processes: int) -> str:
-    """What to do after Ctrl-C. --init counts until an epoch is finished, and the run does not know Inception's file."""
+    """Return advice after Ctrl-C, with --init and --inception-weights, which a resumed run may need again."""
     if not (out / "config.json").exists():
         return "the run has not begun; give the same command again"
     options = {"--init": init, "--inception-weights": inception_weights}
@@ -161,7 +161,7 @@ def _train(
     resume: bool,
     dry_run: bool,
 ) -> None:
-    """Everything after the options are known to be right; in each process of the world."""
+    """Prepare the photos and train, in each process of the world; the options are checked already."""
     from cgan.data import download, prepared
     from cgan.data.scan import scan
     from cgan.training import loop as training
@@ -176,13 +176,15 @@ def _train(
             plan = {"folder": str(folder), "photos": count, "out": str(out)}
             print(json.dumps({**plan, **config.to_json()}, indent=2))
             if count is None:
-                progress.say(f"note: {data} is not there yet; a run will download it into {folder.parent}")
+                progress.say(f"note: {data} is missing; a run downloads it into {folder.parent}")
         return
     with world.main_of_machine_first():
         folder = download.source_folder(data)
         paths = scan(folder)
         if out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"--out {out}: found it inside {folder}, where samples would become photos; choose another")
+            raise UserError(
+                f"--out {out}: found it inside {folder}, where samples would be taken for photos; choose another"
+            )
         photos = prepared.prepare(folder, config.size, progress=progress.prepared, paths=paths)
     if photos.note:
         print(f"warning: {photos.note}", file=sys.stderr)
@@ -200,7 +202,8 @@ def _train(
         )
         if len(parts.test) < FEW_PHOTOS and not resume:
             progress.say(
-                f"note: {len(parts.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
+                f"note: figures of {len(parts.test)} held-out photos are unreliable, and so is the best epoch; "
+                "raise --test-fraction"
             )
         training.fit(run, features, progress.step, progress.epoch_done)
         progress.say(f"done: {out} holds {len(run.history)} epochs")
@@ -255,7 +258,7 @@ class _TrainingProgress:
 
 
 def _decibels(psnr: float) -> str:
-    """A PSNR for people; equal pictures have none."""
+    """Return a PSNR as text; equal pictures have no finite one."""
     return f"{psnr:.2f} dB" if math.isfinite(psnr) else "none"
 
 

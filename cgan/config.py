@@ -208,7 +208,7 @@ class TrainConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        """Refuse options that would have no effect beside the others."""
+        """Raise UserError for options that have no effect with the others."""
         if self.color_space == "rgb":
             self._needs_default("loss_space", "--color-space hsv or ycbcr")
         if self.discriminator == "none":
@@ -216,7 +216,10 @@ class TrainConfig:
                 self._needs_default(name, "a discriminator")
         if self.discriminator == "none" or self.warmup_epochs:
             _check(
-                self.l1_weight > 0, "--l1-weight", self.l1_weight, "more than 0 where L1 is all there is to learn from"
+                self.l1_weight > 0,
+                "--l1-weight",
+                self.l1_weight,
+                "more than 0 where the generator learns from L1 alone",
             )
         if not self.l1_weight:
             self._needs_default("color_weight", "--l1-weight")
@@ -245,19 +248,19 @@ class TrainConfig:
 
     @property
     def loss_channels(self) -> int:
-        """Channels that the discriminator sees beside the gray one."""
+        """Colour channels in the discriminator's input, beside the gray one."""
         return 3 if self.color_space == "rgb" or self.loss_space == "rgb" else 2
 
     def lr_scale(self, epoch: int) -> float:
-        """Factor of the learning rate in an epoch (from 1 on): 1, in the last decay_epochs a line towards 0."""
+        """Return the factor of the learning rate in an epoch (from 1): 1, falling linearly in the last decay_epochs."""
         return min(1.0, (self.epochs - epoch + 1) / (self.decay_epochs + 1))
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
+        """Return the configuration as JSON values."""
         return asdict(self)
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON: equal for runs of equal hyper-parameters."""
+        """Return the SHA-256 of the canonical JSON: equal for equal hyper-parameters."""
         return json_sha256(self.to_json())
 
 
@@ -278,7 +281,7 @@ class Option:
     """The option of cgan-train that sets one field of a TrainConfig."""
 
     name: str
-    """Of the field."""
+    """Name of the field."""
     default: Any
     description: str
     choices: tuple[str, ...]

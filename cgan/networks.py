@@ -29,23 +29,23 @@ ENCODER_MULTIPLES = (1, 2, 4, 8, 16)
 
 
 def leaky_relu() -> nn.Module:
-    """The encoder's activation."""
+    """Return the encoder's activation."""
     return nn.LeakyReLU(LEAK, inplace=True)
 
 
 def relu() -> nn.Module:
-    """The decoder's activation."""
+    """Return the decoder's activation."""
     return nn.ReLU(inplace=True)
 
 
 class ReflectConv2d(nn.Conv2d):
-    """3x3 convolution with reflect padding; a side of one pixel, which has no mirror image, is repeated."""
+    """3x3 convolution with reflect padding; a side of one pixel has no mirror image and is replicated."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x channels_out x H x W for x of shape N x channels_in x H x W."""
+        """Map N x channels_in x H x W to N x channels_out x H x W."""
         if 1 not in x.shape[-2:]:
             return super().forward(reflect_pad(x))
         height_mode, width_mode = ("replicate" if side == 1 else "reflect" for side in x.shape[-2:])
@@ -54,7 +54,7 @@ class ReflectConv2d(nn.Conv2d):
 
 
 def conv_block(channels_in: int, channels_out: int, activation: Callable[[], nn.Module] = leaky_relu) -> nn.Sequential:
-    """3x3 convolution with reflect padding, batch norm, activation: the size stays."""
+    """3x3 convolution with reflect padding, batch norm, activation; the size stays the same."""
     return nn.Sequential(
         ReflectConv2d(channels_in, channels_out),
         nn.BatchNorm2d(channels_out),
@@ -73,7 +73,7 @@ def conv_blocks(
 
 
 def down_block(channels: int, blocks: int = 1) -> nn.Sequential:
-    """4x4 convolution of stride 2 to twice the channels, then convolution blocks: half the size."""
+    """4x4 convolution of stride 2 to twice the channels, then convolution blocks; the size is halved."""
     return nn.Sequential(
         nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(2 * channels),
@@ -83,7 +83,7 @@ def down_block(channels: int, blocks: int = 1) -> nn.Sequential:
 
 
 def up_block(channels: int, blocks: int = 1) -> nn.Sequential:
-    """4x4 transposed convolution of stride 2 to a quarter of the channels, then convolution blocks: twice the size."""
+    """4x4 transposed convolution of stride 2 to a quarter of the channels, then blocks; the size doubles."""
     return nn.Sequential(
         nn.ConvTranspose2d(channels, channels // 4, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(channels // 4),
@@ -93,7 +93,7 @@ def up_block(channels: int, blocks: int = 1) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Encoder of five scales, decoder with a skip connection from each; logits out.
+    """U-Net: an encoder of up to five scales and a decoder with a skip connection from each; it returns logits.
 
     Args:
         channels_in: channels of the input (1 for the generator).
@@ -125,11 +125,11 @@ class UNet(nn.Module):
 
 
 class GaussianBlur(nn.Module):
-    """A Gaussian blur, along rows and then along columns; beyond its borders a photo goes on as it ends.
+    """A Gaussian blur along rows, then along columns, with replicated borders.
 
     Args:
         sigma: standard deviation in pixels, above 0.
-        radius: pixels at which it is cut off; BLUR_REACH standard deviations when None.
+        radius: radius of the kernel in pixels; None for BLUR_REACH standard deviations.
     """
 
     def __init__(self, sigma: float, radius: int | None = None) -> None:
@@ -137,25 +137,25 @@ class GaussianBlur(nn.Module):
         self.radius = math.ceil(BLUR_REACH * sigma) if radius is None else radius
         weights = torch.exp(-torch.arange(-self.radius, self.radius + 1).square() / (2 * sigma**2))
         weights = weights / weights.sum()
-        # Not weights of the network: a checkpoint has its sigma instead.
+        # Not part of the state dict: a checkpoint's contract holds sigma.
         self.register_buffer("along_rows", weights.view(1, 1, 1, -1), persistent=False)
         self.register_buffer("along_columns", weights.view(1, 1, -1, 1), persistent=False)
 
     def forward(self, gray: Tensor) -> Tensor:
-        """The blurred photo, N x 1 x H x W as `gray`."""
+        """Return the blurred photo, N x 1 x H x W as `gray`."""
         padded = F.pad(gray, (self.radius,) * 4, mode="replicate")
         blurred: Tensor = F.conv2d(F.conv2d(padded, self.along_rows), self.along_columns)  # type: ignore[arg-type]
         return blurred
 
 
 class Generator(nn.Module):
-    """The U-Net that colours: gray in, colour out.
+    """The generator: a U-Net from gray to colour.
 
     Args:
         channels_out: colour channels to predict (3 for RGB, 2 for HSV and YCbCr).
-        width: channels of the first convolution block; the report's is 32.
-        blocks: convolution blocks at each scale; the report's is 1.
-        input_blur: standard deviation in pixels of the blur before the first of them, 0 for none; the report's is 0.
+        width: channels of the first convolution block; the original report has 32.
+        blocks: convolution blocks at each scale; the original report has 1.
+        input_blur: standard deviation in pixels of the blur in front of the first block; 0 for none.
     """
 
     def __init__(self, channels_out: int = 3, width: int = 32, blocks: int = 1, input_blur: float = 0.0) -> None:
@@ -165,16 +165,16 @@ class Generator(nn.Module):
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Self:
-        """One with new weights, of the shape that a contract names."""
+        """Return a generator with random weights and the shape of a contract."""
         return cls(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks, spec.input_blur)
 
     def forward(self, gray: Tensor) -> Tensor:
-        """Colours in [0, 1], N x channels_out x H x W, for luma in [0, 1], N x 1 x H x W.
+        """Map luma in [0, 1], N x 1 x H x W, to colours in [0, 1], N x channels_out x H x W.
 
         Raises:
             ValueError: H or W is not a multiple of 16.
         """
-        # The exporter traces symbolic sizes; they are multiples by construction there.
+        # The exporter traces symbolic sizes, which are multiples by construction.
         if not torch.compiler.is_compiling():
             height, width = gray.shape[-2:]
             if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
@@ -183,11 +183,11 @@ class Generator(nn.Module):
 
 
 class GrayToRGB(nn.Module):
-    """The generator as the contract wants it: gray in, RGB out, whatever colour space it was trained in.
+    """The generator with the input and output of the contract: gray in, RGB out, for every colour space of training.
 
     Args:
-        generator: a `Generator`, or what stands in for it, that predicts colours of `color_space`.
-        color_space: one of `cgan.spec.COLOR_SPACES`.
+        generator: a `Generator`, or a module like it, that predicts colours of `color_space`.
+        color_space: colour space of its prediction.
     """
 
     def __init__(self, generator: nn.Module, color_space: ColorSpaceName) -> None:
@@ -197,13 +197,13 @@ class GrayToRGB(nn.Module):
         self.clamp = color_space != "rgb"  # the generator's own RGB ends in a sigmoid
 
     def forward(self, gray: Tensor) -> Tensor:
-        """RGB in [0, 1], N x 3 x H x W, for luma in [0, 1], N x 1 x H x W."""
+        """Map luma in [0, 1], N x 1 x H x W, to RGB in [0, 1], N x 3 x H x W."""
         rgb = self.to_rgb(gray, self.generator(gray))
         return rgb.clamp(0, 1) if self.clamp else rgb
 
 
 class PatchDiscriminator(nn.Module):
-    """A logit per patch of 8 x 8 pixels: N x 1 x H/8 x W/8."""
+    """Discriminator with a logit per patch of 8 x 8 pixels."""
 
     def __init__(self, channels_in: int, width: int) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class DenseDiscriminator(nn.Module):
-    """The patch network, then two linear layers to one logit per photo: N x 1. The size is fixed."""
+    """Discriminator with one logit per photo: the patch network, then two linear layers. The size is fixed."""
 
     HIDDEN = 1024
 
@@ -250,14 +250,14 @@ DISCRIMINATORS: dict[str, Callable[[int, int, TrainConfig], nn.Module]] = {
 
 
 def build_generator(config: TrainConfig) -> Generator:
-    """The generator that a configuration describes."""
+    """Return the generator of a configuration, with random weights."""
     return Generator(COLOR_TARGETS[config.color_space].channels, config.width, config.blocks, config.input_blur)
 
 
 def build_discriminator(config: TrainConfig) -> nn.Module | None:
-    """The discriminator that a configuration describes, or None with --discriminator none.
+    """Return the discriminator of a configuration, with random weights; None with --discriminator none.
 
-    Its input is the gray channel and the colours that the loss compares, stacked.
+    Its input is the gray channel stacked with the colours in the loss's colour space.
     """
     if config.discriminator == "none":
         return None
@@ -273,7 +273,7 @@ def build_discriminator(config: TrainConfig) -> nn.Module | None:
 
 
 def _replace_batch_norm(network: nn.Module) -> None:
-    """Leave batch norm out, and give the convolutions the bias that it stood for."""
+    """Remove batch norm, and give the convolutions the bias that it replaced."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -283,5 +283,5 @@ def _replace_batch_norm(network: nn.Module) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters that training sets, frozen now or not."""
+    """Return the number of parameters, frozen or not."""
     return sum(p.numel() for p in module.parameters())

@@ -244,10 +244,10 @@ def test_a_diverged_run_fails_with_one_line(train: Train, tmp_path: Path) -> Non
 
 def test_a_folder_that_another_process_trains_in_is_refused(train: Train, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").locked():
-        assert "another cgan-train at work in it" in train().error(2)
+        assert "another cgan-train that trains in it" in train().error(2)
     assert train() == (0, "", "")
     with RunFolder(tmp_path / "run").locked():
-        assert "another cgan-train at work in it" in train("--resume").error(2)
+        assert "another cgan-train that trains in it" in train("--resume").error(2)
 
 
 @pytest.mark.parametrize(

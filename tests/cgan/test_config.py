@@ -319,8 +319,8 @@ def test_a_configuration_is_frozen() -> None:
             0.1,
             "--spectral-norm",
         ),
-        ({"discriminator": "none", "l1_weight": 0.0}, "--l1-weight", 0.0, "L1 is all there is"),
-        ({"warmup_epochs": 1, "l1_weight": 0.0}, "--l1-weight", 0.0, "L1 is all there is"),
+        ({"discriminator": "none", "l1_weight": 0.0}, "--l1-weight", 0.0, "learns from L1 alone"),
+        ({"warmup_epochs": 1, "l1_weight": 0.0}, "--l1-weight", 0.0, "learns from L1 alone"),
     ],
 )
 def test_options_that_cannot_work_together_are_refused(

@@ -331,7 +331,7 @@ def test_a_lost_process_is_told_from_a_bug(
     with pytest.raises(kind) as caught, joined("cpu"):
         raise error
     assert type(caught.value) is kind
-    assert ("lost another one" in str(caught.value)) == (kind is GateError)
+    assert ("lost another process" in str(caught.value)) == (kind is GateError)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
 
 
 def test_one_training_at_a_time_works_in_a_folder(folder: RunFolder) -> None:
-    refused = pytest.raises(UserError, match=r"another cgan-train at work in it")
+    refused = pytest.raises(UserError, match=r"another cgan-train that trains in it")
     with folder.locked(), refused, RunFolder(folder.path).locked():
         pytest.fail("two at a time")
     with RunFolder(folder.path).locked():
