@@ -115,9 +115,7 @@ def joined(device: Device) -> Iterator[World]:
     if device == "cuda":
         found = torch.cuda.device_count()
         if world.local_rank >= found:
-            raise UserError(
-                f"process {world.local_rank} found only {found} GPU(s) for all processes; start at most {found} processes"
-            )
+            raise UserError(f"process {world.local_rank} finds only {found} GPU(s); start at most {found} processes")
         torch.cuda.set_device(world.local_rank)
     if world.size == 1:
         yield world

@@ -1,4 +1,4 @@
-"""cgan-train from the outside: what it writes and what it says."""
+"""cgan-train end to end: its files and its output."""
 
 import json
 import math
@@ -76,7 +76,7 @@ def test_a_run_holds_what_the_design_promises(trained_run: Path) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path, photo_folder: Path) -> Callable[..., Path]:
-    """`mixed(gray, colored)`: a folder of so many gray and coloured photos."""
+    """`mixed(gray, colored)`: a folder with these numbers of gray and coloured photos."""
 
     def make(gray: int, colored: int) -> Path:
         folder = tmp_path / "mixed"
@@ -141,7 +141,7 @@ class MeanColor(nn.Module):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
-    """The Inception weights that were asked for; mean colours take their place."""
+    """Record the requested Inception weights, and use mean colours as features."""
     seen: list[Path | None] = []
 
     def load(path: Path | None) -> FeatureNetwork:

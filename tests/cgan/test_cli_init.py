@@ -1,4 +1,4 @@
-"""--init: a run that goes on from the generator of another."""
+"""--init: a run that begins with the generator of another run."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """Digests of the networks of each run as its first epoch begins."""
+    """Digests of the networks of each run at the beginning of its first epoch."""
     found: list[dict[str, str]] = []
     fit = training.fit
 

@@ -1,4 +1,4 @@
-"""What cgan-train refuses: one line, the right exit code, and nothing left behind."""
+"""Refusals of cgan-train: one line, the right exit code, and no files left."""
 
 import shutil
 import socket
@@ -145,7 +145,7 @@ from cgan.cli import main
 from cgan.training.run_folder import RunFolder
 main()
 """
-"""cgan-train where two packages look as if they were not installed."""
+"""cgan-train without two of its packages."""
 
 
 def test_packages_that_an_epoch_ends_with_are_missed_before_it_begins(

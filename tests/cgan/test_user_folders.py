@@ -1,4 +1,4 @@
-"""Where caches and state lie; the order of environment variables is tested with the prepared cache and the journal."""
+"""Folders of caches and state. Their environment variables are tested with the prepared cache and the journal."""
 
 import pathlib
 from collections.abc import Callable

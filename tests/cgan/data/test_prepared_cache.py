@@ -1,4 +1,4 @@
-"""The cache of prepared photos: when it is read, what is in it, how little memory it takes, what damages it."""
+"""The cache of prepared photos: hits and misses, content, memory, damage."""
 
 import errno
 import gc

@@ -1,4 +1,4 @@
-"""What is measured after an epoch, by hand; batch norm's statistics in closed form."""
+"""Evaluation after an epoch, compared with values by hand; batch norm's statistics in closed form."""
 
 import copy
 import json
@@ -59,7 +59,7 @@ def start(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> St
 
 @pytest.fixture
 def trained(start: Start) -> Start:
-    """`trained(name, **options)`: a run after an epoch of training, without what follows it."""
+    """`trained(name, **options)`: a run after an epoch of training, before its evaluation."""
 
     def new(*name: str, **options: Any) -> Run:
         run = start(*name, **options)
@@ -94,7 +94,7 @@ def first_layer(network: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
 
 
 def check_statistics(network: nn.Module, batches: list[Tensor]) -> None:
-    """The first batch norm of the network holds the plain mean of the statistics of these batches of its input."""
+    """Check that the first batch norm holds the mean of the statistics of these batches of its input."""
     convolution, norm = first_layer(network)
     with torch.no_grad():
         outputs = [convolution(batch) for batch in batches]

@@ -1,4 +1,4 @@
-"""Setup, an epoch, a whole run: what is trained in which order, what is left on disk, what stops it."""
+"""Setup, an epoch, a whole run: order of training, files on disk, errors that stop it."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""One training step against the same step written out."""
+"""One training step, compared with the same step written out."""
 
 import copy
 from collections.abc import Callable
@@ -358,7 +358,7 @@ def test_the_average_does_not_change_the_training(start: Callable[..., Run]) -> 
 def test_exposed_photos_are_what_both_networks_and_the_losses_see(
     start: Callable[..., Run], discriminator: str
 ) -> None:
-    """A step on photos with powers is the step on photos that were raised to them before."""
+    """A step with exposure powers equals the step on photos raised to these powers before."""
     powers = torch.tensor([0.5, 1.0, 1.7, 2.0])
     drawn, before = start(discriminator=discriminator), start(discriminator=discriminator)
     plain = batch(drawn)
