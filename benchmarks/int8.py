@@ -22,7 +22,6 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments, machine
 from benchmarks.records import json_option, write_record
-from cgan.metrics.psnr import psnr_of_error
 from export.calibration import calibration_batches, with_sharper_copies
 from export.quantize import FLOAT_CONVOLUTIONS, quantize_int8
 from infer.backends import open_model
@@ -113,7 +112,7 @@ def run(backend: Backend, gray: Floats) -> Floats:
 
 def psnr(error: float) -> float:
     """Of a mean square error of values in [0, 1], in dB."""
-    return round(psnr_of_error(error), 1)
+    return round(float(-10 * np.log10(error)), 1)
 
 
 if __name__ == "__main__":

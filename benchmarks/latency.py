@@ -45,7 +45,6 @@ from benchmarks.records import write_record
 from benchmarks.rounds import interval, is_settled
 from cgan.command import exit_on_user_error
 from cgan.errors import UserError
-from cgan.metrics.psnr import psnr_of_error
 from infer.backends.base import Backend
 from infer.photo.decode import Photo, decode, model_input
 from infer.photo.encode import write_photo
@@ -303,7 +302,7 @@ def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, flo
         answers[name] = np.concatenate([backend.run(gray[i : i + step]) for i in range(0, len(gray), step)])
     first = next(iter(answers.values()))
     errors = {name: float(np.square(rgb.astype(np.float64) - first).mean()) for name, rgb in answers.items()}
-    return {name: round(psnr_of_error(error), 1) if error else None for name, error in errors.items()}
+    return {name: round(-10 * float(np.log10(error)), 1) if error else None for name, error in errors.items()}
 
 
 def _takes(backend: Backend, size: int) -> bool:

@@ -11,7 +11,6 @@ from cgan.checkpoint_record import checkpoint_of, described
 from cgan.command import run_command
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.progress import Progress
 
 if TYPE_CHECKING:
     from export.engine import EngineOptions
@@ -128,12 +127,8 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     if engine is None:
         artefact = produce.make_onnx(source, out, options)
     else:
-        with Progress(given["quiet"], say=None, unit="it") as progress:
-
-            def show(phase: str, done: int, total: int) -> None:
-                progress.update(done, total, label=phase)
-
-            artefact = produce.make_engine(source, out, options, engine, show)
+        with _BuildProgress(given["quiet"]) as progress:
+            artefact = produce.make_engine(source, out, options, engine, progress.update)
     _note(artefact.notes)
     _say(given["quiet"], f"{source}: {described(artefact.sidecar.build.get('checkpoint'))}")
     _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
@@ -293,6 +288,34 @@ def _row(c: dict[str, Any]) -> str:
         f"  {c['images']:<8} {c['batch_size']:>6}  {c['height']:>4} x {c['width']:<4} {c['max_difference']:9.2e} "
         f"{c['mean_difference']:9.2e}  {psnr:>6}  {c['off']:8.2%}"
     )
+
+
+class _BuildProgress:
+    """A bar for the phase that the engine builder is in, on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.shown = not quiet and sys.stderr.isatty()
+        self.bar: Any = None
+        self.phase = ""
+
+    def __enter__(self) -> "_BuildProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.close()
+
+    def update(self, phase: str, done: int, total: int) -> None:
+        """Show how far a phase is."""
+        if not self.shown:
+            return
+        from tqdm import tqdm
+
+        if phase != self.phase:
+            if self.bar:
+                self.bar.close()
+            self.bar, self.phase = tqdm(total=total, desc=phase, leave=False), phase
+        self.bar.update(done - self.bar.n)
 
 
 def _note(notes: tuple[str, ...]) -> None:

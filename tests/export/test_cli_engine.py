@@ -14,10 +14,9 @@ import pytest
 
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
-from cgan.progress import Progress
 from cgan.spec import read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_generator
-from export import engine, produce
+from export import cli, engine, produce
 from export.cli import main
 from export.produce import ExportOptions, make_engine
 from infer.backends.flavours import Gpu
@@ -314,9 +313,9 @@ def test_progress_is_shown_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, quiet: bool, stream: type[io.StringIO], shown: bool
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stream())
-    with Progress(quiet, say=None) as progress:
+    with cli._BuildProgress(quiet) as progress:
         for phase in ("Parsing", "Building"):
             for done in range(3):
-                progress.update(done, 2, label=phase)
+                progress.update(phase, done, 2)
         text = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert all((phase in text) == bool(shown) for phase in ("Parsing", "Building"))
