@@ -19,7 +19,7 @@ def scan(folder: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise UserError(
-            f"{error.filename}: cannot be searched ({error.strerror}), so its photos would be missing; "
+            f"{error.filename}: cannot be searched ({error.strerror}), and photos in it would be missing; "
             "make it readable or move it elsewhere"
         ) from error
 

@@ -35,7 +35,7 @@ def load_network(source: Path) -> tuple[Generator, ModelSpec]:
     if not source.exists():
         raise UserError(
             f"{source}: found no such file, expected a run, a checkpoint or an exported fp32 .onnx; cgan-infer info "
-            "flowers prints the path of the packaged one"
+            "flowers prints where the packaged one is"
         )
     return load_exported(source) if source.suffix == ".onnx" else load_generator(source)
 
