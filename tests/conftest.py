@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from infer.folder.local_folder import LocalFolder
 from infer.folder.options import Event, FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
 from infer.folder.plan import make_plan
+from tests.shortcuts import made_once, remember_exports, shared_folder
 
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -119,7 +121,7 @@ def make_photos() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 12 colour photos in two subfolders; copy it before changing it."""
-    return write_photos(tmp_path_factory.mktemp("photos"), 12)
+    return made_once(tmp_path_factory, "photos", partial(write_photos, count=12))
 
 
 @pytest.fixture(scope="session")
@@ -151,8 +153,27 @@ def unsearchable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The curves have tests of their own, and take longer than an epoch of the smallest trainings."""
-    monkeypatch.setattr("cgan.training.run_folder.save_curves", lambda history, path: path.touch())
+    """Draw no curves: they have tests of their own, and take longer than an epoch of the smallest trainings."""
+    monkeypatch.setattr(
+        "cgan.training.run_folder.save_curves", lambda history, path: path.write_text(str(len(history)))
+    )
+
+
+@pytest.fixture(scope="session")
+def remembered_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Trace each network once in a test run; the exporter itself, for tests that are about it."""
+    import torch
+
+    export = torch.onnx.export
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", remember_exports(export, shared_folder(tmp_path_factory, "exports")))
+        yield export
+
+
+@pytest.fixture
+def real_exporter(remembered_exports: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace in this test whatever was traced before."""
+    monkeypatch.setattr("torch.onnx.export", remembered_exports)
 
 
 @pytest.fixture(scope="session")
@@ -160,22 +181,24 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path, ti
     """The run folder of two epochs on `photo_folder`; copy it before changing it."""
     from cgan.cli import main
 
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CGAN_CACHE", str(folder / "cache"))
-        run = folder / "run"
-        assert exit_code(main, photo_folder, "--out", run, *tiny_options, "--epochs", 2, "--lr", 0.005) == 0
-    return run
+    def train(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CGAN_CACHE", str(folder / "cache"))
+            options = (*tiny_options, "--epochs", 2, "--lr", 0.005)
+            assert exit_code(main, photo_folder, "--out", folder / "run", *options) == 0
+
+    return made_once(tmp_path_factory, "trained", train) / "run"
 
 
 @pytest.fixture(scope="session")
-def exported_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
+def exported_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, remembered_exports: object) -> Path:
     """`trained_run` exported and verified, with its sidecar beside it; copy both before changing them."""
     from export.cli import main
 
-    folder = tmp_path_factory.mktemp("exported")
-    assert exit_code(main, trained_run, "--out", folder, "--quiet") == 0
-    (artefact,) = folder.glob("*.onnx")
+    def export(folder: Path) -> None:
+        assert exit_code(main, trained_run, "--out", folder, "--quiet") == 0
+
+    (artefact,) = made_once(tmp_path_factory, "exported", export).glob("*.onnx")
     return artefact
 
 

@@ -14,6 +14,11 @@ from tests.cgan.begun import CONFIG, RECORDS, SHEET, generator
 Publish = Callable[..., Generator]
 
 
+@pytest.fixture(autouse=True)
+def quick(no_curves: None, remembered_exports: object) -> None:
+    """Draw no curves, trace each network once."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     """A run that has just begun."""
@@ -23,14 +28,11 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def publish(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Publish:
+def publish(folder: RunFolder) -> Publish:
     """`publish(*values, metric="psnr", **options)`: publish each epoch, of that held-out value; the last generator.
 
-    Each epoch's generator is that of its seed. The curves have tests of their own and take their time.
+    Each epoch's generator is that of its seed.
     """
-    monkeypatch.setattr(
-        "cgan.training.run_folder.save_curves", lambda history, path: path.write_text(str(len(history)))
-    )
 
     def call(*values: Any, metric: str = "psnr", **options: Any) -> Generator:
         history: list[dict[str, Any]] = []

@@ -24,7 +24,7 @@ Train = Callable[..., Any]
 
 
 @pytest.fixture
-def train(no_curves: None, invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:
+def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:
     """`train(*options, data=..., out=...)`: one tiny epoch into tmp_path / "run"."""
 
     def call(*options: object, data: Path = photo_folder, out: Path = tmp_path / "run") -> Any:
@@ -34,7 +34,7 @@ def train(no_curves: None, invoke: Train, photo_folder: Path, tmp_path: Path, ti
 
 
 @pytest.fixture
-def talk(no_curves: None, invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:
+def talk(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:
     """`talk(*options)`: the same without --quiet."""
     loud = [option for option in tiny_options if option != "--quiet"]
     return lambda *options: invoke(main, photo_folder, "--out", tmp_path / "run", *loud, *options)

@@ -27,8 +27,6 @@ EXPORTED = {
 }
 """Each colour space and each discriminator once: an export takes as long as ten of these trainings."""
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 
 def check_metrics(metrics: dict[str, Any], discriminator: str) -> None:
     numbers = {name: value for name, value in metrics.items() if name != "time_shares"}

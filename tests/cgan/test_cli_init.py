@@ -15,8 +15,6 @@ from cgan.training.run import Run
 
 Train = Callable[..., Any]
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 
 @pytest.fixture
 def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> Train:

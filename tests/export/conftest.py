@@ -15,8 +15,13 @@ from export import produce
 from export.produce import ExportOptions, make_onnx
 
 
+@pytest.fixture(autouse=True)
+def quick(no_curves: None, remembered_exports: object) -> None:
+    """Draw no curves, trace each network once."""
+
+
 @pytest.fixture(scope="session")
-def half_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
+def half_onnx(tmp_path_factory: pytest.TempPathFactory, trained_run: Path, remembered_exports: object) -> Path:
     """`trained_run` as a verified fp16 file."""
     return make_onnx(trained_run, tmp_path_factory.mktemp("half"), ExportOptions(precision="fp16")).path
 

@@ -99,6 +99,7 @@ def test_onnxruntime_computes_what_torch_computes(exported_onnx: Path, trained_r
     assert expected.std() > 0.01  # the comparison is not one of flat gray with flat gray
 
 
+@pytest.mark.usefixtures("real_exporter")
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, exported_onnx: Path, trained_run: Path) -> None:
     generator, _ = load_generator(trained_run)
     spec = ModelSpec.from_metadata({e.key: e.value for e in onnx.load(exported_onnx).metadata_props}, "file")

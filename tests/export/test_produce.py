@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from export.produce import COMPARED_PHOTOS, Artefact, ExportOptions, artefact_na
 from export.publish import FAILED_SUFFIX
 from export.verify import TOLERANCES, Tolerance, natural_images
 from infer.backends import open_model
+from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -369,28 +368,16 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_sidecar(
     assert [path.name for path in tmp_path.iterdir()] == ["unet-w4-rgb-32-fp32.onnx"]
 
 
-@contextmanager
-def exporting(run: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A cgan-export in a process group of its own."""
-    command = [sys.executable, "-c", "from export.cli import main; main()", run, "--out", out]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_a_kill_in_mid_export_leaves_no_file_of_the_final_name(trained_run: Path, tmp_path: Path) -> None:
     """Killed as soon as something lies in the output folder: the temporary file, or at the latest the sidecar."""
-    with exporting(trained_run, tmp_path / "out") as process:
-        deadline = time.monotonic() + 120
-        while not files(tmp_path / "out") and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    process = warm.start(
+        "from export.cli import main; main()", trained_run, "--out", tmp_path / "out", output=tmp_path / "printed"
+    )
+    deadline = time.monotonic() + 120
+    while not files(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.exit_code == -signal.SIGKILL, "it ended before it was killed"
     left = list(files(tmp_path / "out"))
     assert left, "it was killed before it wrote anything"
     assert not [name for name in left if name.endswith((".onnx", ".json"))]

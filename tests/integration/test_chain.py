@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,15 @@ from PIL import Image
 from cgan.checkpoint_record import BEST_FILE
 from cgan.spec import sidecar_path
 from cgan.training.checkpoint import GENERATOR_FILE
+from tests import warm
 
-ROOT = Path(__file__).parent.parent.parent
 MODULES = {"cgan-train": "cgan.cli", "cgan-export": "export.cli", "cgan-infer": "infer.cli"}
 
 
 def run(command: str, *arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command in its own process and expect an exit code; user errors never show a traceback."""
     program = f"from {MODULES[command]} import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CGAN_CACHE": str(cwd / "cache")}
-    result = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    result = warm.run(program, *arguments, environment={**os.environ, "CGAN_CACHE": str(cwd / "cache")}, cwd=cwd)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result

@@ -73,7 +73,7 @@ def test_batch_norm_has_the_statistics_of_the_photos(exported_onnx: Path) -> Non
 
 @pytest.fixture
 def train(
-    invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...], no_curves: None
+    invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> Callable[..., Any]:
     """`train(name, *options)`: a tiny run into tmp_path / name."""
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from cgan.errors import GateError, UserError
 from cgan.training.ledger import LEDGER_FILE
 from cgan.training.run_folder import LOCK_FILE, RunFolder
+from tests import warm
 from tests.cgan.begun import ENDED, LEFT, RECORDS
 
 Publish = Callable[..., Any]
@@ -158,7 +157,7 @@ def test_kills_and_resumes_leave_what_the_user_put_there(
 
     def train(kill_at: int, *options: str) -> int:
         arguments = [str(photo_folder), "--out", str(run), *tiny_options, "--epochs", "3", *options]
-        return subprocess.run([sys.executable, "-c", DRIVER, str(kill_at), *arguments], check=False).returncode
+        return warm.run(DRIVER, kill_at, *arguments).returncode
 
     def drop(number: int) -> None:
         for folder in (run, run / "checkpoints", run / "samples", run / "tensorboard", elsewhere, photo_cache):

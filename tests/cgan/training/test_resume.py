@@ -3,8 +3,6 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,6 +28,7 @@ from cgan.training.ledger import LEDGER_FILE, Ledger
 from cgan.training.loop import fit, setup
 from cgan.training.run import Run
 from cgan.training.run_folder import LOCK_FILE
+from tests import warm
 
 BASE = TrainConfig(
     width=2, size=32, epochs=3, batch_size=4, test_fraction=0.25, lr=0.002, device="cpu", precision="fp32"
@@ -400,8 +399,7 @@ def test_four_epochs_are_two_and_a_kill_in_the_third_and_the_rest(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert invoke(main, *arguments, "--out", whole) == (0, "", "")
     driver = DRIVER.format(epochs=2, call=2 * 2 + 2)  # between the two steps of the third epoch
-    process = subprocess.run([sys.executable, "-c", driver, *arguments, "--out", str(parts)])
-    assert process.returncode == -signal.SIGKILL
+    assert warm.run(driver, *arguments, "--out", parts).returncode == -signal.SIGKILL
     assert len((parts / "metrics.jsonl").read_text().splitlines()) == 2
     assert invoke(main, *arguments, "--out", parts, "--resume") == (0, "", "")
     assert len(orders) == 4 + 2

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -202,14 +203,21 @@ def test_full_disk_stops_the_run_and_leaves_nothing_partial(run: Any, gray_photo
         if len(published) > 3:
             raise OSError(code, os.strerror(code))
 
-    run.target.before = full
+    told = threading.Event()
+
+    def before(gray: np.ndarray) -> None:
+        if run.backend.batches:  # the first batch has gone through, and its last file found no room
+            assert told.wait(60)
+
+    run.target.before, run.backend.before = full, before
+    run.on_event = lambda event, outcome: told.set() if event.state == "failed" else None
     outcome = run()
     assert outcome.stopped is not None
     assert os.strerror(code) in outcome.stopped
     assert outcome.done == 3
     assert outcome.settled < 40
     assert run.outputs() == sorted(published[:3])
-    run.target.before = lambda name: None
+    run.target.before = run.backend.before = lambda *_: None
     outcome = run()
     assert (outcome.done, outcome.skipped, outcome.stopped) == (37, 3, None)
 

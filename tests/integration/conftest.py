@@ -1,0 +1,8 @@
+"""Shortcuts of whole commands."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def quick(no_curves: None, remembered_exports: object) -> None:
+    """Draw no curves, trace each network once."""

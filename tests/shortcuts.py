@@ -1,0 +1,67 @@
+"""Slow steps that many tests repeat, done once for all workers of a test run."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a folder that all workers of this test run share."""
+    base = factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock that other workers wait for."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a shared folder that `make` filled, in whichever worker came first."""
+    folder, records = shared_folder(factory, name), shared_folder(factory, "made")
+    with held(records / f"{name}.lock"):
+        if not (records / name).exists():
+            make(folder)
+            (records / name).touch()
+    return folder
+
+
+def remember_exports(export: Callable[..., Any], folder: Path) -> Callable[..., Any]:
+    """Return `torch.onnx.export` that traces each network of the same weights and shapes once.
+
+    Tracing a network of 230,000 parameters takes some 5 seconds. What is remembered is the exporter's own output, so
+    everything behind it (metadata, checker, quantisation, verification) still runs.
+    """
+
+    def call(network: Any, *arguments: Any, **options: Any) -> Any:
+        import onnx
+        import torch
+
+        if arguments or not {"kwargs", "dynamic_shapes"} <= options.keys():
+            return export(network, *arguments, **options)
+        digest = hashlib.sha256(f"{network!r}{options['dynamic_shapes']!r}".encode())
+        with torch.no_grad():  # colour space, blur and whatever else no weight shows
+            ramps = {name: torch.linspace(0, 1, x.numel()).view_as(x) for name, x in options["kwargs"].items()}
+            shown = network(**ramps)
+        for tensor in (*network.parameters(), *network.buffers(), *ramps.values(), shown):
+            digest.update(f"{tensor.dtype}{tensor.shape}".encode() + tensor.detach().numpy().tobytes())
+        path = folder / f"{digest.hexdigest()}.onnx"
+        with held(path.with_suffix(".lock")):
+            if not path.exists():
+                program = export(network, **options)
+                path.write_bytes(program.model_proto.SerializeToString())
+        return SimpleNamespace(model_proto=onnx.load_model(path))
+
+    return call
