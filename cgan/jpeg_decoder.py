@@ -46,7 +46,7 @@ ONES = 0.4
 """Least share of ones in bits that look random."""
 
 LEVELS = 8
-"""Levels of brightness per bin: in dark areas, block means of equal coefficients differ."""
+"""Brightness levels in one bin: in dark areas, blocks of equal coefficients have slightly different means."""
 
 NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
 """Padding of arithmetic-coded data. An encoder may leave zeros out at the end, and decoders assume them; this padding

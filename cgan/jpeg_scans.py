@@ -173,9 +173,9 @@ class _Tables:
     """Huffman and quantisation tables in effect at the beginning of a scan."""
 
     shortest: dict[int, tuple[int, int]]
-    """As of `_shortest_codes`."""
+    """From `_shortest_codes`."""
     steps: dict[int, int]
-    """As of `_first_steps`."""
+    """From `_first_steps`."""
 
 
 def _frame(marker: int, segment: bytes) -> Frame:
