@@ -187,12 +187,12 @@ class TrainConfig:
         "auto", "Arithmetic of training; auto: fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."
     )
     device: Device = _option("auto", "Where to compute; auto: cuda where torch finds a CUDA device, else cpu.")
-    compile: bool = _option(False, "Translate the networks with torch.compile before training.")
+    compile: bool = _option(False, "Compile the networks with torch.compile before training.")
     fid: bool = _option(True, "Measure FID and KID on the held-out photos after each epoch.")
     best_by: BestBy = _option(
         "auto", "Held-out metric that chooses the best checkpoint; auto: fid, with --no-fid psnr."
     )
-    save_every: int = _option(0, "Keep a checkpoint every this many epochs; 0 is never.", _COUNT_OR_ZERO)
+    save_every: int = _option(0, "Epochs from one kept checkpoint to the next; 0 keeps none.", _COUNT_OR_ZERO)
     init_sha256: str = ""
     """Digest of the generator weights that the run begins with (--init); empty for random weights. Not an option."""
 
