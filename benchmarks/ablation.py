@@ -28,7 +28,7 @@ from cgan.command import exit_on_user_error
 from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.files import atomic_path
-from cgan.metrics.measured import DISTANCES
+from cgan.metrics.measurement import DISTANCES
 from cgan.training.figures import scalar
 
 QUICK_PHOTOS = 300

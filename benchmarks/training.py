@@ -29,12 +29,12 @@ from benchmarks.machine import arguments, machine
 from benchmarks.matrix import matrix_product_rate
 from benchmarks.records import json_option, write_record
 from cgan import networks
-from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, TrainConfig
+from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, Device, TrainConfig, TrainPrecision
 from cgan.data.prepared import Photos
 from cgan.data.split import Split
 from cgan.training.distributed import World
+from cgan.training.run import AUTOCAST_DTYPES, Run, build, resolve
 from cgan.training.run_folder import RunFolder
-from cgan.training.state import AUTOCAST_DTYPES, Run, build, resolve
 from cgan.training.steps import Batch, train_step
 from cgan.training.stopwatch import Stopwatch
 
@@ -52,8 +52,8 @@ def main(
     width: int,
     batch_size: int,
     size: int,
-    precision: str,
-    device: str,
+    precision: TrainPrecision,
+    device: Device,
     steps: int,
     rounds: int,
     json_file: Path | None,

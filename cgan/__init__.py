@@ -9,19 +9,19 @@ try:
 except PackageNotFoundError:  # imported from a checkout that was never installed
     __version__ = "0+unknown"
 
-# ONNX Runtime reports to its vendor from a thread of its own, which a process that ends may wait for, and keeps what it
-# will report in the user's cache. It reads this when it is imported, which is after this: infer and export import cgan.
+# ONNX Runtime's telemetry is off: its thread delays the end of a process, and it writes into the user's cache. The
+# variable is read when ONNX Runtime is imported; infer and export import cgan before that.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# What else libraries keep between processes belongs in this project's cache, not in folders of their own. They read
-# this when they are imported or first used.
-from cgan.cache import cache_folder
+# Caches of other libraries belong in this project's cache. The variables are read when a library is imported or first
+# used.
+from cgan.user_folders import cache_folder
 
-with suppress(RuntimeError):  # no home folder: there is no cache, and a command that needs one says so
+with suppress(RuntimeError):  # no home folder: a command that needs the cache raises it again
     for _name, _folder in (
         ("MPLCONFIGDIR", "matplotlib"),
-        ("TORCHINDUCTOR_CACHE_DIR", "inductor"),  # what torch.compile made
+        ("TORCHINDUCTOR_CACHE_DIR", "inductor"),  # code from torch.compile
         ("TRITON_CACHE_DIR", "triton"),
-        ("CUDA_CACHE_PATH", "cuda"),  # kernels that the driver made for a newer GPU
+        ("CUDA_CACHE_PATH", "cuda"),  # kernels that the driver compiles for a newer GPU
     ):
         os.environ.setdefault(_name, str(cache_folder() / _folder))

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is meant, and what is known of it. Imports neither torch nor safetensors."""
+"""The checkpoint that stands for a run, and its epoch and metrics. Imports neither torch nor safetensors."""
 
 import json
 import math
@@ -11,47 +11,47 @@ from cgan.errors import UserError
 
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
-"""The checkpoint with the best held-out value of the metric that --best-by chose: what a run stands for."""
+"""The checkpoint with the best held-out value of the --best-by metric; it stands for its run."""
 
 CHECKPOINTS = "checkpoints"
-"""Folder of a run that holds them."""
+"""Subfolder of a run for its checkpoints."""
 
 RECORD_KEY = "cgan.training.checkpoint"
-"""Key under which epoch and metrics lie in safetensors metadata."""
+"""Key of epoch and metrics in safetensors metadata."""
 
 SHOWN = ("test_fid", "test_frechet_distance", "test_psnr", "test_l1")
-"""Metrics that are said to people."""
+"""Metrics shown to users."""
 
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What is known of a checkpoint."""
+    """A checkpoint with its epoch and metrics."""
 
     path: Path
     epoch: int | None
-    """From 1 on; None where it is not known."""
+    """Counted from 1; None if unknown."""
     metrics: Mapping[str, Any]
-    """On the held-out photos, as in metrics.jsonl; empty where they are not known."""
+    """Held-out metrics, as in metrics.jsonl; empty if unknown."""
     note: str | None = None
-    """Why it stands for its run, where another one was to be expected."""
+    """Why this checkpoint stands for its run, if it is not the best one."""
 
     def to_json(self) -> dict[str, Any]:
-        """File name, epoch and metrics as JSON values."""
+        """Return file name, epoch and metrics as JSON values."""
         return {"file": self.path.name, "epoch": self.epoch, "metrics": dict(self.metrics)}
 
     def to_metadata(self) -> dict[str, str]:
-        """Epoch and metrics as string metadata; nothing where they are not known."""
+        """Return epoch and metrics as string metadata; empty if they are unknown."""
         known = {"epoch": self.epoch, "metrics": dict(self.metrics)}
         return {} if self.epoch is None else {RECORD_KEY: json.dumps(known, sort_keys=True)}
 
     @classmethod
     def of(cls, path: Path, metadata: Mapping[str, str], note: str | None = None) -> Self:
-        """The record of a checkpoint.
+        """Return the record of a checkpoint.
 
         Args:
             path: the file.
-            metadata: its header. Files that were written before headers had a record are looked up in their run.
-            note: see above.
+            metadata: header of the file. Older files have no record in it; their run is read instead.
+            note: as the field.
         """
         try:
             values = json.loads(metadata[RECORD_KEY])
@@ -61,15 +61,15 @@ class CheckpointRecord:
 
 
 def held_out(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Those metrics of an epoch that are of held-out photos; infinite ones, which JSON cannot say, are None."""
+    """Return the held-out metrics of an epoch; infinite values become None, because JSON has no infinity."""
     return {name: _or_none(value) for name, value in metrics.items() if name.startswith("test_")}
 
 
 def described(checkpoint: Mapping[str, Any] | None) -> str:
-    """File, epoch and metrics for people: "best.safetensors, epoch 37, test_psnr 24.1".
+    """Return file, epoch and metrics as text: "best.safetensors, epoch 37, test_psnr 24.1".
 
     Args:
-        checkpoint: as `CheckpointRecord.to_json` gave it; None where an artefact does not name one.
+        checkpoint: from `CheckpointRecord.to_json`; None if an artefact names no checkpoint.
     """
     if checkpoint is None:
         return "checkpoint unknown"
@@ -81,16 +81,16 @@ def described(checkpoint: Mapping[str, Any] | None) -> str:
 
 
 def checkpoint_path(source: Path) -> Path:
-    """The checkpoint file that `source`, a run folder or a checkpoint file, stands for: of a run the best one.
+    """Return the checkpoint file of `source`: the best one of a run folder, or the file itself.
 
     Raises:
-        UserError: nothing there, or an exported model.
+        UserError: there is no such file, or it is an exported model.
     """
     return chosen(source)[0]
 
 
 def chosen(source: Path) -> tuple[Path, str | None]:
-    """As `checkpoint_path`, and a note where a run has no best checkpoint, so that the last one stands for it."""
+    """Return `checkpoint_path(source)`, and a note if the run has no best checkpoint, so that the last one is used."""
     path, note = source, None
     if source.is_dir():
         path = source / CHECKPOINTS / BEST_FILE
@@ -105,19 +105,19 @@ def chosen(source: Path) -> tuple[Path, str | None]:
 
 
 def checkpoint_of(source: Path, choice: str) -> Path:
-    """The checkpoint of a run that --checkpoint names.
+    """Return the checkpoint of a run that --checkpoint names.
 
     Args:
         source: the run folder.
-        choice: "last", "best", or a file in its folder of checkpoints, by its name or its path.
+        choice: "last", "best", or the name or path of a file in the run's folder of checkpoints.
 
     Raises:
-        UserError: there is no such checkpoint, or `source` is no run.
+        UserError: there is no such checkpoint, or `source` is not a run folder.
     """
     if not choice:
         raise UserError("--checkpoint: found an empty name, expected last, best or a file of the run; leave it out")
     if not source.is_dir():
-        raise UserError(f"--checkpoint {choice}: no effect beside {source}, which is no run folder; leave it out")
+        raise UserError(f"--checkpoint {choice}: no effect with {source}, which is not a run folder; leave it out")
     folder = source / CHECKPOINTS
     name = {"last": LAST_FILE, "best": BEST_FILE}.get(choice, choice)
     path = folder / Path(name).name
@@ -130,12 +130,12 @@ def checkpoint_of(source: Path, choice: str) -> Path:
 
 
 def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
-    """The epoch, from 1 on, with the best held-out value of a metric; the first of equals.
+    """Return the epoch, counted from 1, with the best held-out value of a metric; the first of equal ones.
 
     Args:
         history: metrics of each epoch.
-        metric: fid, kid or l1, of which less is better, or psnr, of which more is. Of another network than Inception
-            fid and kid stand for its distances.
+        metric: fid, kid or l1 (lower is better), or psnr (higher is better). With another feature network than
+            Inception, fid and kid are the distances of that network.
     """
     names = (f"test_{metric}", *OTHER_NETWORKS.get(f"test_{metric}", ()))
     values = [_value(next(metrics[name] for name in names if name in metrics)) for metrics in history]
@@ -143,11 +143,11 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
 
 
 OTHER_NETWORKS = {"test_fid": ("test_frechet_distance",), "test_kid": ("test_kernel_distance",)}
-"""Where the features are not those of Inception's published weights: see `cgan.metrics.features.FeatureNetwork`."""
+"""Keys of the same distances with another feature network; see `cgan.metrics.features.FeatureNetwork`."""
 
 
 def _in_run(path: Path) -> tuple[int | None, dict[str, Any]]:
-    """Epoch and held-out metrics of a checkpoint by what its run notes; None and nothing where it does not tell."""
+    """Return epoch and held-out metrics of a checkpoint from the files of its run; None and {} if they are unknown."""
     run = path.parent.parent
     if path.parent.name != CHECKPOINTS:
         return None, {}
@@ -165,7 +165,7 @@ def _in_run(path: Path) -> tuple[int | None, dict[str, Any]]:
 
 
 def _value(metric: Any) -> float:
-    """A metric's number: itself, or the value of one with a fingerprint; None stands for infinity."""
+    """Return the number of a metric, which may have a fingerprint; None stands for infinity."""
     value = metric["value"] if isinstance(metric, Mapping) else metric
     return math.inf if value is None else float(value)
 

@@ -1,107 +1,53 @@
-"""The command cgan-train. Of a new run nothing heavy is imported before the options are known to be right."""
+"""The command cgan-train. For a new run, heavy packages are imported after the options are checked."""
 
 import json
 import math
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from tqdm import tqdm
 
 from cgan.command import run_command
-from cgan.config import (
-    BEST_BY_CHOICES,
-    DEVICE_CHOICES,
-    DISCRIMINATOR_CHOICES,
-    DISCRIMINATOR_NORM_CHOICES,
-    GAN_LOSS_CHOICES,
-    LOSS_SPACE_CHOICES,
-    PRECISION_CHOICES,
-    TrainConfig,
-)
+from cgan.config import TrainConfig, options
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.spec import COLOR_SPACES
+from cgan.progress import Progress, print_line
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
     from cgan.networks import Generator
     from cgan.training.distributed import World
 
-PLAIN_SECONDS = 30
-"""Where there is no terminal, a line of progress is printed this often."""
-
 FEW_PHOTOS = 10
-"""With fewer held out, their figures are noted to say little."""
+"""With fewer held-out photos, a note says that their figures are unreliable."""
 
-DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option of a TrainConfig field of the same name, with its default."""
-    default = DEFAULTS[name]
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        flag = f"{flag}/--no-{name.replace('_', '-')}"
-    return click.option(flag, name, default=default, show_default=True, help=help_text, **kwargs)
+def _config_options(function: F) -> F:
+    """Add an option for each field that TrainConfig describes, with its default, choices and bounds."""
+    for option in reversed(options()):
+        names = f"{option.flag}/--no-{option.flag[2:]}" if isinstance(option.default, bool) else option.flag
+        function = click.option(
+            names,
+            option.name,
+            default=option.default,
+            show_default=True,
+            type=click.Choice(option.choices) if option.choices else None,
+            help=option.help,
+        )(function)
+    return function
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("data")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
-@_option("color_space", "Colour space that the generator predicts.", type=click.Choice(COLOR_SPACES))
-@_option(
-    "discriminator",
-    "Network that judges the colours; none learns from L1 alone.",
-    type=click.Choice(DISCRIMINATOR_CHOICES),
-)
-@_option("gan_loss", "Adversarial loss.", type=click.Choice(GAN_LOSS_CHOICES))
-@_option("loss_space", "Where losses see the colours of hsv and ycbcr.", type=click.Choice(LOSS_SPACE_CHOICES))
-@_option("l1_weight", "Weight of the L1 term beside the adversarial term.")
-@_option("color_weight", "Colourful pixels weigh up to 1 plus this in L1, often 3; 0 is off.")
-@_option("label_smoothing", "The discriminator's target for real photos, with bce.")
-@_option("gradient_penalty", "Weight of the Wasserstein gradient penalty, often 10; 0 is off.")
-@_option("weight_clip", "Bound of the Wasserstein discriminator's weights, often 0.01; 0 is off.")
-@_option("r1", "Gamma of the R1 penalty on the discriminator; 0 is off.")
-@_option("spectral_norm", "Divide the discriminator's weights by their spectral norm.")
-@_option(
-    "discriminator_norm",
-    "Batch norm in the discriminator, or none, beside which colours err less.",
-    type=click.Choice(DISCRIMINATOR_NORM_CHOICES),
-)
-@_option("width", "Channels of the generator's first convolution block.")
-@_option("blocks", "Convolution blocks at each scale of the generator.")
-@_option("input_blur", "Blur what the generator sees, ever after, by so many pixels, often 2 at 128; 0 is off.")
-@_option("discriminator_width", "Channels of the discriminator's first block; 0 is --width.")
-@_option("discriminator_scales", "Scales of the U-Net discriminator, 2 to 5; 5 is all of it.")
-@_option("size", "Photos are resized to this height and width.")
-@_option("epochs", "Passes over the training photos.")
-@_option("warmup_epochs", "First epochs with L1 alone, without the discriminator.")
-@_option("decay_epochs", "Last epochs over which the learning rate falls towards 0.")
-@_option("batch_size", "Photos in a step, over all processes.")
-@_option("lr", "Adam's learning rate.")
-@_option("ema", "Decay of the moving average of weights that is evaluated and exported, often 0.999; 0 is off.")
-@_option("seed", "Seed of split, weights and order.")
-@_option("test_fraction", "Share of the photos held out.")
-@_option("flip", "Mirror training photos at random.")
-@_option("crop", "Crop training photos at random, down to this share of height and width, often 0.6; 1 is off.")
-@_option("sharpness", "Blur and sharpen the gray input at random, up to this amount, often 3; 0 is off.")
-@_option("exposure", "Raise training photos to a random power, from 1 / this to this, often 1.5; 1 is off.")
-@_option("precision", "auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32.", type=click.Choice(PRECISION_CHOICES))
-@_option("device", "Where to compute.", type=click.Choice(DEVICE_CHOICES))
-@_option("compile", "Translate the networks with torch.compile first.")
-@_option("fid", "Measure FID and KID on the held-out photos after each epoch.")
-@_option(
-    "best_by", "What chooses the best checkpoint; auto: fid, with --no-fid psnr.", type=click.Choice(BEST_BY_CHOICES)
-)
-@_option("save_every", "Keep a checkpoint every so many epochs; 0 is never.")
+@_config_options
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
@@ -113,7 +59,7 @@ def _option(name: str, help_text: str, **kwargs: Any) -> Callable[[Callable[...,
     help="Inception v3 state dict for FID and KID; default: the one in torch's hub cache.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on after the last finished epoch of the run in --out, with its options."
+    "--resume", is_flag=True, help="Continue the run in --out after its last finished epoch, with its options."
 )
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and touch nothing.")
 @click.option("--quiet", is_flag=True, help="No progress, only warnings and errors.")
@@ -126,23 +72,23 @@ def command(
     resume: bool,
     dry_run: bool,
     quiet: bool,
-    **options: Any,
+    **values: Any,
 ) -> None:
-    """Train the colouring GAN on the photos in the folder DATA (searched recursively).
+    """Train the colouring GAN on the photos in the folder DATA and its subfolders.
 
-    The word flowers102 in place of a folder is the data set of that name, which torchvision downloads. Under torchrun
-    all processes train one model together.
+    DATA can also be flowers102, the data set of that name, which torchvision downloads. Under torchrun all processes
+    train one model together.
     """
     if not resume:
-        TrainConfig(**options)  # what is wrong with them is said before anything slow is imported
+        TrainConfig(**values)  # errors in the options are reported before slow imports
     with needed("training", "train"):
-        import matplotlib  # noqa: F401  # an epoch ends with them: better missed now than then
+        import matplotlib  # noqa: F401  # needed at the end of an epoch: report now if they are missing
         import tensorboard  # noqa: F401
 
         from cgan.metrics.features import load_inception
         from cgan.training import distributed, run_folder
-        from cgan.training.state import begin_with
-    config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(options)) if resume else options))
+        from cgan.training.run import begin_with
+    config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(values)) if resume else values))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     config, start = begin_with(_resolved(config, resume), init)
@@ -150,7 +96,10 @@ def command(
         print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
     features = load_inception(inception_weights) if config.fid else None
     try:
-        with distributed.joined(config.device) as world, _Progress(config.epochs, quiet or not world.main) as progress:
+        with (
+            distributed.joined(config.device) as world,
+            _TrainingProgress(config.epochs, quiet or not world.main) as progress,
+        ):
             _train(data, out, config, start, features, world, progress, resume, dry_run)
     except KeyboardInterrupt:
         world = distributed.this_process()
@@ -160,7 +109,7 @@ def command(
 
 
 def _checkpoint(run: Path) -> str:
-    """The checkpoint that a run stands for, for people."""
+    """Describe the checkpoint that stands for a run."""
     from cgan.checkpoint_record import described
     from cgan.training.checkpoint import load_checkpoint
 
@@ -168,17 +117,17 @@ def _checkpoint(run: Path) -> str:
     return "; ".join(filter(None, (described(record.to_json()), record.note)))
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Those options that the command line names."""
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the options that the command line names."""
     context = click.get_current_context()
     return {
-        name: value for name, value in options.items() if context.get_parameter_source(name) != ParameterSource.DEFAULT
+        name: value for name, value in values.items() if context.get_parameter_source(name) != ParameterSource.DEFAULT
     }
 
 
 def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
-    """The configuration for this machine; a resumed run has its own already, which the machine may not be up to."""
-    from cgan.training.state import resolve
+    """Return the configuration for this machine; a resumed run has one already, which may not suit the machine."""
+    from cgan.training.run import resolve
 
     try:
         return resolve(config)
@@ -186,13 +135,13 @@ def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
         if not resume:
             raise
         raise UserError(
-            f"--resume: the run computes on {config.device} in {config.precision}, which this machine does not; go on "
-            "where it began, or begin another with --init"
+            f"--resume: the run computes on {config.device} in {config.precision}, which this machine does not "
+            "support; resume it where it began, or begin a new run with --init"
         ) from error
 
 
 def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Path | None, processes: int) -> str:
-    """What to do after Ctrl-C. --init counts until an epoch is finished, and the run does not know Inception's file."""
+    """Return advice after Ctrl-C, with --init and --inception-weights, which a resumed run may need again."""
     if not (out / "config.json").exists():
         return "the run has not begun; give the same command again"
     options = {"--init": init, "--inception-weights": inception_weights}
@@ -208,11 +157,11 @@ def _train(
     start: "Generator | None",
     features: "FeatureNetwork | None",
     world: "World",
-    progress: "_Progress",
+    progress: "_TrainingProgress",
     resume: bool,
     dry_run: bool,
 ) -> None:
-    """Everything after the options are known to be right; in each process of the world."""
+    """Prepare the photos and train, in each process of the world; the options are checked already."""
     from cgan.data import download, prepared
     from cgan.data.scan import scan
     from cgan.training import loop as training
@@ -227,13 +176,15 @@ def _train(
             plan = {"folder": str(folder), "photos": count, "out": str(out)}
             print(json.dumps({**plan, **config.to_json()}, indent=2))
             if count is None:
-                progress.say(f"note: {data} is not there yet; a run will download it into {folder.parent}")
+                progress.say(f"note: {data} is missing; a run downloads it into {folder.parent}")
         return
     with world.main_of_machine_first():
         folder = download.source_folder(data)
         paths = scan(folder)
         if out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"--out {out}: found it inside {folder}, where samples would become photos; choose another")
+            raise UserError(
+                f"--out {out}: found it inside {folder}, where samples would be taken for photos; choose another"
+            )
         photos = prepared.prepare(folder, config.size, progress=progress.prepared, paths=paths)
     if photos.note:
         print(f"warning: {photos.note}", file=sys.stderr)
@@ -251,79 +202,63 @@ def _train(
         )
         if len(parts.test) < FEW_PHOTOS and not resume:
             progress.say(
-                f"note: {len(parts.test)} held out say little of others, nor which epoch is best; raise --test-fraction"
+                f"note: figures of {len(parts.test)} held-out photos are unreliable, and so is the best epoch; "
+                "raise --test-fraction"
             )
         training.fit(run, features, progress.step, progress.epoch_done)
         progress.say(f"done: {out} holds {len(run.history)} epochs")
 
 
-class _Progress:
-    """tqdm bars on a terminal, otherwise a line each PLAIN_SECONDS and after each epoch."""
+class _TrainingProgress:
+    """Progress of a training run, and a line after each epoch."""
 
     def __init__(self, epochs: int, quiet: bool) -> None:
         self.epochs = epochs
         self.quiet = quiet
-        self.terminal = sys.stderr.isatty()
-        self.bar: tqdm[Any] | None = None
-        self.last_line = time.monotonic()
+        self._progress = Progress(quiet)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_TrainingProgress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self._progress.close()
 
     def say(self, line: str) -> None:
-        """A line on stderr, unless --quiet."""
+        """Print a line to standard error, unless --quiet."""
         if not self.quiet:
-            self._close()
-            print(line, file=sys.stderr, flush=True)
+            self._progress.close()
+            print_line(line)
 
     def prepared(self, done: int, total: int) -> None:
-        """Progress of decoding photos into the cache."""
-        self._update("preparing photos", done, total, {})
+        """Show how many photos are decoded into the cache."""
+        label = "preparing photos"
+        self._progress.update(done, total, f"{label}  {done}/{total}", label)
 
     def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
-        """Progress within an epoch."""
-        self._update(f"epoch {epoch}/{self.epochs}", done, total, losses)
+        """Show how far an epoch is, and its mean losses."""
+        label = f"epoch {epoch}/{self.epochs}"
+        text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        beside = {name: f"{value:.3f}" for name, value in losses.items()}
+        self._progress.update(done, total, f"{label}  {done}/{total}  {text}", label, beside)
 
     def epoch_done(self, metrics: dict[str, Any]) -> None:
-        """The line that stays after an epoch."""
+        """Print the line that stays after an epoch."""
         found = metrics.get("test_fid") or metrics.get("test_frechet_distance")
         fid = f"  {found['metric']} {found['value']:.2f}" if found else ""
         accuracy = metrics.get("test_discriminator_accuracy")
-        judge = "" if accuracy is None else f"  D accuracy {accuracy:.0%}"
+        discriminator = "" if accuracy is None else f"D accuracy {accuracy:.0%}"
         shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())
         self.say(
             f"epoch {metrics['epoch']}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
             f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
             f"PSNR {_decibels(metrics['test_psnr'])} (gray {_decibels(metrics['test_gray_psnr'])})  "
             f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "
-            f"{judge.strip()}{fid}  time: {shares}"
+            f"{discriminator}{fid}  time: {shares}"
         )
-
-    def _update(self, label: str, done: int, total: int, losses: dict[str, float]) -> None:
-        if self.quiet:
-            return
-        if done < (self.bar.n if self.bar else 0) or (self.bar is None and done < total):
-            self._close()
-            self.bar = tqdm(total=total, desc=label, unit="img", disable=not self.terminal, leave=False)
-        if self.bar and self.terminal:
-            self.bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
-            self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
-            self.last_line = time.monotonic()
-            text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            print(f"{label}  {done}/{total}  {text}", file=sys.stderr, flush=True)
-
-    def _close(self) -> None:
-        if self.bar:
-            self.bar.close()
-            self.bar = None
 
 
 def _decibels(psnr: float) -> str:
-    """A PSNR for people; equal pictures have none."""
+    """Return a PSNR as text; equal pictures have no finite one."""
     return f"{psnr:.2f} dB" if math.isfinite(psnr) else "none"
 
 

@@ -1,9 +1,9 @@
 """Colour conversions on tensors, and the colour spaces in which a generator can be trained.
 
 YCbCr is that of JPEG files: full range, ECMA TR/98 (JFIF), section 6.2. Its matrix follows from the weights of luma
-in the contract, `cgan.spec.LUMA_REC601`, as in ITU-R BT.601-7, section 2.5. Cb and Cr of gray are 0.5 here, where
-8-bit files store 128/255: so that the gamut fills [0, 1], the range of a sigmoid, and a photo's values lie within
-0.55/255 of those of Pillow's mode "YCbCr". With 128/255 pure blue and pure red would be above 1.
+in the contract, `cgan.spec.LUMA_REC601`, as in ITU-R BT.601-7, section 2.5. Cb and Cr of gray are 0.5 here; 8-bit
+files store 128/255. With 0.5 the gamut fills [0, 1], the range of a sigmoid, and a photo's values lie within 0.55/255
+of those of Pillow's mode "YCbCr". With 128/255 pure blue and pure red would be above 1.
 
 HSV is the hexcone of Smith 1978, "Color gamut transform pairs", with all three values in [0, 1], as in Python's
 colorsys.
@@ -15,10 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgan.spec import LUMA_REC601
-
-LUMA_FIXED_POINT = tuple(round(weight * 2**16) for weight in LUMA_REC601)
-"""Luma weights in units of 2**-16, as Pillow's conversion to mode "L" computes: 19595, 38470, 7471."""
+from cgan.spec import LUMA_FIXED_POINT, LUMA_REC601, ColorSpaceName
 
 NEUTRAL_CHROMA = 0.5
 """Cb and Cr of gray."""
@@ -28,7 +25,7 @@ BLUE_RANGE, RED_RANGE = (2 * (1 - LUMA_REC601[channel]) for channel in (2, 0))
 
 
 def luma_uint8(rgb: Tensor) -> Tensor:
-    """Rec.601 luma, exactly as Pillow's mode "L" rounds it.
+    """Return Rec.601 luma, exactly as Pillow's mode "L" rounds it.
 
     Args:
         rgb: ... x 3 x H x W uint8.
@@ -43,7 +40,7 @@ def luma_uint8(rgb: Tensor) -> Tensor:
 
 
 def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
-    """Full-range Y, Cb, Cr of R, G, B (ECMA TR/98, section 6.2).
+    """Convert R, G, B to full-range Y, Cb, Cr (ECMA TR/98, section 6.2).
 
     Args:
         rgb: ... x 3 x H x W float in [0, 1].
@@ -60,13 +57,13 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
 
 
 def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
-    """R, G, B of full-range Y, Cb, Cr: the inverse of `rgb_to_ycbcr`.
+    """Convert full-range Y, Cb, Cr to R, G, B: the inverse of `rgb_to_ycbcr`.
 
     Args:
         ycbcr: ... x 3 x H x W float in [0, 1].
 
     Returns:
-        ... x 3 x H x W. Outside [0, 1] where no RGB colour has these values, so that a loss can see how far.
+        ... x 3 x H x W; outside [0, 1] where no RGB colour has these values, so that a loss can measure the excess.
     """
     luma, cb, cr = torch.split(ycbcr, 1, dim=-3)
     red_difference, blue_difference = RED_RANGE * (cr - NEUTRAL_CHROMA), BLUE_RANGE * (cb - NEUTRAL_CHROMA)
@@ -76,7 +73,7 @@ def ycbcr_to_rgb(ycbcr: Tensor) -> Tensor:
 
 
 def rgb_to_hsv(rgb: Tensor) -> Tensor:
-    """Hue, saturation, value of R, G, B (Smith 1978, RGB to HSV).
+    """Convert R, G, B to hue, saturation, value (Smith 1978, RGB to HSV).
 
     Gradients are finite everywhere. Hue and saturation have none at gray, where hue is undefined and given as 0; hue's
     grows as 1 / (max - min) towards it.
@@ -95,18 +92,18 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
     divisor = chroma.where(colored, 1)
     sixths = torch.where(green == value, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
     sixths = torch.where(red == value, (green - blue) / divisor, sixths)
-    # Twice, because the first remainder of a tiny negative number rounds to 1.
+    # Two remainders, because the first one of a tiny negative number rounds to 1.
     hue = sixths.where(colored, 0) / 6 % 1 % 1
     saturation = chroma / value.where(colored, 1)
     return torch.cat([hue, saturation, value], dim=-3)
 
 
 def hsv_to_rgb(hsv: Tensor) -> Tensor:
-    """R, G, B of hue, saturation, value: the inverse of `rgb_to_hsv` (Smith 1978, HSV to RGB).
+    """Convert hue, saturation, value to R, G, B: the inverse of `rgb_to_hsv` (Smith 1978, HSV to RGB).
 
-    Saturation takes from each channel a share that is a trapezium over the colour circle: 0 for a third of a turn
-    around its primary, 1 for a third around the complement, linear between. So there are no sextants to choose from,
-    and gradients are finite everywhere.
+    Saturation lowers each channel by a share that is a trapezium over the colour circle: 0 for a third of a turn around
+    its primary, 1 for a third around the complement, linear between. There is no choice of sextants, and gradients are
+    finite everywhere.
 
     Args:
         hsv: ... x 3 x H x W float in [0, 1]; hue 1 is the hue 0.
@@ -123,18 +120,17 @@ def hsv_to_rgb(hsv: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ColorSpace:
-    """What a generator trained in a colour space predicts, and the way from photos to it and from it to RGB."""
+    """A colour space of training: what the generator predicts, and the conversions from photos and to RGB."""
 
-    name: str
-    """One of `cgan.spec.COLOR_SPACES`."""
+    name: ColorSpaceName
     channels: int
-    """How many the generator predicts."""
+    """Channels that the generator predicts."""
     split: Callable[[Tensor], tuple[Tensor, Tensor]]
     """`split(pixels)`: photos, N x 3 x H x W uint8 RGB, to the generator's input, N x 1 x H x W, and its target,
     N x channels x H x W, both float32 in [0, 1]."""
     to_rgb: Callable[[Tensor, Tensor], Tensor]
-    """`to_rgb(gray, color)`: input and prediction to RGB, N x 3 x H x W; differentiable, and can be exported to ONNX.
-    Of ycbcr not clamped to [0, 1]."""
+    """`to_rgb(gray, color)`: input and prediction to RGB, N x 3 x H x W; differentiable and exportable to ONNX.
+    With ycbcr it is not clamped to [0, 1]."""
 
 
 def _split_rgb(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,8 +143,8 @@ def _split_hsv(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _split_ycbcr(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    # Cb and Cr against exact luma, not the rounded one: then rounding shifts R, G and B alike, by half a level at
-    # most, rather than green alone by 0.85.
+    # Cb and Cr are differences from the exact luma, not from the rounded one. Rounding then shifts R, G and B equally,
+    # by half a level at most; otherwise it would shift green alone, by 0.85.
     return luma_uint8(pixels).float() / 255, rgb_to_ycbcr(pixels.float() / 255)[:, 1:]
 
 
@@ -164,7 +160,7 @@ def _luma_to_rgb(gray: Tensor, color: Tensor) -> Tensor:
     return ycbcr_to_rgb(torch.cat([gray, color], dim=1))
 
 
-COLOR_TARGETS = {
+COLOR_TARGETS: dict[ColorSpaceName, ColorSpace] = {
     space.name: space
     for space in (
         ColorSpace("rgb", 3, _split_rgb, _rgb_itself),

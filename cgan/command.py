@@ -1,6 +1,6 @@
-"""Commands as programs: one line and an exit code for what the user can put right.
+"""Click commands run as programs: a user error becomes one line and an exit code.
 
-Beside `cgan.spec` the only module of `cgan` that `infer` may import, so it imports neither torch nor numpy.
+It imports neither torch nor numpy, because `infer` imports it.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from cgan.errors import FULL_DISK, GateError, UserError
 
 BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
-"""Errors of a path wherever it is looked at; a missing file is not among them, since that can be a bug."""
+"""Errors of the path itself. A missing file is not among them, because it can be a bug."""
 
 
 @contextmanager
@@ -30,15 +30,15 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
     """Run a click command as a program: user errors are one line, and Ctrl-C is exit code 130 at any time."""
     import click
 
-    if sys.stderr is None:  # closed: the next file to be opened would get its number, and what libraries write there
+    if sys.stderr is None:  # closed: the next opened file would get descriptor 2, and the messages of libraries
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     with exit_on_user_error():
         try:
             try:
                 sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
             finally:
-                if sys.stdout:  # None where it is closed
-                    with suppress(BrokenPipeError):  # who reads it has seen enough
+                if sys.stdout:  # None if it is closed
+                    with suppress(BrokenPipeError):  # the reader has closed the pipe
                         sys.stdout.flush()
         except click.ClickException as error:
             error.show()
@@ -51,10 +51,10 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
                 raise UserError(
                     f"{error.filename}: {error.strerror}; give permission there, or choose another path"
                 ) from error
-            if "temporary directory" in str(error):  # of tempfile, which names what it tried
+            if "temporary directory" in str(error):  # from tempfile; its message lists the folders that it tried
                 raise GateError(f"{error.strerror}; make room in one of them, or name another as TMPDIR") from error
             if error.errno not in FULL_DISK or error.filename is not None:
                 raise
-            # Python would try once more to write what is left of it, and say so.
+            # Otherwise Python tries to write the rest at exit and prints another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise GateError(f"the output cannot be written ({error}); make room where it goes") from error

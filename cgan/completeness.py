@@ -1,6 +1,6 @@
-"""Load a photo with all of its pixels, or not at all: Pillow's decoders fill up some of what is missing without a word.
+"""Load a photo with all of its pixels, or raise: some of Pillow's decoders fill in missing pixels silently.
 
-Not to be seen are pixels of formats without checksums that were overwritten: BMP, GIF, PPM, TIFF, WebP.
+Overwritten pixels cannot be detected in formats without checksums: BMP, GIF, PPM, TIFF, WebP.
 """
 
 import threading
@@ -15,10 +15,10 @@ from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
 
 PNG_SIGNATURE_SIZE = 8
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples in a pixel of each colour type."""
+"""Samples per pixel of each PNG colour type."""
 
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""First column, first row, and steps in both, of the passes of interlaced PNGs."""
+"""First column, first row, column step and row step of each pass of an interlaced PNG."""
 
 GIF_IMAGE, GIF_EXTENSION, GIF_TRAILER = 0x2C, 0x21, b";"
 
@@ -29,28 +29,28 @@ TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS = 322, 323, 324
 """TIFF tags."""
 
 PIECE = 2**16
-"""Bytes of image data that are held at once while they are counted."""
+"""Bytes of image data that are decompressed at a time."""
 
 _switch = threading.Lock()
 _loading = 0
 _was_on = False
-"""Photos that are being loaded, and whether LOAD_TRUNCATED_IMAGES is to be on afterwards."""
+"""Number of photos being loaded, and the value of LOAD_TRUNCATED_IMAGES to restore after the last one."""
 
 
 def load(image: Image.Image) -> tuple[str, ...]:
-    """Load an opened image as `image.load()` does, but never with pixels made up.
+    """Load an opened image as `image.load()` does, but never with invented pixels.
 
-    Pillow's LOAD_TRUNCATED_IMAGES is off meanwhile.
+    Pillow's LOAD_TRUNCATED_IMAGES is off during the call.
 
     Args:
-        image: as Pillow opened it, after `draft`. Loaded ones, and those that come from no file, stay as they are.
+        image: opened by Pillow, after `draft`. Loaded images, and images that come from no file, stay as they are.
 
     Returns:
-        Notes for the user: that the end marker is missing, or data left over.
+        Notes for the user: a missing end marker, or data left over.
 
     Raises:
         MissingPixelsError: pixels are missing.
-        OSError: the file is damaged otherwise. Pillow's decoders raise further types.
+        OSError: the file is damaged in another way. Pillow's decoders also raise other types.
     """
     opened: Any = image
     notes: list[str] = []
@@ -73,7 +73,7 @@ def load(image: Image.Image) -> tuple[str, ...]:
 
 @contextmanager
 def _no_truncated_images() -> Iterator[None]:
-    """Pillow's LOAD_TRUNCATED_IMAGES off, until the last of the threads that are here leaves."""
+    """Switch Pillow's LOAD_TRUNCATED_IMAGES off until the last thread has left the block."""
     global _loading, _was_on
     with _switch:
         _loading += 1
@@ -89,7 +89,7 @@ def _no_truncated_images() -> Iterator[None]:
 
 
 def _content(image: Any) -> bytes:
-    """All bytes of an opened image's file, which is left at its place."""
+    """Return all bytes of an opened image's file; its position is restored."""
     place = image.fp.tell()
     image.fp.seek(0)
     content = bytes(image.fp.read())
@@ -98,7 +98,7 @@ def _content(image: Any) -> bytes:
 
 
 def _check_png(image: Image.Image, content: bytes, notes: list[str]) -> None:
-    """Look at checksums, which Pillow does not compare in image data, at the number of rows and at the end marker."""
+    """Check the checksums of image data, which Pillow ignores, the number of rows and the end marker."""
     pieces: list[memoryview] = []
     header, ended = b"", False
     for kind, body, checksum in _png_chunks(content):
@@ -118,7 +118,7 @@ def _check_png(image: Image.Image, content: bytes, notes: list[str]) -> None:
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
-    """Name, body and checksum of each chunk; the last one's may be cut off."""
+    """Yield name, body and checksum of each chunk; the last chunk may be truncated."""
     view, place = memoryview(content), PNG_SIGNATURE_SIZE
     while place + 8 <= len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4])
@@ -148,7 +148,7 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
 
 
 def _check_tiff(image: Any) -> None:
-    """Pillow takes a TIFF without some of its strips or tiles, and one from the file's beginning at offset 0."""
+    """Raise if strips or tiles are missing. Pillow accepts that, and reads those of offset 0 from the file header."""
     tags = image.tag_v2
     width, height = tags[WIDTH], tags[HEIGHT]
     if TILE_OFFSETS in tags:
@@ -183,5 +183,5 @@ def _gif_ends(content: bytes) -> bool:
 
 
 def _color_table(flags: int) -> int:
-    """Bytes of the colour table of which flags tell."""
+    """Return the size in bytes of the colour table that the flags declare."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

@@ -1,160 +1,214 @@
-"""TrainConfig: every hyper-parameter of a training run, documented and validated."""
+"""TrainConfig: every hyper-parameter of a training run, with its description, default and bounds.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+The options of cgan-train and their help are generated from it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from cgan.errors import UserError
 from cgan.files import json_sha256
-from cgan.spec import COLOR_SPACES, SIZE_MULTIPLE
+from cgan.spec import SIZE_MULTIPLE, ColorSpaceName
 
-DISCRIMINATOR_CHOICES = ("unet", "patch", "dense", "none")
-"""The keys of `cgan.networks.DISCRIMINATORS` and none, repeated so that --help need not import torch (a test compares
+DiscriminatorName = Literal["unet", "patch", "dense", "none"]
+"""The keys of `cgan.networks.DISCRIMINATORS`, and none: repeated here so that --help imports no torch (a test compares
 them)."""
 
-DISCRIMINATOR_NORM_CHOICES = ("batch", "none")
-GAN_LOSS_CHOICES = ("bce", "wasserstein", "hinge")
+GanLossName = Literal["bce", "wasserstein", "hinge"]
 """The keys of `cgan.losses.GAN_LOSSES`."""
 
-LOSS_SPACE_CHOICES = ("native", "rgb")
-BEST_BY_CHOICES = ("auto", "fid", "kid", "psnr", "l1")
-PRECISION_CHOICES = ("auto", "fp32", "fp16", "bf16")
-DEVICE_CHOICES = ("auto", "cpu", "cuda")
+DiscriminatorNorm = Literal["batch", "none"]
+LossSpace = Literal["native", "rgb"]
+BestBy = Literal["auto", "fid", "kid", "psnr", "l1"]
+TrainPrecision = Literal["auto", "fp32", "fp16", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+DISCRIMINATOR_CHOICES: tuple[str, ...] = get_args(DiscriminatorName)
+GAN_LOSS_CHOICES: tuple[str, ...] = get_args(GanLossName)
+LOSS_SPACE_CHOICES: tuple[str, ...] = get_args(LossSpace)
+BEST_BY_CHOICES: tuple[str, ...] = get_args(BestBy)
+PRECISION_CHOICES: tuple[str, ...] = get_args(TrainPrecision)
+DEVICE_CHOICES: tuple[str, ...] = get_args(Device)
 
 ADAM_BETAS = (0.5, 0.999)
 """Adam's decay rates for both networks, as in DCGAN (Radford et al. 2016)."""
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The values that a field accepts."""
+
+    accept: Callable[[Any], bool]
+    """Returns True for a valid value."""
+    expected: str
+    """The valid values in words, for help and messages: "at least 1"."""
+
+
+_COUNT = Bounds(lambda value: value >= 1, "at least 1")
+_COUNT_OR_ZERO = Bounds(lambda value: value >= 0, "at least 0")
+_WEIGHT = Bounds(lambda value: 0 <= value < float("inf"), "a finite number of at least 0")
+
+
+def _option(
+    default: T, description: str, accept: Bounds | Callable[[Any], bool] | None = None, expected: str = ""
+) -> T:
+    """Return a field with its default, its description and its bounds.
+
+    Args:
+        default: of the field, and of the option of the same name.
+        description: what the field is, without its bounds; the option's help.
+        accept: returns True for a valid value, or the bounds themselves; None where the type says all.
+        expected: the valid values in words.
+    """
+    bounds = Bounds(accept, expected) if callable(accept) else accept
+    return field(default=default, metadata={"description": description, "bounds": bounds})
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Hyper-parameters of one run. Defaults are the report's final configuration.
+    """Hyper-parameters of one run. Defaults are the original report's final configuration.
 
     Raises:
         UserError: a value is out of range; the message names its flag.
     """
 
-    color_space: str = "rgb"
-    """Colour space that the generator predicts; one of COLOR_SPACES."""
-    discriminator: str = "unet"
-    """One of DISCRIMINATOR_CHOICES; with none the generator learns from L1 alone."""
-    gan_loss: str = "bce"
-    """Adversarial loss; one of GAN_LOSS_CHOICES."""
-    loss_space: str = "native"
-    """Whether L1 and discriminator see the colour space itself or RGB made of it (Ballester et al. 2022)."""
-    l1_weight: float = 512.0
-    """Weight of the L1 term beside the adversarial term in the generator's loss."""
-    color_weight: float = 0.0
-    """How much more colourful pixels weigh in L1, see `cgan.losses.color_weights`; 0 is off."""
-    label_smoothing: float = 0.9
-    """Target of real photos in the discriminator's bce loss; fake ones get 1 minus it."""
-    gradient_penalty: float = 0.0
-    """Weight of the Wasserstein gradient penalty (Gulrajani et al. 2017 use 10); 0 is off."""
-    weight_clip: float = 0.0
-    """Bound of the Wasserstein discriminator's weights (Arjovsky et al. 2017 use 0.01); 0 is off."""
-    r1: float = 0.0
-    """Gamma of the R1 penalty on real photos (Mescheder et al. 2018 use 10); 0 is off."""
-    spectral_norm: bool = False
-    """Whether the discriminator's weights are divided by their spectral norm (Miyato et al. 2018)."""
-    discriminator_norm: str = "batch"
-    """One of DISCRIMINATOR_NORM_CHOICES. With batch norm it can tell photos from colours by the statistics of their
-    batches, from which the generator learns little; without it goes by each picture, and colours err less."""
-    width: int = 32
-    """Channels of the generator's first convolution block."""
-    blocks: int = 1
-    """Convolution blocks at each scale of the generator."""
-    input_blur: float = 0.0
-    """Standard deviation, in pixels, of the Gaussian blur through which the generator sees a photo, in training and
-    ever after; 0 is off. Colours then depend less on how sharp a photo is."""
-    discriminator_width: int = 0
-    """Channels of the discriminator's first convolution block; 0 is the generator's."""
-    discriminator_scales: int = 5
-    """Scales of the U-Net discriminator; fewer than 5 truncate it."""
-    size: int = 128
-    """Photos are resized to size x size pixels."""
-    epochs: int = 100
-    warmup_epochs: int = 0
-    """First epochs in which the generator learns from L1 alone, at a third of the cost of a GAN epoch."""
-    decay_epochs: int = 0
-    """Last epochs over which the learning rate falls linearly towards 0."""
-    batch_size: int = 64
-    """Photos in a step, over all processes."""
-    lr: float = 5e-4
-    """Adam's learning rate of both networks."""
-    ema: float = 0.0
-    """Decay of the average of the generator's weights that is evaluated and exported in their place; 0 is off."""
-    seed: int = 0
-    """Seed of the split, the initial weights and the order of the photos."""
-    test_fraction: float = 0.02
-    """Share of the photos that is held out from training."""
-    flip: bool = False
-    """Whether training photos are mirrored at random."""
-    crop: float = 1.0
-    """Smallest share of a training photo's height and width that is kept of it at random; 1 is off."""
-    sharpness: float = 0.0
-    """Largest amount by which the generator's training input is sharpened; each photo has its own, from -1 (blurred)
-    on; see `cgan.data.augment.sharpened`. 0 is off."""
-    exposure: float = 1.0
-    """Training photos are raised to a power of their own between 1 / exposure and exposure: darker and lighter prints
-    of the same scene; see `cgan.data.augment.exposed`. 1 is off."""
-    precision: str = "auto"
-    """One of PRECISION_CHOICES; auto is fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."""
-    device: str = "auto"
-    """One of DEVICE_CHOICES; auto is cuda where torch finds one."""
-    compile: bool = False
-    """Whether torch.compile translates the networks before training."""
-    fid: bool = True
-    """Whether FID and KID on the held-out photos are measured after each epoch."""
-    best_by: str = "auto"
-    """Held-out metric that chooses the best checkpoint; auto is fid where it is measured, else psnr."""
-    save_every: int = 0
-    """A checkpoint to keep is written every so many epochs; 0 is never."""
+    color_space: ColorSpaceName = _option("rgb", "Colour space that the generator predicts.")
+    discriminator: DiscriminatorName = _option(
+        "unet", "Discriminator network; with none the generator learns from L1 alone."
+    )
+    gan_loss: GanLossName = _option("bce", "Adversarial loss.")
+    loss_space: LossSpace = _option(
+        "native",
+        "Colours that L1 and the discriminator see with hsv and ycbcr: the colour space itself, or RGB converted from "
+        "it (Ballester et al. 2022).",
+    )
+    l1_weight: float = _option(512.0, "Weight of the L1 term beside the adversarial term.", _WEIGHT)
+    color_weight: float = _option(0.0, "Colourful pixels weigh up to 1 plus this in L1, often 3; 0 is off.", _WEIGHT)
+    label_smoothing: float = _option(
+        0.9,
+        "Target of real photos in the discriminator's bce loss; generated ones get 1 minus it.",
+        lambda value: 0.5 < value <= 1,
+        "a number in (0.5, 1]",
+    )
+    gradient_penalty: float = _option(
+        0.0, "Weight of the Wasserstein gradient penalty (Gulrajani et al. 2017 use 10); 0 is off.", _WEIGHT
+    )
+    weight_clip: float = _option(
+        0.0,
+        "Bound of the Wasserstein discriminator's weights (Arjovsky et al. 2017 use 0.01); 0 is off.",
+        _WEIGHT,
+    )
+    r1: float = _option(
+        0.0, "Gamma of the R1 penalty on real photos (Mescheder et al. 2018 use 10); 0 is off.", _WEIGHT
+    )
+    spectral_norm: bool = _option(
+        False, "Divide the discriminator's weights by their spectral norm (Miyato et al. 2018)."
+    )
+    # With batch norm a discriminator can tell photos from generated colours by the statistics of a batch, from which
+    # the generator learns little. Without batch norm it judges each picture, and colours err less.
+    discriminator_norm: DiscriminatorNorm = _option(
+        "batch", "Normalisation in the discriminator; with none colours err less."
+    )
+    width: int = _option(32, "Channels of the generator's first convolution block.", _COUNT)
+    blocks: int = _option(1, "Convolution blocks at each scale of the generator.", _COUNT)
+    input_blur: float = _option(
+        0.0,
+        "Standard deviation in pixels of a Gaussian blur in front of the generator, often 2 at size 128; colours then "
+        "depend less on sharpness. 0 is off.",
+        lambda value: value == 0 or 0.1 <= value <= 8,
+        "0, or a standard deviation from 0.1 to 8 pixels",
+    )
+    discriminator_width: int = _option(
+        0, "Channels of the discriminator's first convolution block; 0 is --width.", _COUNT_OR_ZERO
+    )
+    discriminator_scales: int = _option(
+        5, "Scales of the U-Net discriminator; fewer than 5 truncate it.", lambda value: 2 <= value <= 5, "2 to 5"
+    )
+    size: int = _option(
+        128,
+        "Photos are resized to this height and width in pixels, without keeping their aspect ratio.",
+        lambda value: value >= 2 * SIZE_MULTIPLE and value % SIZE_MULTIPLE == 0,
+        f"a multiple of {SIZE_MULTIPLE}, at least {2 * SIZE_MULTIPLE}",
+    )
+    epochs: int = _option(100, "Passes over the training photos.", _COUNT)
+    warmup_epochs: int = _option(
+        0,
+        "First epochs with L1 alone, without the discriminator, at a third of the cost of a GAN epoch; 0 to --epochs.",
+    )
+    decay_epochs: int = _option(0, "Last epochs over which the learning rate falls linearly towards 0; 0 to --epochs.")
+    batch_size: int = _option(64, "Photos in a step, over all processes.", _COUNT)
+    lr: float = _option(
+        5e-4,
+        "Adam's learning rate of both networks.",
+        lambda value: 0 < value < float("inf"),
+        "a finite number above 0",
+    )
+    ema: float = _option(
+        0.0,
+        "Decay of the moving average of the generator's weights, often 0.999; the average is evaluated and exported. "
+        "0 is off.",
+        lambda value: 0 <= value < 1,
+        "a decay in [0, 1)",
+    )
+    seed: int = _option(
+        0,
+        "Seed of the split, the initial weights and the order of the photos.",
+        lambda value: 0 <= value < 2**63,
+        "a whole number in [0, 2^63)",
+    )
+    test_fraction: float = _option(
+        0.02, "Share of the photos held out from training.", lambda value: 0 < value < 1, "a share between 0 and 1"
+    )
+    flip: bool = _option(False, "Mirror training photos at random.")
+    crop: float = _option(
+        1.0,
+        "Smallest share of height and width that a random crop keeps of a training photo, often 0.6; 1 is off.",
+        lambda value: 0.1 <= value <= 1,
+        "a share from 0.1 to 1",
+    )
+    sharpness: float = _option(
+        0.0,
+        "Largest amount by which the generator's training input is sharpened, often 3; each photo draws its own, from "
+        "-1 (blurred) on. 0 is off.",
+        lambda value: 0 <= value <= 10,
+        "an amount from 0 to 10",
+    )
+    exposure: float = _option(
+        1.0,
+        "Raise each training photo to a random power between 1 / this and this, often 1.5; 1 is off.",
+        lambda value: 1 <= value <= 4,
+        "a power from 1 to 4",
+    )
+    precision: TrainPrecision = _option(
+        "auto", "Arithmetic of training; auto: fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."
+    )
+    device: Device = _option("auto", "Where to compute; auto: cuda where torch finds a CUDA device, else cpu.")
+    compile: bool = _option(False, "Compile the networks with torch.compile before training.")
+    fid: bool = _option(True, "Measure FID and KID on the held-out photos after each epoch.")
+    best_by: BestBy = _option(
+        "auto", "Held-out metric that chooses the best checkpoint; auto: fid, with --no-fid psnr."
+    )
+    save_every: int = _option(0, "Epochs from one kept checkpoint to the next; 0 keeps none.", _COUNT_OR_ZERO)
     init_sha256: str = ""
-    """Digest of the generator weights that the run begins with (--init); empty is random ones."""
+    """Digest of the generator weights that the run begins with (--init); empty for random weights. Not an option."""
 
     def __post_init__(self) -> None:
-        self._check_choices()
-        self._check_ranges()
+        for option in options():
+            value = getattr(self, option.name)
+            if option.choices:
+                _check(value in option.choices, option.flag, value, ", ".join(option.choices))
+            if option.bounds:
+                _check(option.bounds.accept(value), option.flag, value, option.bounds.expected)
+        for name in ("warmup_epochs", "decay_epochs"):
+            _check(0 <= getattr(self, name) <= self.epochs, flag(name), getattr(self, name), "0 to --epochs")
         self._check_combinations()
 
-    def _check_choices(self) -> None:
-        _choice("--color-space", self.color_space, COLOR_SPACES)
-        _choice("--discriminator", self.discriminator, DISCRIMINATOR_CHOICES)
-        _choice("--discriminator-norm", self.discriminator_norm, DISCRIMINATOR_NORM_CHOICES)
-        _choice("--gan-loss", self.gan_loss, GAN_LOSS_CHOICES)
-        _choice("--loss-space", self.loss_space, LOSS_SPACE_CHOICES)
-        _choice("--precision", self.precision, PRECISION_CHOICES)
-        _choice("--device", self.device, DEVICE_CHOICES)
-        _choice("--best-by", self.best_by, BEST_BY_CHOICES)
-
-    def _check_ranges(self) -> None:
-        for name in ("l1_weight", "color_weight", "gradient_penalty", "weight_clip", "r1"):
-            value = getattr(self, name)
-            _check(0 <= value < float("inf"), _flag(name), value, "a finite number of at least 0")
-        for name in ("width", "blocks", "epochs", "batch_size"):
-            _check(getattr(self, name) >= 1, _flag(name), getattr(self, name), "at least 1")
-        for name in ("discriminator_width", "save_every"):
-            _check(getattr(self, name) >= 0, _flag(name), getattr(self, name), "at least 0")
-        for name in ("warmup_epochs", "decay_epochs"):
-            _check(0 <= getattr(self, name) <= self.epochs, _flag(name), getattr(self, name), "0 to --epochs")
-        _check(0.5 < self.label_smoothing <= 1, "--label-smoothing", self.label_smoothing, "a number in (0.5, 1]")
-        _check(2 <= self.discriminator_scales <= 5, "--discriminator-scales", self.discriminator_scales, "2 to 5")
-        _check(
-            self.size >= 2 * SIZE_MULTIPLE and self.size % SIZE_MULTIPLE == 0,
-            "--size",
-            self.size,
-            f"a multiple of {SIZE_MULTIPLE}, at least {2 * SIZE_MULTIPLE}",
-        )
-        _check(0 < self.lr < float("inf"), "--lr", self.lr, "a finite number above 0")
-        _check(0 <= self.ema < 1, "--ema", self.ema, "a decay in [0, 1)")
-        _check(0 <= self.seed < 2**63, "--seed", self.seed, "a whole number in [0, 2^63)")
-        _check(0.1 <= self.crop <= 1, "--crop", self.crop, "a share from 0.1 to 1")
-        _check(0 <= self.sharpness <= 10, "--sharpness", self.sharpness, "an amount from 0 to 10")
-        blurs = self.input_blur == 0 or 0.1 <= self.input_blur <= 8
-        _check(blurs, "--input-blur", self.input_blur, "0, or a standard deviation from 0.1 to 8 pixels")
-        _check(1 <= self.exposure <= 4, "--exposure", self.exposure, "a power from 1 to 4")
-        _check(0 < self.test_fraction < 1, "--test-fraction", self.test_fraction, "a share between 0 and 1")
-
     def _check_combinations(self) -> None:
-        """Refuse options that would have no effect beside the others."""
+        """Raise UserError for options that have no effect with the others."""
         if self.color_space == "rgb":
             self._needs_default("loss_space", "--color-space hsv or ycbcr")
         if self.discriminator == "none":
@@ -162,7 +216,10 @@ class TrainConfig:
                 self._needs_default(name, "a discriminator")
         if self.discriminator == "none" or self.warmup_epochs:
             _check(
-                self.l1_weight > 0, "--l1-weight", self.l1_weight, "more than 0 where L1 is all there is to learn from"
+                self.l1_weight > 0,
+                "--l1-weight",
+                self.l1_weight,
+                "more than 0 where the generator learns from L1 alone",
             )
         if not self.l1_weight:
             self._needs_default("color_weight", "--l1-weight")
@@ -179,7 +236,7 @@ class TrainConfig:
             for name in ("gradient_penalty", "r1"):
                 value = getattr(self, name)
                 _check(
-                    not value, _flag(name), value, "0 with --compile, because torch.compile cannot differentiate twice"
+                    not value, flag(name), value, "0 with --compile, because torch.compile cannot differentiate twice"
                 )
         if not self.fid:
             _check(self.best_by not in ("fid", "kid"), "--best-by", self.best_by, "psnr or l1 with --no-fid")
@@ -187,23 +244,23 @@ class TrainConfig:
     def _needs_default(self, name: str, needed: str) -> None:
         value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
         if value != default:
-            raise UserError(f"{_flag(name)} {value}: it has no effect without {needed}; leave it out")
+            raise UserError(f"{flag(name)} {value}: it has no effect without {needed}; leave it out")
 
     @property
     def loss_channels(self) -> int:
-        """Channels that the discriminator sees beside the gray one."""
+        """Colour channels in the discriminator's input, beside the gray one."""
         return 3 if self.color_space == "rgb" or self.loss_space == "rgb" else 2
 
     def lr_scale(self, epoch: int) -> float:
-        """Factor of the learning rate in an epoch (from 1 on): 1, in the last decay_epochs a line towards 0."""
+        """Return the factor of the learning rate in an epoch (from 1): 1, falling linearly in the last decay_epochs."""
         return min(1.0, (self.epochs - epoch + 1) / (self.decay_epochs + 1))
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
+        """Return the configuration as JSON values."""
         return asdict(self)
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON: equal for runs of equal hyper-parameters."""
+        """Return the SHA-256 of the canonical JSON: equal for equal hyper-parameters."""
         return json_sha256(self.to_json())
 
 
@@ -219,12 +276,49 @@ _DISCRIMINATOR_OPTIONS = (
 )
 
 
-def _flag(name: str) -> str:
+@dataclass(frozen=True)
+class Option:
+    """The option of cgan-train that sets one field of a TrainConfig."""
+
+    name: str
+    """Name of the field."""
+    default: Any
+    description: str
+    choices: tuple[str, ...]
+    """The words that it accepts; empty where it takes a number or is a switch."""
+    bounds: Bounds | None
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line, "--l1-weight"."""
+        return flag(self.name)
+
+    @property
+    def help(self) -> str:
+        """Description and bounds."""
+        return self.description + (f" Must be {self.bounds.expected}." if self.bounds else "")
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """Return the options of cgan-train that TrainConfig describes, in the order of its fields."""
+    types = get_type_hints(TrainConfig)
+    return tuple(
+        Option(
+            name=f.name,
+            default=f.default,
+            description=f.metadata["description"],
+            choices=get_args(types[f.name]),
+            bounds=f.metadata["bounds"],
+        )
+        for f in fields(TrainConfig)
+        if "description" in f.metadata
+    )
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field: "--l1-weight" for "l1_weight"."""
     return f"--{name.replace('_', '-')}"
-
-
-def _choice(flag: str, found: str, choices: tuple[str, ...]) -> None:
-    _check(found in choices, flag, found, ", ".join(choices))
 
 
 def _check(valid: bool, flag: str, found: object, expected: str) -> None:

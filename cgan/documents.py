@@ -1,4 +1,4 @@
-"""Reports that commands write where a user says: a file of their own, a new one, or a stream such as /dev/stdout."""
+"""Documents at a path that the user names: a new file, an earlier document, or a stream such as /dev/stdout."""
 
 import errno
 import hashlib
@@ -16,10 +16,10 @@ from cgan.errors import UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, read_regular
 
 READER_SECONDS = 10.0
-"""How long the reader of a FIFO is waited for."""
+"""Seconds to wait for the reader of a FIFO."""
 
 IsOwn = Callable[[bytes], bool]
-"""Tells an earlier document of the same command by its content."""
+"""Returns True if a content is an earlier document of the same command."""
 
 
 def json_with(keys: frozenset[str]) -> IsOwn:
@@ -39,9 +39,9 @@ def check_document(path: Path, is_own: IsOwn, option: str, others: Collection[Pa
     """Check that a document can be written, before anything slow begins; nothing is changed.
 
     Args:
-        path: where the user wants it; links are followed.
+        path: the path that the user named; links are followed.
         is_own: test for an earlier document, which may be replaced.
-        option: name of the option for messages, empty where the user gave none.
+        option: name of the option for messages; empty if the user gave none.
         others: files that the same command reads or writes.
 
     Raises:
@@ -73,7 +73,7 @@ def write_document(path: Path, content: bytes, is_own: IsOwn) -> None:
     """Write a document whole or not at all, or into a stream.
 
     Args:
-        path: where the user wants it; links are followed.
+        path: the path that the user named; links are followed.
         content: the document.
         is_own: test for an earlier document, which is replaced.
 
@@ -91,7 +91,7 @@ def write_document(path: Path, content: bytes, is_own: IsOwn) -> None:
 
 
 def _own_digests(path: Path, is_own: IsOwn) -> frozenset[str]:
-    """Digests that a document may replace: that of an earlier document or of an empty file.
+    """Return the digests that a document may replace: that of an earlier document or of an empty file.
 
     Raises:
         OccupiedError: something else is there.
@@ -119,11 +119,11 @@ def _is_stream(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int:
-    """A descriptor of a stream, open for writing."""
+    """Open a stream for writing and return its descriptor."""
     status = path.stat()
     standard = _standard(status)
     if standard is not None:
-        if sys.stdout:  # None where it is closed
+        if sys.stdout:  # None if it is closed
             sys.stdout.flush()
         return os.dup(standard)
     flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
@@ -142,7 +142,7 @@ def _descriptor(path: Path) -> int:
 
 
 def _standard(status: os.stat_result) -> int | None:
-    """Standard output or standard error, where a file is the same: replacing it would cut the rest of them off."""
+    """Return 1 or 2 if a file is standard output or standard error: if it were replaced, later output would be lost."""
     for standard in (1, 2):
         with suppress(OSError):
             if os.path.samestat(status, os.fstat(standard)):

@@ -4,11 +4,11 @@ import errno
 from pathlib import Path
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of a request that was right when it began: exit code 1 rather than 2."""
+"""errno values of a full or broken disk. The request itself was right, so the exit code is 1 rather than 2."""
 
 
 class UserError(Exception):
-    """Something the user can put right: what was found, what was expected, what to do next.
+    """An error that the user can put right; it says what was found, what was expected and what to do next.
 
     The commands print it as one line and exit with `exit_code`: 2, the request itself was wrong.
     """
@@ -23,10 +23,10 @@ class GateError(UserError):
 
 
 def cannot_write(path: Path | str, error: OSError, kind: type[UserError] | None = None) -> UserError:
-    """The error to raise where `path` could not be written; unless given, a GateError if the disk is full or broken."""
+    """Return the error for a `path` that cannot be written: by default a GateError if the disk is full or broken."""
     kind = kind or (GateError if error.errno in FULL_DISK else UserError)
     return kind(f"{path}: cannot be written ({error}); make room or permission there, or choose another place")
 
 
 class ChangedFileError(UserError):
-    """A file's bytes are not those that its sidecar vouches for."""
+    """A file has another digest than its sidecar names."""

@@ -1,4 +1,4 @@
-"""Packages that an installation may lack."""
+"""Optional packages, with the extra that installs them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ from cgan.errors import UserError
 
 @contextmanager
 def needed(what: str, extra: str) -> Iterator[None]:
-    """Name the extra to install where an import in the block finds a package missing.
+    """Name the extra to install if an import in the block finds a package missing.
 
     Args:
-        what: needs the package, for the message: "measuring models".
-        extra: of this distribution, "train".
+        what: the feature that needs the package, for the message: "measuring models".
+        extra: the extra of this distribution that installs it: "train".
 
     Raises:
         UserError: a package is missing.

@@ -1,7 +1,6 @@
-"""Files that appear whole or not at all, and replace nothing that they should not; digests of content.
+"""Files that appear whole or not at all and never replace another program's file; digests of content.
 
-A file is written under a temporary name and then takes its own by `place`, which is told what may lie there. Between
-the look at what lies there and the renaming no other program's file can be lost: see `place`.
+A file is written under a temporary name. `place` then renames it, and is told which contents it may replace.
 """
 
 import ctypes
@@ -20,32 +19,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MARK = secrets.token_hex(16)
-"""This process's mark in the names of its temporary files: nobody else's files have it."""
+"""Random mark of this process in the names of its temporary files."""
 
 _PREFIX, _SUFFIX = ".cgan-", ".tmp"
 _ASIDE = (".exchanged", ".exchanged.old")
-"""Ends of names that a file has for a moment while it is replaced, or replaces another."""
+"""Suffixes of names that a file has for a moment while it is exchanged for another."""
 
 
 class OccupiedError(FileExistsError):
-    """Something that must not be replaced lies where a file was to appear."""
+    """The name of a file is taken by something that must not be replaced."""
 
     def __init__(self, path: str | os.PathLike[str], found: str) -> None:
         super().__init__(errno.EEXIST, f"found {found} there", os.fspath(path))
 
 
 def canonical_json(values: object) -> str:
-    """JSON text that is the same for equal values: sorted keys, no spaces."""
+    """Return JSON text that is equal for equal values: sorted keys, no spaces."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def json_sha256(values: object) -> str:
-    """Digest of the canonical JSON of `values`, 64 hexadecimal digits."""
+    """Return the SHA-256 of the canonical JSON of `values`, 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, 64 hexadecimal digits, read in chunks.
+    """Return the SHA-256 of a file, 64 hexadecimal digits; the file is read in chunks.
 
     Raises:
         OSError: it cannot be read.
@@ -56,18 +55,18 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path, replaces: Collection[str] | None = None) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends without an exception.
+    """Yield a temporary path beside `path`, which is renamed to `path` when the block ends without an exception.
 
-    The content is flushed to disk before the rename, so `path` holds the old file or the whole new
-    one at every moment, even across a power cut; after an exception nothing is left behind.
+    The content is flushed to disk before the rename, so `path` holds either the old file or the whole new one, even
+    after a power cut. After an exception the temporary file is removed.
 
     Args:
         path: the final name.
-        replaces: what may lie there, as of `place`.
+        replaces: contents that may be replaced, as in `place`.
 
     Raises:
-        OccupiedError: something else lies there.
-        OSError: `path` is a folder, a device or another thing that no file should replace, or cannot be written.
+        OccupiedError: something else has that name.
+        OSError: `path` is a folder, a device or the like, or cannot be written.
     """
     check_replaceable(path)
     temporary = path.with_name(temporary_name())
@@ -88,21 +87,21 @@ def place(
     temporary_folder: int | None = None,
     target_folder: int | None = None,
 ) -> None:
-    """Give a finished temporary file its name.
+    """Rename a finished temporary file to its final name.
 
-    A file that is not to be replaced stays, also if it appears or is changed while this function runs: a new name is
-    taken with a rename that fails where there is one, and an old file is exchanged for the new one and looked at again
-    before it is removed.
+    A file that must not be replaced stays, even if it appears or changes while this function runs. A free name is taken
+    by a rename that fails if the name exists. An old file is exchanged for the new one, and checked again before it is
+    removed.
 
     Args:
         temporary: the file, on the file system of `target`.
-        target: its name. Links there are not followed.
-        replaces: SHA-256 digests of the contents that may be replaced; none where no file may lie there yet. None
-            stands for any content, and for a link.
+        target: the final name; a link there is not followed.
+        replaces: SHA-256 digests of the contents that may be replaced; empty if the name must be free; None for any
+            content, and for a link.
         temporary_folder, target_folder: descriptors of the folders that the two names are relative to.
 
     Raises:
-        OccupiedError: something else lies there; the temporary file is still there.
+        OccupiedError: something else has that name; the temporary file stays.
         OSError: the name cannot be taken.
     """
     if replaces is None:
@@ -119,19 +118,19 @@ def place(
 
 
 class Content(NamedTuple):
-    """A regular file as it was read."""
+    """Digest and version of a regular file."""
 
     sha256: str
     version: tuple[int, ...]
-    """Device, inode, size and time of the last change: a file that has the same is the same."""
+    """Device, inode, size and modification time, equal as long as the file is unchanged."""
 
 
 def look_at(path: str | os.PathLike[str], folder: int | None = None) -> Content | None:
-    """Read the digest of a regular file; None where nothing has that name.
+    """Return digest and version of a regular file; None if nothing has that name.
 
     Args:
         path: the file; a link is not followed.
-        folder: descriptor of the folder that it is relative to.
+        folder: descriptor of the folder that the path is relative to.
 
     Raises:
         OccupiedError: a link, a folder or a device.
@@ -145,7 +144,7 @@ def look_at(path: str | os.PathLike[str], folder: int | None = None) -> Content 
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes | None:
-    """Read a regular file; None where nothing has that name.
+    """Return the bytes of a regular file; None if nothing has that name.
 
     Raises:
         OccupiedError: a link, a folder or a device.
@@ -159,12 +158,12 @@ def read_regular(path: str | os.PathLike[str]) -> bytes | None:
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, folder: int | None = None) -> int | None:
-    """Open a regular file without waiting for anything; None where nothing has that name.
+    """Open a regular file without blocking; None if nothing has that name.
 
     Args:
         path: the file; a link is not followed.
         flags: as of `os.open`.
-        folder: descriptor of the folder that it is relative to.
+        folder: descriptor of the folder that the path is relative to.
 
     Returns:
         A descriptor, which the caller closes.
@@ -190,13 +189,13 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, fold
 
 
 def append(descriptor: int, content: bytes) -> None:
-    """Append to a file and flush it to the disk: all of the content or, with an exception, nothing of it.
+    """Append to a file and flush it to disk: all of the content or, with an exception, none of it.
 
-    A system writes what there is room for and tells only how much that was.
+    On a full disk a single write can be partial.
 
     Args:
         descriptor: opened with O_APPEND.
-        content: what is appended.
+        content: bytes to append.
 
     Raises:
         OSError: it cannot be written.
@@ -210,22 +209,22 @@ def append(descriptor: int, content: bytes) -> None:
         os.fsync(descriptor)
     except BaseException:
         with suppress(OSError):
-            # What another process appended meanwhile stays.
+            # Bytes that another process has appended meanwhile stay.
             if written and os.fstat(descriptor).st_size == begin + written:
                 os.ftruncate(descriptor, begin)
         raise
 
 
 def whole_lines(content: bytes, whole: re.Pattern[bytes], part: re.Pattern[bytes]) -> bytes | None:
-    """Lines of a file that `append` wrote, without one at its end that was never finished.
+    """Return the finished lines of a file written by `append`, without an unfinished last line.
 
     Args:
         content: of the file.
         whole: matches finished lines.
-        part: matches an unfinished one; taken for one only after a finished line, since it may be anyone's.
+        part: matches an unfinished line; accepted only after a finished one, because alone it may be another program's.
 
     Returns:
-        The finished lines; None where the file holds something else.
+        The finished lines; None if the file holds something else.
     """
     lines, newline, rest = content.rpartition(b"\n")
     if not whole.fullmatch(lines + newline) or (rest and not (newline and part.fullmatch(rest))):
@@ -234,10 +233,10 @@ def whole_lines(content: bytes, whole: re.Pattern[bytes], part: re.Pattern[bytes
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that there is nothing at `path`, or a regular file.
+    """Check that `path` is free or a regular file.
 
     Raises:
-        OSError: there is something else.
+        OSError: it is something else.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -249,7 +248,7 @@ def temporary_name() -> str:
 
 
 def temporary_mark(name: str) -> str | None:
-    """Return the mark in the name of a temporary file, None for any other name."""
+    """Return the mark in the name of a temporary file; None for other names."""
     mark, separator, rest = name.removeprefix(_PREFIX).partition("-")
     return mark if separator and name.startswith(_PREFIX) and rest.endswith((_SUFFIX, *_ASIDE)) else None
 
@@ -260,13 +259,13 @@ def remove_temporaries(
     """Remove the temporary files that ended processes left in a folder.
 
     Args:
-        folder: not searched below.
-        marks: `MARK` of those processes; files of others stay.
-        is_own: tells by its SHA-256 that a content was written there; asked where a process ended just while `place`
-            replaced a file, since its temporary name can then belong to what was replaced.
+        folder: the folder, without its subfolders.
+        marks: `MARK` of those processes; files of other processes stay.
+        is_own: returns True for the SHA-256 of a content that the ended processes wrote. It is asked about files that
+            `place` was exchanging when its process ended: such a name can belong to the file that was replaced.
 
     Returns:
-        Such files whose content is not known to be own: they stay.
+        Exchanged files with a content that is not known as own; they stay.
     """
     kept = []
     for entry in folder.iterdir():
@@ -281,7 +280,7 @@ def remove_temporaries(
 
 @dataclass(frozen=True)
 class _Move:
-    """A file and the name that it is to take, each relative to a folder."""
+    """A pending rename: source and target, each relative to a folder."""
 
     source: str
     target: str
@@ -289,7 +288,7 @@ class _Move:
     target_folder: int | None
 
     def to_new_name(self) -> None:
-        """Take a name that nothing has."""
+        """Rename to a name that must be free."""
         try:
             if self._rename(_NO_REPLACE):
                 return
@@ -298,7 +297,7 @@ class _Move:
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise
-                # A file system without links, too: an empty file keeps the name until the rename.
+                # The file system has no hard links either: an empty file reserves the name until the rename.
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(self.target, flags, dir_fd=self.target_folder))
                 os.replace(self.source, self.target, **self._folders())  # noqa: PTH105
@@ -308,8 +307,8 @@ class _Move:
             raise OccupiedError(self.target, "another file") from None
 
     def over(self, expected: Content) -> None:
-        """Take the place of a file that was looked at before; if it is another one by now, that one stays."""
-        # Another name than a temporary file's, since a stranger's file can have it for a moment.
+        """Replace a file that was looked at before; if it has changed since then, it stays."""
+        # A suffix of its own, because another program's file can have this name for a moment.
         aside = replace(self, source=self.source + _ASIDE[0])
         os.rename(self.source, aside.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
         own = aside._source_version()
@@ -331,10 +330,10 @@ class _Move:
                 os.rename(aside.source, self.source, src_dir_fd=self.source_folder, dst_dir_fd=self.source_folder)
 
     def _over_by_link(self, expected: Content) -> None:
-        """As `over`, where a file system cannot exchange two names.
+        """Replace a file on a file system that cannot exchange two names.
 
-        A second name keeps the old file until the new one is in its place. What another program puts there between the
-        look at that name and the rename, some microseconds, is lost; no other order survives a kill at any moment.
+        A hard link keeps the old file until the new one has its name. A file that another program puts there between
+        the check and the rename, some microseconds, is lost; no other order of steps survives a kill at any moment.
         """
         old = replace(self, source=self.source.removesuffix(_ASIDE[0]) + _ASIDE[1])
         to_old = {"src_dir_fd": self.target_folder, "dst_dir_fd": self.source_folder}
@@ -343,7 +342,7 @@ class _Move:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-            old = replace(self, source=self.target, source_folder=self.target_folder)  # there are no second names
+            old = replace(self, source=self.target, source_folder=self.target_folder)  # no hard links
         try:
             if old._source_version() != expected.version:
                 raise OccupiedError(self.target, "another file")
@@ -353,7 +352,7 @@ class _Move:
                 os.unlink(old.source, dir_fd=self.source_folder)
 
     def _rename(self, flag: int) -> bool:
-        """Rename with a flag; False where the system or the file system does not know it."""
+        """Rename with a flag; return False if the system or the file system does not support it."""
         if _RENAME is None:
             return False
         folders = (_HERE if folder is None else folder for folder in (self.source_folder, self.target_folder))
@@ -380,7 +379,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _find_rename() -> tuple[Any, int, int, int]:
-    """The C library's rename with flags: itself, the flags for "no replace" and "exchange", and "current folder"."""
+    """Return the C library's rename with flags, its flags "no replace" and "exchange", and its current folder."""
     library = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin":
         return getattr(library, "renameatx_np", None), 4, 2, -2  # sys/stdio.h, sys/fcntl.h
@@ -389,4 +388,4 @@ def _find_rename() -> tuple[Any, int, int, int]:
 
 _RENAME, _NO_REPLACE, _EXCHANGE, _HERE = _find_rename()
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
-"""Errors of a rename with flags, or of a link, where a file system has no such thing."""
+"""errno values of a rename with flags, or of a link, that the file system does not support."""

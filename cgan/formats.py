@@ -1,4 +1,4 @@
-"""The kinds of files that count as photos."""
+"""The file formats of photos."""
 
 PHOTO_FORMATS = {
     ".bmp": "BMP",
@@ -15,5 +15,5 @@ PHOTO_FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-"""Suffixes of the files that count as photos, with Pillow's name of what they hold. No other format is ever
-decoded, because some of Pillow's decoders start other programs."""
+"""Suffixes of photo files, and Pillow's name of their format. No other format is decoded, because some of Pillow's
+decoders start other programs."""

@@ -1,12 +1,14 @@
-"""Pillow's JPEG decoder, made to notice data that are missing, which libjpeg paints gray without a word.
+"""Pillow's JPEG decoder with detection of missing data, which libjpeg paints gray silently.
 
-libjpeg takes data in pieces and stops where a piece ends. Each scan is given to it without the marker that follows, and
-then a few bytes more than it may read ahead. Three things can come of this. It ends: it has all rows. It takes each
-further byte at once, looking for a marker: the scan is whole. Or it lets bytes lie until they suffice for the next
-block: the scan lacks data.
+libjpeg decodes data in pieces and pauses at the end of a piece. Each scan is fed without the marker that follows it,
+then with padding: a few bytes more than libjpeg reads ahead. One of three things happens.
 
-The bytes more can also be made into a block or two. A scan that was not finished when its data ended is therefore
-decoded again with other bytes behind it. The first bit that it lacks is an opposite one then, and the pictures differ.
+- libjpeg ends: it has all rows.
+- It consumes each further byte at once, in search of a marker: the scan is complete.
+- It leaves bytes until they are enough for the next block: the scan lacks data.
+
+Padding can also decode as a block or two. A scan that was unfinished at the end of its data is therefore decoded a
+second time with inverted padding. If the scan lacks a single bit, the two pictures differ.
 """
 
 from collections import Counter
@@ -17,7 +19,7 @@ from PIL import Image, ImageFile
 from cgan.jpeg_scans import ARITHMETIC, PROGRESSIVE, Layout, Scan, layout_of
 
 JPEG_CODEC = "cgan_jpeg"
-"""Name of `JpegDecoder` among Pillow's decoders."""
+"""Name under which `JpegDecoder` is registered with Pillow."""
 
 NO_END = "the end marker is missing; every pixel is there"
 
@@ -28,35 +30,35 @@ MAY_HAVE_HOLE = "zeros may replace a part of its image data"
 END = b"\xff\xd9"
 
 READ_AHEAD = bytes.fromhex("b2 4d 96 69 a5 5a d1 2e")
-"""As many bytes as libjpeg's bit buffer holds: it may want them beyond those that it decodes."""
+"""Padding of the length of libjpeg's bit buffer, which libjpeg may fill before it decodes."""
 
 OPPOSITE = bytes(255 - byte for byte in READ_AHEAD)
-"""The first bit that a scan lacks makes another Huffman code, or another value, than with READ_AHEAD."""
+"""Inverted padding: the first bit that a scan lacks gives another Huffman code or value than with READ_AHEAD."""
 
 ONES_AHEAD = b"\xff\x00" * 8
-"""No Huffman code is of ones alone: libjpeg takes 17 of them for a symbol of 0. Of eight bytes it makes three symbols
-at most, too few for a block of each of two chroma components, so that luma before these is never made up."""
+"""Padding of ones. No Huffman code consists of ones alone; libjpeg decodes 17 of them as the symbol 0. Eight bytes give
+three symbols at most, too few for a block of each chroma component, so the luma before these is never invented."""
 
 HOLE = bytes(32)
-"""So many zero bytes in a row are looked into; by right they are only in pictures with flat areas."""
+"""The shortest run of zero bytes that is examined. In an intact file it encodes a flat area."""
 
 ONES = 0.4
-"""Least share of ones in bits that are as good as chance."""
+"""Least share of ones in bits that look random."""
 
 LEVELS = 8
-"""So many levels of brightness count as one: in dark areas, means of equal coefficients differ."""
+"""Brightness levels in one bin: in dark areas, blocks of equal coefficients have slightly different means."""
 
 NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
-"""Continues arithmetic-coded data, from whose end zeros are left out by right, otherwise than the zeros that are
-implied."""
+"""Padding of arithmetic-coded data. An encoder may leave zeros out at the end, and decoders assume them; this padding
+differs from zeros."""
 
 
 class MissingPixelsError(OSError):
-    """A file lacks some of its photo's pixels; the message is the reason."""
+    """A file lacks some of its photo's pixels; the message says why."""
 
 
 class JpegDecoder(ImageFile.PyDecoder):
-    """Pillow's JPEG decoder, fed so that missing data show. Its first argument is a list to which notes are added."""
+    """Pillow's JPEG decoder with detection of missing data. Its first argument is a list that receives notes."""
 
     _pulls_fd = True
     im: Any
@@ -71,7 +73,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         if layout.lacks_restarts():
             raise MissingPixelsError("restart markers are missing, and the pixels between them")
         if layout.lacks_scans():
-            raise MissingPixelsError("scans are missing: the picture is there in part, or coarsely")
+            raise MissingPixelsError("scans are missing: the picture is incomplete or coarse")
         code = self._arithmetic(data, layout) if layout.frame.kind in ARITHMETIC else self._huffman(data, layout)
         if not layout.ended:
             self.args[0].append(NO_END)
@@ -81,12 +83,12 @@ class JpegDecoder(ImageFile.PyDecoder):
         feed = _Feed(self._decoder(self.im), data)
         doubtful: dict[int, bytes] = {}
         assert layout.frame is not None
-        # JFIF tells that it is YCbCr; of RGB all is wanted.
+        # A JFIF file is YCbCr, so luma alone is enough; an RGB file needs all components.
         only_luma = self.mode == "L" and data[6:11] == b"JFIF\0" and layout.frame.kind not in PROGRESSIVE
         for number, scan in enumerate(layout.scans, 1):
             surplus = feed.ends_before(scan.end)
             luma_first = only_luma and len(scan.components) == 3
-            if luma_first:  # one decoding does
+            if luma_first:  # one pass is enough
                 feed.give_to(scan.end)
             elif not feed.is_finished_at(scan.end):
                 doubtful[scan.end] = OPPOSITE
@@ -106,7 +108,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         return feed.code or 0
 
     def _depends_on_what_follows(self, data: bytes, doubtful: dict[int, bytes]) -> bool:
-        """Decode the picture again with bytes put in at the ends of some scans. Returns whether it is another one."""
+        """Decode again with other padding at the ends of some scans; return True if the picture differs."""
         places = sorted(doubtful)
         pieces = [data[begin:end] + doubtful[end] for begin, end in zip([0, *places], places, strict=False)]
         other = self._blank()
@@ -114,25 +116,25 @@ class JpegDecoder(ImageFile.PyDecoder):
         return other.tobytes() != other._new(self.im).tobytes()
 
     def _has_hole(self, data: bytes, scan: Scan, doubtful: dict[int, bytes]) -> bool:
-        """Return True if zeros replace data of a scan. By right such blocks are flat, and the scan ends with its data.
+        """Return True if zeros replace data of a scan. In an intact file they are flat blocks at any place but the end.
 
-        Where the scan seems to end before the zeros, that place is added to the doubtful ones.
+        If the scan seems to end before the zeros, their position is added to `doubtful`.
         """
         zeros = data.find(HOLE, scan.begin, scan.end)
         if zeros < 0:
             return False
         end = next((place for place in scan.restarts if place > zeros), scan.end)
         if self._fed(data, zeros).is_whole():
-            doubtful[zeros] = READ_AHEAD  # which begins with a one
-            return False  # they follow the last block
+            doubtful[zeros] = READ_AHEAD  # READ_AHEAD begins with a one
+            return False  # the zeros follow the last block
         if _end_of_zeros(data, zeros, end) - zeros > scan.longest_zeros or not self._fed(data, end).is_whole():
             return True
         return self._fed(data, 0).ends_before(end)
 
     def _may_have_hole(self, data: bytes, layout: Layout, scan: Scan) -> bool:
-        """Return True if zeros are the last bits of means that vary, among bits that are as often ones.
+        """Return True if a scan that refines block means has zeros where the means vary and its other bits look random.
 
-        By right they are in areas that are mostly flat, and anywhere in a photo that was a coarser JPEG before.
+        In an intact file such zeros are in mostly flat areas, or anywhere in a photo that was a coarser JPEG before.
         """
         frame = layout.frame
         assert frame is not None
@@ -151,7 +153,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         return bool(levels) and max(levels.values()) < levels.total() / 2
 
     def _arithmetic(self, data: bytes, layout: Layout) -> int:
-        """Such data are taken in one piece only, so that the picture is made twice, with two continuations."""
+        """Decode arithmetic-coded data twice, with different padding: libjpeg takes such data only in one piece."""
         end, other = layout.scans[-1].end, self._blank()
         code = int(self._decoder(self.im).decode(data[:end] + END)[1])
         self._decoder(other.im).decode(data[:end] + NOISE + END)
@@ -160,7 +162,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         return code
 
     def _rows(self) -> str:
-        box = self.im.getbbox()  # rows that are not decoded are zeros
+        box = self.im.getbbox()  # rows that were not decoded are zero
         return f"the file ends after {(box[3] if box else 0) / self.state.ysize:.0%} of its rows"
 
     def _blank(self) -> Image.Image:
@@ -172,7 +174,7 @@ class JpegDecoder(ImageFile.PyDecoder):
         return decoder
 
     def _fed(self, data: bytes, end: int) -> "_Feed":
-        """A decoder to a picture that is not kept, given the data as far as `end`."""
+        """Return a decoder of a scratch picture that was fed the data up to `end`."""
         feed = _Feed(self._decoder(self._blank().im), data)
         feed.give_to(end)
         return feed
@@ -183,24 +185,24 @@ def _end_of_zeros(data: bytes, begin: int, end: int) -> int:
 
 
 class _Feed:
-    """One of Pillow's decoders, and what it was given of a file."""
+    """One of Pillow's decoders, and the bytes of a file that it was fed."""
 
     def __init__(self, decoder: Any, data: bytes) -> None:
         self.decoder = decoder
         self.data = memoryview(data)
         self.given = 0
         self.waiting = b""
-        """Bytes that it has not taken."""
+        """Bytes that the decoder has not consumed."""
         self.code: int | None = None
-        """Pillow's error code, once it has ended."""
+        """Pillow's error code after the decoder has ended; None before."""
 
     def give_to(self, end: int) -> None:
-        """Give it the file's bytes as far as `end`."""
+        """Feed the file's bytes up to `end`."""
         self.give(self.data[self.given : end])
         self.given = end
 
     def give(self, piece: bytes | memoryview) -> None:
-        """Give it some bytes more."""
+        """Feed bytes to the decoder."""
         if self.code is not None:
             return
         piece = self.waiting + bytes(piece) if self.waiting else piece
@@ -211,13 +213,13 @@ class _Feed:
             self.waiting = bytes(piece[taken:])
 
     def takes(self, byte: bytes | memoryview) -> bool:
-        """Return True if it takes a byte at once, and all before it."""
+        """Feed a byte; return True if the decoder consumes it at once, and all bytes before it."""
         self.give(byte)
         return not self.waiting
 
     def ends_before(self, end: int) -> bool:
-        """Return True if its scan ends two bytes or more before `end`; it is given the file's bytes to there."""
-        # A byte of 0xFF is not taken alone.
+        """Feed the bytes up to `end`; return True if the scan ends two bytes or more before it."""
+        # The decoder does not consume a byte of 0xFF alone.
         probed = next((i for i in range(end - 4, end - 12, -1) if 0xFF not in self.data[i : i + 2]), None)
         if probed is None or probed <= self.given:
             return False
@@ -227,17 +229,17 @@ class _Feed:
         return all(taken)
 
     def is_finished_at(self, end: int) -> bool:
-        """Return True if its scan is done with the data as far as `end`, which it is given, and a byte of zeros."""
-        last = end - 2 if self.data[end - 2] == 0xFF else end - 1  # one that is stuffed is not taken alone
+        """Feed the bytes up to `end` and a zero byte; return True if the decoder consumes both: the scan is over."""
+        last = end - 2 if self.data[end - 2] == 0xFF else end - 1  # a stuffed byte is not consumed alone
         if last >= self.given:
             self.give_to(last)
         rest, self.given = self.data[self.given : end], end
         return self.takes(rest) and self.takes(b"\0")
 
     def is_whole(self, ahead: bytes = READ_AHEAD) -> bool:
-        """Return True if it wants no more of the scan that ends here."""
+        """Feed padding at the end of a scan; return True if the scan is complete."""
         self.give(ahead)
-        # The first of two may be the last one that it was waiting for.
+        # The first of the two may complete a block that the decoder was waiting for.
         return self.takes(b"\0") and self.takes(b"\0")
 
 

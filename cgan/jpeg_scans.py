@@ -1,4 +1,4 @@
-"""Where the scans of a JPEG lie and what they hold, from its markers: those of ITU-T T.81, table B.1."""
+"""Scans of a JPEG: their positions and contents, read from its markers (ITU-T T.81, table B.1)."""
 
 import math
 import re
@@ -13,49 +13,49 @@ BARE = frozenset({0x01, 0xD8})
 """TEM and SOI, which have no segment."""
 
 MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
-"""Ends entropy-coded data, in which other bytes of 0xFF are stuffed or restart markers. Bytes of 0xFF may fill up."""
+"""A marker that ends entropy-coded data, after any fill bytes; other bytes of 0xFF are stuffed or restart markers."""
 
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 COEFFICIENTS = 64
 
 MEANS = 2048
-"""Range of the first coefficient, eight times a block's mean, times its step."""
+"""Range of the dequantised DC coefficient, which is eight times a block's mean."""
 
 AC_TABLES, SIXTEEN_ZEROS = 0x10, 0xF0
-"""Class of the Huffman tables of AC coefficients, and their symbol of so many coefficients of 0."""
+"""Class of the Huffman tables of AC coefficients, and their symbol for 16 zero coefficients."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame header: how a picture is divided."""
+    """A frame header: size and components of a picture."""
 
     kind: int
-    """Its marker."""
+    """Its marker byte."""
     height: int
     width: int
     sampling: dict[int, tuple[int, int]]
     """Horizontal and vertical sampling factors of each component."""
     steps: dict[int, int]
-    """Number of each component's table of quantisation steps."""
+    """Index of each component's quantisation table."""
 
     def units(self, components: tuple[int, ...]) -> int:
-        """Number of minimum coded units in a scan of some components (T.81, A.2)."""
+        """Return the number of minimum coded units in a scan of some components (T.81, A.2)."""
         block = 1 if self.kind in LOSSLESS else 8
         most_h, most_v = self._most()
         if len(components) > 1:
             return -(-self.width // (block * most_h)) * -(-self.height // (block * most_v))
-        h, v = self.sampling[components[0]]  # its own blocks, without those that only fill up the last unit
+        h, v = self.sampling[components[0]]  # its own blocks, without the padding blocks of the last unit
         return -(-self.width * h // (block * most_h)) * -(-self.height * v // (block * most_v))
 
     def blocks(self, components: tuple[int, ...]) -> dict[int, int]:
-        """Blocks of each component in a minimum coded unit of a scan."""
+        """Return the blocks of each component in a minimum coded unit of a scan."""
         if len(components) == 1:
             return {components[0]: 1}
         return {component: math.prod(self.sampling[component]) for component in components}
 
     def unit_size(self, components: tuple[int, ...]) -> tuple[int, int]:
-        """Width and height in pixels of a minimum coded unit of a scan."""
+        """Return width and height in pixels of a minimum coded unit of a scan."""
         most_h, most_v = self._most()
         h, v = self.sampling[components[0]] if len(components) == 1 else (1, 1)
         return 8 * most_h // h, 8 * most_v // v
@@ -66,37 +66,37 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan's entropy-coded data, and its header."""
+    """A scan: its header and the position of its entropy-coded data."""
 
     begin: int
     end: int
-    """Where the next marker begins, or the data end."""
+    """Position of the next marker, or the end of the data."""
     components: tuple[int, ...]
     first: int
     last: int
-    """Coefficients, 0 to 63; of lossless pictures the predictor and 0."""
+    """First and last coefficient, 0 to 63; in lossless pictures the predictor and 0."""
     low_bit: int
-    """How many bits of each coefficient are left to later scans."""
+    """Number of low bits of each coefficient that later scans hold."""
     restarts: tuple[int, ...]
-    """Where restart markers begin."""
+    """Positions of restart markers."""
     interval: int
-    """Minimum coded units between them, 0 where there are none."""
+    """Minimum coded units between restart markers; 0 without markers."""
     refines_means: bool
-    """Whether it is one bit more of the first coefficient of each block."""
+    """True if the scan holds one more bit of each DC coefficient."""
     longest_zeros: float
-    """Bytes of zeros in a row that may be blocks by its Huffman tables.
+    """Longest run of zero bytes that can be blocks under the scan's Huffman tables.
 
-    The code of zeros must end a block, unless there are no AC coefficients. Otherwise they are blocks of all
-    coefficients alike, which no picture has side by side. And where the code of zeros is a step down, they leave the
-    range of means.
+    The code of zeros must end a block, unless the scan has no AC coefficients: otherwise all coefficients of a block
+    are equal, and no picture has such blocks side by side. If the code of zeros lowers the DC coefficient, a long run
+    leaves the range of DC coefficients.
     """
 
     def bits_between(self, data: bytes, begin: int, end: int) -> int:
-        """Bits of data between two places, without the bytes that are stuffed."""
+        """Return the number of data bits between two positions, without stuffed bytes."""
         return 8 * (end - begin - data.count(b"\xff\x00", begin, end))
 
     def units_at(self, frame: Frame, data: bytes, begin: int, end: int) -> range:
-        """Minimum coded units whose bits lie wholly between two places of a scan that refines means."""
+        """Return the minimum coded units with all bits between two positions of a scan that refines means."""
         passed = [place for place in self.restarts if place < begin]
         origin = passed[-1] + 2 if passed else self.begin
         size = sum(frame.blocks(self.components).values())
@@ -107,12 +107,12 @@ class Scan:
 
 @dataclass
 class Layout:
-    """The frame and the scans of a picture, as far as the data reach."""
+    """Frame and scans of a picture, as far as the data go."""
 
     frame: Frame | None = None
     scans: list[Scan] = field(default_factory=list)
     ended: bool = False
-    """Whether the end marker is there."""
+    """True if the end marker was found."""
 
     def lacks_scans(self) -> bool:
         """Return True if bits of some coefficients are in no scan."""
@@ -136,7 +136,7 @@ class Layout:
 
 
 def layout_of(data: bytes) -> Layout:
-    """The frame and scans of the JPEG at the beginning of `data`; what follows its end marker is not looked at."""
+    """Return frame and scans of the JPEG at the beginning of `data`; bytes after its end marker are ignored."""
     layout, interval, place = Layout(), 0, 2
     shortest: dict[int, tuple[int, int]] = {}
     steps: dict[int, int] = {}
@@ -149,7 +149,7 @@ def layout_of(data: bytes) -> Layout:
         elif marker in BARE:
             continue
         elif len(segment) < length - 2:
-            break  # it was cut off
+            break  # truncated
         elif marker == DRI:
             interval = int.from_bytes(segment[:2])
         elif marker in FRAMES and layout.frame is None:
@@ -170,12 +170,12 @@ def layout_of(data: bytes) -> Layout:
 
 @dataclass(frozen=True)
 class _Tables:
-    """Tables as they are where a scan begins."""
+    """Huffman and quantisation tables in effect at the beginning of a scan."""
 
     shortest: dict[int, tuple[int, int]]
-    """As of `_shortest_codes`."""
+    """From `_shortest_codes`."""
     steps: dict[int, int]
-    """As of `_first_steps`."""
+    """From `_first_steps`."""
 
 
 def _frame(marker: int, segment: bytes) -> Frame:
@@ -190,7 +190,7 @@ def _frame(marker: int, segment: bytes) -> Frame:
 
 
 def _first_steps(segment: bytes) -> dict[int, int]:
-    """Quantisation step of the first coefficient in each table, by number."""
+    """Return the DC quantisation step of each table, by index."""
     found, place = {}, 0
     while place + 2 < len(segment):
         size = 2 if segment[place] >> 4 else 1
@@ -200,7 +200,7 @@ def _first_steps(segment: bytes) -> dict[int, int]:
 
 
 def _shortest_codes(segment: bytes) -> dict[int, tuple[int, int]]:
-    """Length and symbol of the first code of each Huffman table, the one of zeros alone; by class and number."""
+    """Return length and symbol of the all-zeros code of each Huffman table, by class and index."""
     found, place = {}, 0
     while place + 17 < len(segment):
         lengths = segment[place + 1 : place + 17]
@@ -223,7 +223,7 @@ def _is_header(segment: bytes, frame: Frame | None) -> bool:
 
 def _scan(data: bytes, begin: int, segment: bytes, interval: int, frame: Frame, known: _Tables) -> Scan:
     after = MARKER.search(data, begin)
-    end = after.start() if after else len(data.rstrip(b"\xff"))  # without half of a marker
+    end = after.start() if after else len(data.rstrip(b"\xff"))  # without a truncated marker
     count = segment[0]
     components, tables = segment[1 : 1 + 2 * count : 2], segment[2 : 2 + 2 * count : 2]
     first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
@@ -247,10 +247,10 @@ def _scan(data: bytes, begin: int, segment: bytes, interval: int, frame: Frame, 
 
 
 def _longest_fall(frame: Frame, tables: dict[int, int], low_bit: int, has_ac: bool, known: _Tables) -> float:
-    """Bytes of zeros after which a scan's means, which fall from block to block, have left their range."""
+    """Return the bytes of zeros after which DC coefficients, lowered in each block, have left their range."""
     bits, units = 0, math.inf
     for component, blocks in frame.blocks(tuple(tables)).items():
-        length, size = known.shortest.get(tables[component] >> 4, (1, 0))  # of the difference, whose bits follow
+        length, size = known.shortest.get(tables[component] >> 4, (1, 0))  # of the DC difference
         bits += blocks * (length + size)
         if has_ac:
             bits += blocks * known.shortest.get(AC_TABLES | tables[component] & 15, (1, 0))[0]

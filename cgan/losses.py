@@ -1,4 +1,4 @@
-"""Adversarial, reconstruction and penalty losses, apart from the loop that uses them."""
+"""Adversarial, reconstruction and penalty losses as functions of tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class GanLoss:
-    """An adversarial game: what the discriminator and what the generator minimise, scalar float32 each."""
+    """An adversarial loss: the scalars that discriminator and generator minimise, float32."""
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
-    """(logits of photos, logits of the generator's pictures, target of photos for bce) -> loss."""
+    """(logits of photos, logits of generated pictures, target of photos for bce) -> loss."""
     generator: Callable[[Tensor], Tensor]
-    """Logits of the generator's pictures -> loss."""
+    """Logits of generated pictures -> loss."""
 
 
 def bce_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: float) -> Tensor:
@@ -23,35 +23,35 @@ def bce_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: floa
 
     Args:
         real_logits: logits for photos, any shape.
-        fake_logits: logits for the generator's pictures, any shape.
+        fake_logits: logits for generated pictures, any shape.
         real_label: target of photos in (0.5, 1]; pictures get 1 - real_label.
 
     Returns:
-        Scalar float32, the mean of the two sides.
+        Scalar float32, the mean over photos and pictures.
     """
     return (_bce(real_logits, real_label) + _bce(fake_logits, 1 - real_label)) / 2
 
 
 def bce_generator(fake_logits: Tensor) -> Tensor:
-    """Non-saturating loss of the generator (Goodfellow et al. 2014): its pictures should pass as photos.
+    """Non-saturating loss of the generator (Goodfellow et al. 2014): cross entropy with the target 1.
 
-    Targets are 1, without smoothing.
+    The target is not smoothed.
     """
     return _bce(fake_logits, 1.0)
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: float) -> Tensor:
-    """Minus the estimated Wasserstein distance (Arjovsky et al. 2017); unbounded without a Lipschitz control."""
+    """Negative Wasserstein distance (Arjovsky et al. 2017); unbounded without a Lipschitz constraint."""
     return fake_logits.float().mean() - real_logits.float().mean()
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: float) -> Tensor:
-    """Hinge loss (Lim and Ye 2017, Miyato et al. 2018): logits beyond 1 on the right side cost nothing."""
+    """Hinge loss (Lim and Ye 2017, Miyato et al. 2018): zero for logits beyond 1 on the correct side."""
     return F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
 
 
 def score_generator(fake_logits: Tensor) -> Tensor:
-    """Minus the mean logit: the generator's side of the Wasserstein and the hinge loss."""
+    """Negative mean logit: the generator's loss in the Wasserstein and the hinge game."""
     return -fake_logits.float().mean()
 
 
@@ -64,17 +64,17 @@ GAN_LOSSES = {
 
 
 def reconstruction_loss(prediction: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of two tensors of one shape, each multiplied by its weight; scalar float32."""
+    """Mean absolute difference of two tensors of one shape, weighted element by element; scalar float32."""
     if weights is None:
         return F.l1_loss(prediction.float(), truth.float())
     return ((prediction.float() - truth.float()).abs() * weights).mean()
 
 
 def color_weights(pixels: Tensor, strength: float) -> Tensor:
-    """Weights by which colourful pixels count for more: 1 + strength x (max - min of R, G, B).
+    """Weights of pixels, higher for colourful ones: 1 + strength x (max - min of R, G, B).
 
-    Most pixels of photos are nearly gray, and L1 settles on the median: without weights on something pale wherever
-    several colours are likely. (After the class rebalancing of Zhang et al. 2016, section 2.2, in its simplest form.)
+    Most pixels of photos are nearly gray, and L1 is minimised by the median: without weights, pale colours wherever
+    several colours are likely. (The simplest form of the class rebalancing of Zhang et al. 2016, section 2.2.)
 
     Args:
         pixels: photos, N x 3 x H x W uint8 RGB.
@@ -88,18 +88,18 @@ def color_weights(pixels: Tensor, strength: float) -> Tensor:
 
 
 def discriminator_accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Share of logits on the right side of 0, over photos and pictures alike, in [0, 1]; scalar float32."""
+    """Share of logits on the correct side of 0, mean over photos and pictures, in [0, 1]; scalar float32."""
     return ((real_logits > 0).float().mean() + (fake_logits <= 0).float().mean()) / 2
 
 
 def r1_penalty(discriminator: Callable[[Tensor], Tensor], gray: Tensor, real: Tensor) -> Tensor:
-    """Half the mean squared gradient norm on photos (Mescheder et al. 2018, equation 9), to be weighted by gamma.
+    """Half the mean squared gradient norm on photos (Mescheder et al. 2018, equation 9), without its factor gamma.
 
-    A photo's score is the mean of its logits, as in the losses, so that the penalty does not grow with their number.
+    A photo's score is the mean of its logits, as in the losses, so the penalty does not grow with their number.
 
     Args:
-        discriminator: takes gray and colour stacked.
-        gray: N x 1 x H x W, the condition, along which no gradient is taken.
+        discriminator: takes gray and colour, stacked along the channels.
+        gray: N x 1 x H x W, the condition; its gradient is not part of the penalty.
         real: N x C x H x W, colours of photos.
 
     Returns:
@@ -111,14 +111,14 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], gray: Tensor, real: Te
 def gradient_penalty(
     discriminator: Callable[[Tensor], Tensor], gray: Tensor, real: Tensor, fake: Tensor, mix: Tensor
 ) -> Tensor:
-    """How far the gradient norm between photos and pictures is from 1 (Gulrajani et al. 2017, equation 3).
+    """Mean squared difference of the gradient norm from 1, between photos and pictures (Gulrajani et al. 2017, eq. 3).
 
     Args:
-        discriminator: takes gray and colour stacked.
-        gray: N x 1 x H x W, the condition, which photo and picture share.
+        discriminator: takes gray and colour, stacked along the channels.
+        gray: N x 1 x H x W, the condition of both photo and picture.
         real: N x C x H x W, colours of photos.
-        fake: N x C x H x W, the generator's pictures.
-        mix: N values in [0, 1], the share of the photo at which the gradient is taken.
+        fake: N x C x H x W, generated pictures.
+        mix: N values in [0, 1]: the share of the photo in the mixture at which the gradient is taken.
 
     Returns:
         Scalar float32, differentiable with respect to the discriminator's weights.
@@ -138,6 +138,6 @@ def _gradient(discriminator: Callable[[Tensor], Tensor], gray: Tensor, color: Te
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:
-    # float32: the logarithms lose too much in half precision
+    # in float32, because logarithms in half precision are too inexact
     logits = logits.float()
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

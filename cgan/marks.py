@@ -1,7 +1,7 @@
-"""Marks of the processes that write in a folder, by which the temporary files of ended ones are known.
+"""Marks of the processes that write in a folder; they identify the temporary files of ended processes.
 
-A process notes its `MARK` in a file that it keeps locked, before it makes its first temporary file. A process that has
-the lock alone knows that all others that are noted have ended.
+Before its first temporary file, a process adds its `MARK` to a file and keeps that file locked. A process that holds an
+exclusive lock knows that all other processes in the file have ended.
 """
 
 import errno
@@ -20,31 +20,31 @@ _MARKS = re.compile(rb"(?:[0-9a-f]{32}\n)*")
 _PART = re.compile(rb"[0-9a-f]{1,32}")
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""Errors of file systems that cannot lock files, as some of clusters."""
+"""errno values of file systems without locks, such as some cluster file systems."""
 
 
 class Sharing(Enum):
-    """What happens where another process is at work in the folder."""
+    """Policy if another process writes in the folder."""
 
     REFUSED = auto()
-    """This one gets a BlockingIOError."""
+    """Raise BlockingIOError."""
     IN_TURN = auto()
-    """This one waits for its end."""
+    """Wait until it ends."""
     TOGETHER = auto()
-    """Both work at once."""
+    """Work at the same time."""
 
 
 @contextmanager
 def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object]) -> Iterator[bool]:
-    """Keep this process's mark in a file of marks for as long as the block runs.
+    """Keep this process's mark in a file of marks while the block runs.
 
     Args:
-        file: made where it is missing.
-        sharing: what happens where another process is noted there and still at work.
-        clean: called with the marks of ended processes, to remove what these left.
+        file: created if it is missing.
+        sharing: policy if another process in the file is still at work.
+        clean: called with the marks of ended processes, to remove their temporary files.
 
     Yields:
-        False where the file system has no locks: nobody is kept out, and nothing is removed.
+        False if the file system has no locks; then no process is kept out and nothing is removed.
 
     Raises:
         BlockingIOError: another process is at work, with Sharing.REFUSED.
@@ -68,7 +68,7 @@ def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object
         if alone and sharing is Sharing.TOGETHER:
             fcntl.flock(opened, fcntl.LOCK_SH)
         append(descriptor, f"{MARK}\n".encode())
-        # After an interrupt the mark stays: it may have come while a temporary file was being removed.
+        # After a KeyboardInterrupt the mark stays, because a temporary file may not have been removed.
         try:
             yield alone is not None
         except Exception:
@@ -78,7 +78,7 @@ def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object
 
 
 def read_marks(file: Path) -> frozenset[str]:
-    """Marks in a file of marks; none where there is no file.
+    """Return the marks in a file of marks; empty if there is no file.
 
     Raises:
         OccupiedError: the file holds something else.
@@ -88,7 +88,7 @@ def read_marks(file: Path) -> frozenset[str]:
 
 
 def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:
-    """Lock a file of marks: True where no other process is at work, None where the file system has no locks."""
+    """Lock a file of marks; return True if no other process is at work, None if the file system has no locks."""
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +105,7 @@ def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:
 
 
 def _whole(content: bytes, file: Path) -> bytes:
-    """The finished lines of a file of marks."""
+    """Return the finished lines of a file of marks."""
     whole = whole_lines(content, _MARKS, _PART)
     if whole is None:
         raise OccupiedError(file, "a file that cgan did not write")
@@ -117,6 +117,6 @@ def _parsed(lines: bytes) -> frozenset[str]:
 
 
 def _forget(file: BinaryIO, alone: bool | None, sharing: Sharing) -> None:
-    """Forget this process's mark where no other one is noted beside it."""
+    """Remove this process's mark if no other process has one in the file."""
     if alone and sharing is not Sharing.TOGETHER:
         file.truncate(0)

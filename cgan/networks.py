@@ -1,12 +1,12 @@
-"""The U-Net generator and the discriminators of the report and their variants, at any base width.
+"""The U-Net generator and the discriminators of the original report, with variants, at any base width.
 
-Every network is built from three pieces: a convolution block, a down block and an up block. Weights start as
-torch draws them by default; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
+Every network is built from three blocks: a convolution block, a down block and an up block. Weights have torch's
+default initialisation; DCGAN's normal distribution of standard deviation 0.02 learned more slowly here.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
-from cgan.spec import SIZE_MULTIPLE, ModelSpec
+from cgan.cpu_autograd import concatenate, reflect_pad
+from cgan.spec import SIZE_MULTIPLE, ColorSpaceName, ModelSpec
 
 LEAK = 0.2
 """Negative slope of LeakyReLU (Radford et al. 2016)."""
@@ -28,87 +29,23 @@ ENCODER_MULTIPLES = (1, 2, 4, 8, 16)
 
 
 def leaky_relu() -> nn.Module:
-    """The encoder's activation."""
+    """Return the encoder's activation."""
     return nn.LeakyReLU(LEAK, inplace=True)
 
 
 def relu() -> nn.Module:
-    """The decoder's activation."""
+    """Return the decoder's activation."""
     return nn.ReLU(inplace=True)
 
 
-class _ReflectPad(torch.autograd.Function):
-    """Reflect padding by copies of whole rows and columns.
-
-    torch's own kernel takes a slow path for channels-last tensors on the CPU (ten times the time), and what autograd
-    makes of slices and concatenations allocates and adds whole tensors for each border: a third of the speed of this.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        y = torch.empty((n, c, h + 2, w + 2), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        y[:, :, 1:-1, 1:-1] = x
-        y[:, :, 0, 1:-1] = x[:, :, 1]
-        y[:, :, -1, 1:-1] = x[:, :, -2]
-        y[:, :, :, 0] = y[:, :, :, 2]
-        y[:, :, :, -1] = y[:, :, :, -3]
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (g,) = gradients
-        inner = g[:, :, 1:-1, 1:-1].clone(memory_format=torch.channels_last)
-        for inside, border in ((1, 0), (-2, -1)):
-            inner[:, :, inside] += g[:, :, border, 1:-1]
-            inner[:, :, :, inside] += g[:, :, 1:-1, border]
-            for inside_column, border_column in ((1, 0), (-2, -1)):
-                inner[:, :, inside, inside_column] += g[:, :, border, border_column]
-        return inner
-
-
-class _DenseGradient(torch.autograd.Function):
-    """The identity, whose gradient is made dense: that of a concatenation is a strided slice, and what comes before
-    it, an activation, takes ten times as long on such a slice as the copy does."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0].contiguous(memory_format=torch.channels_last)
-
-
-def _slow_on_cpu(x: Tensor) -> bool:
-    """Whether torch's own kernels are slow for this tensor, so that the functions above are worth their while."""
-    channels_last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
-    return channels_last and not torch.compiler.is_compiling()
-
-
-def reflect_pad(x: Tensor) -> Tensor:
-    """Reflect padding by one pixel, N x C x H x W -> N x C x H+2 x W+2, for H and W of at least 2."""
-    if not _slow_on_cpu(x):
-        return F.pad(x, (1, 1, 1, 1), mode="reflect")
-    padded: Tensor = _ReflectPad.apply(x)
-    return padded
-
-
-def concatenate(x: Tensor, skip: Tensor) -> Tensor:
-    """A decoder scale and the encoder scale beside it, stacked along the channels."""
-    if _slow_on_cpu(x) and x.requires_grad:
-        x = _DenseGradient.apply(x)
-    return torch.cat([x, skip], dim=1)
-
-
 class ReflectConv2d(nn.Conv2d):
-    """3x3 convolution with reflect padding; a side of one pixel, which has no mirror image, is repeated."""
+    """3x3 convolution with reflect padding; a side of one pixel has no mirror image and is replicated."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x channels_out x H x W for x of shape N x channels_in x H x W."""
+        """Map N x channels_in x H x W to N x channels_out x H x W."""
         if 1 not in x.shape[-2:]:
             return super().forward(reflect_pad(x))
         height_mode, width_mode = ("replicate" if side == 1 else "reflect" for side in x.shape[-2:])
@@ -117,7 +54,7 @@ class ReflectConv2d(nn.Conv2d):
 
 
 def conv_block(channels_in: int, channels_out: int, activation: Callable[[], nn.Module] = leaky_relu) -> nn.Sequential:
-    """3x3 convolution with reflect padding, batch norm, activation: the size stays."""
+    """3x3 convolution with reflect padding, batch norm, activation; the size stays the same."""
     return nn.Sequential(
         ReflectConv2d(channels_in, channels_out),
         nn.BatchNorm2d(channels_out),
@@ -136,7 +73,7 @@ def conv_blocks(
 
 
 def down_block(channels: int, blocks: int = 1) -> nn.Sequential:
-    """4x4 convolution of stride 2 to twice the channels, then convolution blocks: half the size."""
+    """4x4 convolution of stride 2 to twice the channels, then convolution blocks; the size is halved."""
     return nn.Sequential(
         nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(2 * channels),
@@ -146,7 +83,7 @@ def down_block(channels: int, blocks: int = 1) -> nn.Sequential:
 
 
 def up_block(channels: int, blocks: int = 1) -> nn.Sequential:
-    """4x4 transposed convolution of stride 2 to a quarter of the channels, then convolution blocks: twice the size."""
+    """4x4 transposed convolution of stride 2 to a quarter of the channels, then blocks; the size doubles."""
     return nn.Sequential(
         nn.ConvTranspose2d(channels, channels // 4, 4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(channels // 4),
@@ -156,7 +93,7 @@ def up_block(channels: int, blocks: int = 1) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Encoder of five scales, decoder with a skip connection from each; logits out.
+    """U-Net: an encoder of up to five scales and a decoder with a skip connection from each; it returns logits.
 
     Args:
         channels_in: channels of the input (1 for the generator).
@@ -188,11 +125,11 @@ class UNet(nn.Module):
 
 
 class GaussianBlur(nn.Module):
-    """A Gaussian blur, along rows and then along columns; beyond its borders a photo goes on as it ends.
+    """A Gaussian blur along rows, then along columns, with replicated borders.
 
     Args:
         sigma: standard deviation in pixels, above 0.
-        radius: pixels at which it is cut off; BLUR_REACH standard deviations when None.
+        radius: radius of the kernel in pixels; None for BLUR_REACH standard deviations.
     """
 
     def __init__(self, sigma: float, radius: int | None = None) -> None:
@@ -200,25 +137,25 @@ class GaussianBlur(nn.Module):
         self.radius = math.ceil(BLUR_REACH * sigma) if radius is None else radius
         weights = torch.exp(-torch.arange(-self.radius, self.radius + 1).square() / (2 * sigma**2))
         weights = weights / weights.sum()
-        # Not weights of the network: a checkpoint has its sigma instead.
+        # Not part of the state dict: a checkpoint's contract holds sigma.
         self.register_buffer("along_rows", weights.view(1, 1, 1, -1), persistent=False)
         self.register_buffer("along_columns", weights.view(1, 1, -1, 1), persistent=False)
 
     def forward(self, gray: Tensor) -> Tensor:
-        """The blurred photo, N x 1 x H x W as `gray`."""
+        """Return the blurred photo, N x 1 x H x W as `gray`."""
         padded = F.pad(gray, (self.radius,) * 4, mode="replicate")
         blurred: Tensor = F.conv2d(F.conv2d(padded, self.along_rows), self.along_columns)  # type: ignore[arg-type]
         return blurred
 
 
 class Generator(nn.Module):
-    """The U-Net that colours: gray in, colour out.
+    """The generator: a U-Net from gray to colour.
 
     Args:
         channels_out: colour channels to predict (3 for RGB, 2 for HSV and YCbCr).
-        width: channels of the first convolution block; the report's is 32.
-        blocks: convolution blocks at each scale; the report's is 1.
-        input_blur: standard deviation in pixels of the blur before the first of them, 0 for none; the report's is 0.
+        width: channels of the first convolution block; the original report has 32.
+        blocks: convolution blocks at each scale; the original report has 1.
+        input_blur: standard deviation in pixels of the blur in front of the first block; 0 for none.
     """
 
     def __init__(self, channels_out: int = 3, width: int = 32, blocks: int = 1, input_blur: float = 0.0) -> None:
@@ -228,16 +165,16 @@ class Generator(nn.Module):
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Self:
-        """One with new weights, of the shape that a contract names."""
+        """Return a generator with random weights and the shape of a contract."""
         return cls(COLOR_TARGETS[spec.color_space].channels, spec.base_width, spec.blocks, spec.input_blur)
 
     def forward(self, gray: Tensor) -> Tensor:
-        """Colours in [0, 1], N x channels_out x H x W, for luma in [0, 1], N x 1 x H x W.
+        """Map luma in [0, 1], N x 1 x H x W, to colours in [0, 1], N x channels_out x H x W.
 
         Raises:
             ValueError: H or W is not a multiple of 16.
         """
-        # The exporter traces symbolic sizes; they are multiples by construction there.
+        # The exporter traces symbolic sizes, which are multiples by construction.
         if not torch.compiler.is_compiling():
             height, width = gray.shape[-2:]
             if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
@@ -246,27 +183,27 @@ class Generator(nn.Module):
 
 
 class GrayToRGB(nn.Module):
-    """The generator as the contract wants it: gray in, RGB out, whatever colour space it was trained in.
+    """The generator with the input and output of the contract: gray in, RGB out, for every colour space of training.
 
     Args:
-        generator: a `Generator`, or what stands in for it, that predicts colours of `color_space`.
-        color_space: one of `cgan.spec.COLOR_SPACES`.
+        generator: a `Generator`, or a module like it, that predicts colours of `color_space`.
+        color_space: colour space of its prediction.
     """
 
-    def __init__(self, generator: nn.Module, color_space: str) -> None:
+    def __init__(self, generator: nn.Module, color_space: ColorSpaceName) -> None:
         super().__init__()
         self.generator = generator
         self.to_rgb = COLOR_TARGETS[color_space].to_rgb
         self.clamp = color_space != "rgb"  # the generator's own RGB ends in a sigmoid
 
     def forward(self, gray: Tensor) -> Tensor:
-        """RGB in [0, 1], N x 3 x H x W, for luma in [0, 1], N x 1 x H x W."""
+        """Map luma in [0, 1], N x 1 x H x W, to RGB in [0, 1], N x 3 x H x W."""
         rgb = self.to_rgb(gray, self.generator(gray))
         return rgb.clamp(0, 1) if self.clamp else rgb
 
 
 class PatchDiscriminator(nn.Module):
-    """A logit per patch of 8 x 8 pixels: N x 1 x H/8 x W/8."""
+    """Discriminator with a logit per patch of 8 x 8 pixels."""
 
     def __init__(self, channels_in: int, width: int) -> None:
         super().__init__()
@@ -284,7 +221,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class DenseDiscriminator(nn.Module):
-    """The patch network, then two linear layers to one logit per photo: N x 1. The size is fixed."""
+    """Discriminator with one logit per photo: the patch network, then two linear layers. The size is fixed."""
 
     HIDDEN = 1024
 
@@ -313,14 +250,14 @@ DISCRIMINATORS: dict[str, Callable[[int, int, TrainConfig], nn.Module]] = {
 
 
 def build_generator(config: TrainConfig) -> Generator:
-    """The generator that a configuration describes."""
+    """Return the generator of a configuration, with random weights."""
     return Generator(COLOR_TARGETS[config.color_space].channels, config.width, config.blocks, config.input_blur)
 
 
 def build_discriminator(config: TrainConfig) -> nn.Module | None:
-    """The discriminator that a configuration describes, or None with --discriminator none.
+    """Return the discriminator of a configuration, with random weights; None with --discriminator none.
 
-    Its input is the gray channel and the colours that the loss compares, stacked.
+    Its input is the gray channel stacked with the colours in the loss's colour space.
     """
     if config.discriminator == "none":
         return None
@@ -336,7 +273,7 @@ def build_discriminator(config: TrainConfig) -> nn.Module | None:
 
 
 def _replace_batch_norm(network: nn.Module) -> None:
-    """Leave batch norm out, and give the convolutions the bias that it stood for."""
+    """Remove batch norm, and give the convolutions the bias that it replaced."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -346,5 +283,5 @@ def _replace_batch_norm(network: nn.Module) -> None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters that training sets, frozen now or not."""
+    """Return the number of parameters, frozen or not."""
     return sum(p.numel() for p in module.parameters())

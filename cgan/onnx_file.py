@@ -1,7 +1,7 @@
-"""An ONNX file as one string of bytes that is the whole model. Needs no package, since a base installation has no onnx.
+"""ONNX files that hold the whole model. The package onnx is not needed: a base installation lacks it.
 
-ONNX lets tensors lie in other files, and engines read those wherever they find them. Nothing vouches for them: the
-digest of a model covers one file. So such a model is refused, and engines are given the bytes that were checked.
+ONNX allows tensors in external files, and engines read these unchecked, although a model's digest covers one file. A
+model with external data is refused, and engines are given the bytes that were checked.
 """
 
 from collections.abc import Iterator
@@ -19,26 +19,26 @@ _MESSAGES = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-"""Fields of onnx.proto by number that lead to tensors, and the kind of message in them."""
+"""Fields of onnx.proto that lead to tensors: for each type of message, the field number and the type in the field."""
 
 _OP_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 4, 13, 14
-"""Field numbers, of a node the first, of a tensor the others. A location of 0, the default, is the file itself."""
+"""Field numbers: the first of a node, the others of a tensor. The default location, 0, is the file itself."""
 
 _MOST_FIELDS = 2**29
-"""Field numbers end below."""
+"""Field numbers are below this."""
 
 _ENGINE_NODES = frozenset({b"EPContext"})
-"""Types of nodes of ONNX Runtime that stand for an engine, which may lie in another file."""
+"""ONNX Runtime's node types of compiled engines, which may be in another file."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 """Wire types of protobuf."""
 
 
 def read_onnx(path: Path) -> bytes:
-    """Read an ONNX file, once it is one that holds all of its model.
+    """Return the bytes of an ONNX file, checked to hold the whole model.
 
     Raises:
-        UserError: it cannot be read, or see `check_self_contained`.
+        UserError: it cannot be read, or `check_self_contained` refuses it.
     """
     try:
         content = path.read_bytes()
@@ -51,14 +51,14 @@ def read_onnx(path: Path) -> bytes:
 
 
 def check_self_contained(content: bytes, path: Path) -> None:
-    """Refuse a model of which a part lies outside its file.
+    """Check that a model is in one file.
 
     Args:
-        content: of the file.
+        content: bytes of the file.
         path: its name, for messages.
 
     Raises:
-        UserError: a tensor or an engine lies in another file, or the content is no ONNX model.
+        UserError: a tensor or an engine is in another file, or the content is not an ONNX model.
     """
     try:
         found = _outside(content)
@@ -66,13 +66,13 @@ def check_self_contained(content: bytes, path: Path) -> None:
         raise UserError(f"{path}: not a readable ONNX file ({error}); export it again with cgan-export") from error
     if found:
         raise UserError(
-            f"{path}: found {found}, expected a file that holds the whole model, since nothing vouches for others; "
+            f"{path}: found {found}, expected a file that holds the whole model, because a digest covers one file; "
             "make it with cgan-export, or save it as one file with onnx.save(onnx.load(OLD), NEW)"
         )
 
 
 def _outside(content: bytes) -> str | None:
-    """The first part of a model that lies outside its file, for people; None where there is none."""
+    """Return a description of the first part of a model that is outside its file; None if there is none."""
     graphs = 0
     messages = [("model", 0, len(content))]
     while messages:
@@ -97,18 +97,18 @@ class _Field(NamedTuple):
     number: int
     wire: int
     value: int
-    """Of a varint."""
+    """Value of a varint; 0 for other wire types."""
     start: int
     end: int
-    """Where the content of a field of bytes lies."""
+    """Position of the content."""
 
 
 def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
-    """The fields of one protobuf message.
+    """Yield the fields of one protobuf message.
 
     Raises:
-        ValueError: it is none.
-        IndexError: it ends too early.
+        ValueError: it is not a protobuf message.
+        IndexError: it is truncated.
     """
     position = start
     while position < end:
@@ -124,13 +124,13 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
         else:
             raise ValueError(f"found wire type {wire}")
         if not 0 < number < _MOST_FIELDS or after > end:
-            raise ValueError("it is cut off or damaged")
+            raise ValueError("it is truncated or damaged")
         yield _Field(number, wire, value, position, after)
         position = after
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
-    """A number of variable length, and the place behind it."""
+    """Return a varint and the position after it."""
     value = shift = 0
     while True:
         byte = content[position]
@@ -140,4 +140,4 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift > 63:
-            raise ValueError("found a number of too many bytes")
+            raise ValueError("found a varint of too many bytes")

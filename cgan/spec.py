@@ -1,25 +1,25 @@
-"""The contract that every artefact carries: what a model takes, what it gives, where it came from.
+"""The contract of every artefact: its input, its output and its provenance.
 
-A checkpoint, an ONNX file and an engine all hold one `ModelSpec`; whoever consumes the file reads the
-spec from it and refuses what it cannot honour. Beside a deployable file lies a `Sidecar` that vouches
-for its bytes. The module imports neither torch nor numpy, because `infer` imports it.
+A checkpoint, an ONNX file and an engine each hold one `ModelSpec`; a program that uses the file reads the spec and
+refuses what it does not support. A deployable file has a `Sidecar` beside it, with the digest of its bytes. The module
+imports neither torch nor numpy, because `infer` imports it.
 """
 
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin
 
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import atomic_path, canonical_json, file_sha256
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
-"""Fields that contracts of this schema did not have at first, and what models were then."""
+"""Fields that were added to this schema later, and their values in older contracts."""
 
 METADATA_KEY = "cgan.model_spec"
-"""Key under which the JSON form lies in safetensors metadata and in ONNX metadata_props."""
+"""Key of the JSON form in safetensors metadata and in ONNX metadata_props."""
 
 SIZE_MULTIPLE = 16
 """The U-Net halves its input four times, so height and width are multiples of 2**4."""
@@ -27,8 +27,15 @@ SIZE_MULTIPLE = 16
 LUMA_REC601 = (0.299, 0.587, 0.114)
 """Weights of R, G and B in luma (ITU-R BT.601-7, section 2.5.1); what Pillow's mode "L" uses."""
 
-COLOR_SPACES = ("rgb", "hsv", "ycbcr")
-PRECISIONS = ("fp32", "fp16", "int8")
+LUMA_FIXED_POINT = tuple(round(weight * 2**16) for weight in LUMA_REC601)
+"""LUMA_REC601 in units of 2**-16, as Pillow computes mode "L": 19595, 38470, 7471."""
+
+ColorSpaceName = Literal["rgb", "hsv", "ycbcr"]
+COLOR_SPACES: tuple[ColorSpaceName, ...] = get_args(ColorSpaceName)
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""Arithmetic of an artefact."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 INPUT_CONTRACT = {
     "name": "gray",
@@ -48,24 +55,24 @@ OUTPUT_CONTRACT = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a model takes and gives, and which training it came from.
+    """Input, output and provenance of a model.
 
     Input is always `gray`, N x 1 x H x W float32 in [0, 1], Rec.601 luma; output is always `rgb`,
-    N x 3 x H x W float32 in [0, 1], sRGB, whatever colour space the model was trained in.
+    N x 3 x H x W float32 in [0, 1], sRGB, in every colour space of training.
     """
 
     model: str
     """Name of the network architecture, "unet"."""
-    color_space: str
-    """Colour space of the training target; one of COLOR_SPACES."""
+    color_space: ColorSpaceName
+    """Colour space of the training target."""
     render_size: int
     """Height and width in pixels at which the model was trained."""
     base_width: int
     """Channels of the first convolution block."""
     parameters: int
     """Trainable parameters of the generator."""
-    precision: str = "fp32"
-    """Arithmetic of the artefact; one of PRECISIONS."""
+    precision: Precision = "fp32"
+    """Arithmetic of the artefact."""
     config_sha256: str
     """Digest of the training configuration's canonical JSON."""
     weights_sha256: str
@@ -73,13 +80,13 @@ class ModelSpec:
     blocks: int = 1
     """Convolution blocks at each scale of the generator."""
     input_blur: float = 0.0
-    """Standard deviation in pixels of the blur that the network gives its input; it is part of the file."""
+    """Standard deviation in pixels of the blur that is the network's first layer; 0 for none."""
     dynamic_size: bool = False
-    """Whether the artefact takes any height and width in multiples of `size_multiple`, or only the render size."""
+    """True if the artefact takes all multiples of `size_multiple` as height and width, not only the render size."""
     created_with: dict[str, str] = field(default_factory=dict)
-    """Library versions that wrote the artefact."""
+    """Versions of the libraries that wrote the artefact."""
     size_multiple: int = SIZE_MULTIPLE
-    """Height and width have to be multiples of this."""
+    """Height and width must be multiples of this."""
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -103,19 +110,19 @@ class ModelSpec:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as JSON values, with the input and output contract spelled out."""
+        """Return the spec as JSON values, with the contracts of input and output."""
         return {**asdict(self), "input": INPUT_CONTRACT, "output": OUTPUT_CONTRACT}
 
     @classmethod
     def from_json(cls, values: object, source: str | os.PathLike[str]) -> Self:
-        """The spec from its JSON form.
+        """Return the spec from its JSON form.
 
         Args:
-            values: what `to_json` gave.
-            source: where it was read, for messages.
+            values: from `to_json`.
+            source: the file that they were read from, for messages.
 
         Raises:
-            UserError: not a spec, another schema, or a contract that this version cannot honour.
+            UserError: not a spec, another schema, or a contract that this version does not support.
         """
         if not isinstance(values, dict):
             raise UserError(f"{source}: model contract is not a JSON object; export the model again")
@@ -135,17 +142,17 @@ class ModelSpec:
                 f"{source}: model contract has fields {sorted(data)}, expected {sorted(known)}; export the model again"
             )
         for name, kind in known.items():
-            expected_type = kind if isinstance(kind, type) else dict
+            expected_type = kind if isinstance(kind, type) else str if get_origin(kind) is Literal else dict
             if type(data[name]) is not expected_type:  # an int field takes no bool
                 raise UserError(f"{source}: model contract field {name} is {data[name]!r}; export the model again")
         return cls(**data)
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], source: str | os.PathLike[str]) -> Self:
-        """The spec from string metadata (safetensors header, ONNX metadata_props).
+        """Return the spec from string metadata (safetensors header, ONNX metadata_props).
 
         Raises:
-            UserError: there is no spec in it, so this project did not write the file.
+            UserError: there is no spec in them, so this project did not write the file.
         """
         text = metadata.get(METADATA_KEY)
         if text is None:
@@ -160,23 +167,23 @@ class ModelSpec:
         return cls.from_json(values, source)
 
     def to_metadata(self) -> dict[str, str]:
-        """The spec as string metadata."""
+        """Return the spec as string metadata."""
         return {METADATA_KEY: canonical_json(self.to_json())}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What lies beside a deployable file FILE as FILE.json and vouches for it."""
+    """The file FILE.json beside a deployable file FILE: contract, digest and verification."""
 
     spec: ModelSpec
     file_sha256: str
     verification: dict[str, Any]
-    """How the artefact was compared with the trained model, and the numbers."""
+    """The comparison of the artefact with the trained model: method and figures."""
     build: dict[str, Any] = field(default_factory=dict)
-    """How the file was made and what it needs: of an engine its flavour, TensorRT version, targets, profiles, flags."""
+    """How the file was made and what it needs; for an engine flavour, TensorRT version, targets, profiles, flags."""
 
     def to_json(self) -> dict[str, Any]:
-        """The sidecar as JSON values."""
+        """Return the sidecar as JSON values."""
         return {
             "spec": self.spec.to_json(),
             "file_sha256": self.file_sha256,
@@ -186,7 +193,7 @@ class Sidecar:
 
 
 def sidecar_path(artefact: Path) -> Path:
-    """Where the sidecar of an artefact lies: model.onnx -> model.onnx.json."""
+    """Return the path of an artefact's sidecar: model.onnx -> model.onnx.json."""
     return artefact.with_name(artefact.name + ".json")
 
 
@@ -197,17 +204,17 @@ def write_sidecar(artefact: Path, sidecar: Sidecar) -> None:
 
 
 def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
-    """The sidecar of an artefact, once the artefact's bytes are those that it vouches for.
+    """Return the sidecar of an artefact, after a check of the artefact's digest.
 
     Args:
-        artefact: the file beside which it lies.
-        digest: sha256 of the artefact's bytes as the caller has them; of the file as it lies there when None.
+        artefact: the file beside the sidecar.
+        digest: SHA-256 of the artefact's bytes; None to read the file.
 
     Returns:
-        The sidecar, or None where there is none: then nothing vouches for the file.
+        The sidecar; None if there is none, so that nothing is known of the file.
 
     Raises:
-        ChangedFileError: the file is not the one the sidecar was written for.
+        ChangedFileError: the artefact has another digest than the sidecar names.
         UserError: the sidecar cannot be read.
     """
     path = sidecar_path(artefact)
@@ -226,7 +233,7 @@ def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
     found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:
         raise ChangedFileError(
-            f"{artefact}: changed since its export: found sha256 {found[:16]}..., its sidecar vouches for "
+            f"{artefact}: changed since its export: found sha256 {found[:16]}..., its sidecar names "
             f"{sidecar.file_sha256[:16]}...; export the model again"
         )
     return sidecar

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cgan.errors import ChangedFileError, GateError, UserError
 from cgan.files import file_sha256
-from cgan.spec import ModelSpec, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from cgan.spec import ModelSpec, Precision, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from cgan.training.checkpoint import held_out_photos, load_checkpoint, made_of
 from export.calibration import calibration_batches, with_sharper_copies
 from export.engine import EngineOptions, Progress, build_engine, find_builder
@@ -39,7 +39,7 @@ FEW_PHOTOS = 32
 class ExportOptions:
     """What to make, and what it is held to."""
 
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     int8_target: str = "cpu"
     """Engine whose int8 kernels the quantisation suits, "cpu" or "tensorrt"."""
     dynamic_size: bool = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cgan.errors import GateError
+from cgan.spec import Precision
 from export.produce import Artefact, ExportOptions, make_onnx
 from export.verify import natural_images
 from infer.backends import open_model
@@ -17,7 +18,7 @@ TIMED_SECONDS = 2.0
 class Trial:
     """One precision that was tried."""
 
-    precision: str
+    precision: Precision
     megabytes: float | None
     images_per_second: float | None
     """ONNX Runtime on this machine's CPU."""
@@ -26,7 +27,7 @@ class Trial:
     """Why it did not pass, or None."""
 
 
-def search_precision(source: Path, options: ExportOptions, prefer: str) -> tuple[str | None, list[Trial]]:
+def search_precision(source: Path, options: ExportOptions, prefer: str) -> tuple[Precision | None, list[Trial]]:
     """Try every precision that SOURCE can be exported in.
 
     Args:
@@ -37,7 +38,7 @@ def search_precision(source: Path, options: ExportOptions, prefer: str) -> tuple
     Returns:
         The chosen precision, None where none passed, and what was tried.
     """
-    candidates = ("int8", "fp16", "fp32") if options.calibration else ("fp16", "fp32")
+    candidates: tuple[Precision, ...] = ("int8", "fp16", "fp32") if options.calibration else ("fp16", "fp32")
     trials = [_try(source, replace(options, precision=precision)) for precision in candidates]
     passed = [trial for trial in trials if trial.failure is None]
     if not passed:

@@ -14,7 +14,6 @@ ROOT = Path(__file__).parent.parent
 TORCH_FREE = {
     f"cgan.{name}"
     for name in (
-        "cache",
         "command",
         "completeness",
         "checkpoint_record",
@@ -26,7 +25,9 @@ TORCH_FREE = {
         "jpeg_decoder",
         "jpeg_scans",
         "onnx_file",
+        "progress",
         "spec",
+        "user_folders",
     )
 }
 """What infer may import of cgan."""

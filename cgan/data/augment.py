@@ -1,4 +1,4 @@
-"""What training changes about a photo so that the network does not depend on it."""
+"""Random changes to training photos that make the network robust: sharpness, crop, exposure."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,19 @@ from torch.nn import functional as F
 from cgan.networks import GaussianBlur
 
 BLUR_SIGMA = 1.5
-"""Of the Gaussian blur, in pixels of the training size: between photos that were enlarged or softened and those that
-were reduced from many more pixels lies a factor of 3 to 4 in the amplitude of what it removes."""
+"""Standard deviation of the Gaussian blur, in pixels at the training size. Enlarged or soft photos differ from photos
+that were reduced from many more pixels by a factor of 3 to 4 in the amplitude of the detail that it removes."""
 
 BLUR_RADIUS = 4
+"""Radius of its kernel, in pixels."""
 
 
 def sharpened(gray: Tensor, amounts: Tensor) -> Tensor:
-    """Blurred and sharpened luma: gray + amount x (gray - its blur), clipped (an unsharp mask).
+    """Sharpen or blur luma with an unsharp mask: gray + amount x (gray - its blur), clipped.
 
     Args:
         gray: N x 1 x H x W in [0, 1].
-        amounts: N; -1 is the blur itself, 0 leaves a photo as it is, more sharpens it.
+        amounts: N values; -1 gives the blur itself, 0 no change, more than 0 sharpens.
 
     Returns:
         N x 1 x H x W in [0, 1], in the memory format of `gray`.
@@ -29,18 +30,18 @@ def sharpened(gray: Tensor, amounts: Tensor) -> Tensor:
 
 
 def cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """A square part of each photo, enlarged to the photo's size (bilinear, rounded).
+    """Crop a part of each photo and enlarge it to the photo's size (bilinear, rounded).
 
     Args:
         pixels: N x C x H x W uint8.
-        boxes: N x 3 in [0, 1]: the share of height and width that is kept, and where in the rest it begins, from left
-            to right and from top to bottom.
+        boxes: N x 3 in [0, 1]: the share of height and width to keep, and the position of the part in the remaining
+            width and height, from 0 (left, top) to 1 (right, bottom).
 
     Returns:
         N x C x H x W uint8.
     """
     share, left, top = boxes.to(pixels.device, torch.float32).unbind(1)
-    # affine_grid maps [-1, 1] of the result to the part's place in [-1, 1] of the photo.
+    # affine_grid maps [-1, 1] of the result to the part's range in [-1, 1] of the photo.
     zero = torch.zeros_like(share)
     rows = [
         torch.stack([share, zero, (1 - share) * (2 * left - 1)], dim=1),
@@ -52,11 +53,11 @@ def cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
 
 
 def exposed(pixels: Tensor, powers: Tensor) -> Tensor:
-    """Photos raised to a power, as if they were printed darker (above 1) or lighter (below 1).
+    """Raise photos to a power: a darker print (above 1) or a lighter one (below 1).
 
     Args:
-        pixels: N x C x H x W uint8; black and white stay what they are.
-        powers: N, above 0; 1 leaves a photo as it is.
+        pixels: N x C x H x W uint8; black and white do not change.
+        powers: N values above 0; 1 gives no change.
 
     Returns:
         N x C x H x W uint8.

@@ -1,4 +1,4 @@
-"""The word flowers102 in place of a folder: Oxford 102 Flowers in torchvision's layout, downloaded if missing."""
+"""The data set Oxford 102 Flowers in torchvision's layout, downloaded if it is missing."""
 
 import hashlib
 import os
@@ -8,37 +8,37 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path
 
-from cgan.cache import cache_folder
 from cgan.data.scan import scan
 from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.extras import needed
 from cgan.files import MARK, place, remove_temporaries, temporary_name
 from cgan.marks import Sharing, noted
+from cgan.user_folders import cache_folder
 
 FLOWERS102 = "flowers102"
-"""The word that stands for the Oxford 102 Flowers photos, which torchvision downloads."""
+"""Name of the data set, given as DATA in place of a folder."""
 
 FLOWERS102_PHOTOS = 8189
 """Photos in the data set."""
 
 ARCHIVE_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz"
 ARCHIVE_MD5 = "52808999861908f626f3c1f4e79d11fa"
-"""Address and digest as in torchvision.datasets.Flowers102; the archive holds all photos, in the folder jpg."""
+"""URL and digest as in torchvision.datasets.Flowers102; the archive holds all photos, in the folder jpg."""
 
 MARKS_FILE = ".cgan-marks"
-"""Beside the archive; locked while photos are downloaded and unpacked (see `cgan.marks`)."""
+"""File of marks beside the archive; locked while photos are downloaded and unpacked (see `cgan.marks`)."""
 
 
 def flowers102_folder() -> Path:
-    """The folder that the word flowers102 stands for: torchvision's, below `cache_folder()`."""
+    """Return the folder of the data set in torchvision's layout, below `cache_folder()`."""
     return cache_folder() / FLOWERS102 / "flowers-102" / "jpg"
 
 
 def planned_folder(data: str) -> tuple[Path, int | None]:
-    """The folder that `source_folder` will return, and its number of photos; None where they are to be downloaded.
+    """Return the folder that `source_folder` will return, and its number of photos; None if they must be downloaded.
 
     Raises:
-        UserError: what is there holds no photos, or is not the whole data set.
+        UserError: the folder holds no photos, or not the whole data set.
     """
     if data != FLOWERS102:
         return Path(data), len(scan(Path(data)))
@@ -50,15 +50,14 @@ def planned_folder(data: str) -> tuple[Path, int | None]:
 
 
 def source_folder(data: str) -> Path:
-    """The folder of photos that DATA names: the word flowers102, or else a path.
+    """Return the folder of photos that DATA names: the data set flowers102, or else a path.
 
-    Photos of flowers102 that are there are used as they are. Otherwise they are unpacked from 102flowers.tgz in the
-    folder above, which torchvision downloads (345 MB) where it is missing; its progress is shown on stderr. All 8,189
-    photos are there, not one of torchvision's three parts: the report splits anew. "./flowers102" is a folder of that
-    name.
+    Photos of flowers102 are used if they are there. Otherwise they are unpacked from 102flowers.tgz in the parent
+    folder; if the archive is missing, torchvision downloads it (345 MB) and shows its progress on stderr. The folder
+    holds all 8,189 photos, without torchvision's division into three parts. "./flowers102" is a folder of that name.
 
     Raises:
-        UserError: the download failed, or what is there is not the whole data set; it is left as it is.
+        UserError: the download failed, or the folder holds another number of photos; it is left as it is.
         GateError: the disk is full.
     """
     if data != FLOWERS102:
@@ -82,18 +81,18 @@ def check_flowers102(photos: Path) -> None:
     """Check that a folder holds as many photos as the data set.
 
     Raises:
-        UserError: it does not.
+        UserError: it holds another number.
     """
     found = len(scan(photos)) if photos.is_dir() and any(photos.iterdir()) else 0
     if found != FLOWERS102_PHOTOS:
         raise UserError(
             f"{photos}: found {found} photos, expected the {FLOWERS102_PHOTOS} of {FLOWERS102}; move this folder away "
-            "to have it made again, or give it as DATA to train on what it holds"
+            "and run the command again, or give it as DATA to train on its photos"
         )
 
 
 def _make(photos: Path) -> None:
-    """Download the archive where it is missing, and unpack it."""
+    """Download the archive if it is missing, and unpack it."""
     base = photos.parent
     archive = base / ARCHIVE_URL.rpartition("/")[2]
     base.mkdir(parents=True, exist_ok=True)
@@ -102,12 +101,12 @@ def _make(photos: Path) -> None:
             return
         if not os.path.lexists(archive):
             _download(archive)
-        _check_digest(archive, archive, "move it away to have it downloaded again")
+        _check_digest(archive, archive, "move it away to download it again")
         _unpack(archive, photos)
 
 
 def _download(archive: Path) -> None:
-    """Have torchvision download the archive; it takes its name when it is whole."""
+    """Download the archive with torchvision under a temporary name, and rename it when its digest is right."""
     with needed(FLOWERS102, "train"):
         from torchvision.datasets.utils import download_url
     temporary = archive.with_name(temporary_name())
@@ -120,10 +119,15 @@ def _download(archive: Path) -> None:
 
 
 def _check_digest(archive: Path, name: object, advice: str) -> None:
-    """Refuse an archive that is not the published one.
+    """Check that an archive is the published one.
+
+    Args:
+        archive: the file.
+        name: its name or URL, for the message.
+        advice: what to do, for the message.
 
     Raises:
-        UserError: that; with the name that the user knows it by, and what to do.
+        UserError: it has another digest.
     """
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -132,13 +136,13 @@ def _check_digest(archive: Path, name: object, advice: str) -> None:
 
 
 def _unpack(archive: Path, photos: Path) -> None:
-    """Unpack into a folder of this process; the photos take their place when all of them are there."""
+    """Unpack into a folder of this process, and rename that folder when it holds all photos."""
     folder = _unpacked(photos.parent, MARK)
     try:
         folder.mkdir()
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
-        os.sync()  # or a power cut could leave empty photos
+        os.sync()  # otherwise a power cut can leave empty photos
         (folder / photos.name).rename(photos)
     finally:
         if folder.is_dir():
@@ -146,12 +150,12 @@ def _unpack(archive: Path, photos: Path) -> None:
 
 
 def _unpacked(base: Path, mark: str) -> Path:
-    """The folder into which the process of a mark unpacks; no other program's has such a name."""
+    """Return the folder into which the process of a mark unpacks."""
     return base / f".cgan-{mark}.unpacked"
 
 
 def _remove_left(base: Path, marks: frozenset[str]) -> None:
-    """Remove what ended processes left in the middle of a download."""
+    """Remove the temporary files and folders that ended processes left."""
     remove_temporaries(base, marks)
     for folder in (_unpacked(base, mark) for mark in marks):
         if folder.is_dir():

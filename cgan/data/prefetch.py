@@ -1,4 +1,4 @@
-"""Results that background threads make ahead of their consumer."""
+"""Results computed by background threads ahead of their consumer."""
 
 import os
 from collections import deque
@@ -10,23 +10,23 @@ PREPARE_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """Threads that read and decode photos."""
 
 PREPARE_AHEAD = 4 * PREPARE_THREADS
-"""Photos that may wait, decoded, while a slow one before them is decoded."""
+"""Decoded photos that may wait for a slower one before them."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def prefetch(items: Iterable[T], make: Callable[[T], R], depth: int = 2, workers: int = 1) -> Generator[R, None, None]:
-    """make(item) of each item, in order, computed in background threads ahead of the consumer.
+    """Yield make(item) of each item, in order, computed in background threads ahead of the consumer.
 
-    Closing the generator, as leaving a for loop early does, ends the threads. In them torch's gradient mode and
-    current CUDA device are the defaults, not the consumer's.
+    Closing the generator ends the threads; leaving a for loop early closes it. In the threads torch's gradient mode and
+    current CUDA device are the defaults, not those of the consumer.
 
     Args:
-        items: drawn in the consumer's thread.
-        make: what it raises is raised to the consumer in place of that result.
-        depth: how many results may wait, or be in the making, while the consumer works; at least 1.
-        workers: background threads.
+        items: iterated in the consumer's thread.
+        make: called in a background thread; its exception is raised to the consumer in place of the result.
+        depth: results that may wait or be in progress while the consumer works, at least 1.
+        workers: number of background threads.
     """
     pool = ThreadPoolExecutor(workers, "prefetch")
     pending: deque[Future[R]] = deque()

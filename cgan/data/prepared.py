@@ -1,4 +1,4 @@
-"""Photos of one size as uint8 pixels, decoded once and kept in a cache on disk, whose content is checked."""
+"""Prepared photos: decoded once, resized, and kept as uint8 pixels in a cache on disk with digests."""
 
 import contextlib
 import hashlib
@@ -15,35 +15,35 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from cgan.cache import cache_folder
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
+from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
-from cgan.data.squash import squashed
 from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.files import atomic_path, json_sha256, remove_temporaries
 from cgan.formats import PHOTO_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.marks import Sharing, noted
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.user_folders import cache_folder
 
 CACHE_VERSION = 3
-"""Raised when the preparation below changes, so that older caches are not read."""
+"""Increased when the preparation changes, so that older caches are not read."""
 
 MAX_UNREADABLE = 0.05
 """A larger share of unreadable photos is an error rather than a warning."""
 
 NEAR_GRAY_BATCH = 64
-"""Photos judged at once: torch would start threads beside the decoding threads for each single one."""
+"""Photos whose colourfulness is computed at a time; one by one, torch would start threads for each of them."""
 
 BLOCK_BYTES = 2**24
 DIGEST_THREADS = 4
-"""The file of pixels is read in blocks of that size, in so many threads, to check their digests."""
+"""The digests of the pixel file are of blocks of this size, and are computed by this many threads."""
 
 MARKS_FILE = ".cgan-marks"
-"""In the cache; marks of the processes that prepare photos (see `cgan.marks`)."""
+"""File in the cache with the marks of the processes that prepare photos (see `cgan.marks`)."""
 
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
-"""Python has a name for it from 3.13 on; the value is Linux's (asm-generic/mman.h)."""
+"""Defined by Python 3.13 and later; the value is from Linux's asm-generic/mman.h."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class Photos:
     """Prepared photos of one folder, all of one size."""
 
     pixels: Tensor
-    """N x 3 x size x size uint8, RGB, in the order of `names`; pages of the cache file, shared by all processes that
-    read them. Writing to it changes this process's copy alone."""
+    """N x 3 x size x size uint8, RGB, in the order of `names`. It is mapped from the cache file; processes share
+    its pages, and a write changes only this process's copy."""
     names: tuple[str, ...]
     """Paths below the folder, with forward slashes, sorted."""
     sha256: tuple[str, ...]
     """Digest of each file's bytes."""
     unreadable: dict[str, str]
-    """Paths that could not be read, with the reason."""
+    """Photos that could not be read: path and reason."""
     near_gray: frozenset[int] = frozenset()
-    """Indices of photos with a colourfulness below NEAR_GRAY: they teach no colour."""
+    """Indices of photos with a colourfulness below NEAR_GRAY, from which colours cannot be learned."""
     note: str | None = None
-    """That the cache was damaged, where it was."""
+    """A note if the cache was damaged."""
 
 
 def prepare(
@@ -72,23 +72,23 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     paths: Sequence[Path] | None = None,
 ) -> Photos:
-    """Photos of a folder as one uint8 tensor, decoded once and then read from a cache on disk.
+    """Return the photos of a folder as one uint8 tensor, decoded once and then read from a cache on disk.
 
-    Each photo is turned upright, converted to RGB and squashed (not cropped) to size x size. The cache is
-    keyed by the names and bytes of all photos and the size, so a changed folder is prepared anew. Neither making nor
-    reading it takes memory for the pixels: they are written as they are decoded, and then mapped from the file.
-    A cache that is not as it was written is made again, in a new file: processes that have mapped the old one keep it.
+    Each photo is turned upright, converted to RGB and resized to size x size without cropping. The key of the cache is
+    a digest of the size and of the names and bytes of all photos, so a changed folder is prepared again. The pixels are
+    never all in memory: they are written as they are decoded, and then mapped from the file. A damaged cache is
+    prepared again in a new file; processes that have mapped the old file keep it.
 
     Args:
         folder: searched recursively.
         size: height and width in pixels.
-        cache: where caches lie; `cache_folder()` when None.
+        cache: folder of caches; None for `cache_folder()`.
         progress: called with (done, total) while photos are decoded.
-        paths: what `scan(folder)` gave, where the caller has it already.
+        paths: result of `scan(folder)`; None to scan the folder.
 
     Raises:
-        UserError: no photos, more than 5% of them cannot be read, one changes meanwhile, or the cache cannot be
-            written.
+        UserError: there are no photos, more than 5% of them cannot be read, a photo changes during the preparation, or
+            the cache cannot be written.
         GateError: the disk is full.
     """
     paths = scan(folder) if paths is None else paths
@@ -99,7 +99,7 @@ def prepare(
     try:
         found = _read(entry, len(paths), size)
     except _DamagedError as error:
-        note, found = f"{entry.pixels}: the prepared photos were damaged ({error}) and are made again", None
+        note, found = f"{entry.pixels}: the prepared photos were damaged ({error}) and are prepared again", None
     if found is None:
         found = _make(entry, [_Photo(*photo) for photo in zip(paths, names, digests, strict=True)], size, progress)
     prepared, index = found
@@ -107,7 +107,7 @@ def prepare(
         name, reason = next(iter(index.unreadable.items()))
         raise UserError(
             f"{folder}: {len(index.unreadable)} of {len(paths)} photos cannot be read, more than "
-            f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); mend or remove them"
+            f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); repair or remove them"
         )
     good = [i for i, name in enumerate(names) if name not in index.unreadable]
     return Photos(
@@ -127,7 +127,7 @@ class _Photo:
     path: Path
     name: str
     sha256: str
-    """Digest that the cache is keyed by; empty where the file could not be read."""
+    """Digest of the file in the cache's key; empty if the file could not be read."""
 
 
 @dataclass(frozen=True)
@@ -148,29 +148,29 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Index:
-    """What is kept beside the pixels."""
+    """The JSON file beside the pixels."""
 
     unreadable: dict[str, str]
-    """Photos that could not be read, with the reason; the pixels are those of the others."""
+    """Photos that could not be read, with the reason; the pixel file has the other photos."""
     near_gray: list[int]
     """Indices of near-gray photos among the pixels."""
     blocks: list[str]
-    """Digests of the file of pixels, one for each BLOCK_BYTES of it."""
+    """Digests of the pixel file, one for each block of BLOCK_BYTES."""
 
     def sealed(self, key: str) -> dict[str, object]:
-        """JSON values with a digest of themselves and of the key that they belong to."""
+        """Return JSON values with a digest of themselves and of the cache's key."""
         return {**asdict(self), "sha256": json_sha256([key, asdict(self)])}
 
 
 class _DamagedError(Exception):
-    """A cache is not as it was written."""
+    """The content of a cache is not what was written."""
 
 
 def _read(entry: _Entry, total: int, size: int) -> tuple[np.ndarray, _Index] | None:
-    """Prepared pixels and what is kept beside them; None where there are none.
+    """Return the prepared pixels and their index; None if there is no cache.
 
     Raises:
-        _DamagedError: they are not those that were written.
+        _DamagedError: the content is not what was written.
     """
     try:
         text = entry.index.read_text()
@@ -199,7 +199,7 @@ def _make(
     """Decode the photos into the cache.
 
     Raises:
-        UserError: it cannot be written, or a photo has changed.
+        UserError: the cache cannot be written, or a photo has changed.
         GateError: the disk is full.
     """
     try:
@@ -207,7 +207,7 @@ def _make(
         marks = entry.folder / MARKS_FILE
         with noted(marks, Sharing.TOGETHER, lambda marks: remove_temporaries(entry.folder, marks)):
             index = _decode_all(photos, size, entry.pixels, progress)
-            with atomic_path(entry.index) as temporary:  # written last: its presence says that both are whole
+            with atomic_path(entry.index) as temporary:  # written last: if it exists, both files are complete
                 temporary.write_text(json.dumps(index.sealed(entry.key)))
         return _map_pixels(entry.pixels, len(photos) - len(index.unreadable), size), index
     except OSError as error:
@@ -219,9 +219,9 @@ def _make(
 
 
 def _block_digests(file: Path) -> list[str]:
-    """SHA-256 of each BLOCK_BYTES of a file.
+    """Return the SHA-256 of each block of BLOCK_BYTES of a file.
 
-    The file is read and not mapped, so that one that is cut off meanwhile is an error and not the end of the process.
+    The file is read rather than mapped: truncating a mapped file would kill the process with SIGBUS.
     """
 
     def digest(start: int) -> str:
@@ -234,13 +234,13 @@ def _block_digests(file: Path) -> list[str]:
 
 
 def _map_pixels(file: Path, count: int, size: int) -> np.ndarray:
-    """The array in a .npy file of prepared photos, count x size x size x 3, copied only where it is written to.
+    """Map the array in a .npy file of prepared photos, count x size x size x 3, copy on write.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no such array.
+        ValueError: it holds another array.
     """
-    # np.load(mmap_mode="c") reserves memory for a copy of all pages, which Linux refuses where they exceed the RAM
+    # np.load(mmap_mode="c") reserves memory for a copy of all pages, which Linux refuses beyond the size of the RAM
     with file.open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, mmap.MAP_PRIVATE | MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
     header = _npy_header(count, size)
@@ -250,7 +250,7 @@ def _map_pixels(file: Path, count: int, size: int) -> np.ndarray:
 
 
 def _npy_header(count: int, size: int) -> bytes:
-    """Header of a .npy file of uint8 photos; numpy makes it equally long for every count."""
+    """Return the header of a .npy file of uint8 photos; its length is the same for every count."""
     header, shape = io.BytesIO(), (count, size, size, 3)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return header.getvalue()
@@ -261,24 +261,26 @@ def _digest_or_empty(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return ""  # decoding fails too, and says why
+        return ""  # decoding fails too, with the reason
 
 
 def _decode(photo: _Photo, size: int) -> np.ndarray | str:
-    """The pixels, or why there are none.
+    """Return the pixels of a photo, or the reason why it cannot be read.
 
     Raises:
-        UserError: the file is no longer what its digest was taken of.
+        UserError: the file has changed since its digest was computed.
     """
     content, failure = b"", ""
     try:
-        content = photo.path.read_bytes()  # once, so that what is decoded is what is compared
+        content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
     except OSError as error:
         failure = f"{type(error).__name__}: {error}"
     except MemoryError:
         return "MemoryError: the file is larger than the memory"
     if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
-        raise UserError(f"{photo.name} changed while it was prepared; run the command again when the folder is at rest")
+        raise UserError(
+            f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
+        )
     return failure or _pixels(content, size)
 
 
@@ -287,10 +289,10 @@ def _pixels(content: bytes, size: int) -> np.ndarray | str:
         with Image.open(io.BytesIO(content), formats=tuple(set(PHOTO_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
-            return squashed(image, size, size)
+            return resized_rgb(image, size, size)
     except MissingPixelsError as error:
         return str(error)
-    except UnidentifiedImageError:  # it would tell an address in memory
+    except UnidentifiedImageError:  # its message contains a memory address
         return "UnidentifiedImageError: cannot identify image file"
     except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
         return f"{type(error).__name__}: {error}"
@@ -299,7 +301,7 @@ def _pixels(content: bytes, size: int) -> np.ndarray | str:
 def _decode_all(
     photos: Sequence[_Photo], size: int, target: Path, progress: Callable[[int, int], None] | None
 ) -> _Index:
-    """Write the photos to `target`, a .npy file; return what is to be kept beside it."""
+    """Write the photos to `target`, a .npy file, and return its index."""
     unreadable: dict[str, str] = {}
     gray: list[bool] = []
     unjudged: list[np.ndarray] = []

@@ -8,10 +8,10 @@ from cgan.formats import PHOTO_FORMATS
 
 
 def scan(folder: Path) -> list[Path]:
-    """The photo files below `folder`, sorted by path; links to folders are not followed.
+    """Return the photo files below `folder`, sorted by path; links to folders are not followed.
 
     Raises:
-        UserError: the folder is missing or holds no photos, or one below it cannot be searched.
+        UserError: the folder is missing or holds no photos, or a folder below it cannot be searched.
     """
     if not folder.is_dir():
         what = "a file" if folder.exists() else "no such folder"
@@ -19,13 +19,13 @@ def scan(folder: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise UserError(
-            f"{error.filename}: cannot be searched ({error.strerror}), and photos in it would be missing unnoticed; "
+            f"{error.filename}: cannot be searched ({error.strerror}), and photos in it would be missing; "
             "make it readable or move it elsewhere"
         ) from error
 
     walked = os.walk(folder, onerror=refuse)
     found = (Path(root) / name for root, _, names in walked for name in names if not name.startswith("."))
-    # is_file() leaves out FIFOs, which would block, and links that lead nowhere
+    # is_file() excludes FIFOs, which would block, and broken links
     paths = [path for path in found if path.suffix.lower() in PHOTO_FORMATS and path.is_file()]
     if not paths:
         raise UserError(

@@ -12,19 +12,19 @@ from cgan.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Which photos train and which are held out, as indices into `Photos`."""
+    """Training and held-out photos, as indices into `Photos`."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
-    """In random order: the first few are a fair sample."""
+    """In random order, so that the first ones are a fair sample."""
 
 
 def split(sha256: tuple[str, ...], test_fraction: float, seed: int) -> Split:
-    """Seeded shuffle into training and held-out photos; equal files never straddle the two.
+    """Split photos at random into training and held-out ones; equal files go to the same side.
 
     Args:
-        sha256: content digest of each photo.
-        test_fraction: share to hold out, in (0, 1); at least one photo is held out.
+        sha256: digest of each photo's file.
+        test_fraction: share of held-out photos, in (0, 1); at least one photo is held out.
         seed: equal seeds give equal splits.
 
     Raises:
@@ -49,20 +49,20 @@ def split(sha256: tuple[str, ...], test_fraction: float, seed: int) -> Split:
 def epoch_batches(
     indices: tuple[int, ...], batch_size: int, seed: int, epoch: int, *, smallest: int = 2
 ) -> Iterator[Tensor]:
-    """Shuffled batches of indices for one epoch, a function of seed and epoch alone.
+    """Yield shuffled batches of indices for one epoch; they depend on seed and epoch alone.
 
-    A last batch of fewer than `smallest` photos joins the batch before it: batch norm cannot train on one photo at
-    the smallest scale, and of several processes each takes its slice of a batch.
+    A last batch of fewer than `smallest` photos joins the batch before it: batch norm cannot train on one photo at the
+    smallest scale, and each process needs its share of every batch.
 
     Args:
         indices: photos, N.
         batch_size: photos in each batch but the last.
         seed: equal seeds give equal batches.
         epoch: counted from 1.
-        smallest: at most `batch_size`; a single batch is never refused, however small.
+        smallest: at most `batch_size`; a single batch may be smaller.
 
     Yields:
-        Indices, int64, each of N once.
+        Indices, int64; each of the N photos once.
     """
     generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
     order = torch.tensor(indices)[torch.randperm(len(indices), generator=generator)]
@@ -73,5 +73,5 @@ def epoch_batches(
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of one epoch's random choices, in [0, 2^63)."""
+    """Return the seed of one epoch's random choices, in [0, 2^63)."""
     return (seed * 1_000_003 + epoch) % 2**63

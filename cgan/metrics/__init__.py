@@ -1,5 +1,5 @@
-"""Distances between sets of pictures (FID, KID), measures of single pictures, and what figures carry with them.
+"""Metrics: distances between sets of pictures (FID, KID), metrics of single pictures, values with their fingerprint.
 
-Public: `distances`, `pictures`, `delta_e`, `features` (the networks), `measured` (a value with its fingerprint),
-`bootstrap`. What a training run measures after an epoch is in `cgan.training.loop.evaluation`.
+Public: `distances`, `pictures`, `delta_e`, `features` (the feature networks), `measurement`, `bootstrap`. The metrics
+of a training epoch are in `cgan.training.evaluation`.
 """

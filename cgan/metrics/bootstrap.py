@@ -1,4 +1,4 @@
-"""How far a difference of two FIDs would move with other photos: a bootstrap over photos."""
+"""The confidence interval of a difference of two FIDs: a bootstrap over photos."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,15 @@ from cgan.metrics.distances import FeatureSet
 
 REPLICATES = 100
 LEVEL = 0.95
+"""Confidence level of the interval."""
 SEED = 0
 BLOCK = 512
-"""Features in memory at a time, beside as many as the network has dimensions."""
+"""Features read at a time; as many more as the network has dimensions are in memory, too."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a value lies with a probability of `level`, by resampling the photos `replicates` times."""
+    """A confidence interval, from photos resampled `replicates` times."""
 
     low: float
     high: float
@@ -26,26 +27,27 @@ class Interval:
 
     @property
     def farthest(self) -> float:
-        """The distance from 0 of the end that is farther from it."""
+        """The larger of the absolute values of both ends."""
         return max(abs(self.low), abs(self.high))
 
 
 def fid_delta_interval(
     real: FeatureSet, reference: FeatureSet, candidate: FeatureSet, delta: float, replicates: int = REPLICATES
 ) -> Interval:
-    """Interval of FID(candidate, real) - FID(reference, real) over photos drawn with replacement (Efron 1979).
+    """Return the interval of FID(candidate, real) - FID(reference, real), photos drawn with replacement (Efron 1979).
 
-    A photo is drawn together with both of its pictures. A drawn set has fewer different photos than the measured one
-    and so a more biased FID; therefore only the spread of the differences is taken from it, around the measured one.
-    The draws depend on a fixed seed alone. FID is here computed from singular values, which is exact where there are
-    fewer photos than features (the trace of the root of S1 S2 is the sum of the singular values of X1 X2^T, where
-    Si = Xi^T Xi).
+    A photo is drawn together with both of its pictures. A drawn set has fewer different photos than the measured set,
+    so its FID is more biased; only the spread of the differences is taken from the draws, around the measured
+    difference. The draws depend on a fixed seed alone.
+
+    The Fréchet distance is computed from factors of the covariances (see `_frechet`), not with torcheval as in
+    `measure_fid`: that needs d x d eigenvalues for each replicate, and is inexact with fewer photos than features.
 
     Args:
         real: features of photos.
         reference, candidate: features of their pictures in the same order.
         delta: the measured difference.
-        replicates: how often photos are drawn.
+        replicates: number of draws.
     """
     count = len(real)
     random = np.random.default_rng(SEED)
@@ -60,7 +62,7 @@ def fid_delta_interval(
 
 
 def _gaussian(features: FeatureSet, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and factor X of the covariance X^T X, d and at most d x d values, of a set with row i times[i] times."""
+    """Return mean (d) and factor X (at most d x d) of the covariance X^T X, with row i repeated times[i] times."""
     dimensions = features.network.dimensions
     count = int(times.sum())
     mean = torch.zeros(dimensions, dtype=torch.float64)
@@ -78,7 +80,10 @@ def _gaussian(features: FeatureSet, times: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-    """Squared Frechet distance between normal distributions (Dowson and Landau 1982)."""
+    """Squared Fréchet distance between normal distributions (Dowson and Landau 1982).
+
+    With covariances Si = Xi^T Xi, the trace of the root of S1 S2 is the sum of the singular values of X1 X2^T.
+    """
     (mean_1, factor_1), (mean_2, factor_2) = one, other
     traces = factor_1.square().sum() + factor_2.square().sum()
     root = torch.linalg.svdvals(factor_1 @ factor_2.T).sum()

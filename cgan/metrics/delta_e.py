@@ -1,4 +1,4 @@
-"""CIEDE2000: how different two colours look. About 1 is the least difference that people see side by side."""
+"""CIEDE2000, the perceived difference of two colours. About 1 is just noticeable side by side."""
 
 import math
 
@@ -13,16 +13,16 @@ SRGB_TO_XYZ = (
 """Linear sRGB to CIE XYZ, D65 (IEC 61966-2-1, to seven digits)."""
 
 WHITE = tuple(sum(row) for row in SRGB_TO_XYZ)
-"""XYZ of (1, 1, 1), so that gray has exactly no chroma."""
+"""XYZ of (1, 1, 1): with it, gray has exactly zero chroma."""
 
 LAB_EPSILON, LAB_KAPPA = 216 / 24389, 24389 / 27
-"""Where the cube root of CIE L*a*b* gives way to a line, and that line's slope (CIE 15:2004, section 8.2)."""
+"""The value below which CIE L*a*b* has a line in place of the cube root, and its slope (CIE 15:2004, section 8.2)."""
 
 _TURN = 2 * math.pi
 
 
 def srgb_to_lab(rgb: Tensor) -> Tensor:
-    """CIE L*a*b* of sRGB, D65 (IEC 61966-2-1; CIE 15:2004, section 8.2.1).
+    """Convert sRGB to CIE L*a*b*, D65 (IEC 61966-2-1; CIE 15:2004, section 8.2.1).
 
     Args:
         rgb: N x 3 x H x W in [0, 1], of any floating type.
@@ -38,7 +38,7 @@ def srgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def _cube_root(x: Tensor) -> Tensor:
-    """Of positive numbers; what is below LAB_EPSILON is not asked for, and is kept from 0."""
+    """Cube root of positive numbers; values below LAB_EPSILON are clamped, because the caller does not use them."""
     return x.clamp(min=LAB_EPSILON).pow(1 / 3)
 
 
@@ -59,12 +59,12 @@ def ciede2000(one: Tensor, other: Tensor) -> Tensor:
     h1, h2 = torch.atan2(b1, a1) % _TURN, torch.atan2(b2, a2) % _TURN
     gray = c1 * c2 == 0
 
-    # The difference of the hues goes the short way round, and their mean lies on that way.
+    # The hue difference is along the shorter arc, and the mean hue lies on that arc.
     turn = h2 - h1
     far = turn.abs() > math.pi
     turn = torch.where(far, turn - _TURN * turn.sign(), turn).masked_fill(gray, 0)
     mean_h = (h1 + h2) / 2
-    mean_h = torch.where(far, mean_h + math.pi, mean_h)  # a whole turn more than Sharma's, which no cosine sees
+    mean_h = torch.where(far, mean_h + math.pi, mean_h)  # up to a full turn more than Sharma's
     mean_h = torch.where(gray, h1 + h2, mean_h) % _TURN
     mean_l, mean_c = (l1 + l2) / 2, (c1 + c2) / 2
 
@@ -92,7 +92,7 @@ def _chroma_share(chroma: Tensor) -> Tensor:
 
 
 def delta_e(prediction: Tensor, truth: Tensor) -> Tensor:
-    """CIEDE2000 of each pixel.
+    """CIEDE2000 of each pixel of sRGB pictures.
 
     Args:
         prediction: N x 3 x H x W in [0, 1], sRGB, float32 or float64.

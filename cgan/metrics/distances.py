@@ -1,5 +1,7 @@
-"""How near a set of pictures is to a set of photos: FID and KID. What is measured of single pictures, and the networks
-whose features are compared, are in modules of their own and can be had from here as well."""
+"""Distances between a set of pictures and a set of photos: FID and KID.
+
+Metrics of single pictures are in `cgan.metrics.pictures`, feature networks in `cgan.metrics.features`.
+"""
 
 import math
 import tempfile
@@ -18,15 +20,15 @@ from cgan.metrics.features import (
     library_versions,
     torcheval_fid,
 )
-from cgan.metrics.measured import Measured, distance
+from cgan.metrics.measurement import Measured, distance
 
 KID_ESTIMATOR = "unbiased MMD^2 of all photos, no subsets"
 KID_KERNEL = "(x.y/d + 1)^3"
 KID_BLOCK = 1024
-"""Rows and columns of the kernel matrix that are in memory at a time."""
+"""Rows and columns of the kernel matrix in memory at a time."""
 
 SPOOLED_BYTES = 2**26
-"""Features of a set beyond so many bytes lie in a temporary file."""
+"""Bytes of features that a set keeps in memory; with more, all are in a temporary file."""
 
 CPU = torch.device("cpu")
 
@@ -34,11 +36,11 @@ CPU = torch.device("cpu")
 class FeatureSet:
     """Features of a set of pictures: their sums in memory, the features themselves in a temporary file.
 
-    So memory does not grow with the number of pictures, and what needs all features reads them block by block.
+    Memory does not grow with the number of pictures; `blocks` reads all features block by block.
 
     Args:
-        network: whose features they are.
-        device: where sums are taken.
+        network: the feature network.
+        device: where the sums are computed.
     """
 
     def __init__(self, network: FeatureNetwork, device: torch.device = CPU) -> None:
@@ -60,7 +62,7 @@ class FeatureSet:
         """Add the features of pictures, N x 3 x H x W float32 in [0, 1].
 
         Raises:
-            ValueError: another type, a value outside [0, 1], or another size than before.
+            ValueError: another type, a value outside [0, 1], or a size other than before.
         """
         self.add(self.network.extract(pictures, self.device), (pictures.shape[2], pictures.shape[3]))
 
@@ -83,7 +85,7 @@ class FeatureSet:
         self._file.write(rows.tobytes())
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """The features in order, at most `size` x dimensions at a time, on the set's device."""
+        """Yield the features in order, at most `size` x dimensions at a time, on the set's device."""
         dimensions = self.network.dimensions
         row_bytes = dimensions * self._dtype.itemsize
         for start in range(0, self.count, size):
@@ -93,23 +95,23 @@ class FeatureSet:
             yield torch.from_numpy(rows).to(self.device)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What figures of this set depend on beside its content."""
+        """Return what figures of this set depend on besides its content."""
         size = f"{self.size[0]} x {self.size[1]}" if self.size else None
         return {"photos": self.count, "pictures": size, **self.network.fingerprint, "versions": library_versions()}
 
 
 def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
-    """Frechet inception distance (Heusel et al. 2017) between two sets, computed by torcheval on float64 statistics.
+    """Return the Fréchet inception distance (Heusel et al. 2017) of two sets, by torcheval from float64 statistics.
 
-    Of another network than Inception with its published weights it is called a Frechet distance.
+    With another network than Inception with its published weights, its name is Fréchet distance.
 
     In float32 torcheval's covariances are differences of large sums, and its trace term takes roots of eigenvalues that
-    ought to be 0. Measured on synthetic features (2,048, not negative, mean 0.27) against singular values of the
+    should be 0. Measured on synthetic features (2,048, non-negative, mean 0.27) against singular values of the
     centred features: float32 is off by 2.5 of 125.6 at 200 photos and by 5e-4 of 18.2 at 5,000, float64 by 2e-4 and
     2e-12.
 
     Raises:
-        UserError: fewer than 2 photos, or features that are no finite numbers.
+        UserError: fewer than 2 photos, or features that are not finite.
     """
     _check_pair(real, fake)
     metric = torcheval_fid().FrechetInceptionDistance(torch.nn.Identity(), real.network.dimensions, real.device)
@@ -117,7 +119,7 @@ def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
         setattr(metric, f"{name}_sum", features.total)
         setattr(metric, f"{name}_cov_sum", features.products)
         setattr(metric, f"num_{name}_images", torch.tensor(features.count, device=real.device))
-    # Given no numbers, LAPACK complains on stdout and, from some hundred features on, crashes the process.
+    # With NaN, LAPACK prints to stdout and, from some hundred features on, crashes the process.
     finite = all(bool(features.products.isfinite().all()) for features in (real, fake))
     name = distance("fid", real.network.name)[1]
     value = _finite(name, float(metric.compute()) if finite else math.nan, real)
@@ -125,17 +127,17 @@ def measure_fid(real: FeatureSet, fake: FeatureSet) -> Measured:
     if real.count <= real.network.dimensions:
         note = (
             f"{real.count} photos are too few for {real.network.dimensions} features: the covariances are "
-            f"rank-deficient and {name} is strongly biased, so compare it only with that of as many photos, or use "
-            f"{distance('kid', real.network.name)[1]}."
+            f"rank-deficient and {name} is strongly biased, so compare it only with values of "
+            f"as many photos, or use {distance('kid', real.network.name)[1]}."
         )
     return Measured(value, {"metric": name, **real.fingerprint()}, note)
 
 
 def measure_kid(real: FeatureSet, fake: FeatureSet) -> Measured:
-    """Kernel inception distance between two sets, see `kid`; of another network it is called a kernel distance.
+    """Return the kernel inception distance of two sets, see `kid`; of another network its name is kernel distance.
 
     Raises:
-        UserError: fewer than 2 photos, or features that are no finite numbers.
+        UserError: fewer than 2 photos, or features that are not finite.
     """
     _check_pair(real, fake)
     name = distance("kid", real.network.name)[1]
@@ -145,18 +147,18 @@ def measure_kid(real: FeatureSet, fake: FeatureSet) -> Measured:
 
 
 def kid(real_features: Tensor | FeatureSet, fake_features: Tensor | FeatureSet, block: int = KID_BLOCK) -> float:
-    """Kernel inception distance: the unbiased estimate of MMD^2 with the kernel (x.y/d + 1)^3, in float64.
+    """Return the kernel inception distance: the unbiased estimate of MMD^2 with the kernel (x.y/d + 1)^3, in float64.
 
     The kernel is that of Binkowski et al. 2018, "Demystifying MMD GANs"; the estimate is Gretton et al. 2012, "A Kernel
     Two-Sample Test", Lemma 6: the mean of k(x, x') over pairs of different x, plus that of k(y, y'), minus twice the
-    mean of k(x, y). It takes all features at once, so nothing is random: it equals torch-fidelity's KID with one subset
-    of all photos (kid_subsets=1, kid_subset_size=N). Samples of one distribution give 0 on average, so a value may be
+    mean of k(x, y). It uses all features without random subsets, and equals torch-fidelity's KID with one subset of all
+    photos (kid_subsets=1, kid_subset_size=N). Samples of one distribution give 0 on average, so a value can be
     negative.
 
     Args:
         real_features: N x d, N at least 2, of any floating type.
         fake_features: M x d, M at least 2.
-        block: rows and columns of the kernel matrix to compute at a time; the result does not depend on it.
+        block: rows and columns of the kernel matrix per step; the result does not depend on it.
 
     Raises:
         ValueError: fewer than 2 features.
@@ -177,7 +179,7 @@ def _blocks(features: Tensor | FeatureSet, size: int) -> Iterator[Tensor]:
 
 
 def _kernel_sum(x: Tensor | FeatureSet, y: Tensor | FeatureSet, block: int) -> float:
-    """Sum of the kernel over all pairs of a row of x and a row of y."""
+    """Return the sum of the kernel over all pairs of a row of x and a row of y."""
     total = 0.0
     for rows in _blocks(x, block):
         for columns in _blocks(y, block):
@@ -186,7 +188,7 @@ def _kernel_sum(x: Tensor | FeatureSet, y: Tensor | FeatureSet, block: int) -> f
 
 
 def _kernel_diagonal(x: Tensor | FeatureSet, block: int) -> float:
-    """Sum of the kernel of each row of x with itself."""
+    """Return the sum of the kernel of each row of x with itself."""
     total = 0.0
     for rows in _blocks(x, block):
         norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
@@ -195,7 +197,7 @@ def _kernel_diagonal(x: Tensor | FeatureSet, block: int) -> float:
 
 
 class FeatureDistances:
-    """FID (`measure_fid`) and KID (`kid`) between photos and pictures added batch by batch.
+    """FID and KID between photos and pictures that are added batch by batch.
 
     The network runs once for each photo and each picture.
 
@@ -208,22 +210,22 @@ class FeatureDistances:
         self.real, self.fake = FeatureSet(network, device), FeatureSet(network, device)
 
     def update(self, pictures: Tensor, photos: Tensor) -> None:
-        """Add pictures and the photos they stand for, each N x 3 x H x W float32 in [0, 1].
+        """Add pictures and their photos, each N x 3 x H x W float32 in [0, 1].
 
         Raises:
-            ValueError: another type, a value outside [0, 1], or not as many pictures as photos.
+            ValueError: another type, a value outside [0, 1], or unequal numbers of pictures and photos.
         """
         if len(pictures) != len(photos):
-            raise ValueError(f"found {len(pictures)} pictures and {len(photos)} photos, expected as many")
+            raise ValueError(f"found {len(pictures)} pictures and {len(photos)} photos, expected equal numbers")
         with exact_convolutions():
             self.fake.add_pictures(pictures)
             self.real.add_pictures(photos)
 
     def compute(self) -> dict[str, Measured]:
-        """FID and KID of everything added so far, by the keys of `cgan.metrics.measured.distance`.
+        """Return FID and KID of everything added so far, under the keys of `cgan.metrics.measurement.distance`.
 
         Raises:
-            UserError: fewer than 2 photos, or a result that is no finite number.
+            UserError: fewer than 2 photos, or a result that is not finite.
         """
         fid, kid = (distance(kind, self.real.network.name)[0] for kind in ("fid", "kid"))
         return {fid: measure_fid(self.real, self.fake), kid: measure_kid(self.real, self.fake)}
@@ -244,7 +246,7 @@ def _check_pair(real: FeatureSet, fake: FeatureSet) -> None:
 def _finite(name: str, value: float, features: FeatureSet) -> float:
     if not math.isfinite(value):
         raise UserError(
-            f"{name} of {features.count} photos is {value}, because features of theirs or of their pictures are no "
-            "finite numbers; give other --inception-weights or pass --no-fid"
+            f"{name} of {features.count} photos is {value}, because features of the photos or the pictures are not "
+            "finite; give other --inception-weights or pass --no-fid"
         )
     return value

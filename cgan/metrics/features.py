@@ -1,4 +1,4 @@
-"""Networks whose features FID and KID compare, and a cache of what they answered."""
+"""Feature networks of FID and KID, and a cache of features."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cgan.errors import UserError
 from cgan.files import json_sha256
-from cgan.metrics.measured import INCEPTION_SHA256
+from cgan.metrics.measurement import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
 
 INCEPTION_FEATURES = 2048
@@ -28,41 +28,41 @@ INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
 
 CACHE_NAME = "features.sqlite"
 TABLE = "sealed_features"
-"""Another name than that of earlier versions, whose rows had no digest."""
+"""Not the name in earlier versions, whose rows had no digest."""
 CACHE_TIMEOUT = 60.0
-"""Seconds that one process waits for another one's writing."""
+"""Seconds that a process waits for another one to write."""
 
 PROBE_SIDES = (224, 448)
-"""Height and width of pictures on which an extractor of any size is tried."""
+"""Sizes of pictures on which an extractor for any size is tested."""
 
 FEATURE_BATCH = 16
-"""Pictures that a network sees at a time: fixed, since a network's last bits may depend on it."""
+"""Pictures in a batch; fixed, because the last bits of features can depend on it."""
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network whose features FID and KID compare, with the fingerprint that its figures carry."""
+    """A feature network of FID and KID, with the fingerprint for its figures."""
 
     module: nn.Module
     """N x 3 x H x W in [0, 1] -> N x dimensions."""
     dimensions: int
     fingerprint: dict[str, Any]
     name: str | None = None
-    """That of its file; None for Inception with its published weights, whose distances alone are called FID and KID."""
+    """Name of its file; None for Inception with its published weights: only its distances are called FID and KID."""
 
     @torch.inference_mode()
     def extract(self, pictures: Tensor, device: torch.device) -> Tensor:
-        """Features of pictures.
+        """Return the features of pictures.
 
         Args:
             pictures: N x 3 x H x W float32 in [0, 1].
             device: where the network runs.
 
         Returns:
-            N x dimensions, on that device, in the network's own type.
+            N x dimensions, on that device, in the network's type.
 
         Raises:
-            ValueError: another type, or a value outside [0, 1]; values that are no numbers pass.
+            ValueError: another type, or a value outside [0, 1]; NaN is not detected.
         """
         if pictures.dtype != torch.float32 or bool(((pictures < 0) | (pictures > 1)).any()):
             raise ValueError(
@@ -73,41 +73,41 @@ class FeatureNetwork:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries on which features and their distances depend."""
+    """Return the versions of the libraries on which features and their distances depend."""
     return {"torch": str(torch.__version__), **{name: version(name) for name in ("torchvision", "torcheval")}}
 
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Convolutions of CUDA in float32 proper, without TF32, and the same ones each time.
+    """Make CUDA convolutions deterministic and exact float32, without TF32.
 
-    It holds for the whole process, so enter it in one thread, round all that work on features.
+    The setting is global to the process: enter the block in one thread, around all threads that compute features.
     """
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"):
         yield
 
 
 def load_features(inception_weights: Path | None = None, features: Path | None = None) -> FeatureNetwork:
-    """The feature network that a command was asked for.
+    """Load the feature network of a command.
 
     Args:
         inception_weights: a state dict of Inception v3; None for the one in torch's hub cache.
         features: an ONNX feature extractor to use instead.
 
     Raises:
-        UserError: both were given, or the file is missing or none.
+        UserError: both were given, or the file is missing or invalid.
     """
     if features is None:
         return load_inception(inception_weights)
     if inception_weights:
         raise UserError(
-            f"--inception-weights {inception_weights}: it has no effect beside --features {features}; drop one"
+            f"--inception-weights {inception_weights}: it has no effect with --features {features}; leave one out"
         )
     return load_onnx_features(features)
 
 
 def inception_path(weights: Path | None) -> Path:
-    """Where the weights of Inception v3 lie; cheap enough to ask before anything slow begins.
+    """Return the path of the weights of Inception v3, without loading them.
 
     Args:
         weights: a state dict file, or None for the copy in torch's hub cache (nothing is downloaded).
@@ -126,18 +126,18 @@ def inception_path(weights: Path | None) -> Path:
 
 
 def load_inception(weights: Path | None) -> FeatureNetwork:
-    """torchvision's Inception v3 up to its 2,048 pooled features.
+    """Load torchvision's Inception v3 up to its 2,048 pooled features.
 
     Args:
         weights: as for `inception_path`.
 
     Raises:
-        UserError: the weights are not there or not those of Inception v3, those in the hub cache are not the published
+        UserError: the weights are missing or not those of Inception v3, the ones in the hub cache are not the published
             ones, or torcheval is not installed.
     """
     path = inception_path(weights)
-    # torcheval's own wrapper, so that figures compare with those of other users of torcheval: photos in
-    # [0, 1], resized bilinearly. It sets transform_input only together with a download.
+    # torcheval's wrapper, so that figures are comparable with those of other users of torcheval: photos in [0, 1],
+    # resized bilinearly. It sets transform_input only if it downloads the weights.
     wrapper = torcheval_fid().FIDInceptionV3
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The default weight initialization of inception_v3", FutureWarning)
@@ -147,7 +147,7 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         content = path.read_bytes()
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
-    except Exception as error:  # torch raises many types for a file that is no state dict of this network
+    except Exception as error:  # torch raises many types for an invalid state dict
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path}: not the weights of torchvision's Inception v3 ({reason}); give another file"
@@ -169,10 +169,10 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
 
 @cache
 def torcheval_fid() -> Any:
-    """torcheval's module of FID, imported without the warnings about its own code.
+    """Import torcheval's FID module without its deprecation warnings.
 
     Raises:
-        UserError: it is not installed.
+        UserError: torcheval is not installed.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
@@ -187,16 +187,16 @@ def torcheval_fid() -> Any:
 
 
 class OnnxFeatures(nn.Module):
-    """An ONNX file as a feature network: it takes N x 3 x H x W sRGB in [0, 1] and gives N x anything, in float32.
+    """An ONNX file as a feature network: N x 3 x H x W sRGB in [0, 1] to N x dimensions, float32.
 
-    Pictures are resized bilinearly where the file fixes H and W. What else its network wants, such as a mean to
-    subtract, has to be in its graph.
+    If the file fixes H and W, pictures are resized bilinearly. Other preprocessing, such as the subtraction of a mean,
+    must be in its graph.
 
     Args:
-        path: one self-contained file.
+        path: a self-contained ONNX file.
 
     Raises:
-        UserError: not such a file.
+        UserError: it is not a feature extractor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -215,16 +215,16 @@ class OnnxFeatures(nn.Module):
             if rank != 4 or (isinstance(channels, int) and channels != 3) or source.type != "tensor(float)":
                 raise ValueError(f"its input is {source.type} {source.shape}")
             if self.batch not in (None, 1):
-                raise ValueError(f"it takes batches of {self.batch} alone")
+                raise ValueError(f"it takes only batches of {self.batch}")
             sides = (1,) if self._fixed else PROBE_SIDES
             counts = {side: self(torch.zeros(1, 3, side, side)).shape[1] for side in sides}
             if len(set(counts.values())) > 1:
                 found = " and ".join(f"{count} of {side} x {side} pixels" for side, count in counts.items())
                 raise ValueError(f"its number of features depends on the picture's size: {found}")
-        except Exception as error:  # ONNX Runtime raises its own types, one for each status code
+        except Exception as error:  # ONNX Runtime has an exception type for each status code
             reason = str(error).splitlines()[0][:200]
             raise UserError(
-                f"--features {path}: found no feature extractor that can be used ({reason}); expected one "
+                f"--features {path}: not a usable feature extractor ({reason}); expected a "
                 "self-contained ONNX file that takes float32 N x 3 x H x W in [0, 1]"
             ) from error
         self.dimensions = counts[sides[0]]
@@ -246,7 +246,7 @@ class OnnxFeatures(nn.Module):
         return torch.from_numpy(np.concatenate(rows).astype(np.float32)).to(pictures.device)
 
     def _session(self, device: torch.device) -> Any:
-        """The session for a device, made at its first use."""
+        """Return the session of a device, created at its first use."""
         import onnxruntime as ort
 
         wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
@@ -267,10 +267,10 @@ class OnnxFeatures(nn.Module):
 
 
 def load_onnx_features(path: Path) -> FeatureNetwork:
-    """An ONNX feature extractor, see `OnnxFeatures`.
+    """Load an ONNX feature extractor, see `OnnxFeatures`.
 
     Raises:
-        UserError: the file is missing or not such a network.
+        UserError: the file is missing or not a feature extractor.
     """
     if not path.is_file():
         raise UserError(f"--features {path}: found no such file, expected an ONNX feature extractor")
@@ -287,16 +287,16 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
 
 
 class FeatureCache:
-    """Features by the content of the picture and the network, kept on disk between commands.
+    """A cache of features on disk; the key is the content of the picture and the fingerprint of the network.
 
-    It may be used by several threads and processes at once, and deleted at any time: where it cannot be read or written
-    (any more), features are computed without it, and `note` says so. Each row has a digest of itself and its key; rows
-    that are not as they were written are computed again.
+    Several threads and processes can use it at once, and it can be deleted at any time. If it cannot be read or
+    written, features are computed without it, and `note` says so. Each row has a digest of itself and its key; a
+    damaged row is computed again.
 
     Args:
-        folder: where it is kept, as CACHE_NAME.
-        network: whose features they are.
-        device: where the network runs; features of CPU and GPU differ in their last bits and are kept apart.
+        folder: folder of the file CACHE_NAME.
+        network: the feature network.
+        device: where the network runs. Features of CPU and GPU differ in their last bits and have different keys.
     """
 
     def __init__(self, folder: Path, network: FeatureNetwork, device: torch.device) -> None:
@@ -304,9 +304,9 @@ class FeatureCache:
         self.network = network
         self.device = device
         self.hits = 0
-        """Pictures whose features were known."""
+        """Number of pictures found in the cache."""
         self.note: str | None = None
-        """That features are not kept, or that some were damaged, where it is so."""
+        """A note if features are not kept, or if some were damaged."""
         self._damaged = 0
         where = {"versions": library_versions(), "device": device.type}
         self._prefix = bytes.fromhex(json_sha256({**network.fingerprint, **where}))
@@ -320,12 +320,12 @@ class FeatureCache:
             self._give_up(error)
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         if self._database:
             self._database.close()
 
     def extract(self, pictures: Tensor) -> Tensor:
-        """As `FeatureNetwork.extract`, on the CPU in float32; pictures that were seen before are looked up."""
+        """Return features as `FeatureNetwork.extract` does, but on the CPU in float32, from the cache if possible."""
         prefix = self._prefix + repr(tuple(pictures.shape[1:])).encode()
         keys = [hashlib.sha256(prefix + picture.contiguous().numpy().tobytes()).digest() for picture in pictures]
         rows = self._find(keys)
@@ -372,12 +372,12 @@ class FeatureCache:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """Go on without keeping."""
+        """Continue without the cache."""
         self.close()
         self._database = None
         self.note = (
-            f"{self.path}: features are not kept there ({error}), so the next command computes them again; delete it, "
-            "make room or permission there, or set CGAN_CACHE to another folder"
+            f"{self.path}: features are not kept there ({error}), so the next command computes them again; "
+            "delete the file, make room or permission there, or set CGAN_CACHE to another folder"
         )
 
 

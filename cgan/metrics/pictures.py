@@ -1,17 +1,17 @@
-"""How near pictures are to photos, and how colourful they are: one value for each picture."""
+"""Metrics of single pictures: PSNR and SSIM against photos, and colourfulness."""
 
 import torch
 from torch import Tensor
 
 NEAR_GRAY = 5.0
-"""Photos of less colourfulness count as gray."""
+"""Photos with a lower colourfulness count as near gray."""
 
 COLOR_METRICS = frozenset({"psnr", "gray_psnr", "ssim", "colorfulness", "real_colorfulness"})
-"""Means of these leave out near-gray photos, unless all are: a gray photo has infinite PSNR against its own luma, and
-says nothing about colouring."""
+"""Metrics whose means exclude near-gray photos, unless all photos are near gray: a gray photo has infinite PSNR against
+its own luma, and does not measure colouring."""
 
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
-"""Standard deviation and reach in pixels of SSIM's Gaussian window, 11 x 11."""
+"""Standard deviation and radius in pixels of SSIM's Gaussian window, 11 x 11."""
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 """SSIM's constants (K1 L)^2 and (K2 L)^2 for values up to L = 1."""
 
@@ -32,7 +32,7 @@ def psnr(prediction: Tensor, truth: Tensor) -> Tensor:
 
 def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity of each picture (Wang et al. 2004, "Image quality assessment: from error visibility to
-    structural similarity", equation 13), the mean over channels and over the places where the whole window fits.
+    structural similarity", equation 13): the mean over channels and all positions of the whole window.
 
     It equals scikit-image's structural_similarity with gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
 
@@ -44,14 +44,14 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
         N values of at most 1, float64; computed in the type of the pictures, in float32 within 1e-5.
 
     Raises:
-        ValueError: a picture that is smaller than the window.
+        ValueError: the pictures are smaller than the window.
     """
     height, width = truth.shape[2:]
     window = 2 * SSIM_RADIUS + 1
     if min(height, width) < window:
         raise ValueError(f"found {height} x {width} pixels, SSIM needs at least {window} x {window}")
     rows, columns = _window_sums(height).to(truth), _window_sums(width).to(truth)
-    # Around the middle of the range, so that in float32 the variances lose little to the means.
+    # Values are centred on 0, so that variances in float32 lose little precision to the means.
     x, y = prediction - 0.5, truth - 0.5
     planes = torch.stack([x, y, x * x + y * y, x * y])
     mean_x, mean_y, squares, products = (rows @ planes @ columns.T).unbind()
@@ -65,9 +65,9 @@ def ssim(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def _window_sums(length: int) -> Tensor:
-    """The matrix that takes the Gaussian mean at each place where the window fits: (length - 10) x length, float64.
+    """Return the matrix of Gaussian means at each position of the window: (length - 10) x length, float64.
 
-    As a matrix product this is several times as fast as a convolution of few channels.
+    For few channels a matrix product is several times as fast as a convolution.
     """
     offsets = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=torch.float64)
     weights = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
@@ -96,12 +96,12 @@ def colorfulness(rgb: Tensor) -> Tensor:
 
 
 def scores(pictures: Tensor, photos: Tensor, luma: Tensor) -> dict[str, Tensor]:
-    """What training and evaluation alike measure of each picture.
+    """Return the metrics of each picture that both training and evaluation report.
 
     Args:
         pictures: N x 3 x H x W in [0, 1].
-        photos: what they should be, of the same shape and range.
-        luma: the gray photos, N x 1 x H x W in [0, 1], whose PSNR is what a model has to beat.
+        photos: the true photos, same shape and range.
+        luma: the gray photos, N x 1 x H x W in [0, 1]; their PSNR is the baseline of a model.
 
     Returns:
         N values each of psnr, gray_psnr, colorfulness and real_colorfulness.
@@ -115,13 +115,13 @@ def scores(pictures: Tensor, photos: Tensor, luma: Tensor) -> dict[str, Tensor]:
 
 
 def means(columns: dict[str, Tensor]) -> dict[str, float]:
-    """Means over photos, those of COLOR_METRICS without near-gray ones.
+    """Return means over photos; those of COLOR_METRICS exclude near-gray photos.
 
     Args:
-        columns: N values each, real_colorfulness among them.
+        columns: N values of each metric, including real_colorfulness.
 
     Returns:
-        The means under the same names, with the numbers of "photos" and "near_gray_photos" before them.
+        The means under the same names, after the numbers of "photos" and "near_gray_photos".
     """
     colored = columns["real_colorfulness"] >= NEAR_GRAY
     found: dict[str, float] = {"photos": len(colored), "near_gray_photos": int((~colored).sum())}

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that carry the ModelSpec, and the optimisers' state apart from them."""
+"""Checkpoints: safetensors files with the ModelSpec in the header; the optimisers' state is in a file of its own."""
 
 import hashlib
 import json
@@ -34,16 +34,16 @@ from cgan.training.ledger import LEDGER_FILE, Ledger
 GENERATOR_FILE = LAST_FILE
 TRAINING_FILE = "last.training.safetensors"
 HELD_OUT_FILE = "held-out.npy"
-"""Held-out photos of a run in gray, N x 1 x size x size uint8."""
+"""File of a run with held-out photos in gray, N x 1 x size x size uint8."""
 
 MODEL_NAME = "unet"
 
 METADATA = "__metadata__"
-"""Key of a safetensors header."""
+"""Key of the metadata in a safetensors header."""
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and little-endian bytes of all tensors, in the order of names."""
+    """Return the SHA-256 of names, types, shapes and little-endian bytes of all tensors, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -53,7 +53,7 @@ def weights_digest(state: dict[str, Tensor]) -> str:
 
 
 def model_spec(generator: Generator, config: TrainConfig) -> ModelSpec:
-    """The contract of a generator that `config` trained."""
+    """Return the contract of a generator that `config` trained."""
     return ModelSpec(
         model=MODEL_NAME,
         color_space=config.color_space,
@@ -75,10 +75,10 @@ def save_generator(
 
     Args:
         path: the file.
-        generator: its weights.
-        config: how it was trained.
-        epoch: the epoch, from 1 on, that it was trained to; it goes into the header too.
-        metrics: of that epoch; those of held-out photos are kept beside it.
+        generator: the generator.
+        config: the configuration of its training.
+        epoch: last epoch of its training, counted from 1, for the header.
+        metrics: metrics of that epoch; the header gets the held-out ones.
     """
     spec = model_spec(generator, config)
     record = CheckpointRecord(path, epoch, held_out(metrics))
@@ -87,7 +87,7 @@ def save_generator(
 
 
 class Checkpoint(NamedTuple):
-    """A trained generator as it was read."""
+    """A generator read from a checkpoint, with its contract and record."""
 
     generator: Generator
     """In evaluation mode, on the CPU, in float32."""
@@ -96,24 +96,24 @@ class Checkpoint(NamedTuple):
 
 
 def load_generator(source: Path) -> tuple[Generator, ModelSpec]:
-    """Generator and contract of `load_checkpoint`."""
+    """Return generator and contract of `load_checkpoint(source)`."""
     loaded = load_checkpoint(source)
     return loaded.generator, loaded.spec
 
 
 def load_checkpoint(source: Path) -> Checkpoint:
-    """The trained generator, its contract, and what is known of its checkpoint.
+    """Load a trained generator with its contract and record.
 
     Args:
         source: a run folder (its best checkpoint, see `cgan.checkpoint_record.chosen`) or a checkpoint file.
 
     Raises:
-        UserError: nothing there, or not a checkpoint of this project (pickles are never loaded).
-        GateError: the weights are not those that the training wrote.
+        UserError: there is no such file, or it is not a checkpoint of this project (pickles are never loaded).
+        GateError: the weights were changed after training.
     """
     path, note = chosen(source)
     if path.name == TRAINING_FILE:
-        raise UserError(f"{path}: found what --resume goes on from, expected a checkpoint; give {GENERATOR_FILE}")
+        raise UserError(f"{path}: found the training state for --resume, expected a checkpoint; give {GENERATOR_FILE}")
     state, metadata = _load(path)
     spec = ModelSpec.from_metadata(metadata, path)
     check_trainable(spec, path)
@@ -135,27 +135,27 @@ def load_checkpoint(source: Path) -> Checkpoint:
 
 
 def check_trainable(spec: ModelSpec, path: Path) -> None:
-    """Refuse a file whose contract is not that of a generator in fp32.
+    """Check that a contract is that of a generator in fp32.
 
     Raises:
-        UserError: see above.
+        UserError: it is of another network or precision.
     """
     if spec.model != MODEL_NAME or spec.precision != "fp32":
         raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
 
 
 def made_of(source: Path, weights_sha256: str | None) -> Path:
-    """The checkpoint of a run that a model was made of, by the digest of its weights.
+    """Return the checkpoint that a model was exported from, found by the digest of its weights.
 
     Args:
-        source: a run folder, or a checkpoint, which is then the one.
-        weights_sha256: as the model's contract names it; None where that is not known.
+        source: a run folder, or a checkpoint, which is returned itself.
+        weights_sha256: digest in the model's contract; None if unknown.
 
     Returns:
-        The best checkpoint where none has these weights.
+        The checkpoint with these weights; the run's best one if there is none.
 
     Raises:
-        UserError: nothing there, or an exported model.
+        UserError: there is no such file, or it is an exported model.
     """
     usual = checkpoint_path(source)
     if not source.is_dir():
@@ -167,7 +167,7 @@ def made_of(source: Path, weights_sha256: str | None) -> Path:
 
 
 def _names_weights(path: Path, weights_sha256: str | None) -> bool:
-    """Whether the contract of a checkpoint names these weights; one that cannot be read does not."""
+    """Return True if the contract of a checkpoint has this digest; False if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return ModelSpec.from_metadata(file.metadata() or {}, path).weights_sha256 == weights_sha256
@@ -176,14 +176,14 @@ def _names_weights(path: Path, weights_sha256: str | None) -> bool:
 
 
 def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
-    """Gray held-out photos that a run kept, N x 1 x size x size in [0, 1]; None where `source` has none.
+    """Return the gray held-out photos of a run, N x 1 x size x size in [0, 1]; None if it has none.
 
     Args:
         source: a run folder, or a checkpoint in one.
         size: the model's render size.
 
     Raises:
-        UserError: they cannot be read, are of another shape, or are not those that the run kept.
+        UserError: they cannot be read, have another shape, or were not written by the run.
     """
     file = (source if source.is_dir() else source.parent.parent) / HELD_OUT_FILE
     if not file.exists():
@@ -198,7 +198,7 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
             "give --calibration FOLDER"
         )
     ledger = Ledger(file.with_name(LEDGER_FILE))
-    if ledger.path.exists() and not ledger.knows(file):  # runs of earlier versions have none
+    if ledger.path.exists() and not ledger.knows(file):  # runs of earlier versions have no ledger
         raise UserError(f"{file}: not the photos that the run kept; restore the file, or give --calibration FOLDER")
     return gray.astype(np.float32) / np.float32(255)
 
@@ -206,29 +206,29 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
 def training_tensors(
     networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """Copies on the CPU of all tensors that a run needs to go on: further steps do not change them."""
+    """Copy all tensors that a resumed run needs to the CPU; further steps do not change the copies."""
     tensors: dict[str, Tensor] = {}
     for name, network in networks.items():
         tensors |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{key}": value for key, value in state.items()}
-    layout = torch.contiguous_format  # as the file wants it
+    layout = torch.contiguous_format  # safetensors needs it
     return {key: tensor.detach().to("cpu", copy=True, memory_format=layout) for key, tensor in tensors.items()}
 
 
 def save_training(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-    """Write what `training_tensors` gave, and the progress, JSON values, that they belong to."""
+    """Write the tensors of `training_tensors` and the progress, JSON values."""
     _save(path, tensors, {"progress": json.dumps(progress)})
 
 
 def load_training(
     path: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Any]:
-    """Restore what `save_training` wrote into networks and optimisers and return the progress.
+    """Load a file of `save_training` into networks and optimisers, and return the progress.
 
     Raises:
-        UserError: not such a file, or one of other networks.
+        UserError: it is not such a file, or one of other networks.
     """
     tensors, metadata = _load(path)
     try:
@@ -251,7 +251,7 @@ def load_training(
 
 
 def _in_layout_of(weights: Tensor, state: Tensor) -> Tensor:
-    """An optimiser's state in the memory layout of its weights: the fused kernels walk through both side by side."""
+    """Return an optimiser's state in the memory layout of its weights, which fused kernels assume."""
     return torch.empty_like(weights, dtype=state.dtype).copy_(state) if state.shape == weights.shape else state
 
 
@@ -259,11 +259,11 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(_ordered(save(plain, metadata)))  # save_file() has an error of its own for a full disk
+        temporary.write_bytes(_ordered(save(plain, metadata)))  # save_file() raises its own error on a full disk
 
 
 def _ordered(content: bytes) -> bytes:
-    """A safetensors file whose metadata are sorted: the library writes them in an order that changes each time."""
+    """Sort the metadata of a safetensors file; the library writes them in a random order."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header[METADATA] = dict(sorted(header[METADATA].items()))

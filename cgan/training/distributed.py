@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, what they share, batch norm over the batches of all.
+"""Distributed training: ranks, all-reduce, barrier, broadcast, and batch norm over the batches of all processes.
 
-torchrun starts them and tells each its place in the environment. One process alone is a world of size 1, in which
-everything here does nothing.
+torchrun starts the processes and sets rank and world size in the environment. A single process is a world of size 1, in
+which these operations do nothing.
 """
 
 import inspect
@@ -18,44 +18,45 @@ import torch.distributed.nn.functional  # its functions have the group as a defa
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cgan.config import Device
 from cgan.errors import GateError, UserError
 
 TIMEOUT = timedelta(hours=2)
-"""The others wait this long for the one process that evaluates or prepares photos."""
+"""Time that the other processes wait for the one that evaluates or prepares photos."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training and this one's place among them."""
+    """The world of a training: its size and the rank of this process."""
 
     rank: int = 0
     local_rank: int = 0
-    """Place among the processes of this machine; the number of its GPU."""
+    """Rank among the processes of this machine, and index of the process's GPU."""
     size: int = 1
 
     @property
     def main(self) -> bool:
-        """Whether this process writes, evaluates and reports."""
+        """True for rank 0, which writes, evaluates and reports."""
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's part of a tensor along its first axis."""
+        """Return this process's shard of a tensor along its first axis."""
         return batch[self.rank :: self.size]
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of a tensor over all processes."""
+        """Return the sum of a tensor over all processes (all-reduce)."""
         if self.size > 1:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Wait until all processes have called it (barrier)."""
         if self.size > 1:
             dist.barrier()
 
     def from_main(self, value: Any) -> Any:
-        """The main process's value of any picklable kind, in all processes."""
+        """Return the value of rank 0 in all processes (broadcast); it must be picklable."""
         if self.size == 1:
             return value
         box = [value]
@@ -64,7 +65,7 @@ class World:
 
     @contextmanager
     def main_of_machine_first(self) -> Iterator[None]:
-        """A block that one process of each machine goes through before its others do, to fill a cache for them."""
+        """Run the block in one process of each machine before the others, so that it fills a cache for them."""
         if self.local_rank > 0:
             self.wait()
         yield
@@ -72,17 +73,17 @@ class World:
             self.wait()
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """The network with its gradients averaged over all processes."""
+        """Return the network with its gradients averaged over all processes."""
         if self.size == 1:
             return network
-        # Batch norm's statistics are equal already, and networks are called several times before a backward pass.
+        # No broadcast of buffers: batch norm's statistics are equal already, and networks run several times per step.
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
         options: dict[str, Any] = {name: False}
         return DistributedDataParallel(network, **options)
 
     def synchronize_batch_norm(self, network: nn.Module) -> nn.Module:
-        """The network with batch norm over the batches of all processes, as if they were one batch."""
+        """Return the network with batch norm over the batches of all processes, as if they were one batch."""
         if self.size == 1:
             return network
         if next(network.parameters()).is_cuda:
@@ -95,16 +96,16 @@ class World:
 
 
 def this_process() -> World:
-    """The place of this process, as torchrun describes it in the environment."""
+    """Return the world and rank of this process from torchrun's environment variables."""
     return World(*(int(os.environ.get(name, default)) for name, default in _ENVIRONMENT))
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """The world that torchrun describes in the environment; its processes are connected within the block.
+def joined(device: Device) -> Iterator[World]:
+    """Yield the world in torchrun's environment variables; its processes are connected within the block.
 
     Args:
-        device: "cuda" or "cpu"; with cuda each process takes the GPU of its local rank.
+        device: "cuda" or "cpu"; with cuda each process uses the GPU of its local rank.
 
     Raises:
         UserError: more processes than GPUs.
@@ -114,7 +115,7 @@ def joined(device: str) -> Iterator[World]:
     if device == "cuda":
         found = torch.cuda.device_count()
         if world.local_rank >= found:
-            raise UserError(f"process {world.local_rank} finds {found} GPU(s) here; start at most {found} processes")
+            raise UserError(f"process {world.local_rank} finds only {found} GPU(s); start at most {found} processes")
         torch.cuda.set_device(world.local_rank)
     if world.size == 1:
         yield world
@@ -127,11 +128,11 @@ def joined(device: str) -> Iterator[World]:
             raise
         reason = str(error).strip().splitlines()[0]
         raise GateError(
-            f"process {world.rank} lost another one ({reason}); that one's message, above or below, says why"
+            f"process {world.rank} lost another process ({reason}); its message, above or below, says why"
         ) from error
     finally:
-        # Ends gloo's threads too, once nothing refers to the group. They let go of a finished operation's tensors when
-        # they come to it, for which they need Python's lock; one that asks for it while Python shuts down aborts.
+        # It also ends gloo's threads, once nothing refers to the group. They release the tensors of finished operations
+        # later, for which they need Python's lock; a thread that requests the lock while Python shuts down aborts.
         dist.destroy_process_group()
 
 
@@ -154,7 +155,7 @@ class _AllSum(torch.autograd.Function):
 
 
 class _SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes on the CPU; torch's own nn.SyncBatchNorm is for GPUs alone."""
+    """Batch norm over the batches of all processes on the CPU; nn.SyncBatchNorm is for GPUs alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -162,7 +163,7 @@ class _SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        values = x.double()  # so that what is left of a difference to one process comes from that one's rounding
+        values = x.double()  # so that only a single process's rounding differs
         count = _AllSum.apply(values.new_tensor(values.numel() / values.shape[1]))
         mean = _AllSum.apply(values.sum(dim=(0, 2, 3))) / count
         centered = values - mean[:, None, None]

@@ -1,22 +1,22 @@
-"""Writing an epoch while the next one trains."""
+"""The thread that writes an epoch while the next one trains."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
-from cgan.training.state import Metrics
+from cgan.training.run import Metrics
 
 
 class EpochWriter:
-    """Writes one epoch at a time in a thread of its own, and tells of it in the caller's thread once it is on disk.
+    """Writes one epoch at a time in a background thread; reports it in the caller's thread once it is on disk.
 
-    Used as a context manager, which ends when the last epoch is written, also after further interrupts: the files are
-    only the run's as long as its folder is locked. What writing raises is raised by the next call; at the end in the
-    place of an error or an interrupt of the block, since what could not be saved outlasts why training stopped.
+    It is a context manager. The block ends when the last epoch is written, even after further interrupts, because the
+    run's folder is locked only until then. An exception from writing is raised by the next call; at the end of the
+    block it replaces an exception of the block, because lost data matter more than the reason why training stopped.
 
     Args:
-        on_epoch: told each epoch's metrics.
+        on_epoch: called with the metrics of each epoch that is on disk.
     """
 
     def __init__(self, on_epoch: Callable[[Metrics], None] | None = None) -> None:
@@ -42,25 +42,25 @@ class EpochWriter:
             raise interrupt
 
     def write(self, write: Callable[[], None] | None, metrics: Metrics) -> None:
-        """Begin to write an epoch, once the one before is written.
+        """Begin to write an epoch, after the previous one is written.
 
         Args:
-            write: uses only what no further step changes; None where another process writes.
-            metrics: of the epoch.
+            write: writes the epoch from data that no further step changes; None if another process writes.
+            metrics: metrics of the epoch.
         """
         self.finish()
         self._pending = self._pool.submit(write or _nothing), metrics
 
     def look(self) -> None:
-        """Tell of the epoch that is being written, if it is written by now."""
+        """Report the pending epoch if it is written; do not wait."""
         if self._pending and self._pending[0].done():
             self.finish()
 
     def finish(self) -> None:
-        """Wait until the epoch is written, and tell of it."""
+        """Wait until the pending epoch is written, and report it."""
         if self._pending:
             future, metrics = self._pending
-            wait([future])  # an interrupt here leaves it to the end of the block
+            wait([future])  # after an interrupt here, the end of the block waits
             self._pending = None
             future.result()
             if self._on_epoch:

@@ -1,4 +1,4 @@
-"""What is measured after an epoch: losses and colours of the held-out photos."""
+"""Evaluation of an epoch: losses and metrics on the held-out photos."""
 
 import math
 from collections.abc import Iterable
@@ -12,19 +12,19 @@ from cgan.losses import GAN_LOSSES, discriminator_accuracy
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import means, scores
-from cgan.training.state import Metrics, Run
+from cgan.training.run import Metrics, Run
 
 CALIBRATION_PHOTOS = 512
-"""Training photos from which batch norm takes its statistics after an epoch."""
+"""Training photos in the batch norm statistics after an epoch."""
 
 
 @torch.no_grad()
 def calibrate_batch_norm(run: Run, epoch: int) -> None:
-    """Set the batch norm statistics of the result generator and of the discriminator from their weights as they are.
+    """Compute the batch norm statistics of result generator and discriminator anew, with their current weights.
 
-    The running averages of training lag behind the weights, and after few steps still hold their initial values;
-    evaluation and export use these statistics. (Precise batch norm: Wu and Johnson 2021, "Rethinking 'Batch' in
-    BatchNorm", section 3.) Training itself never reads them. All processes take part.
+    Evaluation and export use them; training never reads them. The running averages of training lag behind the weights,
+    and after few steps still contain their initial values. (Precise batch norm: Wu and Johnson 2021, "Rethinking
+    'Batch' in BatchNorm", section 3.) All processes take part.
     """
     batches = []
     done = 0
@@ -41,10 +41,10 @@ def calibrate_batch_norm(run: Run, epoch: int) -> None:
 
 @torch.no_grad()
 def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
-    """Losses, PSNR and colourfulness on the held-out photos, in fp32; FID and KID too with a feature network.
+    """Return losses, PSNR and colourfulness on the held-out photos, in fp32; with a feature network also FID and KID.
 
-    L1 is in the colour space of the loss; PSNR and colourfulness are of RGB, and the gray photo's own PSNR is what
-    a model has to beat.
+    L1 is in the colour space of the loss; PSNR and colourfulness are in RGB. The PSNR of the gray photo is the baseline
+    of a model.
     """
     for network in run.networks.values():
         network.eval()
@@ -60,7 +60,7 @@ def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
         values = {
             "l1": (colors - truth).abs().mean(dim=(1, 2, 3)),
             **scores(picture, photo, luma),
-            **_judgement(run, gray, truth, colors),
+            **_discriminator_metrics(run, gray, truth, colors),
         }
         for name, value in values.items():
             columns.setdefault(name, []).append(value.double().cpu())
@@ -68,13 +68,13 @@ def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
             distances.update(picture, photo)
     found = means({name: torch.cat(parts) for name, parts in columns.items()})
     metrics: Metrics = {f"test_{name}": value for name, value in found.items()}
-    if distances and math.isfinite(metrics["test_l1"]):  # else the pictures are to blame, and the caller says so
+    if distances and math.isfinite(metrics["test_l1"]):  # otherwise the pictures are not finite, and the caller raises
         metrics |= {f"test_{name}": value.to_json() for name, value in distances.compute().items()}
     return metrics
 
 
-def _judgement(run: Run, gray: Tensor, truth: Tensor, colors: Tensor) -> dict[str, Tensor]:
-    """The discriminator's loss and accuracy for each photo, N values each."""
+def _discriminator_metrics(run: Run, gray: Tensor, truth: Tensor, colors: Tensor) -> dict[str, Tensor]:
+    """Return the discriminator's loss and accuracy for each photo, N values each."""
     if run.discriminator is None:
         return {}
     real = run.discriminator(torch.cat([gray, truth], 1))
@@ -92,7 +92,7 @@ def _pixels(run: Run, batches: list[Tensor]) -> Iterable[Tensor]:
 
 
 def _real_and_fake(run: Run, pixels: Tensor) -> list[Tensor]:
-    """The discriminator's inputs for photos and for the pictures made of them."""
+    """Return the discriminator's inputs for photos and for generated pictures."""
     gray, truth = run.gray_and_truth(pixels)
     with run.autocast():
         colors = run.in_loss_space(gray, run.result(gray))
@@ -100,7 +100,7 @@ def _real_and_fake(run: Run, pixels: Tensor) -> list[Tensor]:
 
 
 def _calibrate(run: Run, network: nn.Module, inputs: Iterable[list[Tensor]]) -> None:
-    """Forward passes in training mode, with batch norm's statistics the plain mean over all of them."""
+    """Set batch norm's statistics to the mean over forward passes in training mode."""
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     if not layers:
         return

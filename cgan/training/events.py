@@ -1,4 +1,9 @@
-"""TensorBoard events of a run."""
+"""The TensorBoard event file of a run, written with TensorBoard's RecordWriter.
+
+torch's SummaryWriter cannot be used: at each start it opens a new file, named for host, process and time, and writes
+into it unconditionally. A run keeps one file of a fixed name. It appends only to bytes that it wrote itself, and a
+resumed run writes equal bytes for equal metrics.
+"""
 
 import hashlib
 import io
@@ -12,24 +17,25 @@ from cgan.training.figures import scalar
 from cgan.training.ledger import Ledger
 
 FILE = "events.out.tfevents.0.cgan"
-"""TensorBoard finds event files by the middle of this name."""
+"""TensorBoard finds event files by "tfevents" in their names."""
 
 NOT_CURVES = frozenset({"epoch", "finished_at", "time_shares"})
+"""Metrics that are not scalars over epochs."""
 
 
 def write_events(folder: Path, history: list[dict[str, Any]], ledger: Ledger) -> None:
     """Bring the event file up to date with the finished epochs; the step of an event is its epoch.
 
-    TensorBoard follows a file that grows, so what is missing is appended, also after a kill in the middle of it; a file
-    that does not begin as this one is written anew.
+    TensorBoard follows a growing file, so missing events are appended, also after a kill during an append. A file of
+    the run with another beginning is written again.
 
     Args:
-        folder: where the event file lies; made where it is missing.
-        history: metrics of all finished epochs, with the time at which each ended in "finished_at".
-        ledger: what the run wrote.
+        folder: folder of the event file; created if it is missing.
+        history: metrics of all finished epochs, with the time of their end in "finished_at".
+        ledger: the files that the run wrote.
 
     Raises:
-        OccupiedError: a file that the run did not write is there.
+        OccupiedError: the file there was not written by the run.
         OSError: the file cannot be written.
     """
     folder.mkdir(exist_ok=True)
@@ -41,13 +47,13 @@ def write_events(folder: Path, history: list[dict[str, Any]], ledger: Ledger) ->
 
 
 def _appended(path: Path, content: bytes, ledger: Ledger) -> bool:
-    """Append what a run's event file lacks; False where none is there that begins as the content does."""
+    """Append the missing end of the content to the event file; return False if the file does not begin like it."""
     descriptor = open_regular(path, os.O_RDWR | os.O_APPEND)
     if descriptor is None:
         return False
     with open(descriptor, "r+b", buffering=0) as file:  # noqa: PTH123
         found = file.read(len(content) + 1)
-        # A run's own file never was shorter than its first record, and an empty one begins as anything does.
+        # A run's file is never shorter than its first record; an empty file is a prefix of any content.
         if len(found) < len(_records([])) or not content.startswith(found):
             return False
         ledger.add(path, hashlib.sha256(content).hexdigest())
@@ -56,7 +62,7 @@ def _appended(path: Path, content: bytes, ledger: Ledger) -> bool:
 
 
 def _records(history: list[dict[str, Any]]) -> bytes:
-    """The epochs as TensorBoard's records, equal bytes for equal metrics."""
+    """Return the epochs as records of an event file: equal bytes for equal metrics."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -80,6 +86,6 @@ def _shares(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _tag(name: str) -> str:
-    """test_l1 -> l1/test, so that TensorBoard draws training and held-out photos in one group."""
+    """Return the tag of a metric: test_l1 -> l1/test, so that TensorBoard groups training and held-out photos."""
     kind, _, rest = name.partition("_")
     return f"{rest}/{kind}" if kind in ("train", "test", "time") else name

@@ -1,6 +1,6 @@
-"""A generator read back from the fp32 ONNX file that was made of it, so that training can go on from a deployed model.
+"""A generator restored from an exported fp32 ONNX file, so that training can continue from a deployed model.
 
-Such a file has no batch norm: the exporter folds it into the convolutions. Training needs it back.
+The exporter folds batch norm into the convolutions; training needs it back.
 """
 
 import hashlib
@@ -18,34 +18,34 @@ from cgan.spec import ModelSpec, read_sidecar
 from cgan.training.checkpoint import check_trainable, load_generator
 
 PREFIX = "generator."
-"""What the names of the generator's weights begin with in an ONNX file, see `cgan.networks.GrayToRGB`."""
+"""Prefix of the names of the generator's weights in an ONNX file, from `cgan.networks.GrayToRGB`."""
 
 
 class ExportedGenerator(Generator):
-    """A generator whose batch norm only adds what was folded; `unfold_batch_norm` makes it fit to train."""
+    """A generator with folded weights, whose batch norm only adds the bias; `unfold_batch_norm` makes it trainable."""
 
 
 def load_network(source: Path) -> tuple[Generator, ModelSpec]:
-    """The generator of a run, a checkpoint or an exported fp32 ONNX file, in evaluation mode, and its contract.
+    """Load generator and contract of a run, a checkpoint or an exported fp32 ONNX file; the generator is in eval mode.
 
     Raises:
-        UserError: nothing there, or nothing of these.
+        UserError: there is no such file, or it is none of these.
         GateError: its weights were changed.
     """
     if not source.exists():
         raise UserError(
             f"{source}: found no such file, expected a run, a checkpoint or an exported fp32 .onnx; cgan-infer info "
-            "flowers prints where the one in the package lies"
+            "flowers prints where the packaged one is"
         )
     return load_exported(source) if source.suffix == ".onnx" else load_generator(source)
 
 
 def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
-    """The generator of an exported file, in evaluation mode, equal to it within rounding; and its contract.
+    """Load generator and contract of an exported file; the generator is in eval mode and equal to it up to rounding.
 
     Raises:
-        UserError: nothing there, or not one fp32 ONNX file of this project.
-        ChangedFileError: the file is not the one that its sidecar vouches for.
+        UserError: there is no such file, or it is not an fp32 ONNX file of this project.
+        ChangedFileError: the file has another digest than its sidecar names.
     """
     with needed(f"reading {path}", "export"):
         import onnx
@@ -74,7 +74,7 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
 
 
 def _fill(generator: ExportedGenerator, graph: Any, tensors: dict[str, Tensor]) -> None:
-    """Set the convolutions' weights, and what each adds as the offset of the batch norm behind it."""
+    """Set the convolutions' weights; the bias of each becomes the bias of the batch norm after it."""
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose") and len(node.input) == 3]
     added = {node.input[1]: tensors[node.input[2]] for node in convolutions}
     state = generator.state_dict()
@@ -83,27 +83,27 @@ def _fill(generator: ExportedGenerator, graph: Any, tensors: dict[str, Tensor]) 
         weight = f"{names[convolution]}.weight"
         state[weight] = tensors[PREFIX + weight]
         state[f"{names[norm or convolution]}.bias"] = added[PREFIX + weight]
-        if norm is not None:  # statistics are 0 and 1 in a new one
+        if norm is not None:  # the statistics of a new layer are 0 and 1
             state[f"{names[norm]}.weight"] = torch.full_like(norm.weight, (1 + norm.eps) ** 0.5)
     generator.load_state_dict(state)
 
 
 @torch.no_grad()
 def unfold_batch_norm(generator: ExportedGenerator, gray: Tensor) -> None:
-    """Give batch norm the statistics that photos have at its place, and the scale that undoes them.
+    """Set the statistics of batch norm from photos, with the weight and bias that cancel them.
 
-    What the generator answers stays the same in evaluation, and is nearly so in training, where statistics are those
-    of a batch.
+    The generator's output stays the same in eval mode, and nearly the same in training mode, where the statistics are
+    those of a batch.
 
     Args:
-        generator: on the device of `gray`.
+        generator: the generator, on the device of `gray`.
         gray: luma of training photos, N x 1 x H x W in [0, 1].
     """
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        # (x - old mean) / old deviation x weight + offset, written with the mean and the deviation of x.
+        # (x - old mean) / old deviation x weight + bias, rewritten with the mean and the deviation of x.
         slope = norm.weight / (norm.running_var + norm.eps).sqrt()
         norm.bias.add_((mean - norm.running_mean) * slope)
         norm.weight.copy_(slope * (variance + norm.eps).sqrt())
@@ -118,7 +118,7 @@ def unfold_batch_norm(generator: ExportedGenerator, gray: Tensor) -> None:
 
 
 def _convolutions(generator: Generator) -> list[tuple[nn.Module, nn.BatchNorm2d | None]]:
-    """Each convolution and the batch norm that follows it, which the head has not."""
+    """Return each convolution with the batch norm after it; None for the head, which has none."""
     modules = dict(generator.named_modules())
     found: list[tuple[nn.Module, nn.BatchNorm2d | None]] = []
     for name, module in modules.items():

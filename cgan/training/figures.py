@@ -1,4 +1,4 @@
-"""Pictures of a run: the sample grid and the curves."""
+"""Figures of a run: the sample grid and the curves."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ MARGIN = 2
 
 
 def sample_grid(gray: Tensor, prediction: Tensor, truth: Tensor) -> Image.Image:
-    """Photos side by side, ten to a row: gray above, prediction below it, truth at the bottom.
+    """Return a grid of photos, ten per row: gray at the top, prediction below, truth at the bottom.
 
     Args:
         gray: N x 1 x H x W in [0, 1].
@@ -21,7 +21,7 @@ def sample_grid(gray: Tensor, prediction: Tensor, truth: Tensor) -> Image.Image:
         truth: N x 3 x H x W in [0, 1].
 
     Returns:
-        An RGB image of up to ten columns and three rows for each ten photos.
+        An RGB image of up to ten columns, and three rows for every ten photos.
     """
     columns = min(COLUMNS, len(gray))
     blocks = []
@@ -46,14 +46,14 @@ CHARTS = (
         {"train_discriminator_accuracy": "training", "test_discriminator_accuracy": "held out"},
     ),
 )
-"""The report's four charts: title, and the label of each metric in it."""
+"""The charts of the original report: title, and the label of each metric."""
 
 
 def save_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw the CHARTS over the epochs as a PNG; a chart whose metrics were not measured says so.
+    """Draw the CHARTS over the epochs as a PNG; a chart without metrics has a note.
 
     Args:
-        history: metrics of each epoch; FID is a dict with its value.
+        history: metrics of each epoch.
         path: the file to write.
     """
     from matplotlib.figure import Figure  # not pyplot, which keeps every figure in memory
@@ -76,5 +76,5 @@ def save_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def scalar(value: Any) -> float:
-    """A metric's number: itself, or the value of one that carries its fingerprint."""
+    """Return the number of a metric, which may be a dict of value and fingerprint."""
     return float(value["value"] if isinstance(value, dict) else value)

@@ -1,4 +1,4 @@
-"""The files that a run wrote, by name and digest: what it may replace."""
+"""The ledger of a run: names and digests of the files that it wrote and may replace."""
 
 import os
 import re
@@ -18,18 +18,18 @@ _PART = re.compile(rb"[0-9a-f]{1,64}|[0-9a-f]{64} (?: [^\n]*)?")
 class Ledger:
     """A text file in a folder with a line for each file that was written there: its SHA-256 digest and its name.
 
-    A line is on disk before its file gets its name, so a file of the folder that is not in the ledger is another
-    program's, also after a kill. Lines are only ever added: a file of an earlier backup stays known.
+    A line is on disk before its file gets its name, so a file that is not in the ledger is another program's, even
+    after a kill. Lines are never removed, so a file restored from a backup is still known.
 
     Args:
-        path: the ledger; names are relative to its folder.
+        path: the ledger file; names are relative to its folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def check(self) -> None:
-        """Check that there is no ledger yet, or one.
+        """Check that the file is a ledger or missing.
 
         Raises:
             OccupiedError: it is another program's file.
@@ -38,17 +38,17 @@ class Ledger:
         self._content()
 
     def begin(self, files: Iterable[Path]) -> None:
-        """Begin a ledger with files that are there already: with all of them or, after a kill too, not at all.
+        """Create a ledger of existing files: with all of them or, even after a kill, not at all.
 
         Raises:
-            OccupiedError: there is one already.
+            OccupiedError: there is a ledger already.
             OSError: a file cannot be read, or the ledger cannot be written.
         """
         with atomic_path(self.path, ()) as temporary:
             temporary.write_bytes(b"".join(self._line(file, file_sha256(file)) for file in files))
 
     def knows(self, file: Path) -> bool:
-        """Return True if a file is one that was written under its name.
+        """Return True if a file has a content that the run wrote under its name.
 
         Raises:
             OccupiedError: the ledger is another program's file.
@@ -61,11 +61,11 @@ class Ledger:
         return found is not None and found.sha256 in self._digests(file)
 
     def has(self, sha256: str) -> bool:
-        """Return True if a content was written here, under whatever name."""
+        """Return True if the run wrote a content, under any name."""
         return any(line.startswith(sha256) for line in self._lines())
 
     def add(self, file: Path, sha256: str) -> None:
-        """Note the digest of a file that is about to get its name.
+        """Add the digest of a file that is about to get its name.
 
         Raises:
             OSError: the ledger cannot be written.
@@ -82,10 +82,10 @@ class Ledger:
 
     @contextmanager
     def atomic_path(self, file: Path) -> Iterator[Path]:
-        """As `cgan.files.atomic_path`; it replaces nothing but what was written under that name.
+        """Yield a temporary path as `cgan.files.atomic_path` does; only contents that the run wrote are replaced.
 
         Raises:
-            OccupiedError: something else lies there.
+            OccupiedError: something else has that name.
             OSError: the file or the ledger cannot be written.
         """
         with atomic_path(file, self._digests(file)) as temporary:
@@ -101,7 +101,7 @@ class Ledger:
         return self._content()[1].decode(errors="replace").split("\n")[:-1]
 
     def _content(self) -> tuple[bytes, bytes]:
-        """Content of the ledger, and its finished lines."""
+        """Return the bytes of the ledger, and its finished lines."""
         found = read_regular(self.path) or b""
         whole = whole_lines(found, _LINES, _PART)
         if whole is None:

@@ -1,7 +1,6 @@
 """The training loop: setup, train_epoch, fit.
 
-Everything random is a function of the seed and the epoch, so a resumed run goes on exactly as an
-uninterrupted one would.
+All random choices are functions of the seed and the epoch, so a resumed run equals an uninterrupted one.
 """
 
 import copy
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,28 +27,28 @@ from cgan.training.distributed import World
 from cgan.training.epoch_writer import EpochWriter
 from cgan.training.evaluation import calibrate_batch_norm, evaluate
 from cgan.training.figures import sample_grid
+from cgan.training.run import Metrics, Run, build, environment
 from cgan.training.run_folder import RunFolder
-from cgan.training.state import Metrics, Run, build, environment
 from cgan.training.steps import Batch, Losses, train_step
 from cgan.training.stopwatch import Stopwatch
 
 HELD_OUT_PHOTOS = 64
-"""Held-out photos that a run keeps, in gray, so that its exports can be compared on them."""
+"""Held-out photos that a run keeps in gray, to compare its exports on them."""
 
 SAMPLE_PHOTOS = 20
 """Held-out photos in the sample grid."""
 
 CHECK_EVERY = 20
-"""Steps between looks at the losses on a GPU; each look waits for it. On the CPU every step is looked at."""
+"""Steps between checks of the losses on a GPU, because a check waits for the GPU. On the CPU every step is checked."""
 
 PHASES = ("data", "forward", "backward", "step", "evaluation")
-"""Phases of an epoch whose shares of its time are recorded."""
+"""Phases of an epoch; their shares of its time are recorded."""
 
 WRITES_BESIDE = ("cuda",)
-"""Devices that train while an epoch is written; on the CPU the two would share the cores."""
+"""Devices that train while the last epoch is written; on the CPU writing would compete for the cores."""
 
 OnStep = Callable[[int, int, int, dict[str, float]], None]
-"""Called with (epoch, photos done in it, photos in it, mean losses so far)."""
+"""Called with (epoch, finished photos, photos of the epoch, mean losses so far)."""
 
 
 def setup(
@@ -59,32 +59,26 @@ def setup(
     world: World | None = None,
     start: Generator | None = None,
 ) -> Run:
-    """Networks, optimisers and data of a run, and its folder; from the last checkpoint with `resume`.
+    """Build the networks, optimisers and data of a run, and create its folder; with `resume` load its last epoch.
 
     Args:
-        folder: the run folder; it must not hold a run yet, or hold this one with `resume`.
-        config: resolved configuration (see `cgan.training.state.resolve`).
+        folder: the run folder; without `resume` it must be free, with `resume` it holds this run.
+        config: resolved configuration (see `cgan.training.run.resolve`).
         photos: prepared photos of config.size.
-        resume: go on after the last finished epoch.
+        resume: continue after the last finished epoch.
         world: the processes that train together; this one alone when None.
-        start: the generator to begin with (see `cgan.training.state.begin_with`); random weights when None.
+        start: the generator to begin with (see `cgan.training.run.begin_with`); random weights when None.
 
     Raises:
-        UserError: too few photos, or all near gray, another run in the folder, or a resumed run of other options or
-            photos, or without the --init that it has to begin with again.
+        UserError: there are too few photos, all are near gray, the folder holds another run, or a resumed run has
+            other options or photos, or lacks its --init.
         GateError: the folder cannot be written.
     """
     world = world or World()
     parts = split(photos.sha256, config.test_fraction, config.seed)
     if not resume:
         _refuse_gray(photos, parts)
-    if config.fid and len(parts.test) < 2:
-        raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
-    if min(len(parts.train), config.batch_size) < world.size:
-        raise UserError(
-            f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
-            f"{world.size}, one photo for each process; start fewer"
-        )
+    _refuse_too_few(config, parts, world)
     run = build(RunFolder(folder), config, photos, parts, world, start)
     photos_sha256 = json_sha256(list(zip(photos.names, photos.sha256, strict=True)))
     if world.from_main(photos_sha256) != photos_sha256:
@@ -98,30 +92,51 @@ def setup(
     if not resume:
         if world.main:
             run.folder.create(records)
-        return run
+    else:
+        _resume(run, records, has_start=start is not None)
+    return run
+
+
+def _resume(run: Run, records: dict[str, Any], has_start: bool) -> None:
+    """Load the last finished epoch from the run folder, and bring the folder's files up to date with it.
+
+    Args:
+        run: a new run from `build`.
+        records: JSON values by file name, as they must be in the folder.
+        has_start: True if --init was given again.
+
+    Raises:
+        UserError: the folder holds another run, or the run needs its --init again.
+        GateError: the folder cannot be written.
+    """
     run.folder.check_resumable(records)
     progress = run.folder.load(run.networks, run.optimizers)
     if progress:
         run.history, run.steps = progress["history"], progress["steps"]
         run.scaler.load_state_dict(progress["scaler"])
-    elif config.init_sha256 and start is None:
+    elif run.config.init_sha256 and not has_start:
         raise UserError("--resume: found no finished epoch to go on after, and an --init before; give the same --init")
-    run.folder.check_epochs(config, run.history)
-    world.wait()  # all have read before one writes
-    if world.main:
+    run.folder.check_epochs(run.config, run.history)
+    run.world.wait()  # every process has read before the main process writes
+    if run.world.main:
         run.folder.adopt()
         run.folder.check_own()
         run.folder.write_records(records)
         if run.history:
             _published(run)()
-    return run
 
 
 def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None = None) -> Metrics:
-    """One pass over the training photos; both networks are stepped once a batch, in the warm-up only the generator.
+    """Train for one epoch: a step of both networks per batch; in the warm-up only of the generator.
+
+    Args:
+        run: the run.
+        epoch: counted from 1.
+        watch: measures the phases.
+        on_step: called with the progress within the epoch.
 
     Returns:
-        Mean losses, gradient norms and discriminator accuracy over the photos of all processes; images a second.
+        Mean losses, gradient norms and discriminator accuracy over the photos of all processes; images per second.
 
     Raises:
         GateError: a loss or a gradient is not finite; nothing of this epoch is saved.
@@ -155,15 +170,15 @@ def fit(
     on_step: OnStep | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
 ) -> None:
-    """Train until config.epochs are done; after each epoch calibrate, evaluate, save and draw.
+    """Train up to config.epochs; after each epoch calibrate batch norm, evaluate and write the files.
 
-    On a GPU an epoch is written while the next one trains: written first, files took 2 of the 5 s of epochs 55 to 62 in
-    benchmarks/results/flowers-report-h200.jsonl.
+    On a GPU an epoch is written while the next one trains. Without this overlap, files took 2 of the 5 s of epochs 55
+    to 62 in benchmarks/results/flowers-report-h200.jsonl.
 
     Args:
-        run: the state to go on from.
-        features: network for FID and KID; without it they are not measured.
-        on_step: progress within an epoch.
+        run: the run, new or resumed.
+        features: feature network of FID and KID; None to leave them out.
+        on_step: called with the progress within an epoch.
         on_epoch: called with an epoch's metrics when they and its weights are on disk; in processes that do not write,
             when the epoch is over.
 
@@ -189,7 +204,7 @@ def fit(
             metrics["time_shares"] = {name: shares.get(name, 0.0) for name in PHASES}
             metrics["finished_at"] = time.time()
             run.history.append(metrics)
-            writer.finish()  # before copies are made of this one, so that memory never holds those of two
+            writer.finish()  # before this epoch is copied, so that memory never holds the copies of two epochs
             writer.write(_saved(run) if run.world.main else None, metrics)
             if run.device.type not in WRITES_BESIDE:
                 writer.finish()
@@ -198,7 +213,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Planned:
-    """What one step of an epoch will see, in this process."""
+    """The photos and random choices of one step, in this process."""
 
     indices: Tensor
     flip: Tensor | None
@@ -211,20 +226,20 @@ class _Planned:
     """Photos of the step over all processes."""
 
     def batch(self, pixels: Tensor) -> Batch:
-        """What the step gets, on the device of its photos."""
+        """Return the batch of the step, on the device of its photos."""
         drawn = (self.crop, self.sharpen, self.expose)
         crop, sharpen, expose = (None if values is None else values.to(pixels.device) for values in drawn)
         return Batch(pixels, self.mix.to(pixels.device), self.weight, crop, sharpen, expose)
 
 
 def _plan(run: Run, epoch: int) -> list[_Planned]:
-    """All steps of an epoch; the photos, flips and mixes of a step do not depend on the number of processes."""
+    """Draw all steps of an epoch; their photos and random choices do not depend on the number of processes."""
     config, world = run.config, run.world
     random = torch.Generator().manual_seed(epoch_seed(config.seed, epoch))
     plan = []
     for indices in run.epoch_batches(epoch):
         flip, mix = torch.rand(len(indices), generator=random) < 0.5, torch.rand(len(indices), generator=random)
-        # Drawn only where it is wanted, so that runs without it stay what they were.
+        # Drawn only if the option is on, so that runs without it are not changed.
         sharpen = torch.rand(len(indices), generator=random) * (1 + config.sharpness) - 1 if config.sharpness else None
         crop = torch.rand(len(indices), 3, generator=random) if config.crop < 1 else None
         if crop is not None:
@@ -249,7 +264,7 @@ def _plan(run: Run, epoch: int) -> list[_Planned]:
 
 
 class _Tally:
-    """Sums of an epoch's losses, kept on the device, and the first step at which one was not finite."""
+    """Sums of an epoch's losses on the device, and the first step with a loss that is not finite."""
 
     def __init__(self, run: Run, epoch: int) -> None:
         self.run = run
@@ -270,7 +285,7 @@ class _Tally:
         values = torch.stack([value.double() for value in losses.values()])
         finite = values.isfinite()
         if self.run.scaler.is_enabled():
-            # fp16 finds the largest scale that works by trying: a step whose gradients overflow is left out.
+            # The gradient scaler searches for the largest scale: it skips a step whose gradients overflow.
             norms = torch.tensor([name.endswith("gradient_norm") for name in self._names], device=finite.device)
             self._skipped = self._skipped + (norms & ~finite).any()
             values, finite = values.where(finite | ~norms, 0), finite | norms
@@ -278,7 +293,7 @@ class _Tally:
         self._first_broken = torch.where((self._first_broken == 0) & ~finite, self._step, self._first_broken)
 
     def check(self) -> None:
-        """Raise GateError if a loss or a gradient was not finite; waits for the device."""
+        """Raise GateError if a loss or a gradient was not finite; this waits for the device."""
         first = self._first_broken.tolist()
         steps = [int(step) for step in first if step]
         if steps:
@@ -288,25 +303,32 @@ class _Tally:
             _refuse_broken(self.run, ["fp16 gradients"], f"at any scale by step {self._step} of epoch {self.epoch}")
 
     def means(self) -> dict[str, float]:
-        """Means over this process's photos so far; waits for the device."""
+        """Return means over this process's photos so far; this waits for the device."""
         return dict(zip(self._names, (self._sums / max(1, self._mine)).tolist(), strict=True))
 
     def reduce(self) -> dict[str, float]:
-        """Means over the photos of all processes, and the steps left out."""
+        """Return means over the photos of all processes, and the number of skipped steps."""
         totals = self.run.world.sum(torch.cat([self._sums, self._sums.new_tensor([self._mine])]))
         means = dict(zip(self._names, (totals[:-1] / totals[-1]).tolist(), strict=True))
         return means | ({"skipped_steps": int(self._skipped)} if self.run.scaler.is_enabled() else {})
 
 
-def _refuse_gray(photos: Photos, parts: Split) -> None:
-    """Refuse photos from which nothing is learned, or by which nothing of it is seen.
+def _refuse_too_few(config: TrainConfig, parts: Split, world: World) -> None:
+    """Raise UserError for fewer photos than FID or the processes need."""
+    if config.fid and len(parts.test) < 2:
+        raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
+    if min(len(parts.train), config.batch_size) < world.size:
+        raise UserError(
+            f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
+            f"{world.size}, one photo for each process; start fewer"
+        )
 
-    Raises:
-        UserError: all photos, all training photos or all held-out ones are near gray.
-    """
+
+def _refuse_gray(photos: Photos, parts: Split) -> None:
+    """Raise UserError if all photos, all training photos or all held-out photos are near gray."""
     count = len(photos.names)
     if len(photos.near_gray) == count:
-        raise UserError(f"all {count} photos are near gray: they teach no colours; give photos in colour")
+        raise UserError(f"all {count} photos are near gray: colours cannot be learned from them; give photos in colour")
     for name, indices in (("training", parts.train), ("held-out", parts.test)):
         if photos.near_gray.issuperset(indices):
             raise UserError(
@@ -321,7 +343,7 @@ _MUST_BE_FINITE = ("test_l1", "test_discriminator_loss")
 
 def _refuse_broken(run: Run, broken: list[str], when: str) -> None:
     if broken:
-        last = run.folder.generator_file if run.history else "none yet"  # it may still be on its way to the disk
+        last = run.folder.generator_file if run.history else "none yet"  # it may not be written yet
         raise GateError(
             f"{', '.join(broken)} not finite {when}; last good checkpoint: {last}; "
             "try a smaller --lr, --precision fp32, or --gradient-penalty or --weight-clip with --gan-loss wasserstein"
@@ -329,13 +351,13 @@ def _refuse_broken(run: Run, broken: list[str], when: str) -> None:
 
 
 def _saved(run: Run) -> Callable[[], None]:
-    """What writes the epoch that has just ended, from copies of all that the next one changes."""
+    """Return a function that writes the finished epoch, from copies of all that the next epoch changes."""
     tensors = training_tensors(run.networks, run.optimizers)
     progress = {"history": list(run.history), "steps": run.steps, "scaler": run.scaler.state_dict()}
     publish = _published(run)
 
     def write() -> None:
-        run.folder.save(tensors, progress)  # first: all else can be made from it again
+        run.folder.save(tensors, progress)  # first, because all other files can be made from it
         publish()
 
     return write
@@ -343,7 +365,7 @@ def _saved(run: Run) -> Callable[[], None]:
 
 @torch.no_grad()
 def _published(run: Run) -> Callable[[], None]:
-    """What writes what users read after an epoch, from copies of all that the next one changes."""
+    """Return a function that writes the files for users, from copies of all that the next epoch changes."""
     held_out = run.photos(torch.tensor(run.split.test[:HELD_OUT_PHOTOS]))
     photos = held_out[:SAMPLE_PHOTOS].to(run.device)
     gray, _ = run.gray_and_truth(photos)

@@ -1,4 +1,4 @@
-"""The folder of a run: its records, checkpoints, metrics and samples on disk."""
+"""The run folder: records, checkpoints, metrics and samples on disk, and how --resume reads them."""
 
 import contextlib
 import json
@@ -35,20 +35,20 @@ from cgan.training.figures import save_curves
 from cgan.training.ledger import LEDGER_FILE, Ledger
 
 LOCK_FILE = ".lock"
-"""A file of marks (see `cgan.marks`) that the process that trains here keeps locked."""
+"""A file of marks (see `cgan.marks`), locked by the process that trains in the folder."""
 
 RECORD_FILES = frozenset({"split.json", "environment.json", "config.json"})
-"""What a start writes; a run that finished no epoch has no more."""
+"""The files written at the start; a run without a finished epoch has no others."""
 
 MAY_CHANGE = frozenset({"epochs"})
-"""Options that a resumed run may have other than the run it goes on with."""
+"""Options that may differ when a run is resumed."""
 
 
 class RunFolder:
     """RUN: config.json, split.json, environment.json, metrics.jsonl, curves.png, checkpoints/, samples/, tensorboard/.
 
-    Every file appears whole or not at all, and replaces nothing but what this run wrote. The training state alone holds
-    all that --resume needs, the metrics included, so a kill between two files loses nothing.
+    Every file appears whole or not at all, and replaces only what this run wrote. The training state holds all that
+    --resume needs, including the metrics, so a kill between two files loses nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,10 +65,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out while this one trains here. A folder that stays empty is removed again.
+        """Lock the folder against other processes during the block. A folder that stays empty is removed again.
 
         Raises:
-            UserError: another one trains here, or the folder cannot be written.
+            UserError: another process trains in it, or the folder cannot be written.
             GateError: the disk is full.
         """
         new = not self.path.exists()
@@ -80,24 +80,23 @@ class RunFolder:
                     has_locks = stack.enter_context(noted(lock, Sharing.REFUSED, self._remove_leftovers))
                 except BlockingIOError:
                     raise UserError(
-                        f"{self.path}: found another cgan-train at work in it; wait for it, or use another --out"
+                        f"{self.path}: found another cgan-train that trains in it; wait for it, or use another --out"
                     ) from None
             if not has_locks:
                 print(
-                    f"warning: {self.path}: its file system has no locks; see to it that no other cgan-train works "
-                    "in it",
+                    f"warning: {self.path}: its file system has no locks; make sure that no other cgan-train uses it",
                     file=sys.stderr,
                 )
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # it is gone, or another process has come here meanwhile
+                with contextlib.suppress(OSError):  # it is gone, or another process uses it
                     if new and not any(entry != lock for entry in self.path.iterdir()):
                         lock.unlink()
                         self.path.rmdir()
 
     def check_free(self) -> None:
-        """Check that a new run may begin here: nothing is there, or a run that never finished an epoch.
+        """Check that a new run can begin here: the folder is free, or holds a run that finished no epoch.
 
         Raises:
             UserError: the folder holds something else.
@@ -110,7 +109,7 @@ class RunFolder:
             self.ledger.check()
             read_marks(self.path / LOCK_FILE)
             free = all(map(self._is_of_a_start, self.path.iterdir()))
-        except OSError:  # what cannot be read is not this project's
+        except OSError:  # unreadable files are not this project's
             free = False
         if not free:
             raise UserError(
@@ -118,7 +117,7 @@ class RunFolder:
             )
 
     def _is_of_a_start(self, entry: Path) -> bool:
-        """Return True if a file or folder in RUN is one that a run has before its first epoch is finished."""
+        """Return True if an entry of RUN can exist before the first epoch is finished."""
         if entry == self.checkpoints:
             return entry.is_dir() and all(map(self._is_left, entry.iterdir()))
         if entry.name in RECORD_FILES:
@@ -126,14 +125,14 @@ class RunFolder:
         return entry.name in (LOCK_FILE, LEDGER_FILE) or self._is_left(entry)
 
     def _is_left(self, entry: Path) -> bool:
-        """Return True if a file is a temporary one that an ended process of this run left."""
+        """Return True if a file is a temporary file of an ended process of this run."""
         return temporary_mark(entry.name) in read_marks(self.path / LOCK_FILE) and not entry.is_dir()
 
     def config(self) -> dict[str, Any]:
-        """The run's configuration; options that did not exist when it began have their defaults.
+        """Return the run's configuration; options that are newer than the run have their defaults.
 
         Raises:
-            UserError: there is none, or it is not one.
+            UserError: there is no configuration, or the file is not one.
         """
         config = self._read("config.json")
         defaults = TrainConfig().to_json()
@@ -146,10 +145,10 @@ class RunFolder:
         return {**defaults, **config}
 
     def resumed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The run's configuration with what may change of the options that are given now; "auto" is what it was.
+        """Return the run's configuration with the given options that may change; "auto" keeps the run's value.
 
         Raises:
-            UserError: no run here, or options that may not change.
+            UserError: there is no run here, or an option must not change.
         """
         config = self.config()
         named = {name: value for name, value in given.items() if value != "auto"}
@@ -157,20 +156,20 @@ class RunFolder:
         return config | named
 
     def create(self, records: Mapping[str, Any]) -> None:
-        """Begin a run; `records` are file names and their JSON values, config.json last.
+        """Create the run: write `records`, JSON values by file name, config.json last.
 
         Raises:
-            UserError: the folder holds something, or cannot be written.
+            UserError: the folder is not free, or cannot be written.
             GateError: the disk is full.
         """
         self.check_free()
         self.write_records(records)
 
     def check_resumable(self, records: Mapping[str, Any]) -> None:
-        """Check that the run here is the one of `records`, the number of epochs apart.
+        """Check that the run here has these records, except for the number of epochs.
 
         Raises:
-            UserError: no run here, or one of other options or photos.
+            UserError: there is no run here, or one with other options or photos.
         """
         config = self.config()
         new = records["config.json"]
@@ -181,7 +180,7 @@ class RunFolder:
             )
 
     def adopt(self) -> None:
-        """Begin the ledger of a run that an earlier version began: the files under the names of a run are the run's.
+        """Create the ledger of a run of an earlier version: all files with the names of a run are taken as its own.
 
         Raises:
             UserError: the ledger cannot be written.
@@ -194,28 +193,28 @@ class RunFolder:
                 self.ledger.begin(file for file in files if file.is_file() and not file.is_symlink())
 
     def check_own(self) -> None:
-        """Check, before anything slow begins, that no file of another program has the name of one that is replaced.
+        """Check, before anything slow begins, that all files that will be replaced are the run's own.
 
         Raises:
-            UserError: one has.
+            UserError: a file is another program's.
         """
         with self._writing():
             for file in self._fixed_files():
                 if os.path.lexists(file) and not self.ledger.knows(file):
                     raise OccupiedError(file, "another file")
-            look_at(self.events / events.FILE)  # it may be unfinished, but is a file
+            look_at(self.events / events.FILE)  # it may be unfinished, but must be a regular file
 
     def _fixed_files(self) -> tuple[Path, ...]:
-        """What is written again after each epoch, the event file aside, which grows."""
+        """Return the files that are written again after each epoch, without the event file, which grows."""
         records = (self.path / name for name in sorted(RECORD_FILES))
         checkpoints = (self.training_file, self.generator_file, self.checkpoints / BEST_FILE)
         return (*records, *checkpoints, self.metrics_file, self.curves_file)
 
     def check_epochs(self, config: TrainConfig, history: list[dict[str, Any]]) -> None:
-        """Check that a resumed run can get as many epochs as `config` wants.
+        """Check that a resumed run can train for the epochs of `config`.
 
         Raises:
-            UserError: it has more already, or its learning rate has begun to fall towards another end.
+            UserError: it has more epochs already, or its learning rate has begun to fall for another number.
         """
         done, old = len(history), self.config()["epochs"]
         if config.epochs < done:
@@ -227,10 +226,10 @@ class RunFolder:
             )
 
     def load(self, networks: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> dict[str, Any] | None:
-        """Restore the last finished epoch into networks and optimisers; its progress, or None before the first.
+        """Load the last finished epoch into networks and optimisers; return its progress, None before the first epoch.
 
         Raises:
-            UserError: the training state is not one of this run, or is missing beside what it was written before.
+            UserError: the training state is not this run's, or it is missing although epochs are finished.
         """
         if self.training_file.exists():
             return load_training(self.training_file, networks, optimizers)
@@ -245,14 +244,14 @@ class RunFolder:
         """Write the training state after an epoch.
 
         Args:
-            tensors: see `cgan.training.checkpoint.training_tensors`.
-            progress: JSON values; "history" is a list of metrics, one for each epoch.
+            tensors: from `cgan.training.checkpoint.training_tensors`.
+            progress: JSON values; "history" is the list of each epoch's metrics.
         """
         with self._writing(GateError), self.ledger.atomic_path(self.training_file) as path:
             save_training(path, tensors, progress)
 
     def keep_held_out(self, gray: NDArray[np.uint8]) -> None:
-        """Write held-out photos, N x 1 x size x size, unless they are there: they are the same after every epoch."""
+        """Write held-out photos, N x 1 x size x size, unless they exist; they are the same after every epoch."""
         if not self.held_out_file.exists():
             with self._writing(GateError), self.ledger.atomic_path(self.held_out_file) as path, path.open("wb") as file:
                 np.save(file, gray)
@@ -260,13 +259,13 @@ class RunFolder:
     def publish(
         self, generator: Generator, config: TrainConfig, history: list[dict[str, Any]], samples: Image.Image
     ) -> None:
-        """Write what users read after an epoch: checkpoints to export, metrics, samples, curves, events.
+        """Write the files for users after an epoch: checkpoints, metrics, samples, curves, events.
 
         Args:
-            generator: the one to export.
+            generator: the generator to export.
             config: its configuration.
             history: metrics of all finished epochs.
-            samples: the sample grid of the last one.
+            samples: sample grid of the last epoch.
         """
         epoch = len(history)
         with self._writing(GateError):
@@ -288,6 +287,12 @@ class RunFolder:
             events.write_events(self.events, history, self.ledger)
 
     def write_records(self, records: Mapping[str, Any]) -> None:
+        """Write JSON values by file name.
+
+        Raises:
+            UserError: they cannot be written.
+            GateError: the disk is full.
+        """
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             for name, values in records.items():
@@ -303,40 +308,40 @@ class RunFolder:
             raise UserError(f"--resume: {self.path / name} cannot be read ({error}); {advice}") from error
 
     def _remove_leftovers(self, marks: frozenset[str]) -> None:
-        """Remove what ended processes left in the middle of a file."""
+        """Remove the temporary files of ended processes."""
         for folder in (self.path, self.checkpoints, self.samples, self.events):
             if folder.is_dir():
                 remove_temporaries(folder, marks, self.ledger.has)
 
     @contextmanager
     def _writing(self, kind: type[UserError] | None = None) -> Iterator[None]:
-        """What cannot be written becomes an error of this kind; None: as `cannot_write` has it of a request."""
+        """Turn errors of writing into errors of this kind; with None, into the default of `cannot_write`."""
         try:
             yield
         except OccupiedError as error:
             raise (kind or UserError)(
-                f"{error.filename}: found what this run did not write, and left it as it is; move it away, then give "
-                "the command again, with --resume if the run has begun"
+                f"{error.filename}: found what this run did not write, and left it as it is; move it away, then "
+                "run the command again, with --resume if the run has begun"
             ) from error
         except OSError as error:
             raise cannot_write(self.path, error, kind) from error
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: the PSNR of gray photos becomes null."""
+    """Replace values that are not finite by None, such as the PSNR of gray photos: JSON has no infinity."""
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in metrics.items()}
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Return True if a value from JSON is of an option's type; a number that happens to be whole may stand for any."""
+    """Return True if a value from JSON has an option's type; an int is valid for a float."""
     return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
 def _refuse_changes(config: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Check that a resumed run has the options of the one that it goes on with.
+    """Check that a resumed run has the options of the original run.
 
     Raises:
-        UserError: it has others.
+        UserError: it has other options.
     """
     changed = {key: (config[key], new[key]) for key in new if key not in MAY_CHANGE and config[key] != new[key]}
     if "init_sha256" in changed:

@@ -1,4 +1,4 @@
-"""One training step: the discriminator's, the generator's, and what keeps the discriminator in bounds."""
+"""One training step: the discriminator's step with its penalties, and the generator's step."""
 
 from dataclasses import dataclass
 
@@ -14,42 +14,48 @@ from cgan.losses import (
     r1_penalty,
     reconstruction_loss,
 )
-from cgan.training.state import Run
+from cgan.training.run import Run
 from cgan.training.stopwatch import Stopwatch
 
 Losses = dict[str, Tensor]
-"""Named scalars of one step, means over this process's photos."""
+"""Scalars of one step by name, means over this process's photos."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's part of one step's photos."""
+    """This process's shard of one step's photos, and their random choices."""
 
     pixels: Tensor
     """N x 3 x size x size uint8, on the device."""
     mix: Tensor
     """N values in [0, 1] for the gradient penalty."""
     weight: float
-    """N relative to its mean over the processes: their gradients are averaged as if all had as many photos."""
+    """N relative to its mean over the processes. It corrects the average of their gradients, which is unweighted."""
     crop: Tensor | None = None
-    """N x 3 boxes for `cgan.data.augment.cropped`, None for whole photos."""
+    """N x 3 boxes for `cgan.data.augment.cropped`; None for whole photos."""
     sharpen: Tensor | None = None
-    """N amounts for `cgan.data.augment.sharpened`, None to leave the generator's input as it is."""
+    """N amounts for `cgan.data.augment.sharpened`; None for no change."""
     expose: Tensor | None = None
-    """N powers for `cgan.data.augment.exposed`, None to leave the photos as they are."""
+    """N powers for `cgan.data.augment.exposed`; None for no change."""
 
 
 def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses:
-    """One step of each network; the generator is stepped on the updated discriminator.
+    """Step each network once, the generator after the discriminator.
 
-    In the warm-up, and without a discriminator, the generator is stepped on L1 alone.
+    In the warm-up, and without a discriminator, the generator learns from L1 alone.
+
+    Args:
+        run: the run, whose networks and optimisers are updated.
+        batch: photos of this process.
+        watch: measures the phases.
+        warmup: True in warm-up epochs.
     """
     with watch.phase("data"):
         pixels = batch.pixels if batch.crop is None else cropped(batch.pixels, batch.crop)
         if batch.expose is not None:
             pixels = exposed(pixels, batch.expose)
         gray, truth = run.gray_and_truth(pixels)
-        # The losses and the discriminator go by the photo's own luma.
+        # The losses and the discriminator see the photo's original luma.
         seen = gray if batch.sharpen is None else sharpened(gray, batch.sharpen)
     with watch.phase("forward"), run.autocast():
         colors = run.in_loss_space(gray, run.stepped["generator"](seen))
@@ -57,9 +63,9 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
     adversarial: Tensor | None = None
     if run.discriminator is not None and not warmup:
         losses |= _discriminator_step(run, run.discriminator, batch, gray, truth, colors.detach(), watch)
-        run.discriminator.requires_grad_(False)  # its weights' gradients are not needed here
+        run.discriminator.requires_grad_(False)  # the generator's step needs no gradients of its weights
         with watch.phase("forward"), run.autocast():
-            # Not through run.stepped: a network whose weights need no gradient has none to average.
+            # Not run.stepped: DistributedDataParallel needs weights with gradients.
             logits = run.compiled["discriminator"](torch.cat([gray, colors], 1))
             adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits)
     l1 = reconstruction_loss(colors, truth)
@@ -83,21 +89,21 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
 def _discriminator_step(
     run: Run, discriminator: nn.Module, batch: Batch, gray: Tensor, truth: Tensor, colors: Tensor, watch: Stopwatch
 ) -> Losses:
-    config, judge = run.config, run.stepped["discriminator"]
+    config, network = run.config, run.stepped["discriminator"]
     with watch.phase("forward"):
         with run.autocast():
-            real_logits, fake_logits = judge(torch.cat([gray, truth], 1)), judge(torch.cat([gray, colors], 1))
+            real_logits, fake_logits = network(torch.cat([gray, truth], 1)), network(torch.cat([gray, colors], 1))
         loss = GAN_LOSSES[config.gan_loss].discriminator(real_logits, fake_logits, config.label_smoothing)
         losses = {
             "discriminator_loss": loss.detach(),
             "discriminator_accuracy": discriminator_accuracy(real_logits.detach(), fake_logits.detach()),
         }
-        # The penalties are computed in fp32: they differentiate twice, which half precision rounds away.
+        # The penalties are in fp32: their second derivatives are too inexact in half precision.
         if config.r1:
-            losses["r1"] = penalty = r1_penalty(judge, gray, truth)
+            losses["r1"] = penalty = r1_penalty(network, gray, truth)
             loss = loss + config.r1 * penalty
         if config.gradient_penalty:
-            losses["gradient_penalty"] = penalty = gradient_penalty(judge, gray, truth, colors, batch.mix)
+            losses["gradient_penalty"] = penalty = gradient_penalty(network, gray, truth, colors, batch.mix)
             loss = loss + config.gradient_penalty * penalty
     losses["discriminator_gradient_norm"] = _step(run, "discriminator", loss * batch.weight, watch)
     if config.weight_clip:
@@ -108,7 +114,7 @@ def _discriminator_step(
 
 
 def _step(run: Run, name: str, loss: Tensor, watch: Stopwatch) -> Tensor:
-    """Step one network down the gradient of a loss; the gradient's norm before it."""
+    """Step one network along the negative gradient of a loss; return the norm of the gradient."""
     optimizer = run.optimizers[f"{name}_adam"]
     with watch.phase("backward"):
         optimizer.zero_grad(set_to_none=True)
@@ -125,6 +131,6 @@ def _step(run: Run, name: str, loss: Tensor, watch: Stopwatch) -> Tensor:
 def _update_average(run: Run) -> None:
     if run.average is None:
         return
-    # The first steps weigh more, or the initial weights would stay in the average for 1 / (1 - decay) steps.
+    # The first steps have a smaller decay; otherwise the initial weights would remain for 1 / (1 - decay) steps.
     decay = min(run.config.ema, (1 + run.steps) / (10 + run.steps))
     torch._foreach_lerp_(list(run.average.parameters()), list(run.generator.parameters()), 1 - decay)

@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes."""
+"""A stopwatch for the phases of an epoch."""
 
 import time
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import torch
 
 
 class Stopwatch:
-    """Seconds spent in named phases that do not overlap.
+    """Measures the seconds in named phases that do not overlap.
 
-    On a GPU the phases are measured by events in its stream, so that nothing waits for it: the host's own delays show
-    as the GPU's idle time in the phase that had them.
+    On a GPU the phases are measured by events in its stream, so that the host does not wait. Delays of the host count
+    as idle time of the GPU in the same phase.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,7 +22,7 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the block's time as that of phase `name`."""
+        """Add the time of the block to the phase `name`."""
         if self.device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             begin.record()
@@ -35,7 +35,7 @@ class Stopwatch:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase so far; waits for the device."""
+        """Return the seconds of each phase so far; this waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         for name, begin, end in self._events:
@@ -44,11 +44,11 @@ class Stopwatch:
         return dict(self._seconds)
 
     def total(self) -> float:
-        """Seconds since the watch was made."""
+        """Return the seconds since the stopwatch was created."""
         return time.perf_counter() - self._started
 
     def shares(self) -> dict[str, float]:
-        """Share of each phase in the time since the watch was made, in [0, 1]."""
+        """Return the share of each phase in the time since the stopwatch was created, in [0, 1]."""
         seconds = self.seconds()
         total = self.total()
         return {name: spent / total for name, spent in seconds.items()}

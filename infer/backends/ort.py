@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.cache import cache_folder
 from cgan.errors import UserError
 from cgan.onnx_file import check_self_contained
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
+from cgan.user_folders import cache_folder
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
 

@@ -10,41 +10,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cgan.progress import Progress
+
 if TYPE_CHECKING:
     from infer.folder.options import Event, Outcome
 
-PLAIN_SECONDS = 30
-"""Where there is no terminal, a line of progress is printed this often."""
-
 SHOWN_FAILURES = 20
 """Failures listed on screen; the report has all."""
-
-
-class Progress:
-    """A bar on a terminal, elsewhere a line now and then."""
-
-    def __init__(self, quiet: bool, total: int | None = None) -> None:
-        from tqdm import tqdm
-
-        self._lines = not quiet and not sys.stderr.isatty()
-        self._bar: Any = tqdm(total=total, unit="img", disable=quiet or self._lines, leave=total is not None)
-        self._last_line = time.monotonic()
-
-    def update(self, done: int, line: str, total: int | None = None, beside: dict[str, int] | None = None) -> None:
-        """So many are done, which `line` says where there is no bar."""
-        if not self._bar.disable:
-            if total is not None:
-                self._bar.total = total
-            if beside:
-                self._bar.set_postfix(beside, refresh=False)
-            self._bar.update(done - self._bar.n)
-        elif self._lines and time.monotonic() - self._last_line > PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            say(line)
-
-    def close(self) -> None:
-        """Leave the terminal to others."""
-        self._bar.close()
 
 
 class Console:
@@ -66,7 +38,8 @@ class Console:
     def begin(self, total: int) -> None:
         """Files are about to be settled, so many in all."""
         self._total = total
-        self._progress = Progress(self.quiet, total)
+        self._progress = Progress(self.quiet, say, leave=True)
+        self._progress.begin(total)
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
         """One more file was settled."""
@@ -76,7 +49,7 @@ class Console:
         if self._progress:
             line = f"{outcome.settled}/{self._total}  {counts(outcome)}"
             found = {"done": outcome.done, "skipped": outcome.skipped, "failed": len(outcome.failed)}
-            self._progress.update(outcome.settled, line, beside=found)
+            self._progress.update(outcome.settled, self._total, line, beside=found)
 
     def end(self) -> None:
         """All files are settled, or the run stopped."""

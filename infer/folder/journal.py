@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cgan.errors import UserError
 from cgan.files import MARK
+from cgan.user_folders import state_folder
 from infer.folder.storage import JOURNAL_NAME, is_below
 
 SCHEMA = 2
@@ -291,8 +292,7 @@ def journal_path(output: str, folder: Path | None) -> Path:
     """
     if folder:
         return folder / JOURNAL_NAME
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "cgan" / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.sqlite"
+    return state_folder() / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.sqlite"
 
 
 def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:

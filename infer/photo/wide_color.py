@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from cgan.spec import LUMA_FIXED_POINT
+
 Tiles = list[ImageFile._Tile]
 """What Pillow's decoders are told of where an image's samples lie and how."""
 
@@ -23,9 +25,6 @@ COLORS = frozenset({"RGB", "RGBX", "RGBA", *"RGBA"})
 
 CHUNKY = 1
 """A TIFF's planar configuration where a pixel's samples lie together."""
-
-LUMA_WEIGHTS = (19_595, 38_470, 7_471)
-"""Rec.601 in 65,536ths, as Pillow rounds it for 8 bits."""
 
 BAND_PIXELS = 2**20
 
@@ -92,7 +91,7 @@ def luma_and_alpha(
             luma[rows] = samples[..., 0]
         else:
             # At most 65,535 x 65,536 + 32,768, which is less than 2^32.
-            weighted = (samples[..., i] * np.uint32(weight) for i, weight in enumerate(LUMA_WEIGHTS))
+            weighted = (samples[..., i] * np.uint32(weight) for i, weight in enumerate(LUMA_FIXED_POINT))
             luma[rows] = (sum(weighted) + np.uint32(32_768)) >> 16
         if alpha is None:
             continue

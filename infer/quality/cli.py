@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cgan.cache import cache_folder
 from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.extras import needed
+from cgan.progress import Progress
+from cgan.user_folders import cache_folder
 from infer.backends.cli_options import backend_option, device_option, provider_option
 from infer.packaged import model_path
 
@@ -230,13 +231,10 @@ def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """What tells of photos done."""
-    from infer.folder.console import Progress
+    from infer.folder.console import say
 
-    progress = Progress(quiet)
-    try:
-        yield lambda done, total: progress.update(done, f"{done}/{total} photos", total)
-    finally:
-        progress.close()
+    with Progress(quiet, say) as progress:
+        yield lambda done, total: progress.update(done, total, f"{done}/{total} photos")
 
 
 def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str]) -> None:

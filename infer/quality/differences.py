@@ -1,6 +1,5 @@
 """How pictures of two models differ: streamed figures over any number of photos, and the worst photos themselves."""
 
-import math
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -10,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from cgan.metrics.delta_e import delta_e
-from cgan.metrics.measured import Measured
+from cgan.metrics.measurement import Measured
 from cgan.metrics.pictures import ssim
+from cgan.metrics.psnr import psnr_of_error
 from infer.photo.decode import Floats
 
 Counts = NDArray[np.int64]
@@ -166,4 +166,4 @@ def _copied(photo: PhotoDifference) -> PhotoDifference:
 
 
 def _psnr(square: float) -> float:
-    return -10 * math.log10(max(square, LEAST_ERROR))
+    return psnr_of_error(max(square, LEAST_ERROR))

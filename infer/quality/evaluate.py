@@ -16,7 +16,7 @@ from cgan.checkpoint_record import described
 from cgan.errors import UserError
 from cgan.metrics.distances import measure_fid, measure_kid
 from cgan.metrics.features import FeatureNetwork
-from cgan.metrics.measured import Measured, by_today, distance
+from cgan.metrics.measurement import Measured, by_today, distance
 from cgan.metrics.pictures import means, scores, ssim
 from infer.backends.base import Backend
 from infer.quality.feature_sets import Distributions

@@ -13,7 +13,7 @@ from cgan.errors import GateError, UserError
 from cgan.metrics.bootstrap import Interval, fid_delta_interval
 from cgan.metrics.distances import measure_fid, measure_kid
 from cgan.metrics.features import FeatureNetwork
-from cgan.metrics.measured import Measured, distance
+from cgan.metrics.measurement import Measured, distance
 from cgan.training.checkpoint import made_of
 from infer.backends import open_model
 from infer.backends.base import Backend

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cgan.data.prefetch import prefetch
+from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
-from cgan.data.squash import squashed
 from cgan.errors import UserError
-from cgan.metrics.measured import Measured
+from cgan.metrics.measurement import Measured
 from infer.backends.base import Backend, OutOfMemory, available_cores
 from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
 
@@ -235,5 +235,5 @@ def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
         if image.mode in WIDE_MODES:
             raise PhotoError(f"gray of more than 8 bits ({image.mode}) has no colours to compare with")
-        pixels = squashed(image, height, width)
+        pixels = resized_rgb(image, height, width)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

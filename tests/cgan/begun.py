@@ -1,4 +1,4 @@
-"""A run that has just begun, and what is published of it."""
+"""A run that has just begun, and the records and pictures that it publishes."""
 
 from typing import Any
 

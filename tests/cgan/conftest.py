@@ -1,4 +1,4 @@
-"""A run folder to publish epochs in."""
+"""Fixtures: a new run folder, and a function that publishes epochs in it."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Disks that fill up."""
+"""A simulated full disk."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Files end at `size` bytes: as on a full disk, a write takes what fits, and the next one fails with EFBIG."""
+    """Limit files to `size` bytes: like on a full disk, a write is partial and the next one fails with EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

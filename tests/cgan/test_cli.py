@@ -1,4 +1,4 @@
-"""cgan-train from the outside: what it writes and what it says."""
+"""cgan-train end to end: its files and its output."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cgan
-from cgan import cli
+from cgan import cli, progress
 from cgan.cli import command, main
 from cgan.config import TrainConfig
 from cgan.metrics.features import FeatureNetwork
@@ -76,7 +76,7 @@ def test_a_run_holds_what_the_design_promises(trained_run: Path) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path, photo_folder: Path) -> Callable[..., Path]:
-    """`mixed(gray, colored)`: a folder of so many gray and coloured photos."""
+    """`mixed(gray, colored)`: a folder with these numbers of gray and coloured photos."""
 
     def make(gray: int, colored: int) -> Path:
         folder = tmp_path / "mixed"
@@ -116,7 +116,7 @@ def test_a_psnr_that_is_no_figure_is_not_printed_as_one(capfd: pytest.CaptureFix
     values = {"epoch": 1, "images_per_second": 1.0, "train_l1": 0.1, "test_l1": 0.1, "time_shares": {}}
     colors = {"test_colorfulness": 1.0, "test_real_colorfulness": 0.0}
     psnrs = {"test_psnr": 20.0, "test_gray_psnr": math.inf}
-    cli._Progress(1, quiet=False).epoch_done({**values, **colors, **psnrs})
+    cli._TrainingProgress(1, quiet=False).epoch_done({**values, **colors, **psnrs})
     said = capfd.readouterr().err
     assert "PSNR 20.00 dB (gray none)" in said and "inf" not in said
 
@@ -141,7 +141,7 @@ class MeanColor(nn.Module):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path | None]:
-    """The Inception weights that were asked for; mean colours take their place."""
+    """Record the requested Inception weights, and use mean colours as features."""
     seen: list[Path | None] = []
 
     def load(path: Path | None) -> FeatureNetwork:
@@ -245,7 +245,7 @@ def test_progress_goes_to_stderr_a_line_an_epoch(talk: Train, tmp_path: Path) ->
     result = talk("--epochs", 2)
     assert result.code == 0
     assert result.out == ""
-    assert "9 photos train, 3 are held out; cpu, fp32\nnote: 3 held out say little of others" in result.err
+    assert "9 photos train, 3 are held out; cpu, fp32\nnote: figures of 3 held-out photos are unreliable" in result.err
     for epoch in (1, 2):
         assert re.search(rf"^epoch {epoch}/2  [\d.]+ images/s  L1 0\.\d+ \(held out 0\.\d+\)", result.err, re.M)
         assert re.search(r"  D accuracy \d+%  time: data \d+%, forward \d+%, backward \d+%", result.err)
@@ -259,7 +259,7 @@ def test_without_a_discriminator_its_accuracy_is_not_said(talk: Train) -> None:
 
 
 def test_without_a_terminal_progress_is_plain_lines(talk: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "PLAIN_SECONDS", -1)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", -1)
     result = talk("--epochs", 1)
     assert "preparing photos  1/12" in result.err
     assert re.search(r"^epoch 1/1  4/9  .*adversarial -?[\d.]+  l1 0\.\d+", result.err, re.M)

@@ -1,4 +1,4 @@
-"""--init: a run that goes on from the generator of another."""
+"""--init: a run that begins with the generator of another run."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from cgan.cli import main
 from cgan.training import loop as training
 from cgan.training.checkpoint import load_generator, weights_digest
-from cgan.training.state import Run
+from cgan.training.run import Run
 
 Train = Callable[..., Any]
 
@@ -28,7 +28,7 @@ def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """Digests of the networks of each run as its first epoch begins."""
+    """Digests of the networks of each run at the beginning of its first epoch."""
     found: list[dict[str, str]] = []
     fit = training.fit
 

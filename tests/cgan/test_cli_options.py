@@ -51,7 +51,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "input_blur": [((), 1.0)],
     "precision": [((), "bf16")],
 }
-"""Values of options that have to change the weights that are exported, each beside the options that it needs."""
+"""Values of options that must change the exported weights, with the options that each one needs."""
 
 TESTED_BY = {
     "data": "test_the_number_of_photos_trained_and_held_out",
@@ -68,7 +68,7 @@ TESTED_BY = {
     "quiet": "test_quiet_says_nothing",
     "version": "test_version",
 }
-"""Parameters that do not change the weights, and the test that shows what they do."""
+"""Parameters that do not change the weights, and the test of each one's effect."""
 
 Train = Callable[..., Any]
 
@@ -85,7 +85,7 @@ def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple
 
 @pytest.fixture(scope="module")
 def plain_weights() -> dict[tuple[str, ...], str]:
-    """Digests of what trainings with only the needed options gave, filled by the tests that need them."""
+    """Digests of weights trained with only the needed options, filled by the tests."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""What cgan-train refuses: one line, the right exit code, and nothing left behind."""
+"""Refusals of cgan-train: one line, the right exit code, and no files left."""
 
 import shutil
 import socket
@@ -126,8 +126,8 @@ def test_device_cuda_without_one_is_refused(train: Train, tmp_path: Path, monkey
 
 
 def test_missing_packages_are_named_with_the_extra(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("cgan.training.state")
-    monkeypatch.setitem(sys.modules, "cgan.training.state", None)
+    monkeypatch.delattr("cgan.training.run")
+    monkeypatch.setitem(sys.modules, "cgan.training.run", None)
     assert "pip install 'cgan[train]'" in train().error(2)
 
 
@@ -145,7 +145,7 @@ from cgan.cli import main
 from cgan.training.run_folder import RunFolder
 main()
 """
-"""cgan-train where two packages look as if they were not installed."""
+"""cgan-train without two of its packages."""
 
 
 def test_packages_that_an_epoch_ends_with_are_missed_before_it_begins(
@@ -244,10 +244,10 @@ def test_a_diverged_run_fails_with_one_line(train: Train, tmp_path: Path) -> Non
 
 def test_a_folder_that_another_process_trains_in_is_refused(train: Train, tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run").locked():
-        assert "another cgan-train at work in it" in train().error(2)
+        assert "another cgan-train that trains in it" in train().error(2)
     assert train() == (0, "", "")
     with RunFolder(tmp_path / "run").locked():
-        assert "another cgan-train at work in it" in train("--resume").error(2)
+        assert "another cgan-train that trains in it" in train("--resume").error(2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""cgan-train --resume from the outside: it goes on, or says why it does not."""
+"""cgan-train --resume end to end: it continues, or says why it does not."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def contents(run: Path) -> dict[Path, bytes]:
-    """All files; the marks of processes, which come and go, aside."""
+    """Return all files except those with the marks of processes."""
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK_FILE}
 
 
@@ -249,7 +249,7 @@ def test_other_epochs_after_the_learning_rate_began_to_fall_are_refused(
 
 
 def after_epochs(count: int, train_epoch: Callable[..., Any]) -> Callable[..., Any]:
-    """Control-C in the epoch after these."""
+    """Press Ctrl-C in the epoch after a number of epochs."""
 
     def interrupt(run: Any, epoch: int, *args: Any) -> Any:
         if epoch > count:

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from cgan.color import (
     COLOR_TARGETS,
-    LUMA_FIXED_POINT,
     hsv_to_rgb,
     luma_uint8,
     rgb_to_hsv,
     rgb_to_ycbcr,
     ycbcr_to_rgb,
 )
-from cgan.spec import COLOR_SPACES, LUMA_REC601
+from cgan.spec import COLOR_SPACES, LUMA_FIXED_POINT, LUMA_REC601
 
 Conversion = Callable[[Tensor], Tensor]
 

@@ -1,4 +1,4 @@
-"""Commands as programs: one line and an exit code for what the user can put right."""
+"""Commands run as programs: a user error is one line and an exit code."""
 
 import subprocess
 import sys

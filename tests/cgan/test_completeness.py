@@ -40,7 +40,7 @@ ARITHMETIC = base64.b64decode(
 
 @pytest.fixture(params=[False, True], ids=["strict", "lenient"])
 def truncated_images(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Pillow's own policy, which does not matter."""
+    """Pillow's setting of LOAD_TRUNCATED_IMAGES, which must not matter."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", request.param)
     return bool(request.param)
 
@@ -54,14 +54,14 @@ def photo(mode: str = "RGB") -> Image.Image:
 
 
 def half_flat() -> Image.Image:
-    """Whose scan has zeros by right: its tables are made for it."""
+    """A photo with valid zeros in its scan, from optimised Huffman tables."""
     picture = Image.new("RGB", (400, 400), "white")
     picture.paste(photo(), (0, 300))
     return picture
 
 
 def textured(seed: int, side: int = 64) -> Image.Image:
-    """Of brightness that varies at all sizes."""
+    """A photo with brightness variations at all scales."""
     chance = np.random.default_rng(seed)
     sizes = [size for size in (2, 8, 32, 100, 400) if size <= side]
     layers = [
@@ -84,7 +84,7 @@ def opened(content: bytes) -> Image.Image:
 
 
 def scan_of(content: bytes) -> int:
-    """Where the last scan's data begin."""
+    """Position of the last scan's data."""
     header = content.rindex(b"\xff\xda")
     return header + 2 + int.from_bytes(content[header + 2 : header + 4])
 
@@ -95,7 +95,7 @@ def refused(content: bytes, reason: str | None = None) -> None:
 
 
 def same(content: bytes, whole: bytes, *notes: str) -> None:
-    """All pixels of `whole` are in `content`."""
+    """Check that `content` loads with all pixels of `whole` and these notes."""
     image = opened(content)
     assert load(image) == notes
     assert np.array_equal(np.asarray(image), np.asarray(opened(whole)))
@@ -351,7 +351,7 @@ def test_pillows_policy_is_restored_when_many_threads_load(monkeypatch: pytest.M
 
 
 def tiff_of(offsets: list[int] | None = None, strips: int = 6) -> bytes:
-    """An uncompressed TIFF of six strips: of so many of them, or with other offsets than theirs."""
+    """An uncompressed TIFF of six strips, with some of them left out or with other offsets."""
     pixels = photo("L").tobytes()
     rows = HEIGHT // 6
     begin = 8 + 2 + 9 * 12 + 4 + 8 * strips

@@ -14,6 +14,7 @@ from cgan.config import (
     LOSS_SPACE_CHOICES,
     PRECISION_CHOICES,
     TrainConfig,
+    options,
 )
 from cgan.errors import UserError
 from cgan.losses import GAN_LOSSES
@@ -38,7 +39,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "gradient_penalty": {"gan_loss": "wasserstein"},
     "weight_clip": {"gan_loss": "wasserstein"},
 }
-"""What must be given beside a field other than its default."""
+"""Other fields that a field needs if it is not at its default."""
 
 OTHER_VALUES = {
     "color_space": "ycbcr",
@@ -147,7 +148,7 @@ BAD_VALUES = {
     **{("seed", value): "a whole number in [0, 2^63)" for value in (-1, 2**63)},
     **{("test_fraction", value): "a share between 0 and 1" for value in (0.0, 1.0, -0.1, NAN)},
 }
-"""What is expected in place of (field, value)."""
+"""Expected values in the message for (field, value)."""
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_VALUES)
@@ -215,7 +216,7 @@ WITHOUT_EFFECT = [
         for name in ("gradient_penalty", "weight_clip")
     ),
 ]
-"""(options, field that has no effect beside them, its value, what it needs)."""
+"""(options, field without effect with them, its value, what it needs)."""
 
 
 @pytest.mark.parametrize(("options", "name", "value", "needed"), WITHOUT_EFFECT)
@@ -319,8 +320,8 @@ def test_a_configuration_is_frozen() -> None:
             0.1,
             "--spectral-norm",
         ),
-        ({"discriminator": "none", "l1_weight": 0.0}, "--l1-weight", 0.0, "L1 is all there is"),
-        ({"warmup_epochs": 1, "l1_weight": 0.0}, "--l1-weight", 0.0, "L1 is all there is"),
+        ({"discriminator": "none", "l1_weight": 0.0}, "--l1-weight", 0.0, "learns from L1 alone"),
+        ({"warmup_epochs": 1, "l1_weight": 0.0}, "--l1-weight", 0.0, "learns from L1 alone"),
     ],
 )
 def test_options_that_cannot_work_together_are_refused(
@@ -330,3 +331,18 @@ def test_options_that_cannot_work_together_are_refused(
         TrainConfig(**options)
     assert str(error.value).startswith(f"{flag}: found {found}, expected ")
     assert other in str(error.value)
+
+
+def test_every_field_but_the_digest_of_init_is_an_option_with_its_default() -> None:
+    described = {option.name: option.default for option in options()}
+    defaults = TrainConfig().to_json()
+    assert described.keys() == defaults.keys() - {"init_sha256"}
+    assert all(defaults[name] == default for name, default in described.items())
+
+
+def test_every_option_says_its_bounds_or_its_choices() -> None:
+    within_epochs = {"warmup_epochs", "decay_epochs"}
+    for option in options():
+        words = option.choices or isinstance(option.default, bool) or option.name in within_epochs
+        assert bool(words) != (option.bounds is not None), option.name
+        assert option.bounds is None or option.bounds.expected in option.help

@@ -13,7 +13,7 @@ from cgan.checkpoint_record import best_epoch
 from cgan.errors import UserError
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inception
-from cgan.metrics.measured import Measured, by_today
+from cgan.metrics.measurement import Measured, by_today
 from infer.quality.evaluate import read_figures
 from infer.quality.gates import Gates
 from infer.quality.parity import _verdicts

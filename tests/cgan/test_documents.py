@@ -1,4 +1,4 @@
-"""Reports that a user names: own earlier files are replaced, links followed, streams written, everything else left."""
+"""Documents: earlier ones are replaced, links followed, streams written, other files left."""
 
 import os
 import subprocess

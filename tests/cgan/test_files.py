@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all and replace nothing unknown, on file systems of all abilities; digests."""
+"""Files that appear whole or not at all and replace nothing unknown, on all kinds of file systems; digests."""
 
 import errno
 import hashlib
@@ -92,7 +92,7 @@ def test_atomic_path_replaces_nothing_but_regular_files(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["renames with flags", "links", "neither"])
 def able(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the file system of the test can do."""
+    """Abilities of the simulated file system."""
     if request.param != "renames with flags":
         monkeypatch.setattr(files, "_RENAME", None)
     if request.param == "neither":
@@ -195,7 +195,7 @@ def test_of_many_that_want_a_name_one_gets_it(tmp_path: Path, able: str) -> None
 
 
 def test_a_user_s_writes_are_never_lost_to_a_replacement(tmp_path: Path) -> None:
-    """A user who replaces a file again and again, beside one who replaces only what it knows."""
+    """One process replaces a file again and again; another replaces only contents that it knows."""
     target, ended = tmp_path / "there", threading.Event()
     kept: list[bytes] = []
 

@@ -1,4 +1,4 @@
-"""Marks of processes on a disk that fills up, and as a kill leaves them."""
+"""Marks of processes on a full disk and after a kill."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""The networks: sizes of the report, shapes, wiring, spectral norm."""
+"""The networks: sizes of the original report, shapes, wiring, spectral norm."""
 
 import math
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def convolution(channels_in: int, channels_out: int, side: int) -> int:
 
 
 def unet_parameters(channels_in: int, channels_out: int, width: int, blocks: int, scales: int) -> int:
-    """The U-Net counted from the report's description, with further conv blocks at each scale."""
+    """The U-Net counted from the original report's description, with further conv blocks at each scale."""
 
     def conv_blocks(first: int, channels: int) -> int:
         return convolution(first, channels, 3) + (blocks - 1) * convolution(channels, channels, 3)

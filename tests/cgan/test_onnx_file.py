@@ -1,4 +1,4 @@
-"""Models of which a part lies outside their file are found wherever ONNX allows it, without the package onnx."""
+"""Detection of model parts outside an ONNX file, wherever ONNX allows them, without the package onnx."""
 
 from collections.abc import Callable
 from pathlib import Path

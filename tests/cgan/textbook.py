@@ -1,14 +1,14 @@
-"""The adversarial games as the papers write them, against which steps are compared."""
+"""Reference implementations of the adversarial losses from the papers, for comparison with training steps."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgan.config import TrainConfig
-from cgan.training.state import Run
+from cgan.training.run import Run
 
 MIX = torch.tensor([0.0, 0.3, 0.6, 1.0])
-"""Where between photo and picture the gradient penalty of each of four photos is taken."""
+"""Share of the photo in the mixture of photo and picture, for the gradient penalty of four photos."""
 
 
 def game(config: TrainConfig, real: Tensor, fake: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def slope(judge: nn.Module, gray: Tensor, colors: Tensor) -> Tensor:
 
 
 def judged(run: Run, judge: nn.Module, gray: Tensor, truth: Tensor, colors: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the discriminator minimises, and what the step should say of it."""
+    """The discriminator's objective, and the losses that the step should report."""
     config, mix = run.config, MIX[:, None, None, None]
     real, fake = judge(torch.cat([gray, truth], 1)), judge(torch.cat([gray, colors], 1))
     right = ((real > 0).float().mean() + (fake <= 0).float().mean()) / 2

@@ -1,4 +1,4 @@
-"""What training changes about photos: crops, and how sharp the network's input is."""
+"""Augmentation of training photos: crops, sharpness and exposure."""
 
 import pytest
 import torch

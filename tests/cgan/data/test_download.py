@@ -1,4 +1,4 @@
-"""The word flowers102: photos that are there, and torchvision's download from a server on this machine."""
+"""The data set flowers102: existing photos, and torchvision's download from a server on this machine."""
 
 import errno
 import hashlib
@@ -28,7 +28,7 @@ COUNT = 6
 
 
 class Server(ThreadingHTTPServer):
-    """What the archive's server does; each request is answered slowly enough for two clients to overlap."""
+    """Settings of the archive's server; its answers are slow enough for two clients to overlap."""
 
     daemon_threads = True
 
@@ -117,7 +117,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def break_extraction(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """The fourth photo is half written when `error` strikes."""
+    """Raise `error` when the fourth photo is half written."""
     real, calls = tarfile.TarFile.makefile, []
 
     def makefile(self: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Batches made ahead of their consumer: order, bound, overlap, exceptions, and no thread that stays."""
+"""prefetch: order, bound, overlap, exceptions, and the end of its threads."""
 
 import contextlib
 import itertools

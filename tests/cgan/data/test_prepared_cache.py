@@ -1,4 +1,4 @@
-"""The cache of prepared photos: when it is read, what is in it, how little memory it takes, what damages it."""
+"""The cache of prepared photos: hits and misses, content, memory, damage."""
 
 import errno
 import gc
@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cgan.cache import cache_folder
 from cgan.data import prepared
 from cgan.data.prepared import prepare
 from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.user_folders import cache_folder
 
 MakePhotos = Callable[..., Path]
 
@@ -259,7 +259,7 @@ def test_damaged_pixels_are_made_again(photos: Path, photo_cache: Path, change: 
         content |= {"zeros": whole[:128] + bytes(len(whole) - 128), "one bit": whole[:-1] + bytes([whole[-1] ^ 1])}
         file.write_bytes(content[change])
     again = prepare(photos, 32)
-    assert again.note and str(file) in again.note and "made again" in again.note
+    assert again.note and str(file) in again.note and "prepared again" in again.note
     assert torch.equal(again.pixels, first)
     assert file.read_bytes() == whole
     assert prepare(photos, 32).note is None
@@ -359,7 +359,7 @@ def test_a_photo_that_changes_while_it_is_prepared_stops_the_preparation(
     name = path.relative_to(photos).as_posix()
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "_decode_all", decode_all)
-        refused = rf"^{name} changed while it was prepared; run the command again when the folder is at rest$"
+        refused = rf"^{name} changed while it was prepared; run the command again when nothing changes the folder$"
         with pytest.raises(UserError, match=refused):
             prepare(photos, 32, paths=whole)
     assert not [entry for entry in photo_cache.iterdir() if entry.name != prepared.MARKS_FILE]

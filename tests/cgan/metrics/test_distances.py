@@ -1,4 +1,4 @@
-"""FID and KID against closed forms and double loops, and what their values carry."""
+"""FID and KID compared with closed forms and double loops; the fingerprints of their values."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class Shifted(nn.Module):
 
 
 def features_network() -> nn.Module:
-    """16 seeded features that are not negative, as those of Inception."""
+    """16 seeded non-negative features, like those of Inception."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 16), nn.ReLU()).eval()
 
@@ -61,7 +61,7 @@ def fid(*arguments: Any) -> float:
 
 
 def flat(colors: Tensor) -> Tensor:
-    """N x 3 colours -> N x 3 x 2 x 2 pictures whose features under `MeanColor` they are."""
+    """Return N x 3 x 2 x 2 pictures with these N x 3 colours as features under `MeanColor`."""
     return colors.float()[:, :, None, None].expand(-1, -1, 2, 2)
 
 

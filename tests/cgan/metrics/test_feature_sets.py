@@ -14,7 +14,7 @@ from cgan.metrics import distances as metrics
 from cgan.metrics.bootstrap import Interval, _frechet, _gaussian, fid_delta_interval
 from cgan.metrics.distances import FeatureSet, kid, measure_fid, measure_kid
 from cgan.metrics.features import FeatureNetwork
-from cgan.metrics.measured import Measured
+from cgan.metrics.measurement import Measured
 
 ONES = torch.ones
 

@@ -1,4 +1,4 @@
-"""Feature networks: Inception from a file, ONNX extractors, and the cache of what they answered."""
+"""Feature networks: Inception from a file, ONNX extractors, and the cache of features."""
 
 import pickle
 import sqlite3
@@ -198,7 +198,7 @@ def test_two_feature_networks_are_refused(tmp_path: Path) -> None:
 
 
 class Counting(nn.Module):
-    """The channel means, and how many pictures it saw."""
+    """Channel means as features, with a count of pictures."""
 
     seen = 0
 

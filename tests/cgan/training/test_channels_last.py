@@ -1,4 +1,4 @@
-"""Padding and concatenation of channels-last tensors, which have their own gradients on the CPU."""
+"""Padding and concatenation of channels-last tensors, with their own gradients on the CPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cgan.networks import PatchDiscriminator, UNet, concatenate, reflect_pad
+from cgan.cpu_autograd import concatenate, reflect_pad
+from cgan.networks import PatchDiscriminator, UNet
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
 SHAPES = [(1, 1, 2, 2), (2, 3, 2, 5), (1, 2, 5, 2), (2, 2, 3, 3), (2, 3, 4, 6)]
@@ -23,7 +24,7 @@ counts, channels, seeds = st.integers(1, 3), st.integers(1, 5), st.integers(0, 2
 def random_tensor(
     shape: tuple[int, ...], layout: torch.memory_format, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Normal values in a memory format, to be differentiated by."""
+    """Random values in a memory format, with gradients."""
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     return values.contiguous(memory_format=layout).requires_grad_()
 
@@ -50,7 +51,7 @@ def torch_concatenate(x: Tensor, skip: Tensor) -> Tensor:
 def assert_equal_gradients(
     ours: Callable[..., Tensor], torch_s: Callable[..., Tensor], inputs: list[Tensor], seed: int
 ) -> None:
-    """Values, gradients and gradients of these of a nonlinear function of the outputs."""
+    """Values, gradients and second gradients of a nonlinear function of the outputs."""
 
     def derivatives(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         copies = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, and nothing else is taken."""
+"""Checkpoints: a round trip gives equal tensors, and other files are refused."""
 
 import json
 import pickle
@@ -32,8 +32,8 @@ from cgan.training.checkpoint import (
     weights_digest,
 )
 from cgan.training.distributed import World
+from cgan.training.run import Run, build
 from cgan.training.run_folder import RunFolder
-from cgan.training.state import Run, build
 
 CONFIG = TrainConfig(width=2, size=32, epochs=1, device="cpu", precision="fp32", fid=False)
 
@@ -253,7 +253,7 @@ def test_a_write_cut_short_keeps_the_last_checkpoint(checkpoint: Path, generator
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(OSError):  # not an exception of safetensors' own, which nobody would turn into one line
+        with pytest.raises(OSError):  # not an exception type of safetensors, which no caller turns into one line
             save_generator(checkpoint, generator, CONFIG)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

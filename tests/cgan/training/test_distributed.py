@@ -1,4 +1,4 @@
-"""Several processes against one: the same steps, one writer, the same end."""
+"""Several processes compared with one: the same steps, one writer, the same result."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PROCESSES = 2
 Told = tuple[dict[str, Any], ...]
 
 WORKER = '''
-"""Trains in each process of a world and tells what it saw: started by torchrun, and imported for the single process."""
+"""A worker that trains and prints its results: started by torchrun, and imported for the single process."""
 
 import json
 import sys
@@ -83,7 +83,7 @@ def digests(run):
 
 
 def whole(world, photos, folder):
-    """Two epochs in one go, and one epoch and one more."""
+    """Two epochs at once, and one epoch followed by a resumed one."""
     config = replace(SMALL, ema=0.5, spectral_norm=True)
     run_folder.save_curves = lambda history, path: path.touch()  # it takes its time
     found = {}
@@ -138,7 +138,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, make_photos: Callable[..., Path]) -> Told:
-    """What the worker tells: alone, and each of two processes."""
+    """Output of the worker: of a single process, and of each of two processes."""
     source, folder = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("runs")
     make_photos(source / "few", 12)
     make_photos(source / "many", 214)
@@ -331,7 +331,7 @@ def test_a_lost_process_is_told_from_a_bug(
     with pytest.raises(kind) as caught, joined("cpu"):
         raise error
     assert type(caught.value) is kind
-    assert ("lost another one" in str(caught.value)) == (kind is GateError)
+    assert ("lost another process" in str(caught.value)) == (kind is GateError)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""An epoch is written beside the caller's work, told of in the caller's thread, and never lost silently."""
+"""EpochWriter writes in the background, reports in the caller's thread, and never loses an epoch silently."""
 
 import signal
 import threading
@@ -76,7 +76,7 @@ def test_what_writing_raised_is_raised_at_the_end(error: Exception | None) -> No
 
 
 def test_an_interrupt_waits_for_what_is_being_written_and_tells_of_it() -> None:
-    """So do a second and a third."""
+    """A second and a third interrupt do the same."""
     told: list[dict[str, Any]] = []
     main = threading.main_thread().ident
     assert main is not None

@@ -1,4 +1,4 @@
-"""What is measured after an epoch, by hand; batch norm's statistics in closed form."""
+"""Evaluation after an epoch, compared with values by hand; batch norm's statistics in closed form."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ from cgan.training.checkpoint import load_generator, weights_digest
 from cgan.training.distributed import World
 from cgan.training.evaluation import calibrate_batch_norm, evaluate
 from cgan.training.loop import fit, setup, train_epoch
-from cgan.training.state import Run
+from cgan.training.run import Run
 from cgan.training.stopwatch import Stopwatch
 
 BASE = TrainConfig(width=2, size=32, epochs=1, batch_size=4, test_fraction=0.25, fid=False, best_by="psnr", lr=0.01)
@@ -56,7 +56,7 @@ def start(tmp_path: Path, photos: Photos) -> Start:
 
 @pytest.fixture
 def trained(start: Start) -> Start:
-    """`trained(name, **options)`: a run after an epoch of training, without what follows it."""
+    """`trained(name, **options)`: a run after an epoch of training, before its evaluation."""
 
     def new(*name: str, **options: Any) -> Run:
         run = start(*name, **options)
@@ -91,7 +91,7 @@ def first_layer(network: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
 
 
 def check_statistics(network: nn.Module, batches: list[Tensor]) -> None:
-    """The first batch norm of the network holds the plain mean of the statistics of these batches of its input."""
+    """Check that the first batch norm holds the mean of the statistics of these batches of its input."""
     convolution, norm = first_layer(network)
     with torch.no_grad():
         outputs = [convolution(batch) for batch in batches]

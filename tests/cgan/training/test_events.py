@@ -1,4 +1,4 @@
-"""The event file as TensorBoard reads it, and how it grows."""
+"""The event file: read by TensorBoard, appended to, repaired."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from tests.cgan.disks import file_size_limit
 
 
 def epoch(number: int, **more: Any) -> dict[str, Any]:
-    """Metrics of an epoch as training gives them."""
+    """Metrics of an epoch, in the form that training gives them."""
     return {
         "epoch": number,
         "train_l1": 0.5 / number,
@@ -91,7 +91,7 @@ def test_a_running_tensorboard_sees_the_next_epoch(folder: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    """As a kill in the middle of appending leaves it."""
+    """Truncate the file like a kill in the middle of an append."""
     path.write_bytes(path.read_bytes()[:-7])
 
 
@@ -106,7 +106,7 @@ def double(path: Path) -> None:
 
 
 def empty(path: Path) -> None:
-    """An empty file begins as every file does."""
+    """An empty file is a prefix of every content."""
     path.write_bytes(b"")
 
 

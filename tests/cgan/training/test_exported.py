@@ -1,4 +1,4 @@
-"""Going on from an exported file: the generator in it, and batch norm, which an export folds away."""
+"""Training from an exported file: its generator, and the batch norm that the export folded."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The ledger of a run on a disk that fills up, and as a kill leaves it."""
+"""The ledger of a run on a full disk and after a kill."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Setup, an epoch, a whole run: what is trained in which order, what is left on disk, what stops it."""
+"""Setup, an epoch, a whole run: order of training, files on disk, errors that stop it."""
 
 import copy
 import itertools
@@ -24,7 +24,7 @@ from cgan.training.distributed import World
 from cgan.training.evaluation import evaluate
 from cgan.training.ledger import LEDGER_FILE
 from cgan.training.loop import PHASES, fit, setup, train_epoch
-from cgan.training.state import Run
+from cgan.training.run import Run
 from cgan.training.steps import Batch
 from cgan.training.stopwatch import Stopwatch
 

@@ -1,4 +1,4 @@
-"""What a run replaces and removes: its own files, and nothing that a user or another program put there."""
+"""A run replaces and removes only its own files, never those of a user or another program."""
 
 import json
 import os
@@ -145,7 +145,7 @@ os.fsync = kill
 run_folder.save_curves = lambda history, path: path.write_text(str(len(history)))
 cli.main()
 """
-"""cgan-train that is killed when a file is written and does not have its name yet."""
+"""cgan-train, killed between the write of a temporary file and its rename."""
 
 
 def test_kills_and_resumes_leave_what_the_user_put_there(

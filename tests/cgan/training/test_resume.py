@@ -1,4 +1,4 @@
-"""A run that was stopped, wherever, and goes on: exactly the run that was not."""
+"""A run that was stopped at any point and resumed equals the uninterrupted run."""
 
 import itertools
 import json
@@ -26,8 +26,8 @@ from cgan.training import loop as training
 from cgan.training.checkpoint import load_generator, weights_digest
 from cgan.training.ledger import LEDGER_FILE, Ledger
 from cgan.training.loop import fit, setup
+from cgan.training.run import Run
 from cgan.training.run_folder import LOCK_FILE
-from cgan.training.state import Run
 from tests import warm
 
 BASE = TrainConfig(
@@ -49,7 +49,7 @@ EVERYTHING: dict[str, Any] = {
     "warmup_epochs": 1,
     "decay_epochs": 2,
 }
-"""All that has a state of its own or draws at random."""
+"""Options with a state or with random choices."""
 
 TIMES = {"images_per_second", "time_shares", "finished_at"}
 
@@ -57,7 +57,7 @@ Start = Callable[..., Run]
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing in the project catches it."""
+    """Simulates kill -9: nothing in the project catches it."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Phot
 
 @pytest.fixture(scope="module", autouse=True)
 def ticking_clocks() -> Iterator[None]:
-    """Clocks that tick with each look at them, so that equal runs leave equal bytes, and curves as text.
+    """Clocks that advance at each call, so that equal runs write equal bytes, and curves as text.
 
     The curves have tests of their own and take their time.
     """
@@ -204,7 +204,7 @@ def test_a_run_killed_before_the_state_of_its_second_epoch_is_written(
 
 
 def dies_before(name: str, patch: pytest.MonkeyPatch) -> None:
-    """Die when the whole content of the file of this name is written and only its name is missing."""
+    """Die after the content of the file of this name is written and before it is renamed."""
 
     def place_or_die(path: Path, target: Path, *arguments: Any) -> Any:
         if target.name == name:
@@ -219,7 +219,7 @@ FILES = (
     *("last.training.safetensors", "last.safetensors", "best.safetensors", "epoch-0002.safetensors"),
     *("metrics.jsonl", "epoch-0002.png", "curves.png"),
 )
-"""What is renamed after the second epoch, which is the best here, in this order."""
+"""Files in the order in which they are renamed after the second epoch, here the best one."""
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -299,7 +299,7 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
 
 
 def test_an_epoch_is_written_as_it_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is written when the next one has changed the weights and stands in the history."""
+    """Write each epoch after the next one has changed the weights and the history."""
     one, run = start("one", epochs=1), start("run")
     fit(one)
     save, written = run.folder.save, []
@@ -346,12 +346,12 @@ def killed(*args, **kwargs):
 training.train_step = killed
 cli.main()
 """
-"""cgan-train that is killed at a step, once so many epochs are on disk."""
+"""cgan-train, killed at a step after a number of epochs is on disk."""
 
 
 @pytest.fixture
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Photos and flips of each epoch that is trained in this process from here on."""
+    """Record photos and flips of each epoch that this process trains from now on."""
     seen: list[Any] = []
 
     def record(run: Run, choices: list[tuple[Tensor, Tensor | None]]) -> Any:

@@ -1,4 +1,4 @@
-"""The folder of a run: what is refused, what survives, what the files hold."""
+"""The run folder: refusals, interrupted writes, contents of the files."""
 
 import errno
 import fcntl
@@ -26,7 +26,7 @@ Publish = Callable[..., Generator]
 
 
 def saved_epoch(path: Path) -> int:
-    """The epoch, up to 9, that `publish` wrote this checkpoint in."""
+    """Return the epoch, up to 9, in which `publish` wrote a checkpoint."""
     found = load_generator(path)[1].weights_sha256
     (epoch,) = (seed for seed in range(1, 10) if weights_digest(generator(seed).state_dict()) == found)
     return epoch
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def strict_lines(path: Path) -> list[Any]:
-    """JSON lines, without the NaN and Infinity that Python would also take."""
+    """Parse JSON lines strictly, without NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -124,7 +124,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
 
 
 def test_one_training_at_a_time_works_in_a_folder(folder: RunFolder) -> None:
-    refused = pytest.raises(UserError, match=r"another cgan-train at work in it")
+    refused = pytest.raises(UserError, match=r"another cgan-train that trains in it")
     with folder.locked(), refused, RunFolder(folder.path).locked():
         pytest.fail("two at a time")
     with RunFolder(folder.path).locked():

@@ -1,4 +1,4 @@
-"""One training step against the same step written out."""
+"""One training step, compared with the same step written out."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from cgan.data.prepared import Photos, prepare
 from cgan.spec import COLOR_SPACES
 from cgan.training.checkpoint import weights_digest
 from cgan.training.loop import setup
-from cgan.training.state import Run
+from cgan.training.run import Run
 from cgan.training.steps import Batch, Losses, train_step
 from cgan.training.stopwatch import Stopwatch
 from tests.cgan.textbook import MIX, flattery, judged
@@ -358,7 +358,7 @@ def test_the_average_does_not_change_the_training(start: Callable[..., Run]) -> 
 def test_exposed_photos_are_what_both_networks_and_the_losses_see(
     start: Callable[..., Run], discriminator: str
 ) -> None:
-    """A step on photos with powers is the step on photos that were raised to them before."""
+    """A step with exposure powers equals the step on photos raised to these powers before."""
     powers = torch.tensor([0.5, 1.0, 1.7, 2.0])
     drawn, before = start(discriminator=discriminator), start(discriminator=discriminator)
     plain = batch(drawn)

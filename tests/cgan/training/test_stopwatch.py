@@ -1,4 +1,4 @@
-"""Phases of an epoch against a clock that the test sets."""
+"""Phases of an epoch, measured with a clock that the test sets."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from cgan.training.stopwatch import Stopwatch
 
 
 class Clock:
-    """A clock that stands still until the test moves it; in place of the module time, and of a GPU's."""
+    """A clock that only the test advances, in place of the module time and of a GPU's clock."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer.folder import console
+from cgan import progress
 from infer.folder.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
 from infer.folder.options import Event, Outcome
 from infer.folder.plan import Job
@@ -36,7 +36,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
 ) -> None:
     settle(Console(), 5)
     assert capsys.readouterr() == ("", "")  # all within the first 30 seconds
-    monkeypatch.setattr(console, "PLAIN_SECONDS", -1)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", -1)
     settle(Console(), 2)
     assert capsys.readouterr().err == "1/2  done 1  skipped 0  failed 0\n2/2  done 2  skipped 0  failed 0\n"
 

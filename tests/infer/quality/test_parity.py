@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cgan.errors import GateError, UserError
-from cgan.metrics.measured import Measured
+from cgan.metrics.measurement import Measured
 from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 from infer.quality.differences import LEVEL_EDGES, Differences, compare_pictures

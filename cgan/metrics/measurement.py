@@ -1,4 +1,4 @@
-"""A figure, and what has to be the same before it may be compared with another."""
+"""Measured values with a fingerprint; only values with equal fingerprints can be compared."""
 
 import math
 from collections.abc import Mapping
@@ -8,21 +8,21 @@ from typing import Any, Self
 from cgan.errors import UserError
 
 INCEPTION_SHA256 = "0cc3c7bd"
-"""First digits of the sha256 of torchvision's published weights of Inception v3. Only their distances are FID, KID."""
+"""First digits of the SHA-256 of torchvision's published weights of Inception v3; only they give FID and KID."""
 
 DISTANCES = {
     "fid": ("FID", "frechet_distance", "Fréchet distance"),
     "kid": ("KID", "kernel_distance", "kernel distance"),
 }
-"""What each is called, and key and name of the same formula over the features of another network."""
+"""Name of each distance, and key and name of the same distance over the features of another network."""
 
 
 def distance(kind: str, network: str | None) -> tuple[str, str]:
-    """Key and name of a distance between sets of features: ("fid", "FID").
+    """Return key and name of a distance between sets of features: ("fid", "FID").
 
     Args:
-        kind: of DISTANCES.
-        network: name of another network than Inception with its published weights; None for that.
+        kind: a key of DISTANCES.
+        network: name of the feature network; None for Inception with its published weights.
     """
     name, other_key, other_name = DISTANCES[kind]
     return (kind, name) if network is None else (other_key, f"{other_name} ({network})")
@@ -30,19 +30,19 @@ def distance(kind: str, network: str | None) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """A value with its fingerprint: how, with what and of how many photos it was measured."""
+    """A measured value and its fingerprint: the method, the libraries and the photos of the measurement."""
 
     value: float
     fingerprint: Mapping[str, Any]
     """JSON values: number and size of the photos, feature network and its weights, versions of libraries."""
     note: str | None = None
-    """A sentence that has to be read with the value."""
+    """A sentence to show with the value."""
 
     def minus(self, other: "Measured") -> float:
-        """The difference of two values.
+        """Return the difference of two values.
 
         Raises:
-            UserError: the fingerprints differ, so the difference would mean nothing.
+            UserError: the fingerprints differ, so the difference has no meaning.
         """
         names = self.fingerprint.keys() | other.fingerprint.keys()
         mine, others = _compared(self.fingerprint), _compared(other.fingerprint)
@@ -52,10 +52,10 @@ class Measured:
         return self.value - other.value
 
     def to_json(self) -> dict[str, Any]:
-        """One flat object: value (null where it is infinite, which JSON cannot say), fingerprint and note.
+        """Return one flat object: value (null if it is infinite, which JSON lacks), fingerprint and note.
 
         Raises:
-            ValueError: no number, or minus infinity, which no figure is.
+            ValueError: the value is NaN or minus infinity.
         """
         if math.isnan(self.value) or self.value == -math.inf:
             raise ValueError(f"found value {self.value}, expected a number or infinity")
@@ -64,10 +64,10 @@ class Measured:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_json` gave.
+        """Return the measurement that `to_json` wrote.
 
         Raises:
-            ValueError: it has no value that is a number.
+            ValueError: its value is not a number.
         """
         rest = dict(values)
         value = rest.pop("value", "none")
@@ -78,7 +78,7 @@ class Measured:
 
 
 def by_today(figures: Mapping[str, Measured]) -> dict[str, Measured]:
-    """Figures of a file under the names that they have now: earlier ones called those of any network FID and KID."""
+    """Return figures of a file under their current keys: earlier versions had fid and kid for every feature network."""
     renamed = {}
     for key, figure in figures.items():
         digest = str(figure.fingerprint.get("weights_sha256", ""))
@@ -90,5 +90,5 @@ def by_today(figures: Mapping[str, Measured]) -> dict[str, Measured]:
 
 
 def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """A fingerprint without the name of a network, which is that of a file: its digest tells networks apart."""
+    """Return a fingerprint without the network's file name; the digest of its weights identifies it."""
     return {name: value.partition(" (")[0] if name == "metric" else value for name, value in fingerprint.items()}

@@ -1,4 +1,4 @@
-"""The state of one training run: networks, optimisers, data, and where they compute."""
+"""Run, the state of a training run: networks, optimisers, data and devices; how it is built."""
 
 import copy
 import platform
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cgan import __version__
 from cgan.color import COLOR_TARGETS, ColorSpace
-from cgan.config import ADAM_BETAS, TrainConfig
+from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision
 from cgan.data.prefetch import prefetch
 from cgan.data.prepared import Photos
 from cgan.data.split import Split, epoch_batches
@@ -28,10 +28,11 @@ from cgan.training.run_folder import RunFolder
 Metrics = dict[str, Any]
 
 UNFOLDING_PIXELS, LEAST_UNFOLDING = 2**20, 16
-"""Pixels, and photos at least, from which the batch norm of an exported generator takes its statistics: about 0.7 GB at
-width 16."""
+"""Pixels, and least number of photos, for the batch norm statistics of an exported generator: about 0.7 GB at width
+16."""
 
-AUTOCAST_DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+AUTOCAST_DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Type of autocast for each precision of training."""
 
 
 @dataclass
@@ -49,26 +50,26 @@ class Run:
     optimizers: dict[str, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     pixels: Tensor
-    """All photos, N x 3 x size x size uint8; on the device when they fit."""
+    """All photos, N x 3 x size x size uint8; on the device if they fit."""
     split: Split
     compiled: dict[str, nn.Module] = field(default_factory=dict)
-    """The networks as torch.compile made them with --compile, else themselves."""
+    """The networks, compiled with --compile."""
     stepped: dict[str, nn.Module] = field(default_factory=dict)
-    """Those again, with their gradients averaged over the processes: what a network's own step calls."""
+    """The compiled networks with gradients averaged over the processes; used in a network's own step."""
     history: list[Metrics] = field(default_factory=list)
     """Metrics of the finished epochs."""
     steps: int = 0
-    """Steps of the generator so far."""
+    """Number of generator steps so far."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """All networks, by the names they have in the training state."""
+        """All networks, by their names in the training state file."""
         named = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
         return {name: network for name, network in named.items() if network is not None}
 
     @property
     def result(self) -> Generator:
-        """The generator that is evaluated and exported."""
+        """The generator that is evaluated and exported: the average, if there is one."""
         return self.average or self.generator
 
     @property
@@ -78,27 +79,27 @@ class Run:
 
     @cached_property
     def autocast_dtype(self) -> torch.dtype | None:
-        """Type of the mixed precision, or None in fp32."""
+        """Type of mixed precision; None in fp32."""
         return AUTOCAST_DTYPES[self.config.precision]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision for the forward passes, or nothing in fp32."""
+        """Return a context of mixed precision for forward passes; it does nothing in fp32."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast_dtype)
 
     def epoch_batches(self, epoch: int) -> Iterator[Tensor]:
-        """Indices of the training photos of each step of an epoch, over all processes; one at least for each."""
+        """Yield the indices of each step's training photos, over all processes, with at least one for each process."""
         smallest = max(2, self.world.size)
         config = self.config
         return epoch_batches(self.split.train, config.batch_size, config.seed, epoch, smallest=smallest)
 
     def photos(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
-        """Photos by index, N x 3 x size x size uint8, where `pixels` lies.
+        """Return photos by index, N x 3 x size x size uint8, on the device of `pixels`.
 
         Args:
-            indices: photos, N.
-            flip: which of them to mirror, N booleans.
+            indices: indices of photos, N.
+            flip: N booleans, True to mirror a photo.
         """
         pixels = self.pixels[indices.to(self.pixels.device)]
         if flip is not None:
@@ -106,9 +107,9 @@ class Run:
         return pixels
 
     def batches(self, choices: list[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
-        """Photos by (indices, flip) on the device, each batch N x 3 x size x size uint8.
+        """Yield batches by (indices, flip) on the device, each N x 3 x size x size uint8.
 
-        Where the photos are not on the GPU, the next batches are made ready while it computes.
+        If the photos are not on the GPU, the next batches are prepared while it computes.
         """
         if self.device.type == "cpu" or self.pixels.is_cuda:
             yield from (self.photos(*choice) for choice in choices)
@@ -118,11 +119,11 @@ class Run:
                 yield pixels.to(self.device, non_blocking=True)
 
     def _pinned(self, choice: tuple[Tensor, Tensor | None]) -> Tensor:
-        torch.cuda.set_device(self.device)  # a new thread would pin memory for the first GPU
+        torch.cuda.set_device(self.device)  # a new thread pins memory for the first GPU by default
         return self.photos(*choice).pin_memory()
 
     def gray_and_truth(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the generator gets and what the losses compare its colours with, float32 in [0, 1], channels last.
+        """Return the generator's input and the true colours for the losses, float32 in [0, 1], channels last.
 
         Args:
             pixels: N x 3 x H x W uint8, on the device.
@@ -133,15 +134,15 @@ class Run:
         gray, truth = self.target.split(pixels)
         if self.config.loss_space == "rgb":
             truth = pixels.float() / 255
-        # to() and not contiguous(), which leaves a single channel as it is: what is stacked on it would take its layout
+        # Not contiguous(): it keeps the layout of a single channel, and a concatenation would take over that layout.
         return gray.to(memory_format=torch.channels_last), truth.to(memory_format=torch.channels_last)
 
     def in_loss_space(self, gray: Tensor, prediction: Tensor) -> Tensor:
-        """The generator's colours as the losses compare them, N x config.loss_channels x H x W."""
+        """Convert the generator's colours to the loss's colour space, N x config.loss_channels x H x W."""
         return self.target.to_rgb(gray, prediction.float()) if self.config.loss_space == "rgb" else prediction
 
     def picture(self, gray: Tensor) -> Tensor:
-        """RGB in [0, 1], N x 3 x H x W, of the result generator for gray, N x 1 x H x W."""
+        """Colour gray, N x 1 x H x W, with the result generator: RGB in [0, 1], N x 3 x H x W."""
         return self.target.to_rgb(gray, self.result(gray).float()).clamp(0, 1)
 
 
@@ -149,46 +150,49 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """Replace "auto" by the device, the precision and the metric of this machine and run.
 
     Raises:
-        UserError: the device is not here, or it does not compute in the precision.
+        UserError: the device is missing, or does not support the precision.
     """
     cuda = torch.cuda.is_available()
-    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
+    device: Device = config.device
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
     if device == "cuda" and not cuda:
         raise UserError("--device cuda: torch finds no CUDA device here, only the CPU; use --device cpu or auto")
-    precision = config.precision
+    precision: TrainPrecision = config.precision
     if precision == "auto":
         precision = "fp16" if device == "cuda" else "bf16" if _cpu_computes_bf16() else "fp32"
     if precision == "fp16" and device == "cpu":
         raise UserError("--precision fp16: found the CPU, expected a CUDA device; use bf16, fp32 or auto")
-    best_by = config.best_by
+    best_by: BestBy = config.best_by
     if best_by == "auto":
         best_by = "fid" if config.fid else "psnr"
     return replace(config, device=device, precision=precision, best_by=best_by)
 
 
 def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, Generator | None]:
-    """The generator that a run goes on from, and the configuration that names its weights.
+    """Load the generator of --init; return the configuration with its digest, and the generator.
 
     Args:
-        config: of the new run.
-        source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file; None is random weights.
+        config: configuration of the new run.
+        source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file; None for random weights.
 
     Raises:
-        UserError: nothing there, nothing of these, or a generator of another shape than the configuration's.
+        UserError: there is no such file, it is none of these, or its generator has another shape than the
+            configuration's.
         GateError: its weights were changed.
     """
     if source is None:
         return config, None
     generator, spec = load_network(source)
-    found = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
-    if not config.input_blur:  # to begin with one, or to go on with another at another size, is a choice
+    found: dict[str, object] = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
+    if not config.input_blur:  # a blur may be added, or changed for another size
         found["input_blur"] = spec.input_blur
     if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
         options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wrong.items())
         raise UserError(
             f"--init {source}: found a generator of {options}, expected that of the options; give {options}"
         )
-    # What lies in an exported file is not what training wrote: batch norm is folded.
+    # The weights in an exported file are not those of the checkpoint: batch norm is folded.
     folded = isinstance(generator, ExportedGenerator)
     digest = weights_digest(generator.state_dict()) if folded else spec.weights_sha256
     return replace(config, init_sha256=digest), generator
@@ -202,20 +206,20 @@ def build(
     world: World,
     start: Generator | None = None,
 ) -> Run:
-    """Networks, optimisers and data of a run as it begins.
+    """Build the networks, optimisers and data of a new run.
 
     Args:
-        folder: where it will be written.
+        folder: the run folder.
         config: resolved configuration (see `resolve`).
         photos: prepared photos of config.size.
-        split: which of them train.
+        split: training and held-out photos.
         world: the processes that train together.
-        start: the generator to begin with; random weights when None.
+        start: the generator to begin with; None for random weights.
     """
     device = torch.device("cuda", world.local_rank) if config.device == "cuda" else torch.device("cpu")
     torch.manual_seed(config.seed)
     networks: dict[str, nn.Module] = {"generator": build_generator(config)}
-    if start is not None:  # in place of random weights that were drawn all the same: the discriminator's stay theirs
+    if start is not None:  # random weights were drawn all the same, so that the discriminator's do not change
         if isinstance(start, ExportedGenerator):
             unfold_batch_norm(start, _gray(photos, split, config))
         networks["generator"].load_state_dict(start.state_dict())
@@ -247,21 +251,21 @@ def build(
 
 
 def _gray(photos: Photos, split: Split, config: TrainConfig) -> Tensor:
-    """Luma of some training photos as the generator gets it, N x 1 x size x size."""
+    """Return some training photos as input of the generator, N x 1 x size x size."""
     count = max(LEAST_UNFOLDING, UNFOLDING_PIXELS // config.size**2)
-    evenly = split.train[:: max(1, len(split.train) // count)][:count]  # they are sorted, often by kind
+    evenly = split.train[:: max(1, len(split.train) // count)][:count]  # the photos are sorted by name, often by class
     return COLOR_TARGETS[config.color_space].split(photos.pixels[torch.tensor(evenly)])[0]
 
 
 def compile_network(network: nn.Module) -> nn.Module:
-    """The network with its calls translated by torch.compile; it shares its weights with the original."""
+    """Compile a network with torch.compile; the result shares its weights."""
     compiled = torch.compile(network)
     assert isinstance(compiled, nn.Module)
     return compiled
 
 
 def environment(run: Run) -> dict[str, Any]:
-    """Versions and device, for the record."""
+    """Return versions and device for environment.json."""
     on_gpu = run.device.type == "cuda"
     name = torch.cuda.get_device_name(run.device) if on_gpu else platform.processor() or platform.machine()
     return {
@@ -277,7 +281,7 @@ def environment(run: Run) -> dict[str, Any]:
 
 
 def _on_device(pixels: Tensor, device: torch.device) -> Tensor:
-    """All photos on the GPU if they take at most half of its free memory, so that no loader is needed."""
+    """Move all photos to the GPU if they fill at most half of its free memory; then no loader is needed."""
     if device.type == "cuda" and pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
         return pixels.to(device)
     return pixels

@@ -1,4 +1,4 @@
-"""The state of a run: what auto becomes, how networks begin, what they are given."""
+"""Run: resolution of auto, initial networks, batches."""
 
 import platform
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from cgan.errors import UserError
 from cgan.spec import COLOR_SPACES
 from cgan.training.checkpoint import weights_digest
 from cgan.training.distributed import World
+from cgan.training.run import Run, build, environment, resolve
 from cgan.training.run_folder import RunFolder
-from cgan.training.state import Run, build, environment, resolve
 
 CONFIG = TrainConfig(width=2, size=32, batch_size=4, test_fraction=0.25, device="cpu", precision="fp32", fid=False)
 
@@ -33,7 +33,7 @@ def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Phot
 
 @pytest.fixture
 def begin(photos: Photos) -> Callable[..., Run]:
-    """`begin(**options)`: a run as it begins; its folder is not written."""
+    """`begin(**options)`: a new run, without files."""
 
     def new(**options: Any) -> Run:
         config = replace(CONFIG, **options)
@@ -233,7 +233,7 @@ def test_in_the_native_space_the_prediction_stays(begin: Callable[..., Run], spa
 
 
 class Constant(nn.Module):
-    """A generator of one colour, whatever it is given."""
+    """A generator that gives one colour for every input."""
 
     def __init__(self, *color: float) -> None:
         super().__init__()

@@ -1,0 +1,28 @@
+"""One photo as training sees it: upright, RGB, resized without keeping its aspect ratio."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cgan.completeness import load
+
+
+def resized_rgb(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Turn a photo upright, convert it to RGB and resize it (bicubic) without cropping or padding.
+
+    Args:
+        image: opened, not yet loaded, with at most 8 bits per channel; its file name is cleared.
+        height, width: size of the result in pixels.
+
+    Returns:
+        height x width x 3 uint8.
+
+    Raises:
+        MissingPixelsError: the file is truncated.
+    """
+    # With a file name Pillow memory-maps uncompressed files, and then reads a TIFF that is rotated by its EXIF
+    # orientation with the wrong row length, so the pixels come out sheared.
+    image.filename = ""  # type: ignore[attr-defined]
+    load(image)
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC))

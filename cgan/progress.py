@@ -1,0 +1,91 @@
+"""Progress on standard error: a bar on a terminal, elsewhere a line now and then."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PLAIN_SECONDS = 30
+"""Seconds between two lines of progress where standard error is not a terminal."""
+
+
+def print_line(line: str) -> None:
+    """Print a line to standard error at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """One bar after another on a terminal; elsewhere a line every PLAIN_SECONDS.
+
+    Args:
+        quiet: show nothing.
+        say: prints a line where there is no terminal; None shows nothing there.
+        leave: keep a finished bar on the screen.
+        unit: what is counted.
+    """
+
+    def __init__(
+        self, quiet: bool, say: Callable[[str], None] | None = print_line, leave: bool = False, unit: str = "img"
+    ) -> None:
+        terminal = sys.stderr.isatty()
+        self._shows_bar = not quiet and terminal
+        self._say = None if quiet or terminal else say
+        self._leave = leave
+        self._unit = unit
+        self._bar: tqdm[Any] | None = None
+        self._label = ""
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, total: int, label: str = "") -> None:
+        """Show a new bar in place of the last one.
+
+        Args:
+            total: number of items.
+            label: name of the bar.
+        """
+        if self._shows_bar:
+            from tqdm import tqdm
+
+            self.close()
+            self._label = label
+            self._bar = tqdm(total=total, desc=label or None, unit=self._unit, leave=self._leave)
+
+    def update(
+        self, done: int, total: int, line: str = "", label: str = "", beside: Mapping[str, Any] | None = None
+    ) -> None:
+        """Show how far the work is; another label, or fewer items than before, begins a new bar.
+
+        Args:
+            done: items finished so far.
+            total: items in all.
+            line: the text where there is no terminal; `done/total` when empty.
+            label: name of the bar.
+            beside: names and values to show beside the bar.
+        """
+        if self._shows_bar:
+            if self._bar is not None and (label != self._label or done < self._bar.n):
+                self.close()  # a step of another bar
+            if self._bar is None and done < total:  # a bar that was closed after its last item does not come back
+                self.begin(total, label)
+            if self._bar is not None:
+                if beside:
+                    self._bar.set_postfix(beside, refresh=False)
+                self._bar.update(done - self._bar.n)
+        elif self._say and time.monotonic() - self._last_line > PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self._say(line or f"{done}/{total}")
+
+    def close(self) -> None:
+        """Remove the bar, or leave it finished; the next update begins another one."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
