@@ -1,6 +1,6 @@
-"""The report's experiments, all of them, on any photos: each row is a run of cgan-train with the row's options.
+"""Experiments of the original report, each a run of cgan-train.
 
-    python benchmarks/ablation.py PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
+    python -m benchmarks ablation PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
 
 FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the
 report's numbers beside the measured ones. The same command again goes on where it stopped; other
@@ -20,11 +20,8 @@ from typing import Any
 import click
 from matplotlib.figure import Figure
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.machine import arguments
-from cgan.command import exit_on_user_error
+from benchmarks.command import benchmark
+from benchmarks.records import record
 from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.files import atomic_path
@@ -89,7 +86,7 @@ def report_rows() -> list[Row]:
 GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@benchmark
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, table and chart.")
@@ -101,7 +98,7 @@ GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
 )
 @click.option("--fid/--no-fid", default=True, help="Measure FID and KID; needs Inception v3 weights.")
 @click.option("--quick", is_flag=True, help=f"At most {QUICK_PHOTOS} photos, small networks, one epoch for ten.")
-def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, fid: bool, quick: bool) -> None:
+def main(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, fid: bool, quick: bool) -> None:
     """Train every experiment on PHOTOS and write the table; options after -- go to cgan-train."""
     chosen = groups.split(",")
     if unknown := sorted(set(chosen) - set(GROUPS)):
@@ -184,13 +181,13 @@ def write_results(out: Path, rows: list[Row], failures: dict[str, str], quick: b
     """Table, JSON and chart of the rows so far."""
     measured = {row.name: history_of(out / "runs" / row.name)[-1:] for row in rows}
     results = [(row, measured[row.name][0] if measured[row.name] else None) for row in rows]
-    record = [
+    values = [
         {"name": row.name, "title": row.title, "options": row.options, "report_fid": row.report_fid, "metrics": metrics}
         | ({"failed": failures[row.name]} if row.name in failures else {})
         for row, metrics in results
     ]
     with atomic_path(out / "ablation.json") as path:
-        path.write_text(json.dumps({"arguments": arguments(), "quick": quick, "rows": record}, indent=2) + "\n")
+        path.write_text(json.dumps(record(quick=quick, rows=values), indent=2) + "\n")
     with atomic_path(out / "ablation.md") as path:
         path.write_text(markdown(results, failures))
     with atomic_path(out / "ablation.png") as path:
@@ -261,8 +258,3 @@ def chart(results: list[tuple[Row, dict[str, Any] | None]], path: Path) -> None:
     report.barh(titles, [row.report_fid or 0.0 for row, _ in rows], color="tab:gray")
     report.set_xlabel("FID in the report")
     figure.savefig(path, format="png", dpi=100)
-
-
-if __name__ == "__main__":
-    with exit_on_user_error():
-        command()

@@ -1,4 +1,4 @@
-"""Who takes part in benchmarks/latency.py: MODEL[@BACKEND[:PROVIDER]]."""
+"""Who takes part in `python -m benchmarks latency`: MODEL[@BACKEND[:PROVIDER]]."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""A folder of photos in formats and modes of all kinds, with hostile files among them, for benchmarks/stress.py."""
+"""Photos in many formats and modes, with hostile files among them, for `python -m benchmarks stress`."""
 
 import io
 from collections.abc import Callable

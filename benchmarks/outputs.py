@@ -1,4 +1,4 @@
-"""What an OUTPUT of `cgan-infer folder` holds, looked at from outside, for benchmarks/stress.py."""
+"""What an OUTPUT of `cgan-infer folder` holds, looked at from outside, for `python -m benchmarks stress`."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""Other ways to colour a folder of photos, as people write them, for benchmarks/folder.py.
+"""Other ways to colour a folder of photos, as people write them, for `python -m benchmarks folder`.
 
 Each loads the ONNX model for a number of threads, and gives a function that writes a JPEG of the photo's own size for
 every photo of a folder. PyTorch runs the same architecture with random weights, which cost the same time.

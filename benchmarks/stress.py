@@ -1,6 +1,6 @@
-"""Whether folder runs keep their word under stress: bounded memory, kills at any moment, hostile files, a large photo.
+"""Folder runs under stress: memory, kills, files of a user, hostile files, a large photo.
 
-    python benchmarks/stress.py [--photos FOLDER] [--check memory] [--files N] [--kills N] [--json FILE] [--quick]
+    python -m benchmarks stress [--photos FOLDER] [--check memory] [--files N] [--kills N] [--json FILE] [--quick]
 
 Each check runs `cgan-infer folder` in processes of its own and prints one line; the command exits with 1 if one fails.
 
@@ -30,15 +30,12 @@ from typing import Any
 import click
 from PIL import Image
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.command import benchmark, existing_path
 from benchmarks.dropped import Dropper
-from benchmarks.folder import make_photos
 from benchmarks.hostile import make_mixed
-from benchmarks.machine import arguments, machine
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
-from benchmarks.records import json_option, write_record
+from benchmarks.photos import make_photos
+from benchmarks.records import json_option, record, write_record
 from infer.folder.report import REPORT_NAME
 from infer.packaged import DEFAULT_MODEL
 from infer.photo.decode import use_own_pixel_limit
@@ -320,7 +317,7 @@ CHECKS: dict[str, Callable[[Setup], Findings]] = {
 def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
     """Run checks, each in an empty folder, and print a line of each; the figures by name of the check."""
     use_own_pixel_limit()
-    record = {}
+    figures = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             found = CHECKS[name](replace(setup, folder=Path(folder)))
@@ -329,13 +326,13 @@ def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
             print(f"  {problem}")
         if len(found.problems) > SHOWN:
             print(f"  and {len(found.problems) - SHOWN} more")
-        record[name] = {"passed": not found.problems, **found.figures, "problems": found.problems}
-    return record
+        figures[name] = {"passed": not found.problems, **found.figures, "problems": found.problems}
+    return figures
 
 
-@click.command()
-@click.option("--photos", type=click.Path(exists=True, resolve_path=True, path_type=Path), help="Copied and repeated.")
-@click.option("--model", type=click.Path(exists=True, resolve_path=True, path_type=Path), default=DEFAULT_MODEL)
+@benchmark
+@click.option("--photos", type=existing_path(resolve=True), help="Copied and repeated.")
+@click.option("--model", type=existing_path(resolve=True), default=DEFAULT_MODEL)
 @click.option("--check", "checks", type=click.Choice(list(CHECKS)), multiple=True, help="One or more; default: all.")
 @click.option(
     "--files", type=click.IntRange(min=10), help="Photos of each check; memory compares with a fifth of them."
@@ -352,16 +349,13 @@ def main(
     json_file: Path | None,
     quick: bool,
 ) -> None:
-    """Print a line for each check; exit with 1 if one fails."""
+    """Check folder runs under stress.
+
+    Prints a line for each check. The exit code is 1 if one fails.
+    """
     setup = Setup(
         folder=Path(), photos=photos, model=model, files=files, kills=kill_count or (5 if quick else 30), quick=quick
     )
-    record = check_all(checks or CHECKS, setup)
-    if json_file:
-        values = {"arguments": arguments(), "machine": machine(), "checks": record}
-        write_record(json_file, values)
-    sys.exit(0 if all(figures["passed"] for figures in record.values()) else 1)
-
-
-if __name__ == "__main__":
-    main()
+    found = check_all(checks or CHECKS, setup)
+    write_record(json_file, record(checks=found))
+    sys.exit(0 if all(figures["passed"] for figures in found.values()) else 1)
