@@ -33,4 +33,4 @@ for model in "$out"/models/*.onnx; do
     set -- "$@" --model "$model"
 done
 shift 3
-python "$(dirname "$0")/quality.py" "$photos" --split "$stage/split.json" "$@" --json "$out/quality.json"
+PYTHONPATH=$(dirname "$0")/.. python -m benchmarks quality "$photos" --split "$stage/split.json" "$@" --json "$out/quality.json"

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.rounds import interval, is_settled, summary, worst
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.mark.parametrize("count", [6, 9, 10, 14, 30, 101])
 def test_the_interval_is_the_narrowest_that_covers_enough(count: int) -> None:
