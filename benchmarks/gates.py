@@ -2,8 +2,9 @@
 
     python -m benchmarks gates PHOTOS --reference RUN --calibration FOLDER [--other RUN] [--photos 100] [--json FILE]
 
-Exports of RUN, honest ones and spoiled ones, are compared with RUN: int8 calibrated on noise in place of FOLDER, a
-gamma of 1.02, red and blue swapped, and OTHER, a checkpoint of later or earlier training. Needs the extra "train".
+Honest and spoiled exports of RUN are compared with RUN. The spoiled ones are int8 calibrated on noise instead of
+FOLDER, a gamma of 1.02, red and blue swapped, and OTHER, a checkpoint of later or earlier training. Needs the extra
+"train".
 """
 
 import random

@@ -2,8 +2,8 @@
 
     python -m benchmarks int8 PHOTOS ... --calibration FOLDER [--model FILE] [--photos 60] [--rounds 5] [--json FILE]
 
-The fp32 model and int8 versions of it, calibrated on FOLDER, run by turns in one thread of ONNX Runtime over the same
-decoded photos, some of each folder PHOTOS. PSNR is against fp32. Needs the extra "export".
+The fp32 model and int8 versions of it, calibrated on FOLDER, take turns in one thread of ONNX Runtime over the same
+decoded photos, some from each folder PHOTOS. PSNR is against fp32. Needs the extra "export".
 """
 
 import random

@@ -2,18 +2,18 @@
 
     python -m benchmarks latency [MODEL[@BACKEND[:PROVIDER]] ...] [--batch 1,8,64] [--out FOLDER] [--compare OLD.json]
 
-Three kinds are kept apart. "compute" is one run of a batch that already lies where the engine reads it; what trtexec
-calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
-from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
-contestants take turns, in the other order each second round; a ratio is the median over the rounds, so that a machine
-that is slower for a while slows both of its sides. Those whose ratio is not yet known to within 5% take up to five
-times as many; so two rows are not of the same rounds, and a ratio is not the quotient of their images a second. Without
-MODEL the one in the package runs on every backend that is installed and takes it. Beside the backends of cgan-infer,
+Three kinds of runs are timed. "compute" is one run of a batch that already lies where the engine reads it, the GPU
+compute time of trtexec. "copies" includes the copies from and to host memory, the host latency of trtexec. "files" goes
+from the bytes of photos to the bytes of coloured JPEGs in one thread: decoding, the run, merging and encoding. All
+contestants take turns, in reverse order every second round. A ratio is the median over the rounds, so a machine that is
+slower for a while slows both sides of it. Contestants whose ratio is not yet known to within 5% take up to five times
+as many rounds. Two rows are therefore of different rounds, and a ratio is not the quotient of their images a second.
+Without MODEL the packaged model runs on every installed backend that takes it. Besides the backends of cgan-infer,
 BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch
 with its own defaults, on an exported fp32 file or a run.
 
-On a GPU, where PyTorch is installed, the rows of "compute" are set against what the card can do: the operations of the
-model's convolutions, times images a second, as a share of the rate of a large fp16 matrix product in the same process.
+On a GPU, where PyTorch is installed, the rows of "compute" are compared with the peak of the card: the operations of
+the convolutions of the model, times images a second, as a share of the rate of a large fp16 matrix product.
 """
 
 import json
@@ -28,7 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# As `cgan-infer folder` sets it, before numpy reads it: its threads would take the cores from the model's.
+# As `cgan-infer folder` sets it, before numpy reads it: threads of OpenBLAS would take cores from the model.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 
 import click
@@ -52,7 +52,7 @@ LEAST_SECONDS, LEAST_RUNS = 3.0, 10
 ROUNDS, MOST_ROUNDS = 10, 50
 """Many and short, because other guests of a shared machine come and go within seconds."""
 WARM_UPS = 3
-"""What is prepared in the first runs of a shape is not what a user waits for; torch.compile records in the second."""
+"""Runs before the clock starts: engines prepare a shape in its first run, torch.compile records in the second."""
 BATCHES = "1,2,4,8,16,32,64"
 PARITY_PHOTOS = 32
 

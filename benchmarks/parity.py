@@ -2,9 +2,9 @@
 
     python -m benchmarks parity PHOTOS --reference RUN [--candidate FILE] [--photos 1000] [--rounds 3] [--json FILE]
 
-By turns in one process: both models over the decoded photos, batch by batch in as many threads as parity uses, with no
-file read and nothing measured; and the whole check from the files on. Beside wall-clock time stands processor time,
-which other work on the machine disturbs less. Needs the extra "train".
+Two parts take turns in one process: both models over decoded photos, batch by batch in as many threads as parity uses,
+without reading files or measuring; and the whole check, from the files on. Processor time is given beside wall-clock
+time, because other work on the machine disturbs it less. Needs the extra "train".
 """
 
 import json

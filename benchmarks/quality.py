@@ -3,10 +3,10 @@
     python -m benchmarks quality PHOTOS [--split RUN/split.json] [--model FILE ...] [--json FILE]
 
 The photos, with --split the held-out ones of a run, are turned gray, coloured by `cgan-infer folder` as a user would,
-and compared with the originals at their own size: PSNR, colourfulness, and the mean CIEDE2000 difference of the
-pixels. What each of these says of single photos, the distance between the colours of all photos together says of all:
-0 where each colour is as frequent as in the originals, 1 where none is shared; a model that never paints violet shows
-there. The gray photos themselves stand beside them. Near-gray originals are left out and counted. Needs the extra
+and compared with the originals at their own size: PSNR, colourfulness and mean CIEDE2000, each a mean over photos. The
+colour distance compares the colours of all photos together: 0 where each colour is as frequent as in the originals, 1
+where none is shared; it shows, for example, a model that never paints violet. The same figures of the gray photos are
+given for comparison. Near-gray originals are left out and counted. Needs the extra
 "train".
 """
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks training [--width 16] [--batch-size 32] [--precision auto] [--json FILE]
 
-Both step the same networks on the same random photos, by turns over several rounds in one process. What the machine
-could do at most is measured beside them: the rate of a large matrix product in the same precision, and how much of it
-the step's convolutions use.
+Both train the same networks on the same random photos, in turns over several rounds in one process. The share of the
+machine's peak that the convolutions use is measured too, against the rate of a large matrix product in the same
+precision.
 """
 
 import statistics
