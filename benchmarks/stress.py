@@ -49,8 +49,8 @@ process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(process, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
-"""Runs a command and prints its exit code and its peak memory in KiB as the last line. It is a separate process, because
-Linux would otherwise count the memory of the benchmark, with its photos, as that of the command."""
+"""Runs a command and prints its exit code and its peak memory in KiB as the last line. It is a separate process: Linux
+counts the memory of the process that starts a command, here with the test photos, as that of the command."""
 
 SOURCES = 50
 """Different photos behind the many of the memory check, which are links to them."""

@@ -125,7 +125,7 @@ def test_one_odd_round_moves_no_ratio() -> None:
 
 
 class Shaped:
-    """What `measure` asks of a backend before anything runs."""
+    """The properties of a backend that `measure` reads before anything runs."""
 
     def __init__(self, side: int, most: int | None) -> None:
         self.own_size, self.batch_range = (side, side), (1, most)

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import cgan.cli
 from benchmarks.__main__ import COMMANDS, group
+from benchmarks.matrix import MATRIX_SIDE
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,7 +33,19 @@ def record(tmp_path: Path) -> Path:
     return tmp_path / "record.json"
 
 
-def test_ablation(photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]) -> None:
+def test_ablation(
+    photo_folder: Path,
+    tmp_path: Path,
+    tiny_options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    no_curves: None,
+) -> None:
+    def train_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as end:
+            cgan.cli.main(command[3:])  # after python -m cgan
+        return subprocess.CompletedProcess(command, end.value.code or 0, "", "")
+
+    monkeypatch.setattr("benchmarks.ablation.subprocess", SimpleNamespace(run=train_here, PIPE=subprocess.PIPE))
     options = [option for option in tiny_options if option not in ("--quiet", "--no-fid")]
     arguments = [photo_folder, "--out", tmp_path / "out", "--groups", "no-gan", "--quick", "--no-fid", "--", *options]
     values = run(tmp_path / "out" / "ablation.json", "ablation", *arguments)
@@ -44,7 +59,11 @@ def test_folder(exported_onnx: Path, record: Path) -> None:
     assert all(turn["images_per_second"] > 0 for turns in values["figures"].values() for turn in turns)
 
 
-def test_gates(trained_run: Path, photo_folder: Path, record: Path) -> None:
+def test_gates(
+    exported_onnx: Path, trained_run: Path, photo_folder: Path, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All exports are the one that is there already: six more take half a minute.
+    monkeypatch.setattr("benchmarks.gates.make_onnx", lambda *_: SimpleNamespace(path=exported_onnx))
     options = ["--reference", trained_run, "--calibration", photo_folder, "--photos", 2, "--json", record]
     verdicts = {row["candidate"]: row["passed"] for row in run(record, "gates", photo_folder, *options)["rows"]}
     assert (verdicts["fp32"], verdicts["red and blue swapped"]) == (True, False)
@@ -82,7 +101,8 @@ def test_stress(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
     assert values["checks"]["mixed"].items() >= {"passed": True, "colored": 9, "named": 1}.items()
 
 
-def test_training(record: Path) -> None:
+def test_training(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MATRIX_SIDE, "cpu", 64)
     options = ["--width", 4, "--size", 32, "--batch-size", 2, "--device", "cpu", "--steps", 1, "--rounds", 1]
     values = run(record, "training", *options, "--json", record)
     assert values["ratio"] == values["rounds"][0]["step"] / values["rounds"][0]["plain"]
