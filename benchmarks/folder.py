@@ -27,8 +27,7 @@ from benchmarks.machine import has_bf16
 from benchmarks.peers import NEEDED, PEERS
 from benchmarks.photos import make_photos
 from benchmarks.records import json_option, record, write_record
-from benchmarks.rounds import rounds as rounds_of
-from benchmarks.rounds import summary, worst
+from benchmarks.rounds import rounds_of_turns, summary, worst
 from infer.packaged import DEFAULT_MODEL
 
 BACKENDS = ("openvino", "openvino-bf16")
@@ -127,7 +126,7 @@ def take_rounds(
     def has_time(_number: int) -> bool:
         return time.monotonic() - began < seconds
 
-    for number, turns in rounds_of(list(known), least, FOLDER, ratios.__getitem__, has_time):
+    for number, turns in rounds_of_turns(list(known), least, FOLDER, ratios.__getitem__, has_time):
         for name in turns:
             figures[name].append(known[name].turn())
         for name in turns:

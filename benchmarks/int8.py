@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.accuracy import psnr_of_all, psnr_of_each
 from benchmarks.command import benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
-from benchmarks.rounds import rounds as rounds_of
+from benchmarks.rounds import rounds_of_turns
 from cgan.spec import ModelSpec
 from export.calibration import calibration_batches, with_sharper_copies
 from export.quantize import FLOAT_CONVOLUTIONS, quantize_int8
@@ -123,7 +123,7 @@ def by_turns(files: dict[str, Path], gray: Floats, rounds: int) -> tuple[dict[st
     pictures: dict[str, Floats] = {}
     seconds: dict[str, list[float]] = {name: [] for name in files}
     opened = {name: open_model(path, "cpu", 1) for name, path in files.items()}
-    for _, turns in rounds_of(list(opened), rounds):
+    for _, turns in rounds_of_turns(list(opened), rounds):
         for name in turns:
             with opened[name] as backend:
                 run(backend, gray[:BATCH])  # warm-up

@@ -41,7 +41,7 @@ from benchmarks.contestants import check_settings, default_contestants, labels, 
 from benchmarks.latency_report import KINDS, PERCENTILES, changes, chart, document, ratios, shares, table
 from benchmarks.photos import make_photos
 from benchmarks.records import record, write_record
-from benchmarks.rounds import interval, rounds
+from benchmarks.rounds import interval, rounds_of_turns
 from cgan.errors import UserError
 from infer.backends.base import Backend
 from infer.photo.decode import Photo, decode, model_input
@@ -201,7 +201,7 @@ def _take_rounds(runs: dict[str, Callable[[], None]], rows: dict[str, Row], firs
     def ratios_of(name: str) -> list[float]:
         return rows[name].ratios(rows[first])
 
-    for number, turns in rounds(list(runs), ROUNDS, first, ratios_of, lambda number: number < MOST_ROUNDS):
+    for number, turns in rounds_of_turns(list(runs), ROUNDS, first, ratios_of, lambda number: number < MOST_ROUNDS):
         for name in turns:
             rows[name].rounds[number] = _time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.command import benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
-from benchmarks.rounds import rounds as rounds_of
+from benchmarks.rounds import rounds_of_turns
 from cgan.data.prefetch import prefetch
 from infer.backends import open_model
 from infer.backends.base import available_cores
@@ -48,7 +48,7 @@ def main(photos: Path, reference: Path, candidate: Path, count: int, rounds: int
     sources = sources[:count]
     seconds: dict[str, list[float]] = {"inference": [], "parity": []}
     processor: dict[str, list[float]] = {"inference": [], "parity": []}
-    for _, turns in rounds_of(list(seconds), rounds):
+    for _, turns in rounds_of_turns(list(seconds), rounds):
         for name in turns:
             if name == "inference":
                 wall, used = inference_alone(sources, reference, candidate)

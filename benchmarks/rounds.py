@@ -12,7 +12,7 @@ LEAST_VALUES = 6
 """With fewer values, not even the lowest and the highest enclose the median with CONFIDENCE."""
 
 
-def rounds(
+def rounds_of_turns(
     names: Sequence[str],
     least: int,
     first: str | None = None,

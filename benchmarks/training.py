@@ -22,7 +22,7 @@ from benchmarks.machine import machine
 from benchmarks.matrix import matrix_product_rate
 from benchmarks.plain_networks import use_plain_networks
 from benchmarks.records import json_option, record, write_record
-from benchmarks.rounds import rounds as rounds_of
+from benchmarks.rounds import rounds_of_turns
 from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, TrainConfig
 from cgan.data.prepared import Photos
 from cgan.data.split import Split
@@ -86,7 +86,7 @@ def measure(runs: dict[str, Run], rounds: int, steps: int, flops: float) -> list
     for warm_up in runs.values():
         run_steps(warm_up, 1)
     figures = []
-    for number, turns in rounds_of(list(runs), rounds):
+    for number, turns in rounds_of_turns(list(runs), rounds):
         product = matrix_product_rate(run.device, dtype)
         speeds = {name: run_steps(runs[name], steps) for name in turns}
         speed, other = speeds["step"], speeds["plain"]
