@@ -35,13 +35,13 @@ def rounds_of_turns(
         The number of the round, counted from 0, and the names in the order of their turns.
     """
     number = 0
-    while True:
-        unsettled = [name for name in names if name != first and (number < least or not is_settled(ratios(name)))]
-        if number >= least and not (first in names and unsettled and goes_on(number)):
-            return
-        turns = [name for name in names if name == first or name in unsettled]
+    turns = list(names)
+    while number < least or (len(turns) > 1 and goes_on(number)):
         yield number, turns if number % 2 == 0 else turns[::-1]
         number += 1
+        if number >= least:
+            taking = names if first in names else ()
+            turns = [name for name in taking if name == first or not is_settled(ratios(name))]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
