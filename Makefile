@@ -1,9 +1,10 @@
 # make demo: colour the examples with the model in the package. make test: everything CI checks.
+# make benchmarks-test: all tests of the benchmarks; make test has one quick test for each.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test benchmarks-test format clean
 
 demo: $(VENV)/base
 	$(BIN)/cgan-infer folder examples out --overwrite
@@ -15,6 +16,9 @@ test: $(VENV)/develop
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto
+
+benchmarks-test: $(VENV)/develop
+	$(BIN)/pytest -n auto -m '' tests/benchmarks
 
 format: $(VENV)/develop
 	$(BIN)/ruff format .

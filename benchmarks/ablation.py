@@ -1,11 +1,10 @@
-"""The report's experiments, all of them, on any photos: each row is a run of cgan-train with the row's options.
+"""Experiments of the original report, each a run of cgan-train.
 
-    python benchmarks/ablation.py PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
+    python -m benchmarks ablation PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
 
-FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the
-report's numbers beside the measured ones. The same command again goes on where it stopped; other
-options are refused. --quick trains small networks on at most 300 photos: it shows that every row runs, and says nothing
-about which is better.
+FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the numbers
+of the original report beside the measured ones. The same command continues where it stopped; other options are
+refused. --quick trains small networks on at most 300 photos: it shows that every row runs, not which row is better.
 """
 
 import json
@@ -20,11 +19,8 @@ from typing import Any
 import click
 from matplotlib.figure import Figure
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.machine import arguments
-from cgan.command import exit_on_user_error
+from benchmarks.command import benchmark
+from benchmarks.records import record
 from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.files import atomic_path
@@ -34,14 +30,14 @@ from cgan.training.figures import scalar
 QUICK_PHOTOS = 300
 QUICK_OPTIONS = ("--width", "8", "--size", "64", "--batch-size", "16", "--test-fraction", "0.1")
 REQUEST_FILE = "request.json"
-"""What the runs of a folder were asked for."""
+"""File in --out with the options that its runs were started with."""
 REPORT_TEST_PHOTOS = 164
-"""Held-out photos behind the report's FID."""
+"""Held-out photos behind the FID of the original report."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment of the report."""
+    """One experiment of the original report."""
 
     group: str
     name: str
@@ -50,11 +46,11 @@ class Row:
     options: tuple[str, ...]
     epochs: int
     report_fid: float | None
-    """The report's FID, where it gives one."""
+    """FID in the original report, None where it has none."""
 
 
 def train_options(color_space: str, discriminator: str, l1_weight: float, *more: str) -> tuple[str, ...]:
-    """Options of cgan-train for a row."""
+    """Return options of cgan-train for a row."""
     return (
         *("--color-space", color_space, "--discriminator", discriminator, "--l1-weight", f"{l1_weight:g}"),
         *more,
@@ -62,7 +58,7 @@ def train_options(color_space: str, discriminator: str, l1_weight: float, *more:
 
 
 def report_rows() -> list[Row]:
-    """Every experiment of the report, in its order."""
+    """Return every experiment of the original report, in its order."""
     bce = {
         "dense": {"rgb": 68.78, "hsv": 64.45, "ycbcr": 62.7},
         "patch": {"rgb": 55.38, "hsv": 68.42, "ycbcr": 59.67},
@@ -89,7 +85,7 @@ def report_rows() -> list[Row]:
 GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@benchmark
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, table and chart.")
@@ -97,11 +93,11 @@ GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
     "--groups",
     default=",".join(group for group in GROUPS if group != "final"),
     show_default=True,
-    help=f"Which experiments, of {', '.join(GROUPS)}.",
+    help=f"Experiments to run, of {', '.join(GROUPS)}.",
 )
 @click.option("--fid/--no-fid", default=True, help="Measure FID and KID; needs Inception v3 weights.")
 @click.option("--quick", is_flag=True, help=f"At most {QUICK_PHOTOS} photos, small networks, one epoch for ten.")
-def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, fid: bool, quick: bool) -> None:
+def main(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, fid: bool, quick: bool) -> None:
     """Train every experiment on PHOTOS and write the table; options after -- go to cgan-train."""
     chosen = groups.split(",")
     if unknown := sorted(set(chosen) - set(GROUPS)):
@@ -125,10 +121,10 @@ def command(photos: Path, train_options: tuple[str, ...], out: Path, groups: str
 
 
 def begin(out: Path, request: dict[str, Any]) -> None:
-    """Make the folder, or go on in one of the same request: rows that are finished are not looked at again.
+    """Make the folder, or continue in one with the same request, where finished rows are kept.
 
     Raises:
-        UserError: it has runs of another request, or a file is there.
+        UserError: the folder has runs of another request, or is a file.
     """
     file = out / REQUEST_FILE
     if out.exists() and not out.is_dir():
@@ -150,7 +146,7 @@ def begin(out: Path, request: dict[str, Any]) -> None:
 
 
 def sample(photos: Path, folder: Path) -> Path:
-    """Links to QUICK_PHOTOS photos, the same ones each time."""
+    """Fill a folder with links to QUICK_PHOTOS photos, the same ones each time, and return it."""
     if not folder.exists():
         folder.mkdir()
         found = scan(photos)
@@ -160,11 +156,11 @@ def sample(photos: Path, folder: Path) -> Path:
 
 
 def train(row: Row, photos: Path, run: Path, epochs: int, extra: Sequence[str]) -> str | None:
-    """Bring a row's run to its end; the reason where that failed."""
+    """Train or resume the run of a row; return the reason if that failed, else None."""
     if len(history_of(run)) >= epochs:
         return None
     resume = ["--resume"] if (run / "config.json").exists() else []
-    # Options given by hand come last: they win over the row's.
+    # Options of the user come last, so they override those of the row.
     arguments = [photos, "--out", run, "--epochs", epochs, *row.options, *extra, *resume, "--quiet"]
     done = subprocess.run(
         [sys.executable, "-m", "cgan", *map(str, arguments)], stderr=subprocess.PIPE, text=True, check=False
@@ -175,22 +171,22 @@ def train(row: Row, photos: Path, run: Path, epochs: int, extra: Sequence[str]) 
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:
-    """Metrics of a run's finished epochs."""
+    """Return the metrics of the finished epochs of a run."""
     file = run / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def write_results(out: Path, rows: list[Row], failures: dict[str, str], quick: bool) -> None:
-    """Table, JSON and chart of the rows so far."""
+    """Write table, JSON and chart of the rows so far."""
     measured = {row.name: history_of(out / "runs" / row.name)[-1:] for row in rows}
     results = [(row, measured[row.name][0] if measured[row.name] else None) for row in rows]
-    record = [
+    values = [
         {"name": row.name, "title": row.title, "options": row.options, "report_fid": row.report_fid, "metrics": metrics}
         | ({"failed": failures[row.name]} if row.name in failures else {})
         for row, metrics in results
     ]
     with atomic_path(out / "ablation.json") as path:
-        path.write_text(json.dumps({"arguments": arguments(), "quick": quick, "rows": record}, indent=2) + "\n")
+        path.write_text(json.dumps(record(quick=quick, rows=values), indent=2) + "\n")
     with atomic_path(out / "ablation.md") as path:
         path.write_text(markdown(results, failures))
     with atomic_path(out / "ablation.png") as path:
@@ -198,12 +194,12 @@ def write_results(out: Path, rows: list[Row], failures: dict[str, str], quick: b
 
 
 def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[str, str]) -> str:
-    """The table, with a line on what its FID was measured with."""
+    """Return the table, and a line that says how FID was measured."""
     measured = [metrics for _, metrics in results if metrics]
     fid_name, kid_name = (_name(measured, kind) for kind in ("fid", "kid"))
     lines = [
-        f"| experiment | epochs | {fid_name} | FID in the report | {kid_name} | L1 | PSNR, dB | colourfulness / real "
-        "| images/s |",
+        f"| experiment | epochs | {fid_name} | FID in the original report | {kid_name} | L1 | PSNR, dB "
+        "| colourfulness / real | images/s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     fingerprint = "FID and KID were not measured."
@@ -216,7 +212,8 @@ def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[st
         if fid:
             fingerprint = (
                 f"{fid_name} and {kid_name} on {fid['photos']} held-out photos, {fid['network']}, weights sha256 "
-                f"{fid['weights_sha256'][:16]}, {fid['resize']}; the report's on {REPORT_TEST_PHOTOS} other photos."
+                f"{fid['weights_sha256'][:16]}, {fid['resize']}; "
+                f"that of the original report on {REPORT_TEST_PHOTOS} other photos."
             )
         cells = [
             row.title,
@@ -234,19 +231,19 @@ def markdown(results: list[tuple[Row, dict[str, Any] | None]], failures: dict[st
 
 
 def _distance(metrics: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """FID or KID, or the same distance over the features of other weights, which its "metric" names."""
+    """Return FID or KID, or the same distance over the features of another network, which its "metric" names."""
     found: dict[str, Any] | None = metrics.get(f"test_{kind}") or metrics.get(f"test_{DISTANCES[kind][1]}")
     return found
 
 
 def _name(measured: list[dict[str, Any]], kind: str) -> str:
-    """What a distance is called in the rows that have it."""
+    """Return the name of a distance in the rows that have it."""
     found = next(filter(None, (_distance(metrics, kind) for metrics in measured)), None)
     return found["metric"] if found else DISTANCES[kind][0]
 
 
 def chart(results: list[tuple[Row, dict[str, Any] | None]], path: Path) -> None:
-    """Bars of what was measured, FID or else PSNR, beside bars of the report's FID."""
+    """Draw the measured FID, or else PSNR, beside the FID of the original report."""
     rows = [(row, metrics) for row, metrics in results if metrics]
     distances = [_distance(metrics, "fid") for _, metrics in rows]
     with_fid = any(distances)
@@ -259,10 +256,5 @@ def chart(results: list[tuple[Row, dict[str, Any] | None]], path: Path) -> None:
     here.set_xlabel(label)
     here.invert_yaxis()
     report.barh(titles, [row.report_fid or 0.0 for row, _ in rows], color="tab:gray")
-    report.set_xlabel("FID in the report")
+    report.set_xlabel("FID in the original report")
     figure.savefig(path, format="png", dpi=100)
-
-
-if __name__ == "__main__":
-    with exit_on_user_error():
-        command()

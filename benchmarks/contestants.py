@@ -1,4 +1,4 @@
-"""Who takes part in benchmarks/latency.py: MODEL[@BACKEND[:PROVIDER]]."""
+"""Contestants of `python -m benchmarks latency`, named MODEL[@BACKEND[:PROVIDER]]."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -11,14 +11,14 @@ from infer.backends.base import Backend
 from infer.packaged import DEFAULT_MODEL
 
 PYTORCH = "pytorch"
-"""What the names of the ways to run PyTorch in benchmarks/pytorch.py begin with."""
+"""Prefix of the names in `benchmarks.pytorch.WAYS`."""
 
 
 def open_contestant(name: str, device: str) -> Backend:
-    """The backend of a contestant, not yet entered.
+    """Return the backend of a contestant, not yet entered.
 
     Raises:
-        UserError: nothing of this name can be run.
+        UserError: the name stands for nothing that can run.
     """
     path, _, backend = name.partition("@")
     backend, _, provider = backend.partition(":")
@@ -36,23 +36,23 @@ def open_contestant(name: str, device: str) -> Backend:
 
 
 def check_settings(backends: Iterable[Backend]) -> None:
-    """Refuse contestants whose settings hold for the whole process and differ.
+    """Refuse contestants that need different settings of the whole process.
 
     Raises:
         UserError: the exact backend "torch" and PyTorch with its own defaults, both on a GPU.
     """
     if {"TorchBackend", "PyTorch"} <= {type(backend).__name__ for backend in backends if backend.on_gpu}:
         raise UserError(
-            "found RUN@torch beside a model @pytorch on a GPU, where the settings of one slow the other; "
+            "found RUN@torch and a model @pytorch on a GPU, where the settings of one slow the other; "
             "time them in two runs"
         )
 
 
 def labels(names: Iterable[str]) -> dict[str, str]:
-    """What was asked for, by file name and backend: the rest of a path says something of this machine alone.
+    """Return the contestants by label, which is the name without the folders of its path.
 
     Raises:
-        UserError: two have one label.
+        UserError: two contestants have the same label.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -64,7 +64,7 @@ def labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def default_contestants() -> list[str]:
-    """The model in the package on each backend that is installed and takes it."""
+    """Return the packaged model on each installed backend that takes it."""
     names = [str(DEFAULT_MODEL)]
     if find_spec("openvino"):
         names += [f"{DEFAULT_MODEL}@openvino", *([f"{DEFAULT_MODEL}@openvino-bf16"] if has_bf16() else [])]

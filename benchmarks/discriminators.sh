@@ -1,6 +1,6 @@
 #!/bin/sh
-# What a discriminator, its batch norm and the L1 weight do to the colours of the packaged model's stage 8-exposed: five
-# epochs of each, on 2 CPU cores in about half an hour, and the figures of all on the held-out photos.
+# Effect of a discriminator, its batch norm and the L1 weight on the colours of stage 8-exposed of the packaged model:
+# trains five epochs of each, on 2 CPU cores in about half an hour, and measures all on the held-out photos.
 #
 #     benchmarks/discriminators.sh PHOTOS STAGE OUT
 #
@@ -33,4 +33,5 @@ for model in "$out"/models/*.onnx; do
     set -- "$@" --model "$model"
 done
 shift 3
-python "$(dirname "$0")/quality.py" "$photos" --split "$stage/split.json" "$@" --json "$out/quality.json"
+PYTHONPATH=$(dirname "$0")/.. python -m benchmarks quality "$photos" --split "$stage/split.json" "$@" \
+    --json "$out/quality.json"

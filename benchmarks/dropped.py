@@ -1,4 +1,4 @@
-"""A user at work in an OUTPUT while runs write to it: files dropped, replaced and edited at random moments."""
+"""Files of a user in an OUTPUT while runs write to it: dropped, replaced and edited at random moments."""
 
 import os
 import random
@@ -18,16 +18,16 @@ class Dropper:
     Args:
         target: the folder.
         names: paths below it, at which files are dropped once each, in random order.
-        aside: a folder of the same file system in which they are prepared.
-        seed: of the order, the kinds and the moments.
+        aside: a new folder on the same file system, in which the files are prepared.
+        seed: determines order, kinds and moments.
     """
 
     def __init__(self, target: Path, names: list[str], aside: Path, seed: int) -> None:
         self.target, self.aside = target, aside
         self.dropped: dict[str, bytes | None] = {}
-        """What was put at each name; None stands for a link that leads nowhere."""
+        """Content that was put at each name; None stands for a dangling link."""
         self.edited: set[str] = set()
-        """Names at which an output was edited in place, its size unchanged."""
+        """Names of outputs that were edited in place without changing their size."""
         self._random = random.Random(seed)
         self._waiting = self._random.sample(names, len(names))
         self._ended = threading.Event()
@@ -46,7 +46,7 @@ class Dropper:
         self._thread.join()
 
     def problems(self) -> list[str]:
-        """Dropped files that are not as they were."""
+        """Return a line for each dropped file that has changed."""
         changed = []
         for name, content in self.dropped.items():
             path = self.target / name

@@ -1,13 +1,13 @@
-"""What the gates of `cgan-infer parity` let through and what they catch.
+"""Exports that the gates of `cgan-infer parity` pass, and spoiled ones that they catch.
 
-    python benchmarks/gates.py PHOTOS --reference RUN --calibration FOLDER [--other RUN] [--photos 100] [--json FILE]
+    python -m benchmarks gates PHOTOS --reference RUN --calibration FOLDER [--other RUN] [--photos 100] [--json FILE]
 
-Exports of RUN, honest ones and spoiled ones, are compared with RUN: int8 calibrated on noise in place of FOLDER, a
-gamma of 1.02, red and blue swapped, and OTHER, a checkpoint of later or earlier training. Needs the extra "train".
+Honest and spoiled exports of RUN are compared with RUN. The spoiled ones are int8 calibrated on noise instead of
+FOLDER, a gamma of 1.02, red and blue swapped, and OTHER, a checkpoint of later or earlier training. Needs the extra
+"train".
 """
 
 import random
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,8 @@ import onnx
 from onnx import helper, numpy_helper
 from PIL import Image
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.machine import arguments, machine
-from benchmarks.records import json_option, write_record
+from benchmarks.command import benchmark, existing_path
+from benchmarks.records import json_option, record, write_record
 from export.calibration import DEFAULT_LIMIT
 from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
@@ -32,17 +29,20 @@ from infer.quality.photos import Source, photos_below
 FIGURES = ("psnr", "worst_psnr", "delta_e_p99")
 
 
-@click.command()
-@click.argument("photos", type=click.Path(exists=True, path_type=Path))
-@click.option("--reference", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--calibration", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--other", type=click.Path(exists=True, path_type=Path))
-@click.option("--photos", "count", default=100, show_default=True)
+@benchmark
+@click.argument("photos", type=existing_path())
+@click.option("--reference", type=existing_path(), required=True, help="Run or checkpoint.")
+@click.option("--calibration", type=existing_path(), required=True, help="Photos for int8.")
+@click.option("--other", type=existing_path(), help="Checkpoint of another epoch.")
+@click.option("--photos", "count", default=100, show_default=True, help="Photos to compare on.")
 @json_option
 def main(
     photos: Path, reference: Path, calibration: Path, other: Path | None, count: int, json_file: Path | None
 ) -> None:
-    """Print each candidate's figures and whether it passed."""
+    """Compare honest and spoiled exports of a run with the run, as `cgan-infer parity` does.
+
+    Prints the figures of each candidate and if it passed.
+    """
     sources = photos_below(photos)
     random.Random(0).shuffle(sources)
     rows = []
@@ -52,13 +52,11 @@ def main(
             rows.append(row)
             figures = "{psnr:6.1f} dB, worst photo {worst_psnr:6.1f} dB, CIEDE2000 {delta_e_p99:6.2f}".format(**row)
             print(f"{name:<24} {'passed' if row['passed'] else 'caught'}  {figures}", flush=True)
-    record = {"arguments": arguments(), "machine": machine(), "photos": len(sources[:count]), "rows": rows}
-    if json_file:
-        write_record(json_file, record)
+    write_record(json_file, record(photos=len(sources[:count]), rows=rows))
 
 
 def candidates(folder: Path, reference: Path, calibration: Path, other: Path | None) -> dict[str, Path]:
-    """Files by what they are."""
+    """Export the candidates into `folder` and return the files by name."""
     noise = folder / "noise"
     noise.mkdir()
     rng = np.random.default_rng(0)
@@ -81,7 +79,7 @@ def candidates(folder: Path, reference: Path, calibration: Path, other: Path | N
 
 
 def changed(source: Path, target: Path, operator: str, operand: np.ndarray, **attributes: Any) -> Path:
-    """A model with one more node before its output."""
+    """Write the model with one more node before its output, and return the new file."""
     model = onnx.load(source)
     output = model.graph.output[0].name
     for node in model.graph.node:
@@ -94,12 +92,8 @@ def changed(source: Path, target: Path, operator: str, operand: np.ndarray, **at
 
 
 def judged(candidate: Path, reference: Path, sources: list[Source]) -> dict[str, Any]:
-    """Whether the gates let a candidate through, what they say of it and the figures that they go by."""
+    """Return if a candidate passed, the figures that the gates look at, and the gates that failed."""
     with open_model(candidate, "cpu", THREADS) as model:
         result = check_parity(model, reference, sources, device="cpu")
     figures = {name: round(result.figures[name].value, 3) for name in FIGURES}
     return {"passed": result.passed, **figures, "failed_gates": result.failed_gates()}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""A folder of photos in formats and modes of all kinds, with hostile files among them, for benchmarks/stress.py."""
+"""Photos in many formats and modes, with hostile files among them, for `python -m benchmarks stress`."""
 
 import io
 from collections.abc import Callable
@@ -15,12 +15,12 @@ ORIENTATION, TURNED = 0x0112, 6
 
 @dataclass(frozen=True)
 class Good:
-    """What the output of a photo has to be."""
+    """Expectations of the output of a good photo."""
 
     size: tuple[int, int]
     """Width and height."""
     has_tones: bool
-    """False where all is black or white, which no colour changes while luma is kept."""
+    """False where every pixel is black or white: such pixels have no colour with the same luma."""
 
 
 def _content(image: Image.Image, format_: str, **options: object) -> bytes:
@@ -30,7 +30,7 @@ def _content(image: Image.Image, format_: str, **options: object) -> bytes:
 
 
 def _deep(gray: Image.Image) -> Image.Image:
-    """With 16 bits."""
+    """Return the picture with 16 bits a channel."""
     return Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
 
 
@@ -62,7 +62,7 @@ PHOTOS: dict[str, Callable[[Image.Image], bytes]] = {
     "deep.tif": lambda gray: _content(_deep(gray), "TIFF"),
     "gray.webp": lambda gray: _content(gray.convert("RGB"), "WEBP"),
 }
-"""By the end of their names."""
+"""Encoders of good photos, by the end of the file name."""
 
 
 def _half(format_: str) -> Callable[[Image.Image], bytes]:
@@ -82,21 +82,21 @@ HOSTILE: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
     "text.png": (lambda _: b"no photo at all\n", "not an image"),
     "other.jpg": (lambda gray: _content(gray, "PNG"), "its content is png but its name says jpeg"),
 }
-"""By the end of their names, with words of the reason that the report must give, in small letters."""
+"""Encoders of hostile files, by the end of the file name, and words of the reason in report.json, in lower case."""
 
 
 def make_mixed(sources: Path, target: Path, count: int) -> tuple[dict[str, Good], dict[str, str]]:
     """Write `count` files made from the photos in `sources`, one in ten of them hostile, in some subfolders.
 
     Returns:
-        The good ones by their path below `target`, and the bad ones with words of their reason.
+        The good photos by their path below `target`, and the hostile files with words of their reason.
     """
     grays = []
     for path in sorted(sources.iterdir()):
         with Image.open(path) as image:
             gray = image.convert("L")
         gray.thumbnail((LONGEST, LONGEST))
-        grays.append(gray.crop((0, 0, gray.width, gray.height * 3 // 4)))  # so that a turn can be seen
+        grays.append(gray.crop((0, 0, gray.width, gray.height * 3 // 4)))  # not square, so that a rotation shows
     good: dict[str, Good] = {}
     bad: dict[str, str] = {}
     for i in range(count):

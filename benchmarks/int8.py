@@ -1,27 +1,25 @@
-"""What makes int8 models closer to fp32, and what it costs: float convolutions at either end, sharper calibration.
+"""Accuracy and speed of int8 models by their float convolutions and calibration photos.
 
-    python benchmarks/int8.py PHOTOS ... --calibration FOLDER [--model FILE] [--photos 60] [--rounds 5] [--json FILE]
+    python -m benchmarks int8 PHOTOS ... --calibration FOLDER [--model FILE] [--photos 60] [--rounds 5] [--json FILE]
 
-The fp32 model and int8 versions of it, calibrated on FOLDER, run by turns in one thread of ONNX Runtime over the same
-decoded photos, some of each folder PHOTOS. PSNR is against fp32. Needs the extra "export".
+The fp32 model and int8 versions of it, calibrated on FOLDER, take turns in one thread of ONNX Runtime over the same
+decoded photos, some from each folder PHOTOS. PSNR is against fp32. Needs the extra "export".
 """
 
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import click
 import numpy as np
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.machine import arguments, machine
-from benchmarks.records import json_option, write_record
+from benchmarks.accuracy import psnr_of_all, psnr_of_each
+from benchmarks.command import benchmark, existing_path
+from benchmarks.records import json_option, record, write_record
+from benchmarks.rounds import rounds_of_turns
+from cgan.spec import ModelSpec
 from export.calibration import calibration_batches, with_sharper_copies
 from export.quantize import FLOAT_CONVOLUTIONS, quantize_int8
 from infer.backends import open_model
@@ -32,72 +30,102 @@ from infer.quality.photos import photos_below
 
 UNSHARPENED = f"{FLOAT_CONVOLUTIONS}, calibrated without sharper copies"
 OTHERWISE = f"{FLOAT_CONVOLUTIONS}, calibrated with copies as of the other kind of model"
-"""Those of a model with a blur before it, where this one has none, and the other way round."""
+"""The copies that a model with an input blur gets, where this one has none, and the other way round."""
 ENDS = ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2))
-"""Convolutions in float where the photo comes in, and where the picture goes out."""
+"""Convolutions in float at the input and at the output."""
 
 BATCH = 8
 
 
-@click.command()
-@click.argument("photos", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
-@click.option("--calibration", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--model", type=click.Path(exists=True, path_type=Path), default=DEFAULT_MODEL, help="An fp32 ONNX file.")
-@click.option("--photos", "count", default=60, show_default=True, help="Of each folder.")
-@click.option("--rounds", default=5, show_default=True)
+@benchmark
+@click.argument("photos", type=existing_path(), nargs=-1, required=True)
+@click.option("--calibration", type=existing_path(), required=True, help="Calibration photos.")
+@click.option("--model", type=existing_path(), default=DEFAULT_MODEL, help="An fp32 ONNX file.")
+@click.option("--photos", "count", default=60, show_default=True, help="Photos of each folder.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds of turns.")
 @json_option
 def main(
     photos: tuple[Path, ...], calibration: Path, model: Path, count: int, rounds: int, json_file: Path | None
 ) -> None:
-    """Print images a second against fp32, and of each folder PSNR over all photos and of the worst."""
+    """Compare int8 versions of a model with the fp32 model, in accuracy and speed.
+
+    Prints images a second against fp32 and, for each folder, the PSNR of all photos and of the worst.
+    """
     with open_model(model, "cpu") as backend:
         spec = backend.spec
     size = spec.render_size
     folders = {str(folder): some(folder, count, size) for folder in photos}
     shown = calibration_batches(calibration, size).gray
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        files = {"fp32": model, **{name: Path(folder) / f"{i}.onnx" for i, name in enumerate((UNSHARPENED, OTHERWISE))}}
-        quantize_int8(model, spec, shown, "cpu", files[UNSHARPENED])
-        quantize_int8(model, spec, with_sharper_copies(shown, not spec.input_blur), "cpu", files[OTHERWISE])
-        for ends in ENDS:
-            files[str(ends)] = Path(folder) / f"{ends[0]}-{ends[1]}.onnx"
-            with mock.patch("export.quantize.FLOAT_CONVOLUTIONS", ends):
-                quantize_int8(model, spec, with_sharper_copies(shown, spec.input_blur > 0), "cpu", files[str(ends)])
+        files = {"fp32": model, **int8_versions(model, spec, shown, Path(folder))}
         pictures, seconds = by_turns(files, np.concatenate(list(folders.values())), rounds)
+    counts = {folder: len(gray) for folder, gray in folders.items()}
     fp32 = pictures.pop("fp32")
-    borders = np.cumsum([len(gray) for gray in folders.values()])[:-1]
+    rows = []
     for name, picture in pictures.items():
-        errors = np.square(picture - fp32, dtype=np.float64).mean(axis=(1, 2, 3))
         speed = statistics.median(a / b for a, b in zip(seconds["fp32"], seconds[name], strict=True))
-        found = {
-            folder: {"psnr": psnr(part.mean()), "worst": psnr(part.max())}
-            for folder, part in zip(folders, np.split(errors, borders), strict=True)
-        }
+        found = accuracy(picture, fp32, counts)
         rows.append({"float": name, "speed": round(speed, 2), "folders": found})
         figures = "; ".join(f"{found[folder]['psnr']} dB, worst {found[folder]['worst']} dB" for folder in folders)
         print(f"{name}: {speed:.2f} x fp32; {figures}")
-    counts = {folder: len(gray) for folder, gray in folders.items()}
-    record = {"arguments": arguments(), "machine": machine(), "photos": counts, "rows": rows}
-    if json_file:
-        write_record(json_file, record)
+    write_record(json_file, record(photos=counts, rows=rows))
+
+
+def int8_versions(model: Path, spec: ModelSpec, shown: Floats, folder: Path) -> dict[str, Path]:
+    """Quantise a model in all ways that are compared, and return the files by name.
+
+    Args:
+        model: fp32 ONNX file.
+        spec: its contract.
+        shown: calibration photos, N x 1 x H x W in [0, 1].
+        folder: for the files.
+    """
+    sharper = with_sharper_copies(shown, spec.input_blur > 0)
+    ways: dict[str, tuple[Floats, tuple[int, int]]] = {
+        UNSHARPENED: (shown, FLOAT_CONVOLUTIONS),
+        OTHERWISE: (with_sharper_copies(shown, not spec.input_blur), FLOAT_CONVOLUTIONS),
+        **{str(ends): (sharper, ends) for ends in ENDS},
+    }
+    files = {name: folder / f"{number}.onnx" for number, name in enumerate(ways)}
+    for name, (calibration, ends) in ways.items():
+        quantize_int8(model, spec, calibration, "cpu", files[name], ends)
+    return files
+
+
+def accuracy(pictures: Floats, fp32: Floats, counts: dict[str, int]) -> dict[str, dict[str, float]]:
+    """Return by folder the PSNR against fp32 of all its photos together and of the worst, in dB.
+
+    Args:
+        pictures: N x 3 x H x W in [0, 1], the photos of one folder after those of another.
+        fp32: pictures of the fp32 model, of the same shape and range.
+        counts: photos of each folder, in the order of the pictures.
+    """
+    borders = np.cumsum(list(counts.values()))[:-1]
+    parts = zip(counts, np.split(pictures, borders), np.split(fp32, borders), strict=True)
+    return {
+        folder: {
+            "psnr": round(psnr_of_all(part, truth), 1),
+            "worst": round(float(psnr_of_each(part, truth).min()), 1),
+        }
+        for folder, part, truth in parts
+    }
 
 
 def some(folder: Path, count: int, size: int) -> Floats:
-    """Photos drawn at random as the network sees them, N x 1 x size x size."""
+    """Return random photos of a folder as the network sees them, N x 1 x size x size in [0, 1]."""
     sources = photos_below(folder)
     random.Random(0).shuffle(sources)
     return np.stack([model_input(decode(path), size, size) for _, path in sources[:count] if isinstance(path, Path)])
 
 
 def by_turns(files: dict[str, Path], gray: Floats, rounds: int) -> tuple[dict[str, Floats], dict[str, list[float]]]:
-    """Each model's pictures of all photos, and its processor seconds for them in each round."""
+    """Return the pictures of each model, N x 3 x H x W in [0, 1], and its processor seconds in each round."""
     pictures: dict[str, Floats] = {}
     seconds: dict[str, list[float]] = {name: [] for name in files}
     opened = {name: open_model(path, "cpu", 1) for name, path in files.items()}
-    for _ in range(rounds):
-        for name, backend in opened.items():
-            with backend:
+    for _, turns in rounds_of_turns(list(opened), rounds):
+        for name in turns:
+            with opened[name] as backend:
                 run(backend, gray[:BATCH])  # warm-up
                 begun = time.process_time()
                 pictures[name] = run(backend, gray)
@@ -106,14 +134,5 @@ def by_turns(files: dict[str, Path], gray: Floats, rounds: int) -> tuple[dict[st
 
 
 def run(backend: Backend, gray: Floats) -> Floats:
-    """The model's pictures, batch by batch."""
+    """Return the pictures of a model, run batch by batch."""
     return np.concatenate([backend.run(gray[start : start + BATCH]) for start in range(0, len(gray), BATCH)])
-
-
-def psnr(error: float) -> float:
-    """Of a mean square error of values in [0, 1], in dB."""
-    return round(float(-10 * np.log10(error)), 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,24 @@
-"""How long models take, on which backend and at which batch size, and how close each comes to the first one.
+"""Latency and accuracy of models by backend and batch size.
 
-    python benchmarks/latency.py [MODEL[@BACKEND[:PROVIDER]] ...] [--batch 1,8,64] [--out FOLDER] [--compare OLD.json]
+    python -m benchmarks latency [MODEL[@BACKEND[:PROVIDER]] ...] [--batch 1,8,64] [--out FOLDER] [--compare OLD.json]
 
-Three kinds are kept apart. "compute" is one run of a batch that already lies where the engine reads it; what trtexec
-calls GPU compute time. "copies" has the copies from and to the host's memory too; trtexec's host latency. "files" is
-from the bytes of photos to the bytes of coloured JPEGs, in one thread: decoding, the run, merging and encoding. All
-contestants take turns, in the other order each second round; a ratio is the median over the rounds, so that a machine
-that is slower for a while slows both of its sides. Those whose ratio is not yet known to within 5% take up to five
-times as many; so two rows are not of the same rounds, and a ratio is not the quotient of their images a second. Without
-MODEL the one in the package runs on every backend that is installed and takes it. Beside the backends of cgan-infer,
+Three kinds of runs are timed. "compute" is one run of a batch that already lies where the engine reads it, the GPU
+compute time of trtexec. "copies" includes the copies from and to host memory, the host latency of trtexec. "files" goes
+from the bytes of photos to the bytes of coloured JPEGs in one thread: decoding, the run, merging and encoding. All
+contestants take turns, in reverse order every second round. A ratio is the median over the rounds, so a machine that is
+slower for a while slows both sides of it. Contestants whose ratio is not yet known to within 5% take up to five times
+as many rounds. Two rows are therefore of different rounds, and a ratio is not the quotient of their images a second.
+Without MODEL the packaged model runs on every installed backend that takes it. Besides the backends of cgan-infer,
 BACKEND can be pytorch, pytorch-half (fp16 on a GPU, bf16 on a CPU), pytorch-compiled or pytorch-half-compiled: PyTorch
 with its own defaults, on an exported fp32 file or a run.
 
-On a GPU, where PyTorch is installed, the rows of "compute" are set against what the card can do: the operations of the
-model's convolutions, times images a second, as a share of the rate of a large fp16 matrix product in the same process.
+On a GPU, where PyTorch is installed, the rows of "compute" are compared with the peak of the card: the operations of
+the convolutions of the model, times images a second, as a share of the rate of a large fp16 matrix product.
 """
 
 import json
+import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,22 +28,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# As `cgan-infer folder` sets it, before numpy reads it: its threads would take the cores from the model's.
+# As `cgan-infer folder` sets it, before numpy reads it: threads of OpenBLAS would take cores from the model.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 
 import click
 import numpy as np
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.accuracy import psnr_of_all
+from benchmarks.command import benchmark, existing_path
+from benchmarks.compute_run import compute_run
 from benchmarks.contestants import check_settings, default_contestants, labels, open_contestant
-from benchmarks.folder import make_photos
 from benchmarks.latency_report import KINDS, PERCENTILES, changes, chart, document, ratios, shares, table
-from benchmarks.machine import arguments, machine
-from benchmarks.records import write_record
-from benchmarks.rounds import interval, is_settled
-from cgan.command import exit_on_user_error
+from benchmarks.photos import make_photos
+from benchmarks.records import record, write_record
+from benchmarks.rounds import interval, rounds_of_turns
 from cgan.errors import UserError
 from infer.backends.base import Backend
 from infer.photo.decode import Photo, decode, model_input
@@ -54,7 +52,7 @@ LEAST_SECONDS, LEAST_RUNS = 3.0, 10
 ROUNDS, MOST_ROUNDS = 10, 50
 """Many and short, because other guests of a shared machine come and go within seconds."""
 WARM_UPS = 3
-"""What is prepared in the first runs of a shape is not what a user waits for; torch.compile records in the second."""
+"""Runs before the clock starts: engines prepare a shape in its first run, torch.compile records in the second."""
 BATCHES = "1,2,4,8,16,32,64"
 PARITY_PHOTOS = 32
 
@@ -65,7 +63,7 @@ File = tuple[str, bytes]
 
 @dataclass
 class Row:
-    """What was measured of one contestant at one batch size, in one kind."""
+    """Figures of one contestant at one batch size, in one kind."""
 
     contestant: str
     engine: str
@@ -77,7 +75,7 @@ class Row:
     """Against the first contestant on photos, in dB; None where there is no difference."""
 
     def figures(self, first: "Row | None" = None) -> dict[str, Any]:
-        """The row as JSON values, without the single runs; with its speed against another row's of the same rounds."""
+        """Return the row as JSON values, with percentiles for the runs and its speed against the first row."""
         times = np.concatenate(list(self.rounds.values()))
         values = {name: value for name, value in asdict(self).items() if name != "rounds"}
         percentiles = {f"p{p}": round(float(np.percentile(times, p)), 4) for p in PERCENTILES}
@@ -91,29 +89,29 @@ class Row:
         }
 
     def _speed(self, first: "Row") -> dict[str, float]:
-        """How many times the first row's images a second: the median over rounds, and its confidence interval."""
+        """Return the speed in images a second divided by that of the first row: median over rounds and its interval."""
         ratios = self.ratios(first)
         low, high = interval(ratios)
         return {"median": round(float(np.median(ratios)), 4), "low": round(low, 4), "high": round(high, 4)}
 
     def ratios(self, first: "Row") -> list[float]:
-        """The same by round."""
+        """Return the median time of the first row divided by that of this row, for each common round."""
         return [float(np.median(first.rounds[n]) / np.median(mine)) for n, mine in self.rounds.items()]
 
 
-@click.command()
+@benchmark
 @click.argument("models", nargs=-1, metavar="[MODEL[@BACKEND[:PROVIDER]]]...")
 @click.option("--batch", "batches", help=f"Batch sizes.  [default: {BATCHES}]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="What to time; repeatable.  [default: all]"
 )
-@click.option("--photos", type=click.Path(exists=True, path_type=Path), help="Folder of photos.  [default: examples/]")
+@click.option("--photos", type=existing_path(), help="Folder of photos.  [default: examples/]")
 @click.option(
     "--seconds", type=float, help=f"Least time for each figure; up to five times that.  [default: {LEAST_SECONDS:g}]"
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for latency.json, latency.md and latency.png.")
-@click.option("--compare", type=click.Path(exists=True, path_type=Path), help="latency.json of an earlier run.")
+@click.option("--compare", type=existing_path(), help="latency.json of an earlier run.")
 @click.option("--quick", is_flag=True, help="Batches 1 and 8 and one second, unless --batch or --seconds is given.")
 def main(
     models: tuple[str, ...],
@@ -126,10 +124,13 @@ def main(
     compare: Path | None,
     quick: bool,
 ) -> None:
-    """Print a table, and the ratios last."""
+    """Time models by backend and batch size.
+
+    Prints a table of latency and PSNR, and the ratios last.
+    """
     sizes = _sizes(batches or ("1,8" if quick else BATCHES))
     seconds = seconds if seconds is not None else 1.0 if quick else LEAST_SECONDS
-    with exit_on_user_error(), ExitStack() as stack:
+    with ExitStack() as stack:
         contestants = {
             label: stack.enter_context(open_contestant(name, device))
             for label, name in labels(models or default_contestants()).items()
@@ -140,23 +141,17 @@ def main(
         files = [(path.name, path.read_bytes()) for path in sorted((folder / "in").iterdir())]
         first = next(iter(contestants))
         rows = figures(measure(contestants, sizes, kinds or KINDS, files, seconds), first)
-        record: dict[str, Any] = {
-            "arguments": arguments(),
-            "machine": machine(),
-            "first": first,
-            "rows": rows,
-            **of_peak(contestants, rows),
-        }
+        values = record(first=first, rows=rows, **of_peak(contestants, rows))
         print(table(rows))
         if out:
             out.mkdir(parents=True, exist_ok=True)
-            write_record(out / "latency.json", record)
-            (out / "latency.md").write_text(document(record, "\n\n".join(__doc__.split("\n\n")[2:])))
+            write_record(out / "latency.json", values)
+            (out / "latency.md").write_text(document(values, "\n\n".join(__doc__.split("\n\n")[2:])))
             chart(rows, out / "latency.png")
         for line in [
-            *shares(record),
+            *shares(values),
             *ratios(rows, first),
-            *(changes(record, json.loads(compare.read_text())) if compare else []),
+            *(changes(values, json.loads(compare.read_text())) if compare else []),
         ]:
             print(line)
 
@@ -201,26 +196,24 @@ def measure(
 
 
 def _take_rounds(runs: dict[str, Callable[[], None]], rows: dict[str, Row], first: str, seconds: float) -> None:
-    """Fill the rows of one batch size and kind; `first` is whom ratios are against, and need not be among the runs."""
-    unsettled = [name for name in runs if name != first]
-    number = 0
-    while number < ROUNDS or (first in runs and unsettled and number < MOST_ROUNDS):
-        turns = [name for name in runs if name == first or name in unsettled]
-        for name in turns if number % 2 == 0 else reversed(turns):
+    """Fill the rows of one batch size and kind; ratios are against `first`, which need not be among the runs."""
+
+    def ratios_of(name: str) -> list[float]:
+        return rows[name].ratios(rows[first])
+
+    for number, turns in rounds_of_turns(list(runs), ROUNDS, first, ratios_of, lambda number: number < MOST_ROUNDS):
+        for name in turns:
             rows[name].rounds[number] = _time(runs[name], seconds / ROUNDS, -(-LEAST_RUNS // ROUNDS))
-        number += 1
-        if number >= ROUNDS and first in runs:
-            unsettled = [name for name in unsettled if not is_settled(rows[name].ratios(rows[first]))]
 
 
 def figures(rows: list[Row], first: str) -> list[dict[str, Any]]:
-    """The rows as JSON values, each with its speed against the first contestant's at the same batch and kind."""
+    """Return the rows as JSON values, each with its speed against the first contestant at the same batch and kind."""
     base = {(row.batch, row.kind): row for row in rows if row.contestant == first}
     return [row.figures(base.get((row.batch, row.kind)) if row.contestant != first else None) for row in rows]
 
 
 def of_peak(contestants: dict[str, Backend], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rows of "compute" on a GPU need of its matrix rate, as JSON values; {} where nothing can be said.
+    """Return the share of the GPU's matrix rate that the rows of "compute" use, as JSON values; {} if not measurable.
 
     Args:
         contestants: entered backends by name.
@@ -255,7 +248,7 @@ def of_peak(contestants: dict[str, Backend], rows: list[dict[str, Any]]) -> dict
 
 
 def _time(run: Callable[[], None], seconds: float, least: int) -> list[float]:
-    """Milliseconds of each run, of at least so many within at least so much time."""
+    """Run at least `least` times and for at least `seconds`, and return the milliseconds of each run."""
     milliseconds: list[float] = []
     began = time.perf_counter()
     while len(milliseconds) < least or time.perf_counter() - began < seconds:
@@ -268,7 +261,7 @@ def _time(run: Callable[[], None], seconds: float, least: int) -> list[float]:
 def _runner(backend: Backend, kind: str, files: list[File]) -> Callable[[], None]:
     gray = _batch(backend, files)
     if kind == "compute":
-        return backend.resident(gray)
+        return compute_run(backend, gray)
     if kind == "copies":
         return lambda: _discard(backend.run(gray))
 
@@ -294,15 +287,15 @@ def _input(backend: Backend, photo: Photo) -> np.ndarray:
 
 
 def _parity(contestants: dict[str, Backend], files: list[File]) -> dict[str, float | None]:
-    """PSNR of each contestant against the first, in dB; None where they are equal."""
+    """Return the PSNR of each contestant against the first, in dB; None where they are equal."""
     answers: dict[str, np.ndarray] = {}
     for name, backend in contestants.items():
         step = backend.batch_range[1] or PARITY_PHOTOS
         gray = _batch(backend, files[:PARITY_PHOTOS])
         answers[name] = np.concatenate([backend.run(gray[i : i + step]) for i in range(0, len(gray), step)])
     first = next(iter(answers.values()))
-    errors = {name: float(np.square(rgb.astype(np.float64) - first).mean()) for name, rgb in answers.items()}
-    return {name: round(-10 * float(np.log10(error)), 1) if error else None for name, error in errors.items()}
+    found = {name: psnr_of_all(rgb, first) for name, rgb in answers.items()}
+    return {name: round(psnr, 1) if math.isfinite(psnr) else None for name, psnr in found.items()}
 
 
 def _takes(backend: Backend, size: int) -> bool:
@@ -320,7 +313,3 @@ def _sizes(text: str) -> list[int]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.UsageError(f"--batch: found {text}, expected numbers such as 1,8,64")
     return [int(part) for part in parts]
-
-
-if __name__ == "__main__":
-    main()

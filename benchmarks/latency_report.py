@@ -1,4 +1,4 @@
-"""What benchmarks/latency.py tells of its figures: table, document, ratios, chart."""
+"""Text and charts of `python -m benchmarks latency`: table, document, ratios, changes since an earlier run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ PERCENTILES = (50, 90, 99)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as markdown."""
+    """Return the rows as a markdown table."""
     lines = [
         "| model | batch | kind | p50 ms | p90 | p99 | runs | images/s | PSNR |",
         "|---|--:|---|--:|--:|--:|--:|--:|--:|",
@@ -29,13 +29,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def document(record: dict[str, Any], description: str) -> str:
-    """The table with what it was measured on and how."""
+    """Return a markdown document: command, machine, engines, description, table, ratios."""
     packages = ", ".join(f"{name} {number}" for name, number in record["machine"]["packages"].items())
     found = record["machine"]
     engines = sorted({f"- `{row['contestant']}`: {row['engine']}" for row in record["rows"]})
     return "\n".join(
         [
-            f"# `python benchmarks/latency.py {' '.join(record['arguments'])}`",
+            f"# `python -m benchmarks latency {' '.join(record['arguments'])}`",
             "",
             f"{found['cpu']}, {found['cores']} cores; GPU: {found['gpu'] or 'none'}; Python {found['python']}; "
             + packages,
@@ -54,7 +54,7 @@ def document(record: dict[str, Any], description: str) -> str:
 
 
 def shares(record: dict[str, Any]) -> list[str]:
-    """What each row of "compute" on a GPU needs of its matrix rate."""
+    """Return a line for each row of "compute" on a GPU with its share of the matrix rate."""
     return [
         f"{row['contestant']}, batch {row['batch']}: {row['share']:.1%} of a matrix product's rate "
         f"({record['fp16_matrix_product_tflops']:.0f} TFLOP/s)"
@@ -63,7 +63,7 @@ def shares(record: dict[str, Any]) -> list[str]:
 
 
 def ratios(rows: list[dict[str, Any]], first: str) -> list[str]:
-    """How many times the first contestant's images a second each other one reaches, at each batch size and kind."""
+    """Return a line for each contestant, batch size and kind: its images a second divided by those of the first."""
     return [
         f"{row['contestant']} / {first}, batch {row['batch']}, {row['kind']} = {found['median']:.2f} "
         f"({found['low']:.2f} to {found['high']:.2f})"
@@ -73,7 +73,7 @@ def ratios(rows: list[dict[str, Any]], first: str) -> list[str]:
 
 
 def changes(record: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """How medians and ratios changed since an earlier run, for rows that both have."""
+    """Return a line for each row of both runs: how medians and ratios changed since the earlier one."""
     before = {(row["contestant"], row["batch"], row["kind"]): row for row in old["rows"]}
     same = record["first"] == old["first"]
     lines = []
@@ -92,7 +92,7 @@ def changes(record: dict[str, Any], old: dict[str, Any]) -> list[str]:
 
 
 def chart(rows: list[dict[str, Any]], path: Path) -> None:
-    """Images a second over batch size, a panel for each kind.
+    """Draw images a second over batch size, a panel for each kind.
 
     Raises:
         UserError: matplotlib is not installed.

@@ -1,8 +1,7 @@
-"""What a figure was measured on, for the records of benchmarks."""
+"""The machine that a benchmark runs on, as its record describes it."""
 
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,10 +18,11 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-rtx-cu13",
 )
+"""Packages whose versions a record names."""
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, GPU and driver, Python and the packages that count, as JSON values."""
+    """Return the processor, cores, GPU and driver, Python and the versions of PACKAGES, as JSON values."""
     return {
         "cpu": cpu_name(),
         "cores": available_cores(),
@@ -33,26 +33,21 @@ def machine() -> dict[str, object]:
     }
 
 
-def arguments() -> list[str]:
-    """The command's arguments; of paths the last part, since the rest says something of this machine alone."""
-    return [Path(part).name if "/" in part else part for part in sys.argv[1:]]
-
-
 def cpu_name() -> str:
-    """The processor's name, where Linux tells it."""
+    """Return the name of the processor; outside Linux, of its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def has_bf16() -> bool:
-    """Return True unless Linux says that the processor does not compute in bf16."""
+    """Return True unless Linux reports a processor without bf16."""
     info = Path("/proc/cpuinfo")
     return not info.exists() or "bf16" in info.read_text()
 
 
 def gpu_and_driver() -> str | None:
-    """Name, driver and memory of the first NVIDIA GPU, None where there is none."""
+    """Return the name, driver and memory of the first NVIDIA GPU, None where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()

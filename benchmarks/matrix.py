@@ -1,4 +1,4 @@
-"""What the machine could do at most: the rate of a large matrix product, and what a model needs of it."""
+"""Rate of a large matrix product, as an upper bound for models, and the number of operations of a model."""
 
 import time
 
@@ -14,11 +14,11 @@ PRODUCTS = 5
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating point operations a second of a square matrix product of random numbers, the fastest of some.
+    """Return the floating-point operations a second of a square matrix product, the fastest of PRODUCTS.
 
     Args:
-        device: where.
-        dtype: of both factors and of the product.
+        device: computes it.
+        dtype: type of both factors and of the product.
     """
     side = MATRIX_SIDE[device.type]
     matrix = torch.randn(side, side, device=device, dtype=dtype)
@@ -34,7 +34,13 @@ def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def operations(spec: ModelSpec, height: int, width: int) -> int:
-    """Multiplications and additions, counted apart, of a model's convolutions for one photo of this size."""
+    """Return the multiplications and additions of the convolutions of a model for one photo.
+
+    Args:
+        spec: contract of the model.
+        height: of the photo in pixels.
+        width: of the photo in pixels.
+    """
     generator = Generator.of(spec).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         generator(torch.zeros(1, 1, height, width))

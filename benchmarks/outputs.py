@@ -1,4 +1,4 @@
-"""What an OUTPUT of `cgan-infer folder` holds, looked at from outside, for benchmarks/stress.py."""
+"""Checks of the OUTPUT of `cgan-infer folder` from outside, for `python -m benchmarks stress`."""
 
 import shutil
 import tempfile
@@ -15,18 +15,18 @@ from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER
 
 
 class Outputs:
-    """An OUTPUT that is looked at again and again, while no run is writing there."""
+    """An OUTPUT that is checked between runs, while none is writing there."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.known: dict[str, object] = {}
-        """Outputs that were there, with what tells one file from another."""
+        """Outputs at the last check, with the `version` of each."""
         self.problems: list[str] = []
         self.made_twice = 0
-        """Outputs that were there, also if a kill came before the journal had them as done, and are other files now."""
+        """Outputs that were there at one check and were gone or replaced at the next."""
 
     def look(self) -> None:
-        """Note a problem for each output that is not whole, was made twice, or is only in the journal."""
+        """Add a problem for each output that is not whole, was made twice, or is only in the journal."""
         now = {name: version(self.target / name) for name in files_below(self.target) if not _is_work(name)}
         for name, file in self.known.items():
             if now.get(name) != file:
@@ -41,24 +41,24 @@ class Outputs:
         self.known = now
 
     def left_over(self) -> list[str]:
-        """Files of a run that came to its end which are neither outputs nor its records: unfinished ones among them."""
+        """Return the files of a finished run that are neither outputs nor its records, such as unfinished files."""
         kept = {*journalled(self.target), REPORT_NAME, f"{WORK_FOLDER}/{JOURNAL_NAME}"}
         return [name for name in files_below(self.target) if name not in kept]
 
 
 def _is_work(name: str) -> bool:
-    """Return True if it is a record of a run, or something that a run which was killed had not finished."""
+    """Return True for records of a run and for files that a killed run left unfinished."""
     return name == REPORT_NAME or name.startswith(f"{WORK_FOLDER}/") or temporary_mark(Path(name).name) is not None
 
 
 def version(path: Path) -> object:
-    """What tells a file from another at its place: a run replaces files whole."""
+    """Return a value that changes when another file takes this place: a run replaces files whole."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 
 
 def journalled(target: Path) -> dict[str, str]:
-    """Outputs that the journal has as done, with their inputs; from a copy, because opening a journal mends it."""
+    """Return the finished outputs in the journal with their inputs, from a copy: opening a journal repairs it."""
     with tempfile.TemporaryDirectory() as folder:
         for path in (target / WORK_FOLDER).glob(f"{JOURNAL_NAME}*"):
             shutil.copyfile(path, Path(folder) / path.name)
@@ -68,22 +68,22 @@ def journalled(target: Path) -> dict[str, str]:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Paths of all files, hidden ones too."""
+    """Return the relative paths of all files below a folder, hidden ones included, sorted."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files by path."""
+    """Return the SHA-256 of all files below a folder by relative path."""
     return {name: file_sha256(folder / name) for name in files_below(folder)}
 
 
 def problem_of(path: Path, size: tuple[int, int] | None = None, colorful: bool = False) -> str:
-    """Why a file is not a whole colour photo.
+    """Return the reason why a file is not a whole colour photo.
 
     Args:
         path: the file.
         size: width and height that it has to have.
-        colorful: whether one of its pixels has to be other than gray.
+        colorful: require a pixel that is not gray.
 
     Returns:
         The reason, "" where nothing is wrong.

@@ -1,13 +1,13 @@
 #!/bin/sh
-# How the models in the package were made, on 2 CPU cores in about four hours: L1 alone at 64 and 128 pixels, back to 64,
-# and then with the discriminator; exported in fp32 and in int8.
+# Trains the packaged models, on 2 CPU cores in about four hours: L1 alone at 64 and 128 pixels, back to 64, and then with
+# the discriminator; exports them in fp32 and in int8.
 #
 #     benchmarks/packaged-model.sh PHOTOS OUT
 #
 # PHOTOS: 3,890 photos of flowers at 128 x 128 (infer/models/MODEL_CARD.md). OUT: a new folder.
 #
 # Stage 1-small was begun for 30 epochs and stopped after 27, since its best checkpoint is the 26th. Stages 1 to 7 ran on
-# another machine than the later ones, which go on from the file that had been in the package. Stages 9 and 10, at 128
+# another machine than the later ones, which continue from the file that was in the package before. Stages 9 and 10, at 128
 # pixels, led to a model that was in the package for a while and are not repeated here; their epochs are in
 # benchmarks/results/flowers-training.jsonl. 11-gan was begun for 40 epochs and stopped after 20,
 # 12-colors for 7 and stopped after 6. benchmarks/discriminators.sh compares others like them. torch's bf16 sums

@@ -1,7 +1,7 @@
-"""Other ways to colour a folder of photos, as people write them, for benchmarks/folder.py.
+"""Other ways to colour a folder of photos, as people write them, for `python -m benchmarks folder`.
 
-Each loads the ONNX model for a number of threads, and gives a function that writes a JPEG of the photo's own size for
-every photo of a folder. PyTorch runs the same architecture with random weights, which cost the same time.
+Each loads the ONNX model for a number of threads and returns a function that writes a JPEG of the size of the photo for
+every photo of a folder. PyTorch runs the same architecture with random weights, which take the same time.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from PIL import Image
 from cgan.spec import ModelSpec
 
 Colouring = Callable[[Path, Path], None]
-"""What colours a folder of photos into another folder."""
+"""Colours the photos of a folder into another folder."""
 
 Peer = Callable[[Path, int], Colouring]
-"""From a model and a number of threads."""
+"""Makes a `Colouring` from an ONNX file and a number of threads."""
 
 BATCH = 4
 """Photos in a batch of the peers that batch; the default of a folder run on a CPU."""
@@ -64,8 +64,8 @@ def pytorch_batches(model: Path, threads: int) -> Colouring:
 
 
 def onnx_loop(model: Path, threads: int) -> Colouring:
-    """One ONNX Runtime session as it comes, one photo after the other, as rembg's folder mode works."""
-    import onnxruntime as ort  # after cgan, which keeps it from reporting
+    """One ONNX Runtime session with default settings, one photo after the other, as in the folder mode of rembg."""
+    import onnxruntime as ort  # after cgan, which disables its telemetry
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -81,7 +81,7 @@ def onnx_loop(model: Path, threads: int) -> Colouring:
 
 
 def openvino_loop(model: Path, threads: int) -> Colouring:
-    """OpenVINO in the processor's own precision (bf16 where it has it), one photo after the other."""
+    """OpenVINO in the default precision of the processor (bf16 where supported), one photo after the other."""
     from infer.backends.ov import load_openvino
 
     core = load_openvino().Core()
@@ -105,11 +105,11 @@ PEERS: dict[str, Peer] = {
 """Peers by name."""
 
 NEEDED: dict[Peer, str] = {pytorch_loop: "torch", pytorch_batches: "torch", openvino_loop: "openvino"}
-"""Packages that peers need."""
+"""Packages that peers need; those that are not named need none."""
 
 
 class _Files:
-    """Photos as a map-style data set."""
+    """Photos of a folder as a map-style data set for PyTorch."""
 
     def __init__(self, source: Path, size: int) -> None:
         self.paths = sorted(source.iterdir())
@@ -128,7 +128,7 @@ def _input(gray: Image.Image, size: int) -> np.ndarray:
 
 
 def _save(gray: Image.Image, rgb: np.ndarray, target: Path) -> None:
-    """The colours enlarged to the photo's size, under its own luma."""
+    """Save the colours, enlarged to the size of the photo, with the luma of the photo."""
     colors = Image.fromarray((rgb.transpose(1, 2, 0) * 255 + 0.5).clip(0, 255).astype(np.uint8))
     _, cb, cr = colors.resize(gray.size, Image.Resampling.BICUBIC).convert("YCbCr").split()
     Image.merge("YCbCr", (gray, cb, cr)).convert("RGB").save(target, quality=95)

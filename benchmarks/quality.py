@@ -1,12 +1,12 @@
-"""How good models' colours are, on photos that they were not trained on.
+"""Colour quality of models on photos that they were not trained on.
 
-    python benchmarks/quality.py PHOTOS [--split RUN/split.json] [--model FILE ...] [--json FILE]
+    python -m benchmarks quality PHOTOS [--split RUN/split.json] [--model FILE ...] [--json FILE]
 
 The photos, with --split the held-out ones of a run, are turned gray, coloured by `cgan-infer folder` as a user would,
-and compared with the originals at their own size: PSNR, colourfulness, and the mean CIEDE2000 difference of the
-pixels. What each of these says of single photos, the distance between the colours of all photos together says of all:
-0 where each colour is as frequent as in the originals, 1 where none is shared; a model that never paints violet shows
-there. The gray photos themselves stand beside them. Near-gray originals are left out and counted. Needs the extra
+and compared with the originals at their own size: PSNR, colourfulness and mean CIEDE2000, each a mean over photos. The
+colour distance compares the colours of all photos together: 0 where each colour is as frequent as in the originals, 1
+where none is shared; it shows, for example, a model that never paints violet. The same figures of the gray photos are
+given for comparison. Near-gray originals are left out and counted. Needs the extra
 "train".
 """
 
@@ -25,12 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from benchmarks.machine import arguments
-from benchmarks.records import json_option, write_record
-from cgan.metrics.delta_e import ciede2000, srgb_to_lab
+from benchmarks.command import benchmark, existing_path
+from benchmarks.records import json_option, record, write_record
+from cgan.metrics.delta_e import delta_e, srgb_to_lab
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness, psnr
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL
@@ -43,36 +40,44 @@ AB_BIN, AB_REACH = 10, 115
 four around a corner."""
 
 
-@click.command()
-@click.argument("photos", type=click.Path(exists=True, path_type=Path))
-@click.option("--split", type=click.Path(exists=True, path_type=Path), help="split.json of the run.")
-@click.option("--model", "models", type=click.Path(exists=True, path_type=Path), multiple=True, default=[DEFAULT_MODEL])
+@benchmark
+@click.argument("photos", type=existing_path())
+@click.option("--split", type=existing_path(), help="split.json of the run.")
+@click.option(
+    "--model",
+    "models",
+    type=existing_path(),
+    multiple=True,
+    default=[DEFAULT_MODEL],
+    help="Model file; repeatable.  [default: the packaged model]",
+)
 @json_option
 def main(photos: Path, split: Path | None, models: tuple[Path, ...], json_file: Path | None) -> None:
-    """Print PSNR, CIEDE2000, colourfulness and colour distance of coloured, gray and real photos."""
+    """Compare the colours that models give held-out photos with the real ones.
+
+    Prints the record: PSNR, CIEDE2000, colourfulness and colour distance of coloured and of gray photos.
+    """
     names = json.loads(split.read_text())["test"] if split else [name for name, _ in photos_below(photos)]
     truths = [ImageOps.exif_transpose(Image.open(photos / name)).convert("RGB") for name in names]
     found = [(truth, float(colorfulness(tensor_of(truth)))) for truth in truths]
     colored, real = zip(*((truth, value) for truth, value in found if value >= NEAR_GRAY), strict=True)
     gray = [truth.convert("L").convert("RGB") for truth in colored]
-    record = {
-        "arguments": arguments(),
-        "photos": len(truths),
-        "near_gray_left_out": len(truths) - len(colored),
-        "real_colorfulness": round(statistics.mean(real), 3),
-        "gray": compare(gray, colored),
-        "models": [measure(model, colored) for model in models],
-    }
-    for figures in record["models"]:
-        figures["psnr_gain_over_gray"] = round(figures["psnr"] - record["gray"]["psnr"], 3)
-        figures["colorfulness_ratio"] = round(figures["colorfulness"] / record["real_colorfulness"], 3)
-    if json_file:
-        write_record(json_file, record)
-    print(json.dumps(record, indent=2))
+    values = record(
+        photos=len(truths),
+        near_gray_left_out=len(truths) - len(colored),
+        real_colorfulness=round(statistics.mean(real), 3),
+        gray=compare(gray, colored),
+        models=[measure(model, colored) for model in models],
+    )
+    for figures in values["models"]:
+        figures["psnr_gain_over_gray"] = round(figures["psnr"] - values["gray"]["psnr"], 3)
+        figures["colorfulness_ratio"] = round(figures["colorfulness"] / values["real_colorfulness"], 3)
+    write_record(json_file, values)
+    print(json.dumps(values, indent=2))
 
 
 def measure(model: Path, truths: Sequence[Image.Image]) -> dict[str, object]:
-    """Figures of one model, with what tells it."""
+    """Return the figures of one model, with its name, precision, colour space, digest and engine."""
     with tempfile.TemporaryDirectory() as folder:
         pictures = color_all(truths, Path(folder), model)
         figures = compare(pictures, truths)
@@ -83,24 +88,19 @@ def measure(model: Path, truths: Sequence[Image.Image]) -> dict[str, object]:
 
 
 def compare(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> Figures:
-    """Means over photos."""
+    """Return means over photos of PSNR, CIEDE2000 and colourfulness, and the colour distance of all photos."""
     columns: dict[str, list[float]] = {}
     for picture, truth in zip(pictures, truths, strict=True):
         one, other = tensor_of(picture), tensor_of(truth)
-        values = {"psnr": psnr(one, other), "delta_e": delta_e(one, other), "colorfulness": colorfulness(one)}
+        values = {"psnr": psnr(one, other), "delta_e": delta_e(one, other).mean(), "colorfulness": colorfulness(one)}
         for name, value in values.items():
             columns.setdefault(name, []).append(float(value))
     figures = {name: round(statistics.mean(values), 3) for name, values in columns.items()}
     return figures | {"color_distance": round(color_distance(pictures, truths), 3)}
 
 
-def delta_e(one: Tensor, other: Tensor) -> Tensor:
-    """Mean CIEDE2000 over the pixels."""
-    return ciede2000(srgb_to_lab(one), srgb_to_lab(other)).mean()
-
-
 def color_distance(pictures: Sequence[Image.Image], truths: Sequence[Image.Image]) -> float:
-    """Total variation distance between the distributions of both sets' colours, whatever their lightness.
+    """Return the total variation distance between the colour distributions of both sets, 0 to 1; lightness is ignored.
 
     Colours are counted in squares of a* and b* with sides of AB_BIN, as in Zhang et al. 2016, "Colorful image
     colorization", section 2.2; each picture counts as much as any other.
@@ -110,7 +110,7 @@ def color_distance(pictures: Sequence[Image.Image], truths: Sequence[Image.Image
 
 
 def _ab_histogram(picture: Image.Image) -> NDArray[np.float64]:
-    """Shares of the pixels in each square."""
+    """Return the share of the pixels in each square of a* and b*."""
     a, b = srgb_to_lab(tensor_of(picture))[0, 1:].flatten(1).numpy()
     counts, _, _ = np.histogram2d(a, b, bins=np.arange(-AB_REACH, AB_REACH + 1, AB_BIN))
     shares: NDArray[np.float64] = counts / counts.sum()
@@ -118,7 +118,7 @@ def _ab_histogram(picture: Image.Image) -> NDArray[np.float64]:
 
 
 def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[Image.Image]:
-    """Colour the photos' luma with the command; every one has to come through."""
+    """Colour the luma of the photos with `cgan-infer folder`; a photo that fails ends the benchmark."""
     gray, colored = folder / "gray", folder / "colored"
     gray.mkdir()
     for i, truth in enumerate(truths):
@@ -128,10 +128,6 @@ def color_all(truths: Sequence[Image.Image], folder: Path, model: Path) -> list[
 
 
 def tensor_of(image: Image.Image) -> Tensor:
-    """1 x 3 x H x W in [0, 1]."""
+    """Return a picture as 1 x 3 x H x W float64 in [0, 1]."""
     pixels = np.asarray(image.convert("RGB")).copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].double() / 255
-
-
-if __name__ == "__main__":
-    main()

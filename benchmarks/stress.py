@@ -1,16 +1,16 @@
-"""Whether folder runs keep their word under stress: bounded memory, kills at any moment, hostile files, a large photo.
+"""Folder runs under stress: memory, kills, files of a user, hostile files, a large photo.
 
-    python benchmarks/stress.py [--photos FOLDER] [--check memory] [--files N] [--kills N] [--json FILE] [--quick]
+    python -m benchmarks stress [--photos FOLDER] [--check memory] [--files N] [--kills N] [--json FILE] [--quick]
 
-Each check runs `cgan-infer folder` in processes of its own and prints one line; the command exits with 1 if one fails.
+Each check runs `cgan-infer folder` in separate processes and prints one line; the exit code is 1 if one fails.
 
-memory: peak memory over 20,000 files and over 1,000, which may differ by a tenth.
-own: 40 random SIGKILLs while a user drops, replaces and edits files in OUTPUT; none of these is changed.
-kills: random SIGKILLs, each followed by the same command; every output whole, none made twice, nothing left over.
-mixed: formats and modes of all kinds with a tenth of hostile files; all good ones coloured, all bad ones named.
+memory: peak memory over 20,000 files is at most a tenth above that over 1,000.
+own: 40 random SIGKILLs while a user drops, replaces and edits files in OUTPUT; none of these files changes.
+kills: random SIGKILLs, each followed by the same command; every output is whole, none is made twice or left over.
+mixed: many formats and modes, one file in ten hostile; all good photos are coloured, all bad files are named.
 large: a colour JPEG of 100 megapixels within 3 GiB.
 
-Without --photos, crops of the pictures in examples/ are used. Only on Linux, whose unit of peak memory is taken.
+Without --photos, crops of the pictures in examples/ are used. Linux only, because of its unit of peak memory.
 """
 
 import json
@@ -30,30 +30,27 @@ from typing import Any
 import click
 from PIL import Image
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-
+from benchmarks.command import benchmark, existing_path
 from benchmarks.dropped import Dropper
-from benchmarks.folder import make_photos
 from benchmarks.hostile import make_mixed
-from benchmarks.machine import arguments, machine
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
-from benchmarks.records import json_option, write_record
+from benchmarks.photos import make_photos
+from benchmarks.records import json_option, record, write_record
 from infer.folder.report import REPORT_NAME
 from infer.packaged import DEFAULT_MODEL
 from infer.photo.decode import use_own_pixel_limit
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = "from infer.cli import main; main()"
-"""What `cgan-infer` does."""
+"""The command `cgan-infer`, as code for `python -c`."""
 LAUNCHER = """
 import os, sys
 process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(process, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
-"""Runs a command; its exit code and its peak memory in KiB are the last line. Linux counts the memory of the process
-that started it too, which would here be that of the test photos."""
+"""Runs a command and prints its exit code and its peak memory in KiB as the last line. It is a separate process: Linux
+counts the memory of the process that starts a command, here with the test photos, as that of the command."""
 
 SOURCES = 50
 """Different photos behind the many of the memory check, which are links to them."""
@@ -61,49 +58,49 @@ MEMORY_RATIO = 1.10
 LARGE_SIDE, QUICK_SIDE = 10_000, 2_500
 LARGE_MIB = 3 * 1024
 REACH = 3.0
-"""A kill comes at most so many times as late as all kills in even steps through the photos would: what is under way is
-lost with each, and there have to be photos left for the last."""
+"""Latest moment of a kill, in multiples of the time between kills that are spread evenly over a run. Each kill loses
+the photos in progress, so later moments still leave photos for the last kill."""
 START_EVERY = 5
-"""One kill in so many comes before the first photo."""
+"""One kill in this many comes before the first photo."""
 SHOWN = 3
-"""Problems of a check that are printed."""
+"""Number of problems of a check that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a check is to work with."""
+    """Settings of a check."""
 
     folder: Path
-    """Empty, for everything that the check writes; each has its own."""
+    """An empty folder for everything that this check writes."""
     photos: Path | None = None
     model: Path = DEFAULT_MODEL
     files: int | None = None
-    """Photos in place of the check's own number."""
+    """Number of photos; None leaves it to the check."""
     kills: int = 30
     quick: bool = False
 
     def count(self, whole: int, quick: int) -> int:
-        """Photos of a check, with its own numbers."""
+        """Return the number of photos: `files`, else that of a quick or of a whole check."""
         return self.files or (quick if self.quick else whole)
 
     def command(self, source: Path, target: Path, *options: str) -> list[str]:
-        """`cgan-infer folder`."""
+        """Return the command line of `cgan-infer folder`."""
         fixed = ["--model", str(self.model), "--device", "cpu", "--quiet"]
         return [sys.executable, "-c", PROGRAM, "folder", str(source), str(target), *fixed, *options]
 
 
 @dataclass
 class Findings:
-    """Of one check."""
+    """Results of one check."""
 
     figures: dict[str, Any] = field(default_factory=dict)
     line: str = ""
     """The figures in words."""
     problems: list[str] = field(default_factory=list)
-    """Why the check fails; it passes with none."""
+    """Reasons why the check fails; without any it passes."""
 
     def expect(self, kept: object, problem: str) -> None:
-        """Note a problem unless what was expected holds."""
+        """Add a problem if `kept` is false."""
         if not kept:
             self.problems.append(problem)
 
@@ -115,15 +112,15 @@ class Run:
     code: int
     peak_mib: float
     seconds: float
-    """Of the whole process."""
+    """Wall-clock time of the whole process."""
     report: dict[str, Any]
-    """Empty where it wrote none."""
+    """Content of report.json; empty where it was not written."""
     error: str
     """Last line of its standard error."""
 
 
 def run(setup: Setup, source: Path, target: Path, *options: str) -> Run:
-    """The command to its end."""
+    """Run the command to its end."""
     began = time.perf_counter()
     command = [sys.executable, "-c", LAUNCHER, *setup.command(source, target, *options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -135,7 +132,7 @@ def run(setup: Setup, source: Path, target: Path, *options: str) -> Run:
 
 
 def memory(setup: Setup) -> Findings:
-    """Peak memory must not grow with the number of photos."""
+    """Check that peak memory does not grow with the number of photos."""
     most = setup.count(20_000, 1_000)
     fewest = max(1, setup.files // 5) if setup.files else (200 if setup.quick else 1_000)
     sources = setup.folder / "sources"
@@ -158,7 +155,7 @@ def memory(setup: Setup) -> Findings:
 
 
 def links(sources: Path, target: Path, count: int) -> Path:
-    """A folder of hard links to some photos, by turns."""
+    """Make a folder of `count` hard links to the photos of another folder, and return it."""
     target.mkdir()
     paths = sorted(sources.iterdir())
     for i in range(count):
@@ -168,7 +165,7 @@ def links(sources: Path, target: Path, count: int) -> Path:
 
 
 def kills(setup: Setup) -> Findings:
-    """Killed at any moment, the same command goes on."""
+    """Check that the same command continues after kills at random moments."""
     count = setup.count(1_000, 200)
     source, target = setup.folder / "in", setup.folder / "out"
     make_photos(setup.photos, source, count)
@@ -208,7 +205,7 @@ def kills(setup: Setup) -> Findings:
 
 
 def own(setup: Setup) -> Findings:
-    """Files that a user puts into OUTPUT at any moment stay as they are, whatever kills and later runs do."""
+    """Check that files which a user puts into OUTPUT at any moment survive kills and later runs unchanged."""
     count, kill_count = setup.count(600, 120), setup.kills + (0 if setup.quick else 10)
     sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
     make_photos(setup.photos, sources, count)
@@ -232,7 +229,7 @@ def own(setup: Setup) -> Findings:
         found.problems += dropper.problems()
         failed = set(last.report["failures"])
         strangers = dropper.dropped.keys()
-        # Of edited outputs of the same size nothing is seen, and nothing need be, until they would be replaced.
+        # An edit that keeps the size goes unnoticed until the output would be replaced, which is early enough.
         noticed = strangers - failed <= (set() if options else dropper.edited) and failed <= strangers
         found.expect(noticed, f"{len(failed)} failed, expected the {len(strangers)} with files of the user")
         settled = last.report["done"] + last.report["skipped"] + len(failed)
@@ -245,7 +242,15 @@ def own(setup: Setup) -> Findings:
 
 
 def killed(setup: Setup, source: Path, target: Path, delay: float, begun: bool) -> int:
-    """Exit code of the command when it is killed so many seconds after it began its photos, or after its start."""
+    """Kill the command and return its exit code.
+
+    Args:
+        setup: of the check.
+        source: INPUT.
+        target: OUTPUT.
+        delay: seconds until the kill.
+        begun: count from the first photo instead of the start of the process.
+    """
     log = setup.folder / "log"
     with log.open("wb") as lines:
         command = setup.command(source, target, "--log-json")
@@ -259,7 +264,7 @@ def killed(setup: Setup, source: Path, target: Path, delay: float, begun: bool) 
 
 
 def mixed(setup: Setup) -> Findings:
-    """Formats of all kinds with hostile files among them: every good file is coloured, every bad one is named."""
+    """Check that every good photo of many formats is coloured and every hostile file is named in report.json."""
     count = setup.count(2_000, 200)
     sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
     make_photos(setup.photos, sources, min(20, count))
@@ -289,7 +294,7 @@ def mixed(setup: Setup) -> Findings:
 
 
 def large(setup: Setup) -> Findings:
-    """A photo of 100 megapixels, which is below the default of --max-pixels."""
+    """Check the peak memory for a photo of 100 megapixels, which is below the default of --max-pixels."""
     side = QUICK_SIDE if setup.quick else LARGE_SIDE
     sources, source, target = (setup.folder / name for name in ("sources", "in", "out"))
     make_photos(setup.photos, sources, 1)
@@ -318,9 +323,9 @@ CHECKS: dict[str, Callable[[Setup], Findings]] = {
 
 
 def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
-    """Run checks, each in an empty folder, and print a line of each; the figures by name of the check."""
+    """Run checks, each in an empty folder, print a line for each and return the figures by name of the check."""
     use_own_pixel_limit()
-    record = {}
+    figures = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             found = CHECKS[name](replace(setup, folder=Path(folder)))
@@ -329,18 +334,31 @@ def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
             print(f"  {problem}")
         if len(found.problems) > SHOWN:
             print(f"  and {len(found.problems) - SHOWN} more")
-        record[name] = {"passed": not found.problems, **found.figures, "problems": found.problems}
-    return record
+        figures[name] = {"passed": not found.problems, **found.figures, "problems": found.problems}
+    return figures
 
 
-@click.command()
-@click.option("--photos", type=click.Path(exists=True, resolve_path=True, path_type=Path), help="Copied and repeated.")
-@click.option("--model", type=click.Path(exists=True, resolve_path=True, path_type=Path), default=DEFAULT_MODEL)
-@click.option("--check", "checks", type=click.Choice(list(CHECKS)), multiple=True, help="One or more; default: all.")
+@benchmark
+@click.option("--photos", type=existing_path(resolve=True), help="Folder of photos, copied and repeated.")
 @click.option(
-    "--files", type=click.IntRange(min=10), help="Photos of each check; memory compares with a fifth of them."
+    "--model",
+    type=existing_path(resolve=True),
+    default=DEFAULT_MODEL,
+    help="Model file.  [default: the packaged model]",
 )
-@click.option("--kills", "kill_count", type=click.IntRange(min=1), help="Default: 30, with --quick 5.")
+@click.option(
+    "--check",
+    "checks",
+    type=click.Choice(list(CHECKS)),
+    multiple=True,
+    help="Check to run; repeatable.  [default: all]",
+)
+@click.option(
+    "--files", type=click.IntRange(min=10), help="Photos of each check; the memory check compares with a fifth of them."
+)
+@click.option(
+    "--kills", "kill_count", type=click.IntRange(min=1), help="Number of kills.  [default: 30, with --quick 5]"
+)
 @json_option
 @click.option("--quick", is_flag=True, help="Fewer files and kills, a photo of 6 megapixels.")
 def main(
@@ -352,16 +370,13 @@ def main(
     json_file: Path | None,
     quick: bool,
 ) -> None:
-    """Print a line for each check; exit with 1 if one fails."""
+    """Check folder runs under stress.
+
+    Prints a line for each check. The exit code is 1 if one fails.
+    """
     setup = Setup(
         folder=Path(), photos=photos, model=model, files=files, kills=kill_count or (5 if quick else 30), quick=quick
     )
-    record = check_all(checks or CHECKS, setup)
-    if json_file:
-        values = {"arguments": arguments(), "machine": machine(), "checks": record}
-        write_record(json_file, values)
-    sys.exit(0 if all(figures["passed"] for figures in record.values()) else 1)
-
-
-if __name__ == "__main__":
-    main()
+    found = check_all(checks or CHECKS, setup)
+    write_record(json_file, record(checks=found))
+    sys.exit(0 if all(figures["passed"] for figures in found.values()) else 1)

@@ -1,4 +1,4 @@
-"""Make docs/before-after.png: gray photos above, what the model in the package makes of them below.
+"""Make docs/before-after.png: gray photos above, the same photos coloured by the packaged model below.
 
 python docs/before_after.py [PHOTO ...]
 """
@@ -17,7 +17,7 @@ HEIGHT = 240
 
 
 def row(paths: list[Path]) -> Image.Image:
-    """Pictures of one height, side by side."""
+    """Return the pictures side by side, scaled to one height."""
     pictures = [Image.open(path).convert("RGB") for path in paths]
     pictures = [p.resize((round(p.width * HEIGHT / p.height), HEIGHT), Image.Resampling.LANCZOS) for p in pictures]
     sheet = Image.new("RGB", (sum(p.width for p in pictures), HEIGHT))

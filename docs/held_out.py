@@ -1,4 +1,4 @@
-"""Make docs/held-out.jpg: held-out photos in gray, as the model in the package colours them, and as they were.
+"""Make docs/held-out.jpg: held-out photos in gray, as the packaged model colours them, and as they were.
 
 python docs/held_out.py PHOTOS
 
@@ -42,7 +42,7 @@ number, whose photographers were at hand."""
 
 
 def draw(photos: Path) -> None:
-    """Three rows, gray, coloured and real, for each ten photos."""
+    """Draw three rows for each ten photos: gray, coloured and real."""
     real = [next(photos.rglob(f"{number}_*.jpg")) for number in PHOTOGRAPHERS]
     with tempfile.TemporaryDirectory() as folder:
         gray, colored = Path(folder) / "gray", Path(folder) / "colored"

@@ -17,12 +17,12 @@ CHARTS = {
     "colourfulness of held-out photos": ("test_colorfulness", "test_real_colorfulness"),
     "L1, held out (lines) and training (dots)": ("test_l1", "train_l1"),
 }
-"""Titles, with what is drawn in full and what beside it."""
+"""Titles of the charts, with the metric of the line and that of the dots."""
 COLORS = colormaps["tab20"]
 
 
 def draw(target: Path) -> None:
-    """A chart for each of CHARTS over the epochs of all stages, a colour a stage."""
+    """Draw each of CHARTS over the epochs of all stages, with one colour for each stage."""
     epochs = [{**json.loads(line), "number": i} for i, line in enumerate(CURVES.read_text().splitlines(), 1)]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     for axes, (title, (full, beside)) in zip(figure.subplots(1, len(CHARTS)), CHARTS.items(), strict=True):

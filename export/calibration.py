@@ -26,7 +26,7 @@ SHARPENED, SHARPENED_BLURRED = 2.0, 0.5
 """Amount of `augment.sharpened` for a second copy of each photo, and that for models that blur their input. Photos
 that are sharper than those of the folder otherwise leave the ranges and are clipped: of a model of 128 pixels without a
 blur, 43 dB in place of 50. Behind a blur 2.0 is too much: of the packaged model 48 dB on sharper photos, 51 with 0.5
-and 52 without copies, which leave its worst other photo 2 dB further off (`benchmarks/int8.py`)."""
+and 52 without copies, which leave its worst other photo 2 dB further off (`python -m benchmarks int8`)."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """An fp32 ONNX file to an int8 one: weights and activations as integers, through Q/DQ nodes.
 
 The head, whose output is the picture, and the first four convolutions, which read it, stay in float. Measured by
-`benchmarks/int8.py` (model in the package, 200 photos like those that calibrated it and 60 sharper ones, PSNR against
-fp32, speed in one thread of an Intel Xeon): 51.7 and 51.4 dB at 2.1 x the speed of fp32. With three 50.7 and 51.1 dB at
-2.3 x; but of another model, stage 10-gan of the model card, the worst of 150 photos then had 33.5 dB, where
+`python -m benchmarks int8` (model in the package, 200 photos like those that calibrated it and 60 sharper ones, PSNR
+against fp32, speed in one thread of an Intel Xeon): 51.7 and 51.4 dB at 2.1 x the speed of fp32. With three 50.7 and
+51.1 dB at 2.3 x; but of another model, stage 10-gan of the model card, the worst of 150 photos then had 33.5 dB, where
 `cgan-infer parity` asks for 33, in place of 40.1. With the head and one convolution 46.5 and 47.5 dB at 2.6 x. The last
 concatenation, where both ends meet and would share a scale, stays in float without cost.
 
@@ -81,7 +81,14 @@ TARGETS = {
 """Engines that int8 files are made for, by name."""
 
 
-def quantize_int8(fp32_onnx: Path, spec: ModelSpec, calibration: Floats, target: str, path: Path) -> None:
+def quantize_int8(
+    fp32_onnx: Path,
+    spec: ModelSpec,
+    calibration: Floats,
+    target: str,
+    path: Path,
+    float_convolutions: tuple[int, int] = FLOAT_CONVOLUTIONS,
+) -> None:
     """Write an int8 version of an fp32 ONNX file: static Q/DQ, weights per output channel, activations per tensor.
 
     Transposed convolutions become ordinary ones first: ONNX Runtime has no integer kernel for them, and TensorRT has
@@ -95,6 +102,7 @@ def quantize_int8(fp32_onnx: Path, spec: ModelSpec, calibration: Floats, target:
             W as in the file, or any of its sizes where they are dynamic.
         target: one of TARGETS.
         path: the file to write.
+        float_convolutions: convolutions that stay in float at the input and at the output, at least 1 each.
 
     Raises:
         ValueError: an unknown target, no photos or of another shape than the file's input, or not a network of ours.
@@ -105,7 +113,7 @@ def quantize_int8(fp32_onnx: Path, spec: ModelSpec, calibration: Floats, target:
     _check_calibration(calibration, source)
     model = rewrite_transposed_convolutions(source)
     recipe = TARGETS[target]
-    quantized = _quantize(model, _quantized_nodes(model, recipe), calibration, recipe)
+    quantized = _quantize(model, _quantized_nodes(model, recipe, float_convolutions), calibration, recipe)
     # What the quantiser inferred no longer fits, and every reader infers it anew.
     quantized.graph.ClearField("value_info")
     if recipe.for_cpu:
@@ -204,13 +212,13 @@ def _check_calibration(calibration: Floats, model: ModelProto) -> None:
         raise ValueError(f"calibration has shape {calibration.shape}, the model takes {expected}")
 
 
-def _quantized_nodes(model: ModelProto, target: Target) -> list[str]:
+def _quantized_nodes(model: ModelProto, target: Target, float_convolutions: tuple[int, int]) -> list[str]:
     """Names of the nodes to quantise: those between the convolutions at either end that stay in float."""
     nodes = list(model.graph.node)
     # The blur before the network, whose kernels are a row and a column, stays in float and does not count.
     blurs = {kernel.name for kernel in model.graph.initializer if len(set(kernel.dims[2:])) == 2}
     convolutions = [i for i, node in enumerate(nodes) if node.op_type == "Conv" and node.input[1] not in blurs]
-    first, last = FLOAT_CONVOLUTIONS
+    first, last = float_convolutions
     if len(convolutions) <= first + last or any(node.op_type in (QUANTIZE, "Cast") for node in nodes):
         raise ValueError("expected an fp32 file of export_onnx")
     after = nodes[convolutions[-last]]

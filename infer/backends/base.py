@@ -3,7 +3,6 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -199,27 +198,6 @@ class Backend(ABC):
         if broken := int(np.count_nonzero(~np.isfinite(rgb))):
             raise RuntimeError(f"{self.path}: gave {broken} values that are not finite numbers")
         return rgb
-
-    def resident(self, gray: NDArray[np.float32]) -> Callable[[], None]:
-        """One run of a batch that already lies where the engine reads it, for timing.
-
-        Args:
-            gray: as `run` takes it, and a batch that the engine takes as it is.
-
-        Returns:
-            A function that runs it and returns when the engine is done. The answer stays where the engine wrote it.
-            Nothing else may use the backend meanwhile.
-        """
-        self._check(gray)
-        return self._resident(np.ascontiguousarray(gray))
-
-    def _resident(self, gray: NDArray[np.float32]) -> Callable[[], None]:
-        """On a CPU the engine reads what it is given."""
-
-        def run() -> None:
-            self._run(gray)
-
-        return run
 
     def _check(self, gray: NDArray[np.float32]) -> None:
         """Refuse what the contract or the engine does not allow."""

@@ -4,7 +4,6 @@ import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -198,13 +197,6 @@ class OrtBackend(Backend):
             raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {error}") from error
         return rgb
 
-    def _resident(self, gray: NDArray[np.float32]) -> Callable[[], None]:
-        if self._chosen not in BOUND:
-            return super()._resident(gray)
-        binding = _Binding(self._session, gray.shape)
-        binding.run(gray)
-        return binding.repeat
-
     def _run_bound(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run on device buffers that are kept for the next batch of this shape; a binding serves one thread a time."""
         with self._lock:
@@ -240,13 +232,9 @@ class _Binding:
     def run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         """Copy there, run, copy back."""
         self.gray.update_inplace(gray)
-        self.repeat()
+        self.session.run_with_iobinding(self.binding)  # returns when the device is done
         rgb: NDArray[np.float32] = self.rgb.numpy()
         return rgb
-
-    def repeat(self) -> None:
-        """Run the last batch again, from device memory to device memory."""
-        self.session.run_with_iobinding(self.binding)  # returns when the device is done
 
 
 def read_contract(content: bytes, path: Path) -> ModelSpec:

@@ -1,6 +1,5 @@
 """PyTorch on a run or checkpoint: the reference that exported models are compared with."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +77,12 @@ class TorchBackend(Backend):
         if self.threads:
             self._settings.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.threads)
-        self._model = self._prepared(GrayToRGB(generator, spec.color_space).eval().to(self._target))
+        if self.on_gpu:
+            exact = torch.backends.cudnn.flags(
+                enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"
+            )
+            self._settings.enter_context(exact)
+        self._model = GrayToRGB(generator, spec.color_space).eval().to(self._target)
         return spec
 
     def _load(self) -> "tuple[Generator, ModelSpec]":
@@ -92,17 +96,6 @@ class TorchBackend(Backend):
         if self.path.is_dir():
             self._add_note(f"{self.path}: {described(self._checkpoint)}")
         return generator, spec
-
-    def _prepared(self, model: "nn.Module") -> "nn.Module":
-        """What is run in place of the model on its device, and settings for it."""
-        import torch
-
-        if self.on_gpu:
-            exact = torch.backends.cudnn.flags(
-                enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"
-            )
-            self._settings.enter_context(exact)
-        return model
 
     def _choose_device(self) -> str:
         import torch
@@ -121,20 +114,6 @@ class TorchBackend(Backend):
     def _deactivate(self) -> None:
         self._model = None
         self._settings.close()
-
-    def _resident(self, gray: NDArray[np.float32]) -> Callable[[], None]:
-        import torch
-
-        model, batch = self._model, torch.tensor(gray, device=self._target)
-        assert model is not None
-
-        def run() -> None:
-            with torch.inference_mode():
-                model(batch)
-            if self.on_gpu:
-                torch.cuda.synchronize()
-
-        return run
 
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch

@@ -112,16 +112,6 @@ class Slot:
                 self._drop_buffers()
             raise
 
-    def repeat(self) -> None:
-        """Compute the last batch again, from device memory to device memory.
-
-        Raises:
-            RuntimeError: the engine or CUDA failed.
-        """
-        assert self._shape is not None
-        self._compute(self._shape[0])
-        self._cuda.call("cudaStreamSynchronize", self._stream)
-
     def close(self) -> None:
         """Release everything; the context first, as TensorRT wants."""
         self._drop_graph()

@@ -6,7 +6,6 @@ the sidecar's build record fits this machine. Host code in a plan is never allow
 
 import hashlib
 import sysconfig
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -266,14 +265,6 @@ class TrtBackend(Backend):
         small, large = self._profile["min"][2:], self._profile["max"][2:]
         if not (small[0] <= height <= large[0] and small[1] <= width <= large[1]):
             raise ValueError(f"expected height and width from {tuple(small)} to {tuple(large)}, found {height, width}")
-
-    def _resident(self, gray: NDArray[np.float32]) -> Callable[[], None]:
-        slot = self._free.get()
-        try:
-            slot.run(gray)  # after which its graph, if there can be one, is ready
-        finally:
-            self._free.put(slot)
-        return slot.repeat
 
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         slot = self._free.get()

@@ -7,26 +7,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from benchmarks import ablation
+
+pytestmark = pytest.mark.benchmarks
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def ablation() -> ModuleType:
-    """The script as a module."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("ablation", ROOT / "benchmarks" / "ablation.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    sys.modules["ablation"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -34,7 +24,7 @@ def quick_options(tiny_options: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(option for option in tiny_options if option not in ("--quiet", "--no-fid"))
 
 
-def test_all_experiments_of_the_report_are_rows(ablation: ModuleType) -> None:
+def test_all_experiments_of_the_report_are_rows() -> None:
     rows = ablation.report_rows()
     assert Counter(row.group for row in rows) == {
         "comparison": 9,
@@ -49,7 +39,7 @@ def test_all_experiments_of_the_report_are_rows(ablation: ModuleType) -> None:
 
 
 def test_every_row_is_a_command_that_cgan_train_takes(
-    ablation: ModuleType, invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path
+    invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path
 ) -> None:
     from cgan.cli import main
 
@@ -65,9 +55,21 @@ def test_every_row_is_a_command_that_cgan_train_takes(
 
 
 def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    script = ROOT / "benchmarks" / "ablation.py"
-    arguments = [photos, "--out", out, "--groups", "no-gan", "--quick", "--no-fid", "--", *options]
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, cwd=ROOT)
+    arguments = [
+        "-m",
+        "benchmarks",
+        "ablation",
+        photos,
+        "--out",
+        out,
+        "--groups",
+        "no-gan",
+        "--quick",
+        "--no-fid",
+        "--",
+        *options,
+    ]
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
 
 
 def test_a_row_is_trained_once_and_lands_in_table_and_chart(
@@ -106,8 +108,8 @@ def test_a_row_that_fails_is_named_and_the_exit_code_is_1(
     assert "expected a new or empty folder" in (tmp_path / "out" / "ablation.md").read_text()
 
 
-def test_an_unknown_group_is_refused(ablation: ModuleType, photo_folder: Path, tmp_path: Path) -> None:
-    from cgan.errors import UserError
-
-    with pytest.raises(UserError, match="found everything, expected some of comparison"):
-        ablation.command([str(photo_folder), "--out", str(tmp_path), "--groups", "everything"], standalone_mode=False)
+def test_an_unknown_group_is_refused(photo_folder: Path, tmp_path: Path) -> None:
+    arguments = [str(photo_folder), "--out", str(tmp_path), "--groups", "everything"]
+    result = CliRunner().invoke(ablation.main, arguments)
+    assert result.exit_code == 2
+    assert "found everything, expected some of comparison" in result.output

@@ -1,4 +1,4 @@
-"""benchmarks/folder.py: a whole run on a few files, the peers among them."""
+"""`python -m benchmarks folder`: a whole run on a few files, the peers among them."""
 
 import itertools
 import json
@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.folder import BARE, FOLDER, Contestant, Measured, make_photos, take_rounds
+from benchmarks.folder import take_rounds
+from benchmarks.folder_contestants import BARE, FOLDER, Contestant, Measured
 from benchmarks.machine import has_bf16
 from benchmarks.peers import PEERS
+from benchmarks.photos import make_photos
+
+pytestmark = pytest.mark.benchmarks
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def test_all_take_part_and_the_ratios_come_last(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "folder.py", "--photos", photo_folder, "--model", exported_onnx]
+    command = [sys.executable, "-m", "benchmarks", "folder", "--photos", photo_folder, "--model", exported_onnx]
     options = ["--files", "10", "--rounds", "2", "--minutes", "0", "--side", "64", "--json", tmp_path / "folder.json"]
-    done = subprocess.run([*map(str, command + options)], capture_output=True, text=True)
+    done = subprocess.run([*map(str, command + options)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "folder.json").read_text())
     assert set(record["figures"]) == {
@@ -65,8 +69,8 @@ def test_a_contestant_that_fails_is_named(exported_onnx: Path, tmp_path: Path) -
 def test_a_contestant_that_hangs_is_named(exported_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_photos(None, tmp_path / "few", 1, 48)
     make_photos(None, tmp_path / "in", 1, 48)
-    monkeypatch.setattr("benchmarks.folder.LEAST_PATIENCE", 0.1)
-    monkeypatch.setattr("benchmarks.folder.PATIENCE", 0.1)
+    monkeypatch.setattr("benchmarks.folder_contestants.LEAST_PATIENCE", 0.1)
+    monkeypatch.setattr("benchmarks.folder_contestants.PATIENCE", 0.1)
     with pytest.raises(SystemExit, match=r"cgan-infer folder did not answer within 0.2 s: while it loaded"):
         Contestant(FOLDER, tmp_path, exported_onnx, 4, 1).__enter__()
 

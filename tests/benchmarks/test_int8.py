@@ -1,12 +1,15 @@
-"""benchmarks/int8.py and benchmarks/gates.py: whole runs on a tiny model."""
+"""`python -m benchmarks int8` and `gates`: whole runs on a tiny model."""
 
 import json
 import shutil
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from benchmarks import gates, int8
+
+pytestmark = pytest.mark.benchmarks
 
 
 def test_every_version_has_a_row(exported_onnx: Path, photo_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""benchmarks/latency.py: whole runs on a tiny model, and figures of known times."""
+"""`python -m benchmarks latency`: whole runs on a tiny model, and figures of known times."""
 
 import json
 import shutil
@@ -15,6 +15,8 @@ from benchmarks.latency_report import changes, ratios, shares, table
 from benchmarks.matrix import operations
 from cgan.errors import UserError
 from infer.backends import open_model
+
+pytestmark = pytest.mark.benchmarks
 
 FAST = ("--seconds", "0.03")
 
@@ -123,7 +125,7 @@ def test_one_odd_round_moves_no_ratio() -> None:
 
 
 class Shaped:
-    """What `measure` asks of a backend before anything runs."""
+    """The properties of a backend that `measure` reads before anything runs."""
 
     def __init__(self, side: int, most: int | None) -> None:
         self.own_size, self.batch_range = (side, side), (1, most)
@@ -166,7 +168,7 @@ def test_changes_of_ratios_are_told_where_both_are_against_the_same_model() -> N
 def test_a_contestant_that_is_settled_takes_no_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["first", "settled", "not"]
     rows = {name: Row(name, "engine", 1, "compute") for name in names}
-    monkeypatch.setattr(latency, "is_settled", lambda ratios: len(ratios) > 0)
+    monkeypatch.setattr("benchmarks.rounds.is_settled", lambda ratios: len(ratios) > 0)
     monkeypatch.setattr(Row, "ratios", lambda self, first: [1.0] * (0 if self.contestant == "not" else 99))
     latency._take_rounds({name: lambda: None for name in names}, rows, "first", 0.0)
     most, least = latency.MOST_ROUNDS, latency.ROUNDS

@@ -1,4 +1,4 @@
-"""benchmarks/matrix.py: the report's count of operations, and a rate that is one."""
+"""`benchmarks.matrix`: the operations of the original report's generator, and the rate of a matrix product."""
 
 import itertools
 from dataclasses import replace
@@ -10,6 +10,8 @@ import torch
 from benchmarks import matrix
 from benchmarks.matrix import matrix_product_rate, operations
 from cgan.spec import ModelSpec
+
+pytestmark = pytest.mark.benchmarks
 
 
 def spec(**changes: object) -> ModelSpec:

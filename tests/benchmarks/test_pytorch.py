@@ -1,4 +1,4 @@
-"""benchmarks/pytorch.py: each way to run PyTorch is what it says, and gives the model's colours."""
+"""`benchmarks.pytorch`: each way to run PyTorch computes as its name says and gives the colours of the model."""
 
 import json
 from functools import partial
@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from benchmarks.latency import main
 from benchmarks.pytorch import WAYS, open_pytorch
 from infer.backends import open_model
+
+pytestmark = pytest.mark.benchmarks
 
 
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:

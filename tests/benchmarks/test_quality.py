@@ -1,4 +1,4 @@
-"""benchmarks/quality.py: a whole run on a few photos, and the distance between sets of colours."""
+"""`python -m benchmarks quality`: a whole run on a few photos, and the distance between sets of colours."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.quality import color_distance, main
+
+pytestmark = pytest.mark.benchmarks
 
 RED, BLUE, GRAY = (Image.new("RGB", (8, 8), color) for color in ("red", "blue", "gray"))
 

@@ -8,6 +8,8 @@ from click.testing import CliRunner
 
 from benchmarks.records import json_option, write_record
 
+pytestmark = pytest.mark.benchmarks
+
 
 @click.command()
 @json_option

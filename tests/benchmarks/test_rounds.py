@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.rounds import interval, is_settled, summary, worst
+from benchmarks.rounds import interval, is_settled, rounds_of_turns, summary, worst
+
+pytestmark = pytest.mark.benchmarks
 
 
 @pytest.mark.parametrize("count", [6, 9, 10, 14, 30, 101])
@@ -45,3 +47,14 @@ def test_as_text() -> None:
     assert summary([1.8, 2.0, 2.0, 2.0, 2.0, 2.2]) == "2.00 (1.80 to 2.20)"
     assert worst([[1.0] * 6, [1.8, 2.0, 2.0, 2.0, 2.0, 2.2]]).endswith("the widest +-10%")
     assert worst([[1.0] * 6, [1.0] * 5]).startswith("too few rounds")
+
+
+def test_every_second_round_is_in_reverse_order() -> None:
+    assert list(rounds_of_turns(["a", "b"], 3)) == [(0, ["a", "b"]), (1, ["b", "a"]), (2, ["a", "b"])]
+
+
+def test_only_those_who_are_not_settled_go_on_with_the_first() -> None:
+    known = {"steady": [2.0] * 6, "unsteady": [1.0, 2.0] * 3}
+    found = rounds_of_turns(["first", *known], 2, "first", known.__getitem__, lambda number: number < 4)
+    assert [sorted(names) for _, names in found][1:] == [["first", "steady", "unsteady"], *[["first", "unsteady"]] * 2]
+    assert len(list(rounds_of_turns(list(known), 2, "first", known.__getitem__, lambda number: True))) == 2

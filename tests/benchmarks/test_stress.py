@@ -1,4 +1,4 @@
-"""benchmarks/stress.py: every check passes on a few files, and fails where what it looks for is wrong."""
+"""`python -m benchmarks stress`: every check passes on a few files, and fails where what it looks for is wrong."""
 
 import json
 import os
@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent.parent
 MAIN = "\nfrom infer.cli import main; main()"
 SLOW = """
 import time, infer.folder.local_folder as s
+
+pytestmark = pytest.mark.benchmarks
 publish = s.LocalFolder.publish
 s.LocalFolder.publish = lambda *arguments: (time.sleep(0.1), publish(*arguments))
 """
@@ -44,9 +46,18 @@ def test_the_command_writes_a_record_and_its_exit_code_tells_of_a_failure(
     exported_onnx: Path, photo_folder: Path, tmp_path: Path
 ) -> None:
     def run(*options: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, ROOT / "benchmarks" / "stress.py", "--photos", photo_folder, "--json", "r.json"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "stress",
+            "--photos",
+            photo_folder,
+            "--json",
+            tmp_path / "r.json",
+        ]
         done = [*map(str, [*command, "--model", exported_onnx, *options])]
-        return subprocess.run(done, capture_output=True, text=True, cwd=tmp_path)
+        return subprocess.run(done, capture_output=True, text=True, cwd=ROOT)
 
     done = run("--check", "mixed", "--check", "large", "--files", 30, "--quick")
     assert done.returncode == 0, done.stdout + done.stderr

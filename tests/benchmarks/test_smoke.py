@@ -1,0 +1,123 @@
+"""Each benchmark once on something tiny, up to its record; the other tests here run with `make benchmarks-test`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import cgan.cli
+from benchmarks.__main__ import COMMANDS, group
+from benchmarks.matrix import MATRIX_SIDE
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(record: Path, name: str, *options: object) -> dict[str, Any]:
+    """Run a benchmark in this process and return its record."""
+    arguments = [str(option) for option in options]
+    result = CliRunner().invoke(group, [name, *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    values: dict[str, Any] = json.loads(record.read_text())
+    assert values["arguments"] == [Path(part).name if "/" in part else part for part in arguments]
+    assert values["machine"]["cores"] >= 1
+    return values
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return tmp_path / "record.json"
+
+
+def test_ablation(
+    photo_folder: Path,
+    tmp_path: Path,
+    tiny_options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    no_curves: None,
+) -> None:
+    def train_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as end:
+            cgan.cli.main(command[3:])  # after python -m cgan
+        return subprocess.CompletedProcess(command, end.value.code or 0, "", "")
+
+    monkeypatch.setattr("benchmarks.ablation.subprocess", SimpleNamespace(run=train_here, PIPE=subprocess.PIPE))
+    options = [option for option in tiny_options if option not in ("--quiet", "--no-fid")]
+    arguments = [photo_folder, "--out", tmp_path / "out", "--groups", "no-gan", "--quick", "--no-fid", "--", *options]
+    values = run(tmp_path / "out" / "ablation.json", "ablation", *arguments)
+    assert [row["metrics"]["epoch"] for row in values["rows"]] == [3]
+
+
+def test_folder(exported_onnx: Path, record: Path) -> None:
+    options = ["--model", exported_onnx, "--files", 2, "--rounds", 1, "--minutes", 0, "--side", 32, "--no-peers"]
+    values = run(record, "folder", *options, "--json", record)
+    assert values["figures"].keys() == {"bare ONNX Runtime, no files", "cgan-infer folder"}
+    assert all(turn["images_per_second"] > 0 for turns in values["figures"].values() for turn in turns)
+
+
+def test_gates(
+    exported_onnx: Path, trained_run: Path, photo_folder: Path, record: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All exports are the one that is there already: six more take half a minute.
+    monkeypatch.setattr("benchmarks.gates.make_onnx", lambda *_: SimpleNamespace(path=exported_onnx))
+    options = ["--reference", trained_run, "--calibration", photo_folder, "--photos", 2, "--json", record]
+    verdicts = {row["candidate"]: row["passed"] for row in run(record, "gates", photo_folder, *options)["rows"]}
+    assert (verdicts["fp32"], verdicts["red and blue swapped"]) == (True, False)
+
+
+def test_int8(exported_onnx: Path, photo_folder: Path, record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.int8.ENDS", ((1, 1),))
+    options = ["--calibration", photo_folder, "--model", exported_onnx, "--photos", 2, "--rounds", 1]
+    values = run(record, "int8", photo_folder, *options, "--json", record)
+    assert [row["float"] for row in values["rows"]][-1] == "(1, 1)"
+    assert all(row["speed"] > 0 for row in values["rows"])
+
+
+def test_latency(exported_onnx: Path, tmp_path: Path) -> None:
+    options = [exported_onnx, "--batch", 1, "--kind", "files", "--seconds", 0.01, "--out", tmp_path]
+    (row,) = run(tmp_path / "latency.json", "latency", *options)["rows"]
+    assert 0 < row["p50"] <= row["p99"]
+
+
+def test_parity(exported_onnx: Path, trained_run: Path, photo_folder: Path, record: Path) -> None:
+    options = ["--reference", trained_run, "--candidate", exported_onnx, "--photos", 2, "--rounds", 1]
+    values = run(record, "parity", photo_folder, *options, "--json", record)
+    assert (values["photos"], values["passed"]) == (2, True)
+    assert values["ratio"] > 0
+
+
+def test_quality(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
+    values = run(record, "quality", photo_folder / "a", "--model", exported_onnx, "--json", record)
+    assert values["models"][0]["colorfulness"] > 0
+
+
+def test_stress(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
+    options = ["--photos", photo_folder, "--model", exported_onnx, "--check", "mixed", "--files", 10]
+    values = run(record, "stress", *options, "--json", record)
+    assert values["checks"]["mixed"].items() >= {"passed": True, "colored": 9, "named": 1}.items()
+
+
+def test_training(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MATRIX_SIDE, "cpu", 64)
+    options = ["--width", 4, "--size", 32, "--batch-size", 2, "--device", "cpu", "--steps", 1, "--rounds", 1]
+    values = run(record, "training", *options, "--json", record)
+    assert values["ratio"] == values["rounds"][0]["step"] / values["rounds"][0]["plain"]
+
+
+def test_help_lists_every_command_without_numpy() -> None:
+    code = (
+        "import sys; sys.modules['numpy'] = sys.modules['torch'] = None; from benchmarks.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_has_the_first_line_of_each_module(name: str) -> None:
+    module = (ROOT / "benchmarks" / f"{name}.py").read_text()
+    assert module.splitlines()[0] == f'"""{COMMANDS[name]}'
