@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from cgan.training.run import resolve
 from torch import nn
 
 from benchmarks.plain_networks import use_plain_networks
 from benchmarks.training import make_run
 from cgan.config import TrainConfig
 from cgan.networks import ReflectConv2d
+from cgan.training.run import resolve
 
 pytestmark = pytest.mark.benchmarks
 
