@@ -19,10 +19,10 @@ from benchmarks.stress import Findings, Setup
 
 ROOT = Path(__file__).parent.parent.parent
 MAIN = "\nfrom infer.cli import main; main()"
+pytestmark = pytest.mark.benchmarks
+
 SLOW = """
 import time, infer.folder.local_folder as s
-
-pytestmark = pytest.mark.benchmarks
 publish = s.LocalFolder.publish
 s.LocalFolder.publish = lambda *arguments: (time.sleep(0.1), publish(*arguments))
 """
