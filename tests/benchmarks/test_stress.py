@@ -17,12 +17,12 @@ from benchmarks.dropped import Dropper
 from benchmarks.outputs import Outputs, problem_of
 from benchmarks.stress import Findings, Setup
 
+pytestmark = pytest.mark.benchmarks
+
 ROOT = Path(__file__).parent.parent.parent
 MAIN = "\nfrom infer.cli import main; main()"
 SLOW = """
 import time, infer.folder.local_folder as s
-
-pytestmark = pytest.mark.benchmarks
 publish = s.LocalFolder.publish
 s.LocalFolder.publish = lambda *arguments: (time.sleep(0.1), publish(*arguments))
 """
