@@ -17,6 +17,8 @@ from benchmarks.dropped import Dropper
 from benchmarks.outputs import Outputs, problem_of
 from benchmarks.stress import Findings, Setup
 
+pytestmark = pytest.mark.benchmarks
+
 ROOT = Path(__file__).parent.parent.parent
 MAIN = "\nfrom infer.cli import main; main()"
 pytestmark = pytest.mark.benchmarks
