@@ -12,38 +12,32 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO
 
 ROOT = Path(__file__).parent.parent
 
 
 class Warm:
-    """A process of the server's; one at a time."""
+    """A process of the server's, with its number `pid`."""
 
-    def __init__(self, answers: IO[str]) -> None:
-        self._answers = answers
-        self.pid = int(answers.readline())
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     @cached_property
     def exit_code(self) -> int:
         """Wait for its end; negative where a signal ended it."""
-        return int(self._answers.readline())
+        return _ask(self.pid)
 
 
 def start(
     code: str, *arguments: object, output: Path, environment: Mapping[str, str] | None = None, cwd: Path = ROOT
 ) -> Warm:
-    """Execute `code` with these arguments, once the process started before has ended.
+    """Execute `code` with these arguments.
 
     Args:
         output: a folder to be made, for the files `out` and `err`.
     """
-    server = _server()
-    assert server.stdin and server.stdout
-    if _last:
-        assert _last.pop().exit_code is not None
     output.mkdir()
-    request = {
+    request: dict[str, object] = {
         "code": code,
         "arguments": [str(argument) for argument in arguments],
         "environment": dict(environment or os.environ),
@@ -51,10 +45,7 @@ def start(
         "out": str(output / "out"),
         "err": str(output / "err"),
     }
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    _last.append(Warm(server.stdout))
-    return _last[0]
+    return Warm(_ask(request))
 
 
 def run(
@@ -68,7 +59,12 @@ def run(
     return subprocess.CompletedProcess([code, *map(str, arguments)], ended, out, err)
 
 
-_last: list[Warm] = []
+def _ask(request: int | dict[str, object]) -> int:
+    server = _server()
+    assert server.stdin and server.stdout
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
 
 
 @cache

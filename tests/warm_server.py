@@ -1,7 +1,8 @@
-"""The server of `tests.warm`: imports heavy packages, then forks a child for each request, one at a time.
+"""The server of `tests.warm`: imports heavy packages, then forks a child for each program that is asked for.
 
-A request is a line of JSON on standard input: code, arguments, environment, cwd, out, err. The answers on standard
-output are two lines: the child's process number, and its exit code, negative where a signal ended it.
+A request is a line of JSON on standard input, an answer a number on a line of standard output. An object with code,
+arguments, environment, cwd, out and err starts a program; the answer is its process number. A process number waits for
+the end of a program; the answer is its exit code, negative where a signal ended it.
 """
 
 import json
@@ -46,13 +47,15 @@ def main() -> None:
     """Serve until standard input ends."""
     sys.path.insert(0, sys.argv[1])
     for line in sys.stdin:
-        request: dict[str, Any] = json.loads(line)
+        request: int | dict[str, Any] = json.loads(line)
+        if isinstance(request, int):
+            _, status = os.waitpid(request, 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
         pid = os.fork()
         if not pid:
             sys.exit(execute(**request))  # as at the end of a program: threads are joined, exit functions run
         print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 if __name__ == "__main__":

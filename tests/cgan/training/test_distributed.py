@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cgan.cli import main
 from cgan.errors import GateError, UserError
 from cgan.training.checkpoint import load_generator
 from cgan.training.distributed import World, joined
+from tests import warm
 
 PROCESSES = 2
 
@@ -136,6 +138,24 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
 
 
+def two_processes(folder: Path, code: str, *arguments: object) -> list[tuple[int, str]]:
+    """Execute code as torchrun would, in two processes; their exit codes and what they wrote to standard error."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    world = {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1"}
+    world |= {**os.environ, "MASTER_PORT": str(port)}
+    started = [
+        warm.start(
+            code,
+            *arguments,
+            output=folder / f"printed-{rank}",
+            environment={**world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(PROCESSES)
+    ]
+    return [(process.exit_code, (folder / f"printed-{i}" / "err").read_text()) for i, process in enumerate(started)]
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, make_photos: Callable[..., Path]) -> Told:
     """Output of the worker: of a single process, and of each of two processes."""
@@ -144,8 +164,8 @@ def told(tmp_path_factory: pytest.TempPathFactory, make_photos: Callable[..., Pa
     make_photos(source / "many", 214)
     script = folder / "worker.py"
     script.write_text(WORKER)
-    result = torchrun(script, source, folder)
-    assert result.returncode == 0, result.stderr
+    for code, printed in two_processes(folder, WORKER, source, folder):
+        assert code == 0, printed
     worker = runpy.run_path(str(script))
     photos = {name: worker["prepare"](source / name, 32, folder / "cache-0") for name in ("few", "many")}
     (folder / "alone").mkdir()
@@ -250,12 +270,15 @@ def test_the_whole_command_in_two_processes(
 def test_what_one_process_refuses_is_a_line_for_the_other(
     photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    command = Path(sys.executable).with_name("cgan-train")
-    result = torchrun("--no-python", command, photo_folder, "--out", tmp_path, *tiny_options)
-    lines = result.stderr.splitlines()
+    for folder in ("run", "printed"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    command = "from cgan.cli import main; main()"
+    printed = two_processes(tmp_path / "printed", command, photo_folder, "--out", tmp_path / "run", *tiny_options)
+    assert all(code for code, _ in printed)
+    lines = [line for _, text in printed for line in text.splitlines()]
     (refusal,) = (line for line in lines if line.startswith("error: ") and "process 1 lost another" not in line)
-    assert refusal.startswith(f"error: {tmp_path}: found files in it")
+    assert refusal.startswith(f"error: {tmp_path / 'run'}: found files in it")
     assert not any("[rank" in line for line in lines)  # as torch begins each line of a traceback
 
 
@@ -345,5 +368,5 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with joined("cuda"):
         assert taken == [1, "nccl"]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="process 2 finds 2 GPU"), joined("cuda"):
+    with pytest.raises(UserError, match="process 2 finds only 2 GPU"), joined("cuda"):
         pass
