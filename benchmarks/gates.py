@@ -23,8 +23,8 @@ if __package__ in (None, ""):
 
 from benchmarks.machine import arguments, machine
 from benchmarks.records import json_option, write_record
+from export.artefact import ExportOptions, make_onnx
 from export.calibration import DEFAULT_LIMIT
-from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
 from infer.quality.parity import THREADS, check_parity
 from infer.quality.photos import Source, photos_below

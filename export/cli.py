@@ -13,8 +13,8 @@ from cgan.errors import UserError
 from cgan.extras import needed
 
 if TYPE_CHECKING:
+    from export.artefact import ExportOptions
     from export.engine import EngineOptions
-    from export.produce import ExportOptions
     from export.search import Trial
 
 FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
@@ -102,7 +102,8 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     from_onnx = source is not None and source.suffix.lower() == ".onnx"
     _check_options(given, existing is not None, inspect is not None, from_onnx)
     with needed("export", "export"):
-        from export import inspection, produce
+        from export import artefact as pipeline
+        from export import inspection
         from export.engine import find_builder
         from infer.photo.decode import use_own_pixel_limit
     if inspect:
@@ -114,7 +115,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     use_own_pixel_limit()
     options = _export_options(given)
     if existing:
-        numbers, notes = produce.compare(existing, source, options)
+        numbers, notes = pipeline.compare(existing, source, options)
         _note(notes)
         _say(given["quiet"], f"{source}: {described(numbers['checkpoint'])}\n{_table(existing, numbers)}")
         return
@@ -125,10 +126,10 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
             find_builder(engine)  # before the minutes that the search may take
         options = _search(source, options, given)
     if engine is None:
-        artefact = produce.make_onnx(source, out, options)
+        artefact = pipeline.make_onnx(source, out, options)
     else:
         with _BuildProgress(given["quiet"]) as progress:
-            artefact = produce.make_engine(source, out, options, engine, progress.update)
+            artefact = pipeline.make_engine(source, out, options, engine, progress.update)
     _note(artefact.notes)
     _say(given["quiet"], f"{source}: {described(artefact.sidecar.build.get('checkpoint'))}")
     _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
@@ -203,7 +204,7 @@ def _flags(names: set[str]) -> str:
 
 
 def _export_options(given: dict[str, Any]) -> "ExportOptions":
-    from export.produce import ExportOptions
+    from export.artefact import ExportOptions
     from export.verify import Tolerance
 
     engine = given["format_"] not in (None, "onnx")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cgan.errors import GateError
-from export.produce import Artefact, ExportOptions, make_onnx
+from export.artefact import Artefact, ExportOptions, make_onnx
 from export.verify import natural_images
 from infer.backends import open_model
 

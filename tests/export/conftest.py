@@ -11,8 +11,8 @@ from onnx import numpy_helper
 
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec
-from export import produce
-from export.produce import ExportOptions, make_onnx
+from export import artefact as pipeline
+from export.artefact import ExportOptions, make_onnx
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def stub_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callabl
             onnx.helper.set_model_props(model, spec.to_metadata())
             onnx.save(model, path)
 
-        monkeypatch.setattr(produce, "export_onnx", write)
+        monkeypatch.setattr(pipeline, "export_onnx", write)
 
     return use
 
@@ -53,6 +53,6 @@ def stub_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 "onnx_sha256": file_sha256(onnx),
             }
 
-        monkeypatch.setattr(produce, "build_engine", build)
+        monkeypatch.setattr(pipeline, "build_engine", build)
 
     return use

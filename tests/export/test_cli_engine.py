@@ -16,9 +16,10 @@ from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_generator
-from export import cli, engine, produce
+from export import artefact as pipeline
+from export import cli, engine
+from export.artefact import ExportOptions, make_engine
 from export.cli import main
-from export.produce import ExportOptions, make_engine
 from infer.backends.flavours import Gpu
 from infer.backends.ort import gpu_present
 from infer.backends.trt import check_sidecar, sealed
@@ -38,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, half_onnx: Path) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     arguments = (half_onnx, "--out", folder, *RTX, "--compute-capability", "8.6", "--batch", "1,2,4", "--quiet")
     with pytest.MonkeyPatch.context() as patch, suppress(SystemExit):
-        patch.setattr(produce, "find_gpu", lambda: None)
+        patch.setattr(pipeline, "find_gpu", lambda: None)
         main([str(argument) for argument in arguments])
     (plan,) = folder.glob("*.plan")
     return plan
@@ -218,8 +219,8 @@ def test_an_onnx_file_that_differs_is_not_built_from(
     def build(*_: object) -> None:
         raise AssertionError("the builder was called")
 
-    monkeypatch.setattr(produce, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
-    monkeypatch.setattr(produce, "build_engine", build)
+    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
+    monkeypatch.setattr(pipeline, "build_engine", build)
     error = invoke(main, trained_run, "--out", tmp_path, *RTX, "--min-psnr", "200").error(1)
     assert "is not the trained model" in error
     assert files(tmp_path) == []
@@ -252,8 +253,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) -> 
         return {"verified": True, "comparisons": []}
 
     stub_build()
-    monkeypatch.setattr(produce, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))
-    monkeypatch.setattr(produce, "verify", verify)
+    monkeypatch.setattr(pipeline, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))
+    monkeypatch.setattr(pipeline, "verify", verify)
     return calls
 
 
@@ -283,7 +284,7 @@ def test_an_engine_that_the_gpu_here_cannot_run_says_so(
         (Gpu("NVIDIA H200", "9.0"), "TensorRT for RTX does not run on NVIDIA H200"),
         (Gpu("NVIDIA T4", "7.5"), "built for other GPUs than the NVIDIA T4 here"),
     ):
-        monkeypatch.setattr(produce, "find_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(pipeline, "find_gpu", lambda gpu=gpu: gpu)
         made = make_engine(half_onnx, tmp_path, ExportOptions(), engine.EngineOptions(flavour="tensorrt-rtx"))
         assert made.sidecar.verification["reason"] == f"not verified: {why}"
     assert on_gpu == []

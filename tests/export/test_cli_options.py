@@ -10,10 +10,10 @@ import click
 import pytest
 
 from cgan.errors import GateError
-from export import produce
+from export import artefact as pipeline
+from export.artefact import ExportOptions
 from export.cli import command, main
 from export.engine import EngineOptions
-from export.produce import ExportOptions
 from export.verify import Tolerance
 
 FOLDER = Path(__file__).parent
@@ -31,8 +31,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, ExportOption
         calls.append((source, out, options, engine))
         raise GateError("made nothing")
 
-    monkeypatch.setattr(produce, "make_onnx", make)
-    monkeypatch.setattr(produce, "make_engine", make)
+    monkeypatch.setattr(pipeline, "make_onnx", make)
+    monkeypatch.setattr(pipeline, "make_engine", make)
     return calls
 
 
@@ -121,7 +121,7 @@ def test_verify_takes_the_options_of_a_comparison(
         calls.append(arguments)
         raise GateError("compared nothing")
 
-    monkeypatch.setattr(produce, "compare", compare)
+    monkeypatch.setattr(pipeline, "compare", compare)
     options = ("--batch", "2,3,4", "--calibration", "photos", "--min-psnr", "30", "--max-off", "1")
     invoke(main, "run", "--verify", "model.onnx", *options).error(1)
     ((artefact, source, found),) = calls

@@ -9,9 +9,10 @@ import pytest
 
 from cgan.errors import GateError, UserError
 from cgan.spec import Sidecar, read_sidecar, sidecar_path
-from export import produce, search
+from export import artefact as pipeline
+from export import search
+from export.artefact import Artefact, ExportOptions
 from export.cli import main
-from export.produce import Artefact, ExportOptions
 from export.search import Trial, search_precision
 from export.verify import Tolerance
 
@@ -156,7 +157,7 @@ def published(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path, tried: Tried
         shutil.copy(sidecar_path(exported_onnx), out)
         return Artefact(path, tried.sidecar)
 
-    monkeypatch.setattr(produce, "make_onnx", make)
+    monkeypatch.setattr(pipeline, "make_onnx", make)
     return calls
 
 
