@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import atomic_path, canonical_json, file_sha256
@@ -28,7 +28,8 @@ LUMA_REC601 = (0.299, 0.587, 0.114)
 """Weights of R, G and B in luma (ITU-R BT.601-7, section 2.5.1); what Pillow's mode "L" uses."""
 
 COLOR_SPACES = ("rgb", "hsv", "ycbcr")
-PRECISIONS = ("fp32", "fp16", "int8")
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 INPUT_CONTRACT = {
     "name": "gray",
@@ -64,7 +65,7 @@ class ModelSpec:
     """Channels of the first convolution block."""
     parameters: int
     """Trainable parameters of the generator."""
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the artefact; one of PRECISIONS."""
     config_sha256: str
     """Digest of the training configuration's canonical JSON."""
@@ -135,7 +136,7 @@ class ModelSpec:
                 f"{source}: model contract has fields {sorted(data)}, expected {sorted(known)}; export the model again"
             )
         for name, kind in known.items():
-            expected_type = kind if isinstance(kind, type) else dict
+            expected_type = kind if isinstance(kind, type) else str if kind is Precision else dict
             if type(data[name]) is not expected_type:  # an int field takes no bool
                 raise UserError(f"{source}: model contract field {name} is {data[name]!r}; export the model again")
         return cls(**data)

@@ -19,6 +19,8 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, read_regular
 from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
+from export.build_record import EngineFlags, EnginePrecision, EngineRecord, Profile
+from export.choices import ENGINE_BATCHES, EngineFormat, Sizes
 from export.engine_precision import (
     FROM_ENGINE,
     FROM_NETWORK,
@@ -32,16 +34,13 @@ from infer.backends.trt import fits
 Progress = Callable[[str, int, int], None]
 """`on_progress(phase, done, steps)`: TensorRT finished so many steps of a phase. Phases nest; any thread may call."""
 
-Range = tuple[int, int, int]
-"""Least, optimal and largest value."""
-
 MAX_OPTIMIZATION_LEVEL = 5
 
 AMPERE_PLUS = "8.0+"
 """In a build record: any GPU from this compute capability on. That is what hardware compatible engines run on, and
 those of TensorRT for RTX where no target was named, on the GPUs that it runs on at all (`infer.backends.flavours`)."""
 
-UNSUPPORTED = {
+UNSUPPORTED: dict[EngineFormat, dict[str, str]] = {
     "tensorrt": {
         "compute_capabilities": "builds for the GPU that it runs on; build there, or use --format tensorrt-rtx",
     },
@@ -59,11 +58,11 @@ UNSUPPORTED = {
 class EngineOptions:
     """How to build an engine. The flag of the command that sets each field is `flag(name)`."""
 
-    flavour: str
-    """One of `FLAVOURS`; --format."""
-    batch: Range = (1, 16, 64)
+    flavour: EngineFormat
+    """Flavour of TensorRT; --format."""
+    batch: Sizes = ENGINE_BATCHES
     """Batch sizes that the engine takes, and the one that it is tuned for."""
-    sizes: Range | None = None
+    sizes: Sizes | None = None
     """Heights and widths in pixels that it takes and is tuned for; None for a model of fixed size."""
     workspace_mib: int | None = None
     """Most scratch memory of a layer in MiB; None for all that the GPU has."""
@@ -116,7 +115,7 @@ def flag(option: str) -> str:
 
 def build_engine(
     onnx_file: Path, spec: ModelSpec, options: EngineOptions, target: Path, on_progress: Progress | None = None
-) -> dict[str, Any]:
+) -> EngineRecord:
     """Build an engine and check that it computes in the precision of its contract.
 
     Args:
@@ -144,7 +143,7 @@ def build_engine(
     profile = _profile(spec, options)
     config = builder.create_builder_config()
     shapes = builder.create_optimization_profile()
-    shapes.set_shape(INPUT_CONTRACT["name"], *profile.values())
+    shapes.set_shape(INPUT_CONTRACT["name"], profile.min, profile.opt, profile.max)
     config.add_optimization_profile(shapes)
     _configure(trt, config, options)
     monitor = _progress_monitor(trt, on_progress)
@@ -161,16 +160,20 @@ def build_engine(
         _write_timing_cache(config, options.timing_cache, known)
     with target.open("wb") as file:
         file.write(plan)
-    origin = _origin(trt, options, gpu, hashlib.sha256(content).hexdigest())
-    record = {
-        **origin,
-        "profiles": [profile],
-        "flags": _flags(options),
-        "plan_bytes": target.stat().st_size,
-        "bytes_per_parameter": round(target.stat().st_size / spec.parameters, 3),
-        "precision": _precision(trt, network, plan, origin),
-        "warnings": sorted(set(log.warnings)),
-    }
+    record = EngineRecord(
+        flavour=options.flavour,
+        tensorrt_version=trt.__version__,
+        compute_capabilities=_targets(options, gpu),
+        gpu=gpu.name if gpu else None,
+        platform=sysconfig.get_platform(),
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        profiles=[profile],
+        flags=_flags(options),
+        plan_bytes=target.stat().st_size,
+        bytes_per_parameter=round(target.stat().st_size / spec.parameters, 3),
+        precision=_precision(trt, network, plan, options.flavour, _targets(options, gpu)),
+        warnings=sorted(set(log.warnings)),
+    )
     require_precision(record, spec)
     return record
 
@@ -226,7 +229,7 @@ def _network(trt: ModuleType, builder: Any, content: bytes, onnx_file: Path, spe
     return network
 
 
-def _profile(spec: ModelSpec, options: EngineOptions) -> dict[str, list[int]]:
+def _profile(spec: ModelSpec, options: EngineOptions) -> Profile:
     sizes, size_flag = options.sizes, flag("sizes")
     if spec.dynamic_size and sizes is None:
         raise UserError(f"{size_flag}: found none for a model of any size, expected least, optimal and largest one")
@@ -235,8 +238,7 @@ def _profile(spec: ModelSpec, options: EngineOptions) -> dict[str, list[int]]:
     sizes = sizes or (spec.render_size,) * 3
     if any(size % spec.size_multiple for size in sizes):
         raise UserError(f"{size_flag}: found {sizes}, expected multiples of {spec.size_multiple}")
-    names = ("min", "opt", "max")
-    return {name: [count, 1, size, size] for name, count, size in zip(names, options.batch, sizes, strict=True)}
+    return Profile(*([count, 1, size, size] for count, size in zip(options.batch, sizes, strict=True)))
 
 
 def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
@@ -355,41 +357,34 @@ def _write_timing_cache(config: Any, path: Path, known: frozenset[str]) -> None:
         raise cannot_write(path, error) from error
 
 
-def _origin(trt: ModuleType, options: EngineOptions, gpu: Gpu | None, onnx_sha256: str) -> dict[str, Any]:
+def _targets(options: EngineOptions, gpu: Gpu | None) -> list[str]:
+    """Compute capabilities of the GPUs that the engine runs on."""
     if options.compute_capabilities:
-        targets = list(options.compute_capabilities)
-    else:
-        targets = [AMPERE_PLUS if gpu is None or options.hardware_compatible else gpu.compute_capability]
-    return {
-        "flavour": options.flavour,
-        "tensorrt_version": trt.__version__,
-        "compute_capabilities": targets,
-        "gpu": gpu.name if gpu else None,
-        "platform": sysconfig.get_platform(),
-        "onnx_sha256": onnx_sha256,
-    }
+        return list(options.compute_capabilities)
+    return [AMPERE_PLUS if gpu is None or options.hardware_compatible else gpu.compute_capability]
 
 
-def _flags(options: EngineOptions) -> dict[str, Any]:
-    return {
-        "strongly_typed": True,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-        "strip_weights": options.strip_weights,
-        "detailed_profiling": options.detailed_profiling,
-        "optimization_level": options.optimization_level,
-        "workspace_mib": options.workspace_mib,
-        "timing_cache": options.timing_cache is not None,
-    }
+def _flags(options: EngineOptions) -> EngineFlags:
+    return EngineFlags(
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        strip_weights=options.strip_weights,
+        detailed_profiling=options.detailed_profiling,
+        optimization_level=options.optimization_level,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache is not None,
+    )
 
 
-def _precision(trt: ModuleType, network: Any, plan: Any, origin: dict[str, Any]) -> dict[str, Any]:
+def _precision(trt: ModuleType, network: Any, plan: Any, flavour: EngineFormat, targets: list[str]) -> EnginePrecision:
+    """Return the precision of the network and, if the GPU here can run the engine, of the engine itself."""
     of_network = network_precision(network)
     gpu = find_gpu()
-    of_engine = engine_precision(trt, plan) if gpu and fits(origin, gpu) else None
-    return {
-        "fp16_share": (of_engine or of_network)["fp16_share"],
-        "found_by": FROM_ENGINE if of_engine else FROM_NETWORK,
-        "network": of_network,
-        "engine": of_engine,
-    }
+    runs_here = gpu and fits({"flavour": flavour, "compute_capabilities": targets}, gpu)
+    of_engine = engine_precision(trt, plan) if runs_here else None
+    return EnginePrecision(
+        fp16_share=(of_engine or of_network).fp16_share,
+        found_by=FROM_ENGINE if of_engine else FROM_NETWORK,
+        network=of_network,
+        engine=of_engine,
+    )

@@ -17,6 +17,7 @@ from cgan.errors import UserError
 from cgan.networks import Generator, GrayToRGB
 from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
+from export.build_record import OnnxFacts, TensorFacts
 from infer.backends.base import LEAST_MULTIPLES
 
 OPSET = 20
@@ -96,7 +97,7 @@ def write_model(model: ModelProto, spec: ModelSpec, path: Path) -> None:
     onnx.save_model(model, path)
 
 
-def inspect_onnx(path: Path) -> dict[str, Any]:
+def inspect_onnx(path: Path) -> OnnxFacts:
     """Facts about any ONNX file, as JSON values; nothing of it is run.
 
     Returns:
@@ -131,7 +132,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         weights[_dtype(tensor.data_type)] += count if len(tensor.dims) > 1 else 0
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [_describe(value) for value in model.graph.input if value.name not in constants]
-    shape = inputs[0]["shape"] if inputs else []
+    shape: list[int | str] = inputs[0]["shape"] if inputs else []
     nodes = Counter(node.op_type for node in model.graph.node)
     return {
         "file_bytes": len(content),
@@ -200,7 +201,7 @@ def _dtype(element_type: int) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(element_type))
 
 
-def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _describe(value: onnx.ValueInfoProto) -> TensorFacts:
     tensor = value.type.tensor_type
     shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
     return {"name": value.name, "dtype": _dtype(tensor.elem_type), "shape": shape}

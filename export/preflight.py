@@ -11,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from cgan.errors import GateError
 from cgan.networks import Generator
+from cgan.spec import Precision
 from export.onnx_model import fold_batch_norm
 
 BATCH = 8
@@ -21,7 +22,7 @@ HALF_MAX = torch.finfo(torch.float16).max
 """Largest number in fp16: 65,504."""
 
 
-def check_model(generator: Generator, photos: NDArray[np.float32], precision: str) -> None:
+def check_model(generator: Generator, photos: NDArray[np.float32], precision: Precision) -> None:
     """Refuse a generator whose export could not equal it, or would depend on what else is in the batch.
 
     Args:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cgan.spec import INPUT_CONTRACT, ModelSpec
+from export.choices import Int8Target
 from export.cpu_layout import arrange_for_cpu
 from export.onnx_model import QUANTIZE, write_model
 
@@ -57,7 +58,7 @@ class Target:
     """The result is arranged by `export.cpu_layout`."""
 
 
-TARGETS = {
+TARGETS: dict[Int8Target, Target] = {
     # ONNX Runtime runs a node on integers where DQ nodes come before it and Q nodes after it, so all of the network's
     # nodes have them. CPUs without VNNI add pairs of uint8 x int8 products in 16 bits,
     # saturating; 7-bit weights cannot reach that (2 * 255 * 64 < 2**15), so every CPU computes what was verified on
@@ -81,7 +82,7 @@ TARGETS = {
 """Engines that int8 files are made for, by name."""
 
 
-def quantize_int8(fp32_onnx: Path, spec: ModelSpec, calibration: Floats, target: str, path: Path) -> None:
+def quantize_int8(fp32_onnx: Path, spec: ModelSpec, calibration: Floats, target: Int8Target, path: Path) -> None:
     """Write an int8 version of an fp32 ONNX file: static Q/DQ, weights per output channel, activations per tensor.
 
     Transposed convolutions become ordinary ones first: ONNX Runtime has no integer kernel for them, and TensorRT has

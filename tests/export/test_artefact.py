@@ -24,10 +24,12 @@ from cgan.networks import build_generator
 from cgan.spec import COLOR_SPACES, ModelSpec, read_sidecar, sidecar_path
 from cgan.training.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
 from export import artefact as pipeline
-from export.artefact import COMPARED_PHOTOS, Artefact, ExportOptions, artefact_name, make_onnx
+from export.artefact import Artefact, ExportOptions, artefact_name, make_onnx
 from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
+from export.comparison_photos import COMPARED_PHOTOS
 from export.publish import FAILED_SUFFIX
-from export.verify import TOLERANCES, Tolerance, natural_images
+from export.tolerance import TOLERANCES, Tolerance
+from export.verify import Verification, natural_images
 from infer.backends import open_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -197,13 +199,15 @@ def test_the_name_says_what_it_is(
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch, stub_export: Callable[..., None]) -> list[dict[str, Any]]:
+def compared(
+    monkeypatch: pytest.MonkeyPatch, stub_export: Callable[..., None], passed: Verification
+) -> list[dict[str, Any]]:
     """Photos and batch sizes that the gate was given."""
     calls: list[dict[str, Any]] = []
 
     def verify(artefact: Path, reference: Any, photos: Any, tolerance: Any, batch_sizes: Any, **_: Any) -> Any:
         calls.append({"photos": photos, "batch_sizes": batch_sizes, "tolerance": tolerance})
-        return {"verified": True}
+        return passed
 
     stub_export()
     monkeypatch.setattr(pipeline, "verify", verify)

@@ -20,6 +20,7 @@ from export import artefact as pipeline
 from export import cli, engine
 from export.artefact import ExportOptions, make_engine
 from export.cli import main
+from export.verify import Verification
 from infer.backends.flavours import Gpu
 from infer.backends.ort import gpu_present
 from infer.backends.trt import check_sidecar, sealed
@@ -240,17 +241,19 @@ def test_no_verify_is_said_with_its_reason(
 
 
 @pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) -> list[dict[str, Any]]:
+def on_gpu(
+    monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None], passed: Verification
+) -> list[dict[str, Any]]:
     """What the comparison of an engine was given; it finds a sealed sidecar beside the plan."""
     calls: list[dict[str, Any]] = []
 
-    def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str) -> dict[str, Any]:
+    def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str) -> Verification:
         sidecar = read_sidecar(plan)
         assert sidecar is not None and sealed(sidecar) == sidecar
         calls.append({"reference": reference, "device": device, "name": name, "plan": plan})
         if len(calls) > 1:
             raise GateError(f"{name} is not the trained model")
-        return {"verified": True, "comparisons": []}
+        return passed
 
     stub_build()
     monkeypatch.setattr(pipeline, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))

@@ -14,7 +14,7 @@ from export import artefact as pipeline
 from export.artefact import ExportOptions
 from export.cli import command, main
 from export.engine import EngineOptions
-from export.verify import Tolerance
+from export.tolerance import Tolerance
 
 FOLDER = Path(__file__).parent
 
@@ -145,11 +145,20 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "give --out DIR to export, --verify FILE to compare or --inspect FILE to look"),
+        ((), "give --out DIR to export, --verify FILE to compare or --inspect FILE to print facts"),
         (("run",), "give --out DIR"),
-        ((*OUT, "--verify", "model.onnx"), "one of the three"),
-        ((*OUT, "--inspect", "model.onnx"), "one of the three"),
-        ((*VERIFY, "--inspect", "model.onnx"), "one of the three"),
+        (
+            (*OUT, "--verify", "model.onnx"),
+            "one of the three",
+        ),
+        (
+            (*OUT, "--inspect", "model.onnx"),
+            "one of the three",
+        ),
+        (
+            (*VERIFY, "--inspect", "model.onnx"),
+            "one of the three",
+        ),
         (("--out", "out"), "expected SOURCE"),
         (("--verify", "model.onnx"), "expected SOURCE"),
         (("run", *INSPECT), "none with --inspect"),
@@ -158,7 +167,7 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         ((*VERIFY, "--precision", "fp16"), "--precision: no effect beside --verify"),
         ((*VERIFY, "--dynamic-size"), "--dynamic-size: no effect beside --verify"),
         ((*VERIFY, "--workspace", "1", "--strip-weights"), "--strip-weights, --workspace: no effect beside --verify"),
-        ((*INSPECT, "--atol", "0.1"), "--atol: no effect beside --inspect, which only looks; leave it out"),
+        ((*INSPECT, "--atol", "0.1"), "--atol: no effect beside --inspect, which only prints facts; leave it out"),
         ((*INSPECT, "--batch", "1,2,3"), "--batch: no effect beside --inspect"),
         ((*INSPECT, "--calibration", "photos"), "--calibration: no effect beside --inspect"),
         *(
@@ -192,7 +201,7 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         ((*OUT, "--max-off", "-0.1"), "--max-off: found -0.1, expected a number from 0 to 1"),
         ((*OUT, "--min-psnr", "inf"), "--min-psnr: found inf, expected a finite number"),
         *(
-            ((*OUT, "--batch", value), f"--batch: found {value}, expected three numbers that do not fall")
+            ((*OUT, "--batch", value), f"--batch: found {value}, expected three non-decreasing numbers")
             for value in ("1", "1,2", "1,2,3,4", "0,1,2", "3,2,1", "1,2,x", "1,,2", "-1,1,2", "1.0,2,3", "")
         ),
         ((*OUT, *RTX, "--dynamic-size", "--size", "48,32,64"), "--size: found 48,32,64, expected three numbers"),

@@ -18,6 +18,7 @@ from export import engine, search
 from export.artefact import ExportOptions, make_engine
 from export.cli import main
 from export.engine import EngineOptions
+from export.verify import Verification
 from infer.backends.trt import Gpu
 
 A10 = Gpu("NVIDIA A10", "8.6")
@@ -188,20 +189,20 @@ def test_a_file_that_lies_beside_the_plan_is_left_as_it_is(
 
 
 @pytest.fixture
-def verified_on_gpu(monkeypatch: pytest.MonkeyPatch, can_strip: None) -> list[Path]:
+def verified_on_gpu(monkeypatch: pytest.MonkeyPatch, can_strip: None, passed: Verification) -> list[Path]:
     """Plans that were compared; as the loader does, the comparison takes the weights from a file beside the plan."""
     compared: list[Path] = []
 
-    def verify(plan: Path, *_: Any, **__: Any) -> dict[str, Any]:
+    def verify(plan: Path, *_: Any, **__: Any) -> Verification:
         if plan.suffix == ".onnx" or not (sidecar := read_sidecar(plan)) or "onnx_sha256" not in sidecar.build:
-            return {"verified": True, "comparisons": []}
+            return passed
         beside = {file_sha256(path) for path in plan.parent.glob("*.onnx")}
         if sidecar.build["onnx_sha256"] not in beside:
             raise UserError(f"{plan}: its weights were stripped")
         compared.append(plan)
         if len(compared) > 1:
             raise GateError(f"{plan} is not the trained model")
-        return {"verified": True, "comparisons": []}
+        return passed
 
     monkeypatch.setattr(pipeline, "find_gpu", lambda: A10)
     monkeypatch.setattr(pipeline, "verify", verify)

@@ -14,7 +14,7 @@ from export import search
 from export.artefact import Artefact, ExportOptions
 from export.cli import main
 from export.search import Trial, search_precision
-from export.verify import Tolerance
+from export.tolerance import Tolerance
 
 SIZES = {"int8": 1000, "fp16": 2000, "fp32": 4000}
 PSNR: dict[str, float | None] = {"int8": 45.0, "fp16": 80.0, "fp32": None}
@@ -204,7 +204,10 @@ def test_the_command_fails_where_none_passes(
     monkeypatch.setitem(PSNR, "fp32", 90.0)
     out = tmp_path / "out"
     result = invoke(main, trained_run, "--out", out, "--precision", "auto", "--min-psnr", 99)
-    assert "none of fp16, fp32 keeps PSNR at least 99.0 dB; allow a larger difference" in result.error(1)
+    assert (
+        "none of fp16, fp32 is within the tolerance (PSNR at least 99.0 dB); allow a larger difference"
+        in result.error(1)
+    )
     assert "fp16 is not the trained model" in result.err and "fp32 is not the trained model" in result.err
     assert published == [] and not out.exists()
 
