@@ -21,7 +21,8 @@ from export.build_record import EngineRecord, OnnxRecord, Quantisation
 from export.calibration import calibration_batches, with_sharper_copies
 from export.choices import ONNX_BATCHES, ONNX_SUFFIX, PLAN_SUFFIX, Device, Format, Int8Target
 from export.comparison_photos import comparison_photos
-from export.engine import EngineOptions, Progress, build_engine, find_builder
+from export.engine import Progress, build_engine, find_builder
+from export.engine_options import EngineOptions
 from export.onnx_model import export_onnx, inspect_onnx
 from export.preflight import BATCH, check_model
 from export.publish import Publication, publishing

@@ -26,7 +26,7 @@ from export.tolerance import TOLERANCES, Tolerance
 
 if TYPE_CHECKING:
     from export.artefact import ExportOptions
-    from export.engine import EngineOptions
+    from export.engine_options import EngineOptions
     from export.search import Trial
 
 
@@ -265,7 +265,7 @@ def _export_options(given: dict[str, Any]) -> "ExportOptions":
 
 
 def _engine_options(given: dict[str, Any]) -> "EngineOptions":
-    from export.engine import EngineOptions
+    from export.engine_options import EngineOptions
 
     return EngineOptions(
         flavour=given["format_"],

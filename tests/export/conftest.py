@@ -14,7 +14,7 @@ from cgan.spec import ModelSpec
 from export import artefact as pipeline
 from export.artefact import ExportOptions, make_onnx
 from export.build_record import EngineFlags, EnginePrecision, EngineRecord, NetworkPrecision
-from export.engine import EngineOptions
+from export.engine_options import EngineOptions
 from export.engine_precision import FROM_NETWORK
 from export.tolerance import Tolerance
 from export.verify import Comparison, Verification

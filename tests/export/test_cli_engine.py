@@ -20,6 +20,7 @@ from export import artefact as pipeline
 from export import cli, engine
 from export.artefact import ExportOptions, make_engine
 from export.cli import main
+from export.engine_options import EngineOptions
 from export.verify import Verification
 from infer.backends.flavours import Gpu
 from infer.backends.ort import gpu_present
@@ -264,7 +265,7 @@ def on_gpu(
 def test_an_engine_is_compared_where_a_gpu_can_run_it(
     on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path
 ) -> None:
-    options = engine.EngineOptions(flavour="tensorrt-rtx")
+    options = EngineOptions(flavour="tensorrt-rtx")
     artefact = make_engine(half_onnx, tmp_path, ExportOptions(), options)
     assert (on_gpu[0]["device"], on_gpu[0]["name"]) == ("cuda", artefact.path.name)
     assert on_gpu[0]["plan"].parent == tmp_path and on_gpu[0]["plan"] != artefact.path
@@ -288,7 +289,7 @@ def test_an_engine_that_the_gpu_here_cannot_run_says_so(
         (Gpu("NVIDIA T4", "7.5"), "built for other GPUs than the NVIDIA T4 here"),
     ):
         monkeypatch.setattr(pipeline, "find_gpu", lambda gpu=gpu: gpu)
-        made = make_engine(half_onnx, tmp_path, ExportOptions(), engine.EngineOptions(flavour="tensorrt-rtx"))
+        made = make_engine(half_onnx, tmp_path, ExportOptions(), EngineOptions(flavour="tensorrt-rtx"))
         assert made.sidecar.verification["reason"] == f"not verified: {why}"
     assert on_gpu == []
 
@@ -296,7 +297,7 @@ def test_an_engine_that_the_gpu_here_cannot_run_says_so(
 def test_a_verified_engine_does_not_say_that_it_is_not(
     on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path
 ) -> None:
-    options = engine.EngineOptions(flavour="tensorrt-rtx")
+    options = EngineOptions(flavour="tensorrt-rtx")
     assert "reason" not in make_engine(half_onnx, tmp_path, ExportOptions(), options).sidecar.verification
 
 

@@ -13,7 +13,7 @@ from cgan.errors import GateError
 from export import artefact as pipeline
 from export.artefact import ExportOptions
 from export.cli import command, main
-from export.engine import EngineOptions
+from export.engine_options import EngineOptions
 from export.tolerance import Tolerance
 
 FOLDER = Path(__file__).parent
@@ -204,7 +204,10 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
             ((*OUT, "--batch", value), f"--batch: found {value}, expected three non-decreasing numbers")
             for value in ("1", "1,2", "1,2,3,4", "0,1,2", "3,2,1", "1,2,x", "1,,2", "-1,1,2", "1.0,2,3", "")
         ),
-        ((*OUT, *RTX, "--dynamic-size", "--size", "48,32,64"), "--size: found 48,32,64, expected three numbers"),
+        (
+            (*OUT, *RTX, "--dynamic-size", "--size", "48,32,64"),
+            "--size: found 48,32,64, expected three",
+        ),
         pytest.param(
             (*OUT, "--batch", "1,2,\u00b3"),
             "--batch: found 1,2,\u00b3",

@@ -20,7 +20,8 @@ from cgan.color import COLOR_TARGETS
 from cgan.errors import GateError, UserError
 from cgan.networks import Generator
 from cgan.spec import ModelSpec
-from export.engine import EngineOptions, build_engine
+from export.engine import build_engine
+from export.engine_options import EngineOptions
 from export.engine_precision import FROM_NETWORK, LEAST_SHARE
 from infer.backends.flavours import find_gpu
 
@@ -300,7 +301,7 @@ def test_a_broken_file_is_refused_in_one_line(
 def test_sizes_have_to_fit_the_model(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     for dynamic, sizes, found in [
         (False, (32, 32, 32), r"--size: found \(32, 32, 32\) for a model of fixed size 32"),
-        (True, None, "--size: found none for a model of any size"),
+        (True, None, "--size: found none for a model of dynamic size"),
         (True, (16, 24, 64), r"--size: found \(16, 24, 64\), expected multiples of 16"),
     ]:
         path, spec = make_onnx(dynamic=dynamic)

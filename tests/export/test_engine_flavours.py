@@ -16,7 +16,8 @@ from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec
 from export import engine
-from export.engine import EngineOptions, build_engine, flag
+from export.engine import build_engine
+from export.engine_options import EngineOptions, flag
 from export.engine_precision import FROM_ENGINE, FROM_NETWORK
 from infer.backends.flavours import FLAVOURS, Gpu, messages
 

@@ -17,7 +17,7 @@ from export import artefact as pipeline
 from export import engine, search
 from export.artefact import ExportOptions, make_engine
 from export.cli import main
-from export.engine import EngineOptions
+from export.engine_options import EngineOptions
 from export.verify import Verification
 from infer.backends.trt import Gpu
 

@@ -17,7 +17,8 @@ import pytest
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
-from export.engine import EngineOptions, build_engine
+from export.engine import build_engine
+from export.engine_options import EngineOptions
 from infer.backends import flavours, open_model, trt
 from infer.backends.flavours import Gpu, find_gpu, messages, release, runs_on
 from infer.backends.trt import Machine, TrtBackend, check_machine, sealed
