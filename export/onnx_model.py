@@ -1,4 +1,4 @@
-"""From a generator to one self-contained ONNX file: gray in, RGB out; and what such a file holds."""
+"""Self-contained ONNX files, gray in and RGB out: export of a generator, and facts about a file."""
 
 import copy
 import math
@@ -29,11 +29,11 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 class HalfGenerator(nn.Module):
     """A copy of a generator that computes in half precision between a float32 input and a float32 output.
 
-    So the conversion to RGB after it is in float32, where hue and the clamp lose nothing. Batch norm is folded into
+    The conversion to RGB after it stays in float32, where hue and the clamp lose no accuracy. Batch norm is folded into
     the convolutions in float32: in half precision a running variance above 65504 is infinite and its channel dead.
 
     Args:
-        generator: in evaluation mode; stays as it is.
+        generator: in evaluation mode; is not changed.
     """
 
     def __init__(self, generator: Generator) -> None:
@@ -54,8 +54,8 @@ def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
     paths; onnx.checker has accepted it.
 
     Args:
-        generator: in evaluation mode, float32; stays as it is.
-        spec: its contract, with the precision and the sizes that the file is to have.
+        generator: in evaluation mode, float32; is not changed.
+        spec: its contract, with the precision and the sizes of the file.
         path: the file to write.
 
     Raises:
@@ -153,7 +153,7 @@ def inspect_onnx(path: Path) -> OnnxFacts:
 
 
 def _example(spec: ModelSpec) -> tuple[Tensor, dict[int, Any]]:
-    """An input to trace with, and which of its dimensions are symbolic."""
+    """Return an example input for the exporter, and its symbolic dimensions."""
     height = width = spec.render_size
     dynamic: dict[int, Any] = {0: torch.export.Dim("N", min=1)}
     if spec.dynamic_size:
