@@ -20,8 +20,8 @@ from PIL import Image
 
 from benchmarks.command import benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
+from export.artefact import ExportOptions, make_onnx
 from export.calibration import DEFAULT_LIMIT
-from export.produce import ExportOptions, make_onnx
 from infer.backends import open_model
 from infer.quality.parity import THREADS, check_parity
 from infer.quality.photos import Source, photos_below

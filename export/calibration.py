@@ -1,4 +1,4 @@
-"""Photos that set the ranges of an int8 model's activations, as a folder run would show them to it."""
+"""Calibration photos, which set the activation ranges of an int8 model, decoded as in a folder run."""
 
 import random
 from dataclasses import dataclass
@@ -15,50 +15,50 @@ from cgan.errors import UserError
 from infer.photo.decode import decode, model_input
 
 DEFAULT_LIMIT = 64
-"""With 8 or 16 photos the worst of 300 others could be at 15 dB, since what none of them shows is clipped; from 32 on
-the worst stayed where it is with 256."""
+"""Values beyond the range of all calibration photos are clipped: with 8 or 16 photos the worst of 300 others fell to
+15 dB; with 32 or more it was as good as with 256."""
 
 LEAST_PHOTOS = 8
-"""Fewer are refused."""
+"""A folder with fewer readable photos is refused."""
 
 
 SHARPENED, SHARPENED_BLURRED = 2.0, 0.5
-"""Amount of `augment.sharpened` for a second copy of each photo, and that for models that blur their input. Photos
-that are sharper than those of the folder otherwise leave the ranges and are clipped: of a model of 128 pixels without a
-blur, 43 dB in place of 50. Behind a blur 2.0 is too much: of the packaged model 48 dB on sharper photos, 51 with 0.5
-and 52 without copies, which leave its worst other photo 2 dB further off (`python -m benchmarks int8`)."""
+"""Amount of `augment.sharpened` for a second copy of each photo, without and with an input blur. Without copies, photos
+sharper than those of the folder exceed the ranges and are clipped: 43 dB instead of 50 for a model of 128 pixels
+without a blur. For the packaged model, which has a blur, sharper photos reach 48 dB with amount 2.0, 51 with 0.5 and
+52 without copies, but without copies its worst other photo loses 2 dB (`python -m benchmarks int8`)."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibration_batches` read, and what it could not read."""
+    """Photos that `calibration_batches` read, and those that it could not read."""
 
     gray: NDArray[np.float32]
     """Luma in [0, 1], N x 1 x size x size."""
     photos: tuple[Path, ...]
-    """Where each came from."""
+    """Path of each photo."""
     failures: tuple[tuple[Path, str], ...]
-    """Photos that cannot be read, with the reason."""
+    """Photos that cannot be read, each with the reason."""
 
 
 def calibration_batches(
     folder: Path, size: int, limit: int = DEFAULT_LIMIT, seed: int = 0, *, from_end: bool = False
 ) -> Calibration:
-    """Photos of a folder, chosen at random, decoded as `cgan-infer folder` decodes them.
+    """Choose photos of a folder at random and decode them as `cgan-infer folder` does.
 
-    The choice depends on the seed and on the names below the folder alone. Photos that cannot be read are reported,
-    and others take their place.
+    The choice depends only on the seed and on the names below the folder. Photos that cannot be read are reported and
+    replaced by others.
 
     Args:
         folder: searched recursively.
         size: height and width in pixels, the model's render size.
-        limit: photos at most; at least LEAST_PHOTOS.
+        limit: maximum number of photos; at least LEAST_PHOTOS.
         seed: of the order in which photos are tried.
         from_end: try them in the reverse order, so that two choices of a large folder share no photo.
 
     Raises:
-        UserError: no such folder, or fewer than LEAST_PHOTOS readable photos in it.
-        ValueError: a limit below LEAST_PHOTOS.
+        UserError: the folder is missing or has fewer than LEAST_PHOTOS readable photos.
+        ValueError: the limit is below LEAST_PHOTOS.
     """
     if limit < LEAST_PHOTOS:
         raise ValueError(f"limit is {limit}, expected at least {LEAST_PHOTOS}")
@@ -87,11 +87,11 @@ def calibration_batches(
 
 
 def with_sharper_copies(gray: NDArray[np.float32], blurred: bool) -> NDArray[np.float32]:
-    """The photos, then each once more, sharpened: what sets the ranges.
+    """Append a sharpened copy of each photo; together they set the ranges.
 
     Args:
         gray: N x 1 x H x W in [0, 1].
-        blurred: whether the model blurs its input.
+        blurred: True if the model blurs its input.
 
     Returns:
         2N x 1 x H x W in [0, 1].
@@ -101,7 +101,7 @@ def with_sharper_copies(gray: NDArray[np.float32], blurred: bool) -> NDArray[np.
 
 
 def _gray_or_reason(path: Path, size: int) -> NDArray[np.float32] | str:
-    """What the network sees of a photo, 1 x size x size, or why it cannot be read."""
+    """Return the model input of a photo, 1 x size x size, or the reason why it cannot be read."""
     try:
         return model_input(decode(path), size, size)
     except Exception as error:  # as in a folder run: one photo's failure, whatever its kind

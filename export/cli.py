@@ -11,98 +11,137 @@ from cgan.checkpoint_record import checkpoint_of, described
 from cgan.command import run_command
 from cgan.errors import UserError
 from cgan.extras import needed
+from cgan.spec import SIZE_MULTIPLE
+from export.choices import (
+    ENGINE_BATCHES,
+    FORMATS,
+    INT8_TARGETS,
+    ONNX_BATCHES,
+    ONNX_SUFFIX,
+    PRECISION_CHOICES,
+    PREFERENCES,
+    Sizes,
+)
+from export.tolerance import TOLERANCES, Tolerance
 
 if TYPE_CHECKING:
-    from export.engine import EngineOptions
-    from export.produce import ExportOptions
+    from export.artefact import ExportOptions
+    from export.engine_options import EngineOptions
     from export.search import Trial
-
-FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
-PRECISION_CHOICES = ("fp32", "fp16", "int8", "auto")
-INT8_TARGETS = ("cpu", "tensorrt")
-ONNX_BATCHES = (1, 3, 8)
-ENGINE_BATCHES = (1, 16, 64)
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
-    """Three whole numbers that do not fall: min,opt,max."""
+    """Three non-decreasing positive integers: min,opt,max."""
 
     name = "min,opt,max"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        numbers = [part for part in str(value).split(",") if part.isdecimal() and int(part) > 0]
-        found = tuple(map(int, numbers))
-        if len(found) != 3 or len(str(value).split(",")) != 3 or list(found) != sorted(found):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
+        """Return the numbers; raise UserError where the value is anything else."""
+        parts = str(value).split(",")
+        numbers = [int(part) for part in parts if part.isdecimal() and int(part) > 0]
+        if len(parts) != 3 or len(numbers) != 3 or numbers != sorted(numbers):
             flag = param.opts[0] if param else "value"
-            raise UserError(f"{flag}: found {value}, expected three numbers that do not fall, such as 1,16,64")
-        return found
+            raise UserError(f"{flag}: found {value}, expected three non-decreasing numbers, such as 1,16,64")
+        return numbers[0], numbers[1], numbers[2]
+
+
+def _listed(numbers: Sizes) -> str:
+    return ",".join(map(str, numbers))
+
+
+BATCH_HELP = (
+    "Batch sizes to compare with; of engines, also the batch sizes that they accept.  "
+    f"[default: {_listed(ONNX_BATCHES)}; engines: {_listed(ENGINE_BATCHES)}]"
+)
+FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the artefact.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Kind of file.  [default: onnx]")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the artefact.  [default: onnx]")
 @click.option(
     "--precision",
     type=click.Choice(PRECISION_CHOICES),
-    help="auto: the smallest or fastest that reaches --min-psnr.  [default: fp32; engines: fp16]",
+    help="auto: the smallest or the fastest that reaches --min-psnr.  [default: fp32; engines: fp16]",
 )
 @click.option(
     "--checkpoint",
     metavar="last|best|FILE",
-    help="Checkpoint of SOURCE, a run: one of these or a file in it.  [default: best]",
+    help="Checkpoint of the run SOURCE to export; FILE lies in its checkpoints folder.  [default: best]",
 )
-@click.option("--prefer", type=click.Choice(("size", "speed")), help="What auto looks for.  [default: size]")
-@click.option("--batch", type=_Numbers(), help="Photos in a batch.  [default: 1,3,8; engines: 1,16,64]")
-@click.option("--dynamic-size", is_flag=True, help="Any height and width in multiples of 16.")
-@click.option("--size", "sizes", type=_Numbers(), help="Height and width of an engine of dynamic size.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of photos for int8 and the comparison.")
-@click.option("--int8-target", type=click.Choice(INT8_TARGETS), help="Engine that int8 is for.  [default: cpu]")
-@click.option("--atol", type=float, help="Allowed absolute difference.  [default: 1e-4 for fp32]")
-@click.option("--rtol", type=float, help="Allowed relative difference, with --atol.  [default: 0]")
-@click.option("--min-psnr", type=float, help="Least PSNR in dB.  [default: fp16 60, int8 40]")
+@click.option("--prefer", type=click.Choice(PREFERENCES), help="Criterion of --precision auto.  [default: size]")
+@click.option("--batch", type=_Numbers(), help=BATCH_HELP)
+@click.option("--dynamic-size", is_flag=True, help=f"Accept any height and width in multiples of {SIZE_MULTIPLE}.")
+@click.option("--size", "sizes", type=_Numbers(), help="Engines of dynamic size: heights and widths in pixels.")
 @click.option(
-    "--max-off", type=float, help="Largest share of values more than 1/255 off.  [default: fp16 0.001, int8 0.6]"
+    "--calibration", type=click.Path(path_type=Path), help="Folder of photos to calibrate int8 and to compare on."
 )
-@click.option("--no-verify", is_flag=True, help="Write the artefact without comparing it; its sidecar says so.")
-@click.option("--keep-failed", is_flag=True, help="Keep an artefact that failed, as NAME.failed.")
-@click.option("--overwrite", is_flag=True, help="Replace an artefact of other weights.")
-@click.option("--workspace", type=click.IntRange(min=1), help="Engines: limit of scratch memory in MiB.")
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="Engines: how long the builder searches.")
+@click.option(
+    "--int8-target", type=click.Choice(INT8_TARGETS), help="Engine that will run the int8 file.  [default: cpu]"
+)
+@click.option("--atol", type=float, help=f"Allowed absolute difference.  [default: fp32 {TOLERANCES['fp32'].atol}]")
+@click.option("--rtol", type=float, help="Allowed relative difference, added to --atol.  [default: 0]")
+@click.option(
+    "--min-psnr",
+    type=float,
+    help=f"Lowest allowed PSNR in dB.  [default: fp16 {FP16.min_psnr:g}, int8 {INT8.min_psnr:g}]",
+)
+@click.option(
+    "--max-off",
+    type=float,
+    help="Largest allowed share of values that differ by more than 1/255.  "
+    f"[default: fp16 {FP16.max_off}, int8 {INT8.max_off}]",
+)
+@click.option("--no-verify", is_flag=True, help="Do not compare the artefact with the model; its sidecar records that.")
+@click.option("--keep-failed", is_flag=True, help="Keep an artefact that fails the comparison as NAME.failed.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing artefact of other weights.")
+@click.option("--workspace", type=click.IntRange(min=1), help="Engines: limit on the scratch memory of a layer in MiB.")
+@click.option(
+    "--optimization-level", type=click.IntRange(0, 5), help="Engines: effort of the search for faster kernels."
+)
 @click.option("--version-compatible", is_flag=True, help="Engines: load on newer runtimes of the same major version.")
-@click.option("--hardware-compatible", is_flag=True, help="Engines: run on other GPUs, Ampere and newer.")
-@click.option("--compute-capability", multiple=True, help="Engines for tensorrt-rtx: target such as 8.6; repeatable.")
-@click.option("--strip-weights", is_flag=True, help="Engines: leave the weights out, to be refitted from the ONNX.")
-@click.option("--detailed-profiling", is_flag=True, help="Engines: keep layer names and types for the inspector.")
+@click.option("--hardware-compatible", is_flag=True, help="Engines: run on every GPU from Ampere on.")
+@click.option("--compute-capability", multiple=True, help="tensorrt-rtx: GPU to build for, such as 8.6; repeatable.")
 @click.option(
-    "--timing-cache", type=click.Path(path_type=Path), help="Engines: file of kernel timings, kept and reused."
+    "--strip-weights", is_flag=True, help="Engines: store no weights; the ONNX file beside the plan provides them."
+)
+@click.option("--detailed-profiling", is_flag=True, help="Engines: keep names and types of layers for profilers.")
+@click.option(
+    "--timing-cache", type=click.Path(path_type=Path), help="Engines: file of kernel timings to reuse and update."
 )
 @click.option(
     "--verify",
     "existing",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Compare FILE with SOURCE; write nothing.",
+    help="Compare the artefact FILE with SOURCE; write nothing.",
 )
-@click.option("--inspect", type=click.Path(path_type=Path), metavar="FILE", help="Print what FILE is, as JSON.")
-@click.option("--quiet", is_flag=True, help="Only notes and errors.")
+@click.option(
+    "--inspect",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Print contract, precision and verification of the artefact FILE as JSON.",
+)
+@click.option("--quiet", is_flag=True, help="Print only notes and errors.")
 @click.version_option(package_name="cgan")
 def command(source: Path | None, out: Path | None, existing: Path | None, inspect: Path | None, **given: Any) -> None:
-    """Turn SOURCE, a run of cgan-train or a checkpoint, into a file to deploy.
+    """Export SOURCE, a run of cgan-train or a checkpoint, to an artefact for deployment.
 
-    The file takes its name only after it was compared with the trained model. For the TensorRT formats SOURCE can also
-    be an ONNX file of this command.
+    The artefact gets its name only after it was compared with the trained model. For engines SOURCE can also be an
+    ONNX file that this command wrote.
     """
     if sum(choice is not None for choice in (out, existing, inspect)) != 1:
         raise UserError(
-            "give --out DIR to export, --verify FILE to compare or --inspect FILE to look, one of the three"
+            "give --out DIR to export, --verify FILE to compare or --inspect FILE to print facts, one of the three"
         )
     if (source is None) != (inspect is not None):
         raise UserError("expected SOURCE, a run or a checkpoint, with --out and --verify, and none with --inspect")
-    from_onnx = source is not None and source.suffix.lower() == ".onnx"
+    from_onnx = source is not None and source.suffix.lower() == ONNX_SUFFIX
     _check_options(given, existing is not None, inspect is not None, from_onnx)
     with needed("export", "export"):
-        from export import inspection, produce
+        from export import artefact as pipeline
+        from export import inspection
         from export.engine import find_builder
         from infer.photo.decode import use_own_pixel_limit
     if inspect:
@@ -114,21 +153,22 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     use_own_pixel_limit()
     options = _export_options(given)
     if existing:
-        numbers, notes = produce.compare(existing, source, options)
+        verification, notes = pipeline.compare(existing, source, options)
+        numbers = verification.to_json()
         _note(notes)
         _say(given["quiet"], f"{source}: {described(numbers['checkpoint'])}\n{_table(existing, numbers)}")
         return
     assert out is not None
-    engine = _engine_options(given) if given["format_"] not in (None, "onnx") else None
+    engine = _engine_options(given) if _is_engine(given) else None
     if given["precision"] == "auto":
         if engine:
             find_builder(engine)  # before the minutes that the search may take
         options = _search(source, options, given)
     if engine is None:
-        artefact = produce.make_onnx(source, out, options)
+        artefact = pipeline.make_onnx(source, out, options)
     else:
         with _BuildProgress(given["quiet"]) as progress:
-            artefact = produce.make_engine(source, out, options, engine, progress.update)
+            artefact = pipeline.make_engine(source, out, options, engine, progress.update)
     _note(artefact.notes)
     _say(given["quiet"], f"{source}: {described(artefact.sidecar.build.get('checkpoint'))}")
     _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
@@ -150,21 +190,21 @@ _OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration", "checkpoint"})
 
 
 def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx: bool) -> None:
-    """Refuse options that would have no effect beside the others."""
-    # By identity: a limit of 0 is not the same as none.
+    """Raise UserError for options that would have no effect in this combination."""
+    # By identity: a limit of 0 is not the same as no limit.
     used = {name for name, value in given.items() if value is not None and value is not False and value != ()}
     used -= {"quiet"}
     if compares and (idle := used - _OF_A_COMPARISON):
         _refuse(idle, "--verify, which writes nothing")
     if looks and (idle := used | ({"quiet"} if given["quiet"] else set())):
-        _refuse(idle, "--inspect, which only looks")
-    engine = given["format_"] not in (None, "onnx")
+        _refuse(idle, "--inspect, which only prints facts")
+    engine = _is_engine(given)
     if not engine:
         _needs(used, _ENGINE_ONLY, "--format tensorrt or tensorrt-rtx")
     elif "int8_target" in used:
         _refuse({"int8_target"}, f"--format {given['format_']}, whose int8 is always for TensorRT")
     if from_onnx and (idle := used & {"precision", "dynamic_size", "checkpoint"}):
-        _refuse(idle, "SOURCE, an ONNX file whose own counts")
+        _refuse(idle, "an ONNX file as SOURCE, which fixes them")
     if not (given["dynamic_size"] or from_onnx):
         _needs(used, ("sizes",), "--dynamic-size")
     if given["precision"] == "auto" and given["calibration"] is None:
@@ -174,7 +214,7 @@ def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx
     if given["precision"] != "auto":
         _needs(used, ("prefer",), "--precision auto")
     elif given["min_psnr"] is None:
-        raise UserError("--precision auto: found no --min-psnr, expected the least PSNR in dB that it has to reach")
+        raise UserError("--precision auto: found no --min-psnr, expected the lowest allowed PSNR in dB; give one")
     if given["no_verify"]:
         _needs(
             used,
@@ -185,6 +225,10 @@ def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx
             raise UserError("--precision auto chooses by comparison, which --no-verify leaves out; drop one")
     if "atol" not in used:
         _needs(used, ("rtol",), "--atol")
+
+
+def _is_engine(given: dict[str, Any]) -> bool:
+    return given["format_"] not in (None, "onnx")
 
 
 def _needs(used: set[str], names: tuple[str, ...], needed: str) -> None:
@@ -203,10 +247,9 @@ def _flags(names: set[str]) -> str:
 
 
 def _export_options(given: dict[str, Any]) -> "ExportOptions":
-    from export.produce import ExportOptions
-    from export.verify import Tolerance
+    from export.artefact import ExportOptions
 
-    engine = given["format_"] not in (None, "onnx")
+    engine = _is_engine(given)
     limits = {name: given[name] for name in _LIMITS if given[name] is not None}
     return ExportOptions(
         precision=given["precision"] or ("fp16" if engine else "fp32"),
@@ -222,7 +265,7 @@ def _export_options(given: dict[str, Any]) -> "ExportOptions":
 
 
 def _engine_options(given: dict[str, Any]) -> "EngineOptions":
-    from export.engine import EngineOptions
+    from export.engine_options import EngineOptions
 
     return EngineOptions(
         flavour=given["format_"],
@@ -240,7 +283,7 @@ def _engine_options(given: dict[str, Any]) -> "EngineOptions":
 
 
 def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "ExportOptions":
-    """The options with the precision that --precision auto stands for."""
+    """Return the options with the precision that the search of --precision auto chose."""
     from dataclasses import replace
 
     from cgan.errors import GateError
@@ -250,7 +293,7 @@ def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "E
     _say(given["quiet"], _trials(trials))
     if chosen is None:
         tried = ", ".join(trial.precision for trial in trials)
-        raise GateError(f"none of {tried} keeps {options.tolerance}; allow a larger difference")
+        raise GateError(f"none of {tried} is within the tolerance ({options.tolerance}); allow a larger difference")
     return replace(options, precision=chosen)
 
 
@@ -266,7 +309,12 @@ def _trials(trials: list["Trial"]) -> str:
 
 
 def _table(path: Path, numbers: dict[str, Any]) -> str:
-    """What was compared, for people."""
+    """Return the comparisons as a table.
+
+    Args:
+        path: the artefact.
+        numbers: the verification as JSON values; see `export.verify.Verification.to_json`.
+    """
     if not numbers["verified"]:
         lines = [f"{path}: written, {numbers['reason'].upper()[:3]}{numbers['reason'][3:]}"]
         if "onnx" in numbers and numbers["onnx"]["verified"]:
@@ -291,7 +339,7 @@ def _row(c: dict[str, Any]) -> str:
 
 
 class _BuildProgress:
-    """A bar for the phase that the engine builder is in, on a terminal."""
+    """Progress bar for the current phase of the engine builder; shown only on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         self.shown = not quiet and sys.stderr.isatty()
@@ -306,7 +354,7 @@ class _BuildProgress:
             self.bar.close()
 
     def update(self, phase: str, done: int, total: int) -> None:
-        """Show how far a phase is."""
+        """Show that `done` of `total` steps of a phase are finished."""
         if not self.shown:
             return
         from tqdm import tqdm

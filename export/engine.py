@@ -1,7 +1,7 @@
-"""From an ONNX file to an engine of TensorRT or of TensorRT for RTX, through one builder.
+"""Engines of TensorRT and TensorRT for RTX, built from an ONNX file by the same code.
 
-The network is strongly typed, so the engine computes in the types of the ONNX file: an FP16 engine comes from an FP16
-file, an INT8 one from a file with Q/DQ layers. What the two flavours do not share is in `UNSUPPORTED`.
+The network is strongly typed, so the engine computes in the data types of the ONNX file: an FP16 engine comes from an
+FP16 file, an INT8 engine from a file with Q/DQ layers.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +18,9 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, read_regular
 from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
+from export.build_record import EngineFlags, EnginePrecision, EngineRecord, Profile
+from export.choices import EngineFormat
+from export.engine_options import EngineOptions, flag
 from export.engine_precision import (
     FROM_ENGINE,
     FROM_NETWORK,
@@ -30,109 +32,34 @@ from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, messa
 from infer.backends.trt import fits
 
 Progress = Callable[[str, int, int], None]
-"""`on_progress(phase, done, steps)`: TensorRT finished so many steps of a phase. Phases nest; any thread may call."""
-
-Range = tuple[int, int, int]
-"""Least, optimal and largest value."""
-
-MAX_OPTIMIZATION_LEVEL = 5
+"""`on_progress(phase, done, steps)`: TensorRT finished `done` of `steps` steps of a phase. Phases nest; any thread may
+call."""
 
 AMPERE_PLUS = "8.0+"
-"""In a build record: any GPU from this compute capability on. That is what hardware compatible engines run on, and
-those of TensorRT for RTX where no target was named, on the GPUs that it runs on at all (`infer.backends.flavours`)."""
-
-UNSUPPORTED = {
-    "tensorrt": {
-        "compute_capabilities": "builds for the GPU that it runs on; build there, or use --format tensorrt-rtx",
-    },
-    "tensorrt-rtx": {
-        "optimization_level": "builds the same engine at every level, since kernels are made on the GPU that runs it",
-        "version_compatible": "makes engines that run only on the release that built them",
-        "hardware_compatible": "makes engines for several GPUs anyway; name them with --compute-capability",
-        "timing_cache": "times nothing when it builds",
-    },
-}
-"""Options that a flavour takes no notice of, and why; checked against TensorRT for RTX 1.7.1 and its documentation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How to build an engine. The flag of the command that sets each field is `flag(name)`."""
-
-    flavour: str
-    """One of `FLAVOURS`; --format."""
-    batch: Range = (1, 16, 64)
-    """Batch sizes that the engine takes, and the one that it is tuned for."""
-    sizes: Range | None = None
-    """Heights and widths in pixels that it takes and is tuned for; None for a model of fixed size."""
-    workspace_mib: int | None = None
-    """Most scratch memory of a layer in MiB; None for all that the GPU has."""
-    optimization_level: int | None = None
-    """0 to 5, how long the builder looks for faster kernels; None for TensorRT's default, 3."""
-    version_compatible: bool = False
-    """Newer releases of the same major version can run it, with the lean runtime of the release that built it."""
-    hardware_compatible: bool = False
-    """Every GPU from Ampere on can run it, which may be slower."""
-    strip_weights: bool = False
-    """The plan holds no weights; they are taken from the ONNX file, which has to lie beside it, when it is loaded."""
-    detailed_profiling: bool = False
-    """The engine tells names, types and kernels of its layers to profilers and to the engine inspector."""
-    compute_capabilities: tuple[str, ...] = ()
-    """GPUs to build for, such as "8.6"; empty for Ampere and newer."""
-    timing_cache: Path | None = None
-    """File of measured kernel times, read where it exists and written back; a later build then takes less time."""
-
-    def __post_init__(self) -> None:
-        if self.flavour not in FLAVOURS:
-            raise UserError(f"--format: found {self.flavour}, expected one of {', '.join(FLAVOURS)}")
-        for option in fields(self):
-            reason = UNSUPPORTED[self.flavour].get(option.name)
-            if reason and getattr(self, option.name) != option.default:
-                raise UserError(f"{flag(option.name)}: {FLAVOURS[self.flavour].label} {reason}; leave it out")
-        for name, values in (("batch", self.batch), ("sizes", self.sizes)):
-            if values and not (len(values) == 3 and 1 <= values[0] <= values[1] <= values[2]):
-                found = ",".join(map(str, values))
-                raise UserError(f"{flag(name)}: found {found}, expected least, optimal and largest value from 1 on")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UserError(f"{flag('workspace_mib')}: found {self.workspace_mib}, expected at least 1 MiB")
-        level = self.optimization_level
-        if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
-            raise UserError(f"{flag('optimization_level')}: found {level}, expected 0 to {MAX_OPTIMIZATION_LEVEL}")
-        if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
-            found = ", ".join(self.compute_capabilities)
-            raise UserError(f"{flag('compute_capabilities')}: found {found}, expected each once")
-
-
-def flag(option: str) -> str:
-    """The flag of the command that sets a field of `EngineOptions`."""
-    names = {
-        "flavour": "format",
-        "sizes": "size",
-        "workspace_mib": "workspace",
-        "compute_capabilities": "compute-capability",
-    }
-    return "--" + names.get(option, option.replace("_", "-"))
+"""In a build record: any GPU from this compute capability on. It is the target of hardware compatible engines, and of
+engines of TensorRT for RTX without a named target (which GPUs that flavour supports: `infer.backends.flavours`)."""
 
 
 def build_engine(
     onnx_file: Path, spec: ModelSpec, options: EngineOptions, target: Path, on_progress: Progress | None = None
-) -> dict[str, Any]:
+) -> EngineRecord:
     """Build an engine and check that it computes in the precision of its contract.
 
     Args:
-        onnx_file: gray in, RGB out, of the precision that the contract names.
+        onnx_file: an ONNX file of `export.onnx_model` or `export.quantize`, in the precision of the contract.
         spec: the contract of the engine.
-        options: checked against the flavour already.
+        options: settings of the builder.
         target: file to write; the caller gives it its final name.
-        on_progress: told what the builder does. What it raises, Ctrl-C included, ends the build and comes out of it.
+        on_progress: called while the builder works. An exception that it raises, also Ctrl-C, ends the build and is
+            raised here.
 
     Returns:
-        The build record of the sidecar, JSON values; `infer.backends.trt` compares it with the machine. Seal the
-        sidecar with `infer.backends.trt.sealed`, or the engine is refused.
+        The build record of the sidecar. Seal the sidecar with `infer.backends.trt.sealed`: an engine with an unsealed
+        sidecar is refused.
 
     Raises:
-        UserError: the flavour or a GPU is missing, or the options or the file do not fit, or it is not the whole model.
-        GateError: the build failed, or the engine is not of the precision that the contract names.
+        UserError: the flavour or a GPU is missing, the options do not fit the model, or the file is not the model.
+        GateError: the build failed, or the engine does not have the precision of the contract.
         OSError: `target` cannot be written.
     """
     trt, gpu = find_builder(options)
@@ -142,50 +69,38 @@ def build_engine(
     content = read_onnx(onnx_file)
     network = _network(trt, builder, content, onnx_file, spec)
     profile = _profile(spec, options)
-    config = builder.create_builder_config()
-    shapes = builder.create_optimization_profile()
-    shapes.set_shape(INPUT_CONTRACT["name"], *profile.values())
-    config.add_optimization_profile(shapes)
-    _configure(trt, config, options)
-    monitor = _progress_monitor(trt, on_progress)
-    config.progress_monitor = monitor
-    if options.timing_cache:
-        known = _read_timing_cache(config, options.timing_cache, log)
-    with _interrupt_kept(monitor):
-        plan = builder.build_serialized_network(network, config)
-    if monitor.failure:
-        raise monitor.failure
-    if plan is None:
-        raise GateError(f"{FLAVOURS[options.flavour].label} cannot build the engine ({log.reason()})")
-    if options.timing_cache:
-        _write_timing_cache(config, options.timing_cache, known)
+    plan = _plan(trt, builder, network, profile, options, on_progress)
     with target.open("wb") as file:
         file.write(plan)
-    origin = _origin(trt, options, gpu, hashlib.sha256(content).hexdigest())
-    record = {
-        **origin,
-        "profiles": [profile],
-        "flags": _flags(options),
-        "plan_bytes": target.stat().st_size,
-        "bytes_per_parameter": round(target.stat().st_size / spec.parameters, 3),
-        "precision": _precision(trt, network, plan, origin),
-        "warnings": sorted(set(log.warnings)),
-    }
+    record = EngineRecord(
+        flavour=options.flavour,
+        tensorrt_version=trt.__version__,
+        compute_capabilities=_targets(options, gpu),
+        gpu=gpu.name if gpu else None,
+        platform=sysconfig.get_platform(),
+        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        profiles=[profile],
+        flags=_flags(options),
+        plan_bytes=target.stat().st_size,
+        bytes_per_parameter=round(target.stat().st_size / spec.parameters, 3),
+        precision=_precision(trt, network, plan, options.flavour, _targets(options, gpu)),
+        warnings=sorted(set(log.warnings)),
+    )
     require_precision(record, spec)
     return record
 
 
 def find_builder(options: EngineOptions) -> tuple[ModuleType, Gpu | None]:
-    """The module that builds, and the GPU that it builds on, None where none is needed.
+    """Return the module that builds, and the GPU that it builds on, None where it needs none.
 
     Raises:
-        UserError: one of them is missing, or is too old for the options.
+        UserError: one of them is missing or too old for the options.
     """
     trt = load_flavour(options.flavour)
     gpu, none = find_gpu(), "found no NVIDIA GPU or no driver for it here"
     if options.flavour == "tensorrt-rtx":
         if options.strip_weights and gpu is None:
-            # Measured with 1.7.1: every network with refittable weights, even a single constant, wants CUDA.
+            # Measured with 1.7.1: every network with refittable weights, even a single constant, needs CUDA.
             raise UserError(
                 f"{flag('strip_weights')}: {none}, expected one: without it TensorRT for RTX builds only "
                 "engines that hold their weights; leave it out"
@@ -205,8 +120,8 @@ def find_builder(options: EngineOptions) -> tuple[ModuleType, Gpu | None]:
 
 
 def _network(trt: ModuleType, builder: Any, content: bytes, onnx_file: Path, spec: ModelSpec) -> Any:
-    """The strongly typed network in the content of a file, once it is the contract's."""
-    # TensorRT 11 knows no other networks and may drop the flag.
+    """Parse the content of an ONNX file into a strongly typed network; raise UserError unless it fits the contract."""
+    # In TensorRT 11 all networks are strongly typed, and the flag may be missing.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, messages(trt))
@@ -226,17 +141,48 @@ def _network(trt: ModuleType, builder: Any, content: bytes, onnx_file: Path, spe
     return network
 
 
-def _profile(spec: ModelSpec, options: EngineOptions) -> dict[str, list[int]]:
+def _profile(spec: ModelSpec, options: EngineOptions) -> Profile:
     sizes, size_flag = options.sizes, flag("sizes")
     if spec.dynamic_size and sizes is None:
-        raise UserError(f"{size_flag}: found none for a model of any size, expected least, optimal and largest one")
+        raise UserError(
+            f"{size_flag}: found none for a model of dynamic size, expected minimum, optimum and maximum; give them"
+        )
     if not spec.dynamic_size and sizes is not None:
         raise UserError(f"{size_flag}: found {sizes} for a model of fixed size {spec.render_size}; leave it out")
     sizes = sizes or (spec.render_size,) * 3
     if any(size % spec.size_multiple for size in sizes):
         raise UserError(f"{size_flag}: found {sizes}, expected multiples of {spec.size_multiple}")
-    names = ("min", "opt", "max")
-    return {name: [count, 1, size, size] for name, count, size in zip(names, options.batch, sizes, strict=True)}
+    return Profile(*([count, 1, size, size] for count, size in zip(options.batch, sizes, strict=True)))
+
+
+def _plan(
+    trt: ModuleType,
+    builder: Any,
+    network: Any,
+    profile: Profile,
+    options: EngineOptions,
+    on_progress: Progress | None,
+) -> Any:
+    """Run the builder and return the serialised engine."""
+    log = messages(trt)
+    config = builder.create_builder_config()
+    shapes = builder.create_optimization_profile()
+    shapes.set_shape(INPUT_CONTRACT["name"], profile.min, profile.opt, profile.max)
+    config.add_optimization_profile(shapes)
+    _configure(trt, config, options)
+    monitor = _progress_monitor(trt, on_progress)
+    config.progress_monitor = monitor
+    if options.timing_cache:
+        known = _read_timing_cache(config, options.timing_cache, log)
+    with _interrupt_kept(monitor):
+        plan = builder.build_serialized_network(network, config)
+    if monitor.failure:
+        raise monitor.failure
+    if plan is None:
+        raise GateError(f"{FLAVOURS[options.flavour].label} cannot build the engine ({log.reason()})")
+    if options.timing_cache:
+        _write_timing_cache(config, options.timing_cache, known)
+    return plan
 
 
 def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
@@ -268,13 +214,13 @@ def _configure(trt: ModuleType, config: Any, options: EngineOptions) -> None:
 
 
 def _compute_capabilities(trt: ModuleType) -> dict[str, Any]:
-    """Compute capabilities that TensorRT for RTX builds for: "8.6" for its SM86."""
+    """Compute capabilities that TensorRT for RTX builds for, by name: "8.6" for its SM86."""
     members = trt.ComputeCapability.__members__.items()
     return {f"{name[2:-1]}.{name[-1]}": value for name, value in members if name.startswith("SM")}
 
 
 def _progress_monitor(trt: ModuleType, on_progress: Progress | None) -> Any:
-    """A monitor that tells `on_progress`, keeps what that raises and ends the build then."""
+    """Return a progress monitor that calls `on_progress`, keeps an exception from it and then ends the build."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -305,7 +251,7 @@ def _progress_monitor(trt: ModuleType, on_progress: Progress | None) -> Any:
 
 @contextmanager
 def _interrupt_kept(monitor: Any) -> Iterator[None]:
-    """Ctrl-C ends the build; as an exception inside the monitor TensorRT would print it and may go on."""
+    """Let Ctrl-C end the build through the monitor: TensorRT would print an exception raised in it and may go on."""
 
     def keep(number: int, frame: object) -> None:
         monitor.failure = KeyboardInterrupt()
@@ -322,7 +268,7 @@ def _interrupt_kept(monitor: Any) -> Iterator[None]:
 
 
 def _read_timing_cache(config: Any, path: Path, log: Any) -> frozenset[str]:
-    """Give the builder a timing cache, an empty one where there is no file; digests of what may be replaced."""
+    """Give the builder the timing cache of a file, or an empty one; return the digests of what may be replaced."""
     try:
         found = read_regular(path)
     except OccupiedError as error:
@@ -355,41 +301,34 @@ def _write_timing_cache(config: Any, path: Path, known: frozenset[str]) -> None:
         raise cannot_write(path, error) from error
 
 
-def _origin(trt: ModuleType, options: EngineOptions, gpu: Gpu | None, onnx_sha256: str) -> dict[str, Any]:
+def _targets(options: EngineOptions, gpu: Gpu | None) -> list[str]:
+    """Compute capabilities of the GPUs that the engine runs on."""
     if options.compute_capabilities:
-        targets = list(options.compute_capabilities)
-    else:
-        targets = [AMPERE_PLUS if gpu is None or options.hardware_compatible else gpu.compute_capability]
-    return {
-        "flavour": options.flavour,
-        "tensorrt_version": trt.__version__,
-        "compute_capabilities": targets,
-        "gpu": gpu.name if gpu else None,
-        "platform": sysconfig.get_platform(),
-        "onnx_sha256": onnx_sha256,
-    }
+        return list(options.compute_capabilities)
+    return [AMPERE_PLUS if gpu is None or options.hardware_compatible else gpu.compute_capability]
 
 
-def _flags(options: EngineOptions) -> dict[str, Any]:
-    return {
-        "strongly_typed": True,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-        "strip_weights": options.strip_weights,
-        "detailed_profiling": options.detailed_profiling,
-        "optimization_level": options.optimization_level,
-        "workspace_mib": options.workspace_mib,
-        "timing_cache": options.timing_cache is not None,
-    }
+def _flags(options: EngineOptions) -> EngineFlags:
+    return EngineFlags(
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        strip_weights=options.strip_weights,
+        detailed_profiling=options.detailed_profiling,
+        optimization_level=options.optimization_level,
+        workspace_mib=options.workspace_mib,
+        timing_cache=options.timing_cache is not None,
+    )
 
 
-def _precision(trt: ModuleType, network: Any, plan: Any, origin: dict[str, Any]) -> dict[str, Any]:
+def _precision(trt: ModuleType, network: Any, plan: Any, flavour: EngineFormat, targets: list[str]) -> EnginePrecision:
+    """Return the precision of the network and, if the GPU here can run the engine, of the engine itself."""
     of_network = network_precision(network)
     gpu = find_gpu()
-    of_engine = engine_precision(trt, plan) if gpu and fits(origin, gpu) else None
-    return {
-        "fp16_share": (of_engine or of_network)["fp16_share"],
-        "found_by": FROM_ENGINE if of_engine else FROM_NETWORK,
-        "network": of_network,
-        "engine": of_engine,
-    }
+    runs_here = gpu and fits({"flavour": flavour, "compute_capabilities": targets}, gpu)
+    of_engine = engine_precision(trt, plan) if runs_here else None
+    return EnginePrecision(
+        fp16_share=(of_engine or of_network).fp16_share,
+        found_by=FROM_ENGINE if of_engine else FROM_NETWORK,
+        network=of_network,
+        engine=of_engine,
+    )

@@ -1,7 +1,7 @@
-"""What an engine computes in: read from the parsed network and, where it can be loaded, from the engine itself.
+"""Precision of an engine, read from the parsed network and, where it can be loaded, from the engine itself.
 
-A builder that is asked for FP16 and given an FP32 network makes an FP32 engine without a word (TensorRT 11 has no
-other precision than that of the network), so the claim is checked before the engine exists under its name.
+A builder that is asked for FP16 and given an FP32 network makes an FP32 engine and reports nothing (TensorRT 11 has no
+other precision than that of the network), so the precision is checked before the engine gets its name.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from cgan.errors import GateError
 from cgan.spec import ModelSpec
+from export.build_record import EngineRecord, InspectedPrecision, NetworkPrecision
 from infer.backends.flavours import messages
 
 FROM_NETWORK = "tensor types of the strongly typed network, and the plan's size"
@@ -33,14 +34,8 @@ KERNEL_BYTES = 8 * 2**20
 model with more than 8 million parameters can the plan's size therefore tell FP32 from FP16."""
 
 
-def network_precision(network: Any) -> dict[str, Any]:
-    """Shares of layers by type, from a parsed network.
-
-    Returns:
-        fp16_share: of the layers with weights, those that compute in FP16.
-        int8_share: of the layers with weights, those whose input was quantised.
-        layers: number of layers by the type of what they give, constants apart.
-    """
+def network_precision(network: Any) -> NetworkPrecision:
+    """Return the shares of layers by data type in a parsed network."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     outputs = [(layer, layer.get_output(0)) for layer in layers if layer.num_outputs]
     quantized = {tensor.name for layer, tensor in outputs if layer.type.name == "DEQUANTIZE"}
@@ -48,24 +43,22 @@ def network_precision(network: Any) -> dict[str, Any]:
     half = sum(tensor.dtype.name == "HALF" for _, tensor in weighted)
     int8 = sum(layer.get_input(0).name in quantized for layer, _ in weighted)
     types = Counter(tensor.dtype.name for layer, tensor in outputs if layer.type.name != "CONSTANT")
-    return {
-        "fp16_share": _share(half, len(weighted)),
-        "int8_share": _share(int8, len(weighted)),
-        "layers": dict(sorted(types.items())),
-    }
+    return NetworkPrecision(
+        fp16_share=_share(half, len(weighted)),
+        int8_share=_share(int8, len(weighted)),
+        layers=dict(sorted(types.items())),
+    )
 
 
-def engine_precision(trt: ModuleType, plan: Any) -> dict[str, Any] | None:
-    """Shares of layers by type, from the engine itself.
+def engine_precision(trt: ModuleType, plan: Any) -> InspectedPrecision | None:
+    """Return the shares of layers by data type in an engine.
 
     Args:
-        trt: the flavour's module.
+        trt: the module of the flavour.
         plan: the serialised engine, built on this machine.
 
     Returns:
-        fp16_share: of the layers that read or write floating point, those that read or write FP16.
-        layers: number of layers by the types that they read and write.
-        None where the engine cannot be loaded here or tells no types: it does so only with detailed profiling.
+        None where the engine cannot be loaded here, or does not tell its types: only detailed profiling does.
     """
     engine = trt.Runtime(messages(trt)).deserialize_cuda_engine(plan)
     if engine is None:
@@ -74,18 +67,18 @@ def engine_precision(trt: ModuleType, plan: Any) -> dict[str, Any] | None:
     return inspected_precision(text)
 
 
-def inspected_precision(text: str) -> dict[str, Any] | None:
-    """What `engine_precision` gives, from the inspector's JSON."""
+def inspected_precision(text: str) -> InspectedPrecision | None:
+    """Return the shares of layers by data type from the inspector's JSON, None where it does not tell types."""
     layers = [layer for layer in json.loads(text).get("Layers", []) if isinstance(layer, dict)]
     # A ForeignNode is a whole subgraph whose types inside are not told.
     told = [_types(layer) for layer in layers if "ForeignNode" not in str(layer.get("Name"))]
     floating = [types for types in told if types & {"FP16", "FP32"}]
     if not floating:
         return None
-    return {
-        "fp16_share": _share(sum("FP16" in types for types in floating), len(floating)),
-        "layers": dict(sorted(Counter("+".join(sorted(types)) for types in told if types).items())),
-    }
+    return InspectedPrecision(
+        fp16_share=_share(sum("FP16" in types for types in floating), len(floating)),
+        layers=dict(sorted(Counter("+".join(sorted(types)) for types in told if types).items())),
+    )
 
 
 def _types(layer: dict[str, Any]) -> set[str]:
@@ -102,34 +95,34 @@ def _share(part: int, whole: int) -> float:
     return round(part / whole, 4) if whole else 0.0
 
 
-def require_precision(record: dict[str, Any], spec: ModelSpec) -> None:
+def require_precision(record: EngineRecord, spec: ModelSpec) -> None:
     """Refuse an engine that does not compute in the precision of its contract.
 
     Args:
-        record: the build record of `export.engine.build_engine`.
+        record: the build record of the engine.
         spec: the contract that the engine will carry.
 
     Raises:
-        GateError: FP16 was asked for and most layers or the weights are FP32; INT8 and no layer is quantised; FP32
+        GateError: FP16 was requested and most layers or the weights are FP32; INT8 and no layer is quantised; FP32
             and some layers are FP16.
     """
-    precision, advice = record["precision"], f"export the {spec.precision} ONNX file again and build from that"
-    network, engine = precision["network"], precision["engine"]
+    advice = f"export the {spec.precision} ONNX file again and build from that"
+    network, engine = record.precision.network, record.precision.engine
     if spec.precision == "fp16":
         for found_by, of in ((FROM_NETWORK, network), (FROM_ENGINE, engine)):
-            if of and of["fp16_share"] < LEAST_SHARE[found_by]:
+            if of and of.fp16_share < LEAST_SHARE[found_by]:
                 raise GateError(
-                    f"the engine is not fp16: found {of['fp16_share']:.0%} of its layers in FP16 ({found_by}), "
+                    f"the engine is not fp16: found {of.fp16_share:.0%} of its layers in FP16 ({found_by}), "
                     f"expected at least {LEAST_SHARE[found_by]:.0%}; {advice}"
                 )
         limit = int(FLOAT_BYTES * spec.parameters + KERNEL_BYTES)
-        if not engine and not record["flags"]["strip_weights"] and record["plan_bytes"] > limit:
+        if not engine and not record.flags.strip_weights and record.plan_bytes > limit:
             raise GateError(
-                f"the engine is not fp16: found a plan of {record['plan_bytes']:,} bytes, "
-                f"{record['bytes_per_parameter']:g} a parameter, expected at most {limit:,}; {advice}"
+                f"the engine is not fp16: found a plan of {record.plan_bytes:,} bytes, "
+                f"{record.bytes_per_parameter:g} a parameter, expected at most {limit:,}; {advice}"
             )
-    if spec.precision == "int8" and not network["int8_share"]:
+    if spec.precision == "int8" and not network.int8_share:
         raise GateError(f"the engine is not int8: found no layer with quantised input, expected some; {advice}")
-    if spec.precision == "fp32" and network["fp16_share"]:
-        share = network["fp16_share"]
+    if spec.precision == "fp32" and network.fp16_share:
+        share = network.fp16_share
         raise GateError(f"the engine is not fp32: found {share:.0%} of its layers in FP16, expected none; {advice}")

@@ -1,22 +1,29 @@
-"""What an artefact is: contract, precision by node type, sizes, how it was verified, and where it can run."""
+"""Facts about an artefact: contract, precision by node type, sizes, verification, and the devices that run it."""
 
 from pathlib import Path
 from typing import Any
 
 from cgan.errors import UserError
 from cgan.spec import ModelSpec, read_sidecar
+from export.choices import DEVICES, ONNX_SUFFIX, PLAN_SUFFIX, Device
 from infer.backends import ARTEFACTS, open_model
 from infer.backends.trt import check_sidecar
 
 
 def inspect_artefact(path: Path) -> dict[str, Any]:
-    """Everything that can be told of an ONNX file or an engine on this machine, as JSON values.
+    """Return the facts about an ONNX file or an engine that can be found on this machine, as JSON values.
 
     Args:
         path: an artefact of cgan-export.
 
+    Returns:
+        file, bytes; onnx: see `export.onnx_model.inspect_onnx`, for ONNX files only;
+        runs_here: for each device the engine that runs the file, or "no: " and the reason;
+        spec: the contract;
+        verification, build: those of the sidecar.
+
     Raises:
-        UserError: no such file, another kind of file, or one that this project did not write.
+        UserError: there is no such file, it is of another kind, or this project did not write it.
     """
     from export.onnx_model import inspect_onnx
 
@@ -26,13 +33,13 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in ARTEFACTS:
         raise UserError(f"{path}: found a {path.suffix or 'nameless'} file, expected one of {', '.join(ARTEFACTS)}")
     sidecar = read_sidecar(path)
-    if path.suffix.lower() == ".plan":
+    if path.suffix.lower() == PLAN_SUFFIX:
         check_sidecar(sidecar, path)
     facts: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size}
     spec: ModelSpec | None = sidecar.spec if sidecar else None
-    if path.suffix.lower() == ".onnx":
+    if path.suffix.lower() == ONNX_SUFFIX:
         facts["onnx"] = inspect_onnx(path)
-    facts["runs_here"] = {device: _tried(path, device) for device in ("cpu", "cuda")}
+    facts["runs_here"] = {device: _tried(path, device) for device in DEVICES}
     if spec is None:
         with open_model(path, "cpu") as backend:
             spec = backend.spec
@@ -42,8 +49,8 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _tried(path: Path, device: str) -> str:
-    """What runs the file on a device, or why nothing does."""
+def _tried(path: Path, device: Device) -> str:
+    """Return the engine that runs the file on a device, or "no: " and the reason why none does."""
     try:
         with open_model(path, device) as backend:
             return backend.engine

@@ -1,4 +1,4 @@
-"""From a generator to one self-contained ONNX file: gray in, RGB out; and what such a file holds."""
+"""Self-contained ONNX files, gray in and RGB out: export of a generator, and facts about a file."""
 
 import copy
 import math
@@ -17,6 +17,7 @@ from cgan.errors import UserError
 from cgan.networks import Generator, GrayToRGB
 from cgan.onnx_file import read_onnx
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
+from export.build_record import OnnxFacts, TensorFacts
 from infer.backends.base import LEAST_MULTIPLES
 
 OPSET = 20
@@ -28,11 +29,11 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 class HalfGenerator(nn.Module):
     """A copy of a generator that computes in half precision between a float32 input and a float32 output.
 
-    So the conversion to RGB after it is in float32, where hue and the clamp lose nothing. Batch norm is folded into
+    The conversion to RGB after it stays in float32, where hue and the clamp lose no accuracy. Batch norm is folded into
     the convolutions in float32: in half precision a running variance above 65504 is infinite and its channel dead.
 
     Args:
-        generator: in evaluation mode; stays as it is.
+        generator: in evaluation mode; is not changed.
     """
 
     def __init__(self, generator: Generator) -> None:
@@ -53,8 +54,8 @@ def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
     paths; onnx.checker has accepted it.
 
     Args:
-        generator: in evaluation mode, float32; stays as it is.
-        spec: its contract, with the precision and the sizes that the file is to have.
+        generator: in evaluation mode, float32; is not changed.
+        spec: its contract, with the precision and the sizes of the file.
         path: the file to write.
 
     Raises:
@@ -96,7 +97,7 @@ def write_model(model: ModelProto, spec: ModelSpec, path: Path) -> None:
     onnx.save_model(model, path)
 
 
-def inspect_onnx(path: Path) -> dict[str, Any]:
+def inspect_onnx(path: Path) -> OnnxFacts:
     """Facts about any ONNX file, as JSON values; nothing of it is run.
 
     Returns:
@@ -131,7 +132,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         weights[_dtype(tensor.data_type)] += count if len(tensor.dims) > 1 else 0
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [_describe(value) for value in model.graph.input if value.name not in constants]
-    shape = inputs[0]["shape"] if inputs else []
+    shape: list[int | str] = inputs[0]["shape"] if inputs else []
     nodes = Counter(node.op_type for node in model.graph.node)
     return {
         "file_bytes": len(content),
@@ -152,7 +153,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
 
 
 def _example(spec: ModelSpec) -> tuple[Tensor, dict[int, Any]]:
-    """An input to trace with, and which of its dimensions are symbolic."""
+    """Return an example input for the exporter, and its symbolic dimensions."""
     height = width = spec.render_size
     dynamic: dict[int, Any] = {0: torch.export.Dim("N", min=1)}
     if spec.dynamic_size:
@@ -200,7 +201,7 @@ def _dtype(element_type: int) -> str:
     return str(onnx.helper.tensor_dtype_to_np_dtype(element_type))
 
 
-def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
+def _describe(value: onnx.ValueInfoProto) -> TensorFacts:
     tensor = value.type.tensor_type
     shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
     return {"name": value.name, "dtype": _dtype(tensor.elem_type), "shape": shape}

@@ -1,4 +1,4 @@
-"""What makes an export wrong and can be seen in the model before anything is written."""
+"""Preflight checks: faults of a model that would make its export wrong, found before anything is written."""
 
 import copy
 
@@ -11,26 +11,27 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from cgan.errors import GateError
 from cgan.networks import Generator
+from cgan.spec import Precision
 from export.onnx_model import fold_batch_norm
 
 BATCH = 8
 BATCH_TOLERANCE = 1e-4
-"""Difference of a photo's colours between a batch of one and of BATCH; rounding makes about 1e-6."""
+"""Allowed difference between the colours of a photo in a batch of one and of BATCH; rounding causes about 1e-6."""
 
 HALF_MAX = torch.finfo(torch.float16).max
 """Largest number in fp16: 65,504."""
 
 
-def check_model(generator: Generator, photos: NDArray[np.float32], precision: str) -> None:
-    """Refuse a generator whose export could not equal it, or would depend on what else is in the batch.
+def check_model(generator: Generator, photos: NDArray[np.float32], precision: Precision) -> None:
+    """Refuse a generator whose export would differ from it, or whose colours depend on the rest of the batch.
 
     Args:
-        generator: as it is to be exported, on the CPU in fp32.
-        photos: N x 1 x H x W float32 in [0, 1]; what activations are measured on.
-        precision: of the artefact; fp16 and below need weights and activations within fp16's range.
+        generator: the generator to export, on the CPU in fp32.
+        photos: N x 1 x H x W float32 in [0, 1], on which activations are measured.
+        precision: precision of the artefact; fp16 needs weights and activations within its range.
 
     Raises:
-        GateError: names the layer and what to do.
+        GateError: a check failed; the message names the layer and the remedy.
     """
     _check_modes(generator)
     _check_finite(generator)

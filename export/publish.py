@@ -1,4 +1,4 @@
-"""The final names of an artefact and its sidecar: both appear when all is well, and replace nothing else."""
+"""Publication of an artefact and its sidecar under their final names, without replacing unknown files."""
 
 import hashlib
 import json
@@ -20,18 +20,20 @@ Digests = frozenset[str]
 
 @dataclass
 class Publication:
-    """An artefact on the way to its name. What lay there when it began may be replaced, and nothing that came since."""
+    """An artefact under its temporary name. It replaces only files that were at its name when the export began."""
 
     target: Path
     temporary: Path
-    """Where to write it."""
+    """File to write."""
     artefact_before: Digests
     sidecar_before: bytes | None
     sidecar: bytes | None = None
     """As it was written."""
 
     def vouch_for(self, sidecar: Sidecar) -> None:
-        """Write the sidecar, last of all: a kill after it leaves a file that is refused, never one without a voucher.
+        """Write the sidecar as the last step before the artefact gets its name.
+
+        A kill after it leaves an artefact that is refused, never one without a sidecar.
 
         Raises:
             OccupiedError: another artefact or sidecar came there meanwhile.
@@ -43,7 +45,7 @@ class Publication:
         self.sidecar = content
 
     def take_back(self) -> None:
-        """Restore the sidecar that lay there, where the artefact did not get its name."""
+        """Restore the earlier sidecar after the artefact did not get its name."""
         if self.sidecar is not None and self.sidecar_before is not None:
             self._write_sidecar(self.sidecar_before, self.sidecar)
         elif self.sidecar is not None and _digests_at(sidecar_path(self.target)) == _digests(self.sidecar):
@@ -59,7 +61,7 @@ class Publication:
 def publishing(
     target: Path, spec: ModelSpec, overwrite: bool = False, keep_failed: bool = False
 ) -> Iterator[Publication]:
-    """An artefact that takes its name when the block ends without an exception.
+    """Yield a publication; the artefact gets its name when the block ends without an exception.
 
     Args:
         target: its name.

@@ -1,4 +1,4 @@
-"""An fp32 ONNX file to an int8 one: weights and activations as integers, through Q/DQ nodes.
+"""Static quantisation of an fp32 ONNX file to int8, with Q/DQ nodes for weights and activations.
 
 The head, whose output is the picture, and the first four convolutions, which read it, stay in float. Measured by
 `python -m benchmarks int8` (model in the package, 200 photos like those that calibrated it and 60 sharper ones, PSNR
@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cgan.spec import INPUT_CONTRACT, ModelSpec
+from export.choices import Int8Target
 from export.cpu_layout import arrange_for_cpu
 from export.onnx_model import QUANTIZE, write_model
 
 Floats = NDArray[np.float32]
 
 CALIBRATION_BATCH = 8
-"""Photos that run at once while ranges are measured; bounds memory."""
+"""Photos in a batch while ranges are measured; bounds memory."""
 
 FLOAT_CONVOLUTIONS = 4, 1
-"""How many stay in float where the photo comes in, and where the picture goes out: the head is the last of them."""
+"""Number of convolutions that stay in float at the input and at the output; the head is the last of them."""
 
 TAPS = ((2, 0), (3, 1))
 """Of a 4x4 kernel of stride 2 and padding 1, what an odd and an even output pixel take from two inputs side by side."""
@@ -43,10 +44,10 @@ TAPS = ((2, 0), (3, 1))
 
 @dataclass(frozen=True)
 class Target:
-    """How an engine wants its integers."""
+    """Form of quantisation that an engine runs fast."""
 
     node_types: tuple[str, ...]
-    """What is quantised besides convolutions."""
+    """Types of nodes that are quantised besides convolutions."""
     symmetric: bool
     """int8 activations around zero point 0, else uint8 ones between their least and largest value."""
     reduce_range: bool
@@ -57,7 +58,7 @@ class Target:
     """The result is arranged by `export.cpu_layout`."""
 
 
-TARGETS = {
+TARGETS: dict[Int8Target, Target] = {
     # ONNX Runtime runs a node on integers where DQ nodes come before it and Q nodes after it, so all of the network's
     # nodes have them. CPUs without VNNI add pairs of uint8 x int8 products in 16 bits,
     # saturating; 7-bit weights cannot reach that (2 * 255 * 64 < 2**15), so every CPU computes what was verified on
@@ -78,14 +79,14 @@ TARGETS = {
         for_cpu=False,
     ),
 }
-"""Engines that int8 files are made for, by name."""
+"""Form of quantisation for each engine."""
 
 
 def quantize_int8(
     fp32_onnx: Path,
     spec: ModelSpec,
     calibration: Floats,
-    target: str,
+    target: Int8Target,
     path: Path,
     float_convolutions: tuple[int, int] = FLOAT_CONVOLUTIONS,
 ) -> None:
@@ -122,15 +123,15 @@ def quantize_int8(
 
 
 def rewrite_transposed_convolutions(model: ModelProto) -> ModelProto:
-    """The model with each 4x4 transposed convolution of stride 2 and padding 1 as an ordinary convolution.
+    """Replace each 4x4 transposed convolution of stride 2 and padding 1 by an ordinary convolution.
 
-    An output pixel of it sees 2x2 inputs; which, and through which weights, depends on whether its row and its column
-    are odd or even. So it equals a 2x2 convolution with padding 1 to four times the channels, a set for each of the
-    four cases, whose pixels DepthToSpace interleaves; a border of one pixel is then cut off. An activation that
-    follows goes before the interleaving, where it can be fused with the convolution. Results differ by rounding alone.
+    Each output pixel depends on 2x2 inputs. The inputs and their weights are one of four cases: odd or even row, odd
+    or even column. A 2x2 convolution with padding 1 computes the four cases as four times the channels, DepthToSpace
+    interleaves them, and a border of one pixel is cut off. A following activation moves before the interleaving,
+    where it can be fused with the convolution. Results differ only by rounding.
 
     Args:
-        model: stays as it is. Transposed convolutions of other kinds are left alone.
+        model: is not changed. Transposed convolutions of other kinds are kept.
     """
     rewritten = ModelProto()
     rewritten.CopyFrom(model)
@@ -157,7 +158,7 @@ def rewrite_transposed_convolutions(model: ModelProto) -> ModelProto:
 
 
 def _doubles_the_size(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
-    """Whether a node is a transposed convolution of the kind that the U-Net has."""
+    """Return True if a node is a 4x4 transposed convolution of stride 2 and padding 1, the kind in the U-Net."""
     if node.op_type != "ConvTranspose" or any(name not in constants for name in node.input[1:]):
         return False
     found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -170,7 +171,7 @@ def _doubles_the_size(node: NodeProto, constants: dict[str, TensorProto]) -> boo
 def _as_ordinary_convolution(
     node: NodeProto, activation: NodeProto | None, constants: dict[str, TensorProto]
 ) -> list[NodeProto]:
-    """The nodes that take a transposed convolution's place; what they read is added to `constants`."""
+    """Return the nodes that replace a transposed convolution, and add their constants to `constants`."""
     kernel = numpy_helper.to_array(constants[node.input[1]])  # channels_in x channels_out x 4 x 4
     cases = [kernel[:, :, rows][:, :, :, columns].swapaxes(0, 1) for rows in TAPS for columns in TAPS]
     name = node.output[0]
@@ -274,7 +275,7 @@ def _quantize(model: ModelProto, nodes: list[str], calibration: Floats, target: 
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """Keep what the quantiser logs from the user; it logs to the root logger, and gives it a handler of its own."""
+    """Suppress the log of the quantiser, which logs to the root logger and adds a handler to it."""
     root = logging.getLogger()
     handlers, disabled = root.handlers[:], root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Which precision to ship: the smallest or fastest one that still equals the trained model."""
+"""Search for --precision auto: the smallest or fastest precision that passes the gate."""
 
 import tempfile
 import time
@@ -7,36 +7,43 @@ from pathlib import Path
 
 from cgan.errors import GateError
 from cgan.spec import Precision
-from export.produce import Artefact, ExportOptions, make_onnx
+from export.artefact import Artefact, ExportOptions, make_onnx
+from export.choices import Preference
 from export.verify import natural_images
 from infer.backends import open_model
 
 TIMED_SECONDS = 2.0
+"""Duration of the timing of each precision."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One precision that was tried."""
+    """Result of one precision. The figures are None where it failed."""
 
     precision: Precision
     megabytes: float | None
+    """Size of the file in 10**6 bytes."""
     images_per_second: float | None
-    """ONNX Runtime on this machine's CPU."""
+    """Speed in ONNX Runtime on the CPU of this machine, at the largest batch size of the comparison."""
     psnr: float | None
+    """Lowest PSNR in dB; None also where nothing differs."""
     failure: str | None
-    """Why it did not pass, or None."""
+    """Reason why it failed; None where it passed."""
 
 
-def search_precision(source: Path, options: ExportOptions, prefer: str) -> tuple[Precision | None, list[Trial]]:
-    """Try every precision that SOURCE can be exported in.
+def search_precision(source: Path, options: ExportOptions, prefer: Preference) -> tuple[Precision | None, list[Trial]]:
+    """Export SOURCE in every precision into a temporary folder and choose one.
 
     Args:
         source: a run or checkpoint.
-        options: with the tolerance that all are held to; int8 is tried where there are calibration photos.
+        options: their tolerance applies to every precision; int8 is tried where there are calibration photos.
         prefer: "size" for the smallest file that passes, "speed" for the fastest.
 
     Returns:
-        The chosen precision, None where none passed, and what was tried.
+        The chosen precision, None where none passed, and the trials in order.
+
+    Raises:
+        UserError: the source or the calibration folder cannot be used.
     """
     candidates: tuple[Precision, ...] = ("int8", "fp16", "fp32") if options.calibration else ("fp16", "fp32")
     trials = [_try(source, replace(options, precision=precision)) for precision in candidates]
@@ -63,6 +70,7 @@ def _try(source: Path, options: ExportOptions) -> Trial:
 
 
 def _speed(artefact: Artefact, batch_size: int) -> float:
+    """Images a second of an ONNX file in ONNX Runtime on the CPU."""
     gray = natural_images(batch_size, artefact.sidecar.spec.render_size, 0)
     with open_model(artefact.path, "cpu") as backend:
         backend.run(gray)  # warm-up

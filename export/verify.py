@@ -1,4 +1,4 @@
-"""The numeric gate between the trained model and an artefact."""
+"""The numeric gate: an artefact is compared with the trained model and rejected where they differ too much."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,109 +11,142 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cgan.errors import ChangedFileError, GateError, UserError
+from cgan.checkpoint_record import CheckpointRecord
+from cgan.errors import ChangedFileError, GateError
 from cgan.networks import GrayToRGB
 from cgan.spec import ModelSpec
 from cgan.training.checkpoint import load_checkpoint
+from export.choices import ONNX_BATCHES, Device, Images
+from export.tolerance import TOLERANCES, Tolerance
 from infer.backends import open_model
 from infer.backends.base import Backend
 
 Gray = NDArray[np.float32]
 
-BATCH_SIZES = (1, 3, 8)
 LEVEL = 1 / 255
 """One level of an 8-bit picture: smaller differences can vanish in rounding, larger ones cannot."""
 SECOND_SIZE = (5, 7)
-"""Height and width, in size multiples, at which an artefact of dynamic size is compared once more: odd and unequal."""
+"""Height and width, in size multiples, of one more comparison for artefacts of dynamic size: odd and unequal."""
 SEED = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """What an artefact may differ from the trained model by; a limit that is None is left open.
-
-    Raises:
-        UserError: a limit out of its range.
-    """
-
-    atol: float | None = None
-    """Largest absolute difference of a value in [0, 1], beside rtol x |reference|."""
-    rtol: float = 0.0
-    min_psnr: float | None = None
-    """Least peak signal-to-noise ratio over a batch of photos in dB."""
-    max_off: float | None = None
-    """Largest share of the values of a batch of photos that are more than one 8-bit level off."""
-
-    def __post_init__(self) -> None:
-        for flag, value in (("--atol", self.atol), ("--rtol", self.rtol), ("--max-off", self.max_off)):
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{flag}: found {value}, expected a number from 0 to 1")
-        if self.min_psnr is not None and not math.isfinite(self.min_psnr):
-            raise UserError(f"--min-psnr: found {self.min_psnr}, expected a finite number")
-
-    def or_else(self, other: "Tolerance") -> "Tolerance":
-        """These limits, with those of `other` where they are left open."""
-        own = {name: value for name, value in asdict(self).items() if value is not None}
-        return replace(other, **own)
-
-    def __str__(self) -> str:
-        limits = [
-            (self.atol, f"max {self.atol} + {self.rtol:g} x |reference|"),
-            (self.min_psnr, f"PSNR at least {self.min_psnr} dB"),
-            (self.max_off, f"at most {self.max_off or 0:.1%} more than 1/255 off"),
-        ]
-        return ", ".join(text for limit, text in limits if limit is not None)
-
-
-TOLERANCES = {
-    # A fortieth of an 8-bit level: far above the rounding of fp32 sums (about 1e-6), far below what can be seen.
-    "fp32": Tolerance(atol=1e-4),
-    # Half precision keeps 11 bits; trained models come to 68 to 83 dB and move no value by an 8-bit level.
-    "fp16": Tolerance(min_psnr=60.0, max_off=0.001),
-    # Eight bits an activation: models came to 42 to 54 dB (YCbCr least), with 7 to 55 values in a hundred a level off.
-    "int8": Tolerance(min_psnr=40.0, max_off=0.6),
-}
-"""What each precision is held to by default."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences between artefact and reference for one batch."""
+    """Differences between artefact and reference on one batch."""
 
-    images: str
+    images: Images
     batch_size: int
     height: int
     width: int
     max_difference: float
     mean_difference: float
     psnr: float | None
-    """In dB; None where there is no difference at all."""
+    """In dB; None where there is no difference."""
     off: float
-    """Share of values more than one 8-bit level off."""
+    """Share of the values that differ by more than one 8-bit level."""
     excess: float
-    """Largest |difference| - rtol |reference|, which atol bounds."""
+    """Largest |difference| - rtol x |reference|, which `Tolerance.atol` limits; not stored in the sidecar."""
+
+    @property
+    def psnr_or_inf(self) -> float:
+        """PSNR in dB, infinite where there is no difference."""
+        return math.inf if self.psnr is None else self.psnr
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Return True if every limit of the tolerance holds; False if a difference is not a number."""
+        return (
+            (tolerance.atol is None or self.excess <= tolerance.atol)
+            and (tolerance.min_psnr is None or self.psnr_or_inf >= tolerance.min_psnr)
+            and (tolerance.max_off is None or self.off <= tolerance.max_off)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that the sidecar stores."""
+        return {name: value for name, value in asdict(self).items() if name != "excess"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """Result of a comparison that passed: reference, photos, limits and differences."""
+
+    reference: str
+    """Name of the reference; see `Reference.name`."""
+    checkpoint: CheckpointRecord | None
+    """Checkpoint of the reference; None where it is an ONNX file."""
+    engine: str
+    """Engine that ran the artefact; see `infer.backends.base.Backend.engine`."""
+    photos: int | None
+    """Number of photos to choose from; None where noise with the spectrum of photos took their place."""
+    tolerance: Tolerance
+    comparisons: tuple[Comparison, ...]
+    """At least one."""
+
+    @property
+    def max_difference(self) -> float:
+        """Largest absolute difference of a value."""
+        return max(c.max_difference for c in self.comparisons)
+
+    @property
+    def min_psnr(self) -> float | None:
+        """Lowest PSNR in dB on photos or natural images; None where no batch of these differs."""
+        return min((c.psnr for c in self.comparisons if c.psnr is not None and c.images != "random"), default=None)
+
+    @property
+    def max_off(self) -> float:
+        """Largest share of values that differ by more than one 8-bit level."""
+        return max(c.off for c in self.comparisons)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verification of the sidecar as JSON values."""
+        return {
+            "verified": True,
+            "reference": self.reference,
+            "checkpoint": self.checkpoint.to_json() if self.checkpoint else None,
+            "engine": self.engine,
+            "photos": "noise with the spectrum of photos" if self.photos is None else self.photos,
+            "tolerance": asdict(self.tolerance),
+            "max_difference": self.max_difference,
+            "min_psnr": self.min_psnr,
+            "max_off": self.max_off,
+            "comparisons": [c.to_json() for c in self.comparisons],
+        }
+
+
+@dataclass(frozen=True)
+class NotVerified:
+    """The artefact was not compared, with the reason."""
+
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the verification of the sidecar as JSON values."""
+        return {"verified": False, "reason": f"not verified: {self.reason}"}
+
+
+Verdict = Verification | NotVerified
+"""Outcome of the gate for an artefact that may be published; a failed comparison is a GateError."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What an artefact has to equal."""
+    """The model that an artefact has to equal."""
 
     rgb: Callable[[Gray], Gray]
     """Gray, N x 1 x H x W, to RGB, N x 3 x H x W."""
     spec: ModelSpec
     name: str
-    """What it is, for people."""
+    """Engine, precision and device, for people."""
     source: Path
-    checkpoint: dict[str, Any] | None = None
-    """What is known of the checkpoint, see `cgan.checkpoint_record.CheckpointRecord.to_json`."""
+    checkpoint: CheckpointRecord | None = None
+    """The checkpoint that it was loaded from; None for an ONNX file."""
 
 
 def checkpoint_reference(source: Path) -> Reference:
-    """PyTorch in fp32 on the run or checkpoint as it now lies on disk.
+    """Return PyTorch in fp32 on the CPU with the weights of a run or checkpoint as they are on disk now.
 
     Raises:
-        UserError: not a run or checkpoint.
-        GateError: its weights were changed.
+        UserError: `source` is not a run or checkpoint.
+        GateError: its weights were changed after training.
     """
     generator, spec, record = load_checkpoint(source)
     model = GrayToRGB(generator, spec.color_space).eval()
@@ -123,11 +156,11 @@ def checkpoint_reference(source: Path) -> Reference:
         result: Tensor = model(torch.from_numpy(gray))
         return np.asarray(result)
 
-    return Reference(rgb, spec, f"PyTorch {torch.__version__}, fp32, CPU", record.path, record.to_json())
+    return Reference(rgb, spec, f"PyTorch {torch.__version__}, fp32, CPU", record.path, record)
 
 
 def onnx_reference(path: Path) -> Reference:
-    """An ONNX file of this project in ONNX Runtime on the CPU, for an engine that was built from it."""
+    """Return an ONNX file of this project in ONNX Runtime on the CPU, for an engine that was built from it."""
 
     def rgb(gray: Gray) -> Gray:
         with open_model(path, "cpu") as backend:
@@ -142,65 +175,58 @@ def verify(
     reference: Reference,
     photos: Gray | None = None,
     tolerance: Tolerance | None = None,
-    batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    batch_sizes: tuple[int, ...] = ONNX_BATCHES,
     *,
-    device: str = "cpu",
+    device: Device = "cpu",
     name: str | None = None,
-) -> dict[str, Any]:
-    """Run an artefact against its reference on the same photos.
+) -> Verification:
+    """Run an artefact and its reference on the same images and compare the results.
 
     Args:
         artefact: a model file that `infer.backends` can run.
-        reference: what it has to equal.
-        photos: N x 1 x size x size float32 in [0, 1] at the model's render size; noise with the spectrum of photos
-            when None.
-        tolerance: the limits; those that it leaves open are the ones of the artefact's precision.
-        batch_sizes: photos in each batch that is compared; fewer photos than that are repeated.
-        device: where the artefact runs, "cpu" or "cuda".
-        name: what the artefact will be called, where it still lies under a temporary name.
-
-    Returns:
-        The numbers for the sidecar, as JSON values.
+        reference: the model that it has to equal.
+        photos: N x 1 x size x size float32 in [0, 1] at the model's render size; None for noise with the spectrum of
+            photos.
+        tolerance: the limits; the precision of the artefact sets those that are left open.
+        batch_sizes: number of photos in each batch; photos are repeated where there are fewer.
+        device: where the artefact runs.
+        name: final name of the artefact, where it still has a temporary one.
 
     Raises:
-        GateError: another checkpoint's artefact, one that cannot be run like the model, or one that differs by more
-            than the tolerance.
+        UserError: the artefact cannot be opened, or this project did not write it.
+        GateError: the artefact has other weights or another contract, cannot be run like the model, or differs from
+            it by more than the tolerance.
     """
     name = name or artefact.name
     try:
         with open_model(artefact, device=device, suffix=Path(name).suffix) as backend:
             _check_origin(name, backend.spec, reference)
             tolerance = (tolerance or Tolerance()).or_else(TOLERANCES[backend.spec.precision])
-            comparisons = [
-                _compare(kind, gray, reference.rgb(gray), _artefact_rgb(backend, gray, name), tolerance.rtol)
-                for kind, gray in _batches(backend.spec, photos, batch_sizes)
-            ]
+            comparisons = tuple(
+                _compare(images, gray, reference.rgb(gray), _run(backend, gray, name), tolerance.rtol)
+                for images, gray in _batches(backend.spec, photos, batch_sizes)
+            )
             engine = backend.engine
     except ChangedFileError as error:
         raise GateError(str(error)) from error
     _check(name, comparisons, tolerance)
-    of_photos = [c.psnr for c in comparisons if c.psnr is not None and c.images != "random"]
-    return {
-        "verified": True,
-        "reference": reference.name,
-        "checkpoint": reference.checkpoint,
-        "engine": engine,
-        "photos": "noise with the spectrum of photos" if photos is None else len(photos),
-        "tolerance": asdict(tolerance),
-        "max_difference": max(c.max_difference for c in comparisons),
-        "min_psnr": min(of_photos, default=None),
-        "max_off": max(c.off for c in comparisons),
-        "comparisons": [{k: v for k, v in asdict(c).items() if k != "excess"} for c in comparisons],
-    }
+    return Verification(
+        reference=reference.name,
+        checkpoint=reference.checkpoint,
+        engine=engine,
+        photos=None if photos is None else len(photos),
+        tolerance=tolerance,
+        comparisons=comparisons,
+    )
 
 
 def random_images(count: int, height: int, seed: int, width: int | None = None) -> Gray:
-    """Uniform noise in [0, 1], count x 1 x height x width: reaches the extremes that photos do not."""
+    """Return uniform noise in [0, 1], count x 1 x height x width, which reaches extremes that photos do not."""
     return np.random.default_rng(seed).random((count, 1, height, width or height), np.float32)
 
 
 def natural_images(count: int, height: int, seed: int, width: int | None = None) -> Gray:
-    """Noise with the amplitude spectrum of photos, 1/f (Field 1987), in [0, 1]; count x 1 x height x width."""
+    """Return noise with the amplitude spectrum of photos, 1/f (Field 1987); count x 1 x height x width in [0, 1]."""
     width = width or height
     noise = np.random.default_rng(seed).standard_normal((count, height, width))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
@@ -211,7 +237,8 @@ def natural_images(count: int, height: int, seed: int, width: int | None = None)
     return stretched
 
 
-def _batches(spec: ModelSpec, photos: Gray | None, batch_sizes: tuple[int, ...]) -> Iterator[tuple[str, Gray]]:
+def _batches(spec: ModelSpec, photos: Gray | None, batch_sizes: tuple[int, ...]) -> Iterator[tuple[Images, Gray]]:
+    """Yield the batches to compare on; fp32 is also compared on uniform noise, less precise artefacts are not."""
     size = spec.render_size
     begun = 0
     for count in batch_sizes:
@@ -220,14 +247,14 @@ def _batches(spec: ModelSpec, photos: Gray | None, batch_sizes: tuple[int, ...])
         else:
             yield "photos", photos[np.arange(begun, begun + count) % len(photos)]
             begun += count
-        if spec.precision == "fp32":  # less precise ones answer for photos alone
+        if spec.precision == "fp32":
             yield "random", random_images(count, size, SEED + count)
     if spec.dynamic_size:
         height, width = (multiples * spec.size_multiple for multiples in SECOND_SIZE)
         yield "natural", natural_images(2, height, SEED, width)
 
 
-def _artefact_rgb(backend: Backend, gray: Gray, name: str) -> Gray:
+def _run(backend: Backend, gray: Gray, name: str) -> Gray:
     try:
         return backend.run(gray)
     except Exception as error:  # the base class and each engine raise types of their own
@@ -235,7 +262,7 @@ def _artefact_rgb(backend: Backend, gray: Gray, name: str) -> Gray:
         raise GateError(f"{name} cannot be run like the trained model ({reason}); do not ship it") from error
 
 
-def _compare(images: str, gray: Gray, expected: Gray, found: Gray, rtol: float) -> Comparison:
+def _compare(images: Images, gray: Gray, expected: Gray, found: Gray, rtol: float) -> Comparison:
     difference = np.abs(found.astype(np.float64) - expected)
     error = float(np.square(difference).mean())
     return Comparison(
@@ -251,29 +278,21 @@ def _compare(images: str, gray: Gray, expected: Gray, found: Gray, rtol: float) 
     )
 
 
-def _check(name: str, comparisons: list[Comparison], tolerance: Tolerance) -> None:
-    """Raise for the worst batch that breaks a limit."""
-    psnr = {id(c): math.inf if c.psnr is None else c.psnr for c in comparisons}
-    broken = [
-        c
-        for c in comparisons
-        if not (
-            (tolerance.atol is None or c.excess <= tolerance.atol)
-            and (tolerance.min_psnr is None or psnr[id(c)] >= tolerance.min_psnr)
-            and (tolerance.max_off is None or c.off <= tolerance.max_off)
-        )
-    ]
-    if broken:
-        worst = min(broken, key=lambda c: psnr[id(c)])
+def _check(name: str, comparisons: tuple[Comparison, ...], tolerance: Tolerance) -> None:
+    """Raise GateError for the worst of the batches that exceed the tolerance."""
+    failed = [c for c in comparisons if not c.within(tolerance)]
+    if failed:
+        worst = min(failed, key=lambda c: c.psnr_or_inf)
         raise GateError(
             f"{name} is not the trained model: on {worst.images} images at batch {worst.batch_size}, "
             f"{worst.height} x {worst.width}, it differs by up to {worst.max_difference:.3g}, PSNR "
-            f"{psnr[id(worst)]:.1f} dB, {worst.off:.1%} of the values more than 1/255 off; allowed is {tolerance}; "
+            f"{worst.psnr_or_inf:.1f} dB, {worst.off:.1%} of the values more than 1/255 off; allowed is {tolerance}; "
             "do not ship it"
         )
 
 
 def _check_origin(name: str, found: ModelSpec, reference: Reference) -> None:
+    """Raise GateError unless the artefact has the weights and, apart from the export's own fields, the contract."""
     expected = reference.spec.weights_sha256
     if found.weights_sha256 != expected:
         raise GateError(

@@ -133,7 +133,7 @@ print(os.environ["ORT_DISABLE_TELEMETRY"])
 """
 
 
-@pytest.mark.parametrize("module", ["cgan", "infer", "export.produce", "benchmarks.folder", "benchmarks.latency"])
+@pytest.mark.parametrize("module", ["cgan", "infer", "export.artefact", "benchmarks.folder", "benchmarks.latency"])
 def test_onnx_runtime_reports_to_nobody(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     done = run_python(NO_TELEMETRY, module)

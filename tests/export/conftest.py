@@ -11,8 +11,13 @@ from onnx import numpy_helper
 
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec
-from export import produce
-from export.produce import ExportOptions, make_onnx
+from export import artefact as pipeline
+from export.artefact import ExportOptions, make_onnx
+from export.build_record import EngineFlags, EnginePrecision, EngineRecord, NetworkPrecision
+from export.engine_options import EngineOptions
+from export.engine_precision import FROM_NETWORK
+from export.tolerance import Tolerance
+from export.verify import Comparison, Verification
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +43,50 @@ def stub_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callabl
             onnx.helper.set_model_props(model, spec.to_metadata())
             onnx.save(model, path)
 
-        monkeypatch.setattr(produce, "export_onnx", write)
+        monkeypatch.setattr(pipeline, "export_onnx", write)
 
     return use
+
+
+@pytest.fixture
+def passed() -> Verification:
+    """A comparison that passed, of one batch."""
+    comparison = Comparison("photos", 1, 32, 32, 0.0, 0.0, None, 0.0, 0.0)
+    return Verification(
+        reference="stub",
+        checkpoint=None,
+        engine="stub",
+        photos=1,
+        tolerance=Tolerance(),
+        comparisons=(comparison,),
+    )
+
+
+def engine_record(options: EngineOptions, onnx: Path) -> EngineRecord:
+    """The build record of an engine that was not built."""
+    layers = NetworkPrecision(1.0, 0.0, {})
+    return EngineRecord(
+        flavour=options.flavour,
+        tensorrt_version="1.7",
+        compute_capabilities=["8.0+"],
+        gpu=None,
+        platform="linux-x86_64",
+        onnx_sha256=file_sha256(onnx),
+        profiles=[],
+        flags=EngineFlags(
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatible,
+            strip_weights=options.strip_weights,
+            detailed_profiling=options.detailed_profiling,
+            optimization_level=options.optimization_level,
+            workspace_mib=options.workspace_mib,
+            timing_cache=options.timing_cache is not None,
+        ),
+        plan_bytes=6,
+        bytes_per_parameter=0.0,
+        precision=EnginePrecision(1.0, FROM_NETWORK, layers, None),
+        warnings=[],
+    )
 
 
 @pytest.fixture
@@ -48,16 +94,12 @@ def stub_build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`stub_build(error=None)`: a builder that writes a few bytes, then fails where told to."""
 
     def use(error: Exception | None = None) -> None:
-        def build(onnx: Path, spec: Any, options: Any, target: Path, progress: Any = None) -> dict[str, Any]:
+        def build(onnx: Path, spec: Any, options: Any, target: Path, progress: Any = None) -> EngineRecord:
             target.write_bytes(b"a plan")
             if error:
                 raise error
-            return {
-                "flavour": options.flavour,
-                "compute_capabilities": ["8.0+"],
-                "onnx_sha256": file_sha256(onnx),
-            }
+            return engine_record(options, onnx)
 
-        monkeypatch.setattr(produce, "build_engine", build)
+        monkeypatch.setattr(pipeline, "build_engine", build)
 
     return use

@@ -19,7 +19,7 @@ import cgan
 import export
 from cgan.spec import ModelSpec, read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_checkpoint, load_generator
-from export import produce
+from export import artefact as pipeline
 from export.cli import command, main
 
 Change = Callable[[ModelProto], None]
@@ -52,7 +52,7 @@ def fast_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callabl
                 change(model)
             onnx.save(model, path)
 
-        monkeypatch.setattr(produce, "export_onnx", write)
+        monkeypatch.setattr(pipeline, "export_onnx", write)
 
     return use
 
@@ -192,7 +192,7 @@ def test_the_reference_is_not_the_generator_that_was_exported(
         loaded.generator.body.head.bias.data += 0.05
         return loaded
 
-    monkeypatch.setattr(produce, "load_checkpoint", load)
+    monkeypatch.setattr(pipeline, "load_checkpoint", load)
     assert "is not the trained model" in invoke(main, trained_run, "--out", tmp_path).error(1)
     assert files(tmp_path) == []
 
@@ -206,7 +206,7 @@ def test_the_reference_is_the_checkpoint_as_it_lies_on_disk(
         shutil.copy(exported_onnx, path)
         alter_checkpoint(run)
 
-    monkeypatch.setattr(produce, "export_onnx", write_and_alter)
+    monkeypatch.setattr(pipeline, "export_onnx", write_and_alter)
     assert "changed after training" in invoke(main, run, "--out", tmp_path / "out").error(1)
     assert files(tmp_path / "out") == []
 
@@ -336,7 +336,7 @@ def test_a_full_disk_is_a_failure_not_a_wrong_request(
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(produce, "export_onnx", fill)
+    monkeypatch.setattr(pipeline, "export_onnx", fill)
     assert "No space left" in invoke(main, trained_run, "--out", tmp_path).error(1)
     assert files(tmp_path) == []
 
@@ -344,8 +344,8 @@ def test_a_full_disk_is_a_failure_not_a_wrong_request(
 def test_missing_packages_are_named_with_the_extra(
     invoke: Callable[..., Any], trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(export, "produce")
-    monkeypatch.setitem(sys.modules, "export.produce", None)
+    monkeypatch.delattr(export, "artefact")
+    monkeypatch.setitem(sys.modules, "export.artefact", None)
     assert "pip install 'cgan[export]'" in invoke(main, trained_run, "--out", tmp_path).error(2)
 
 

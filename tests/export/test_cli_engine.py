@@ -16,9 +16,12 @@ from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_generator
-from export import cli, engine, produce
+from export import artefact as pipeline
+from export import cli, engine
+from export.artefact import ExportOptions, make_engine
 from export.cli import main
-from export.produce import ExportOptions, make_engine
+from export.engine_options import EngineOptions
+from export.verify import Verification
 from infer.backends.flavours import Gpu
 from infer.backends.ort import gpu_present
 from infer.backends.trt import check_sidecar, sealed
@@ -38,7 +41,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, half_onnx: Path) -> Path:
     folder = tmp_path_factory.mktemp("engine")
     arguments = (half_onnx, "--out", folder, *RTX, "--compute-capability", "8.6", "--batch", "1,2,4", "--quiet")
     with pytest.MonkeyPatch.context() as patch, suppress(SystemExit):
-        patch.setattr(produce, "find_gpu", lambda: None)
+        patch.setattr(pipeline, "find_gpu", lambda: None)
         main([str(argument) for argument in arguments])
     (plan,) = folder.glob("*.plan")
     return plan
@@ -218,8 +221,8 @@ def test_an_onnx_file_that_differs_is_not_built_from(
     def build(*_: object) -> None:
         raise AssertionError("the builder was called")
 
-    monkeypatch.setattr(produce, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
-    monkeypatch.setattr(produce, "build_engine", build)
+    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
+    monkeypatch.setattr(pipeline, "build_engine", build)
     error = invoke(main, trained_run, "--out", tmp_path, *RTX, "--min-psnr", "200").error(1)
     assert "is not the trained model" in error
     assert files(tmp_path) == []
@@ -239,28 +242,30 @@ def test_no_verify_is_said_with_its_reason(
 
 
 @pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) -> list[dict[str, Any]]:
+def on_gpu(
+    monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None], passed: Verification
+) -> list[dict[str, Any]]:
     """What the comparison of an engine was given; it finds a sealed sidecar beside the plan."""
     calls: list[dict[str, Any]] = []
 
-    def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str) -> dict[str, Any]:
+    def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str) -> Verification:
         sidecar = read_sidecar(plan)
         assert sidecar is not None and sealed(sidecar) == sidecar
         calls.append({"reference": reference, "device": device, "name": name, "plan": plan})
         if len(calls) > 1:
             raise GateError(f"{name} is not the trained model")
-        return {"verified": True, "comparisons": []}
+        return passed
 
     stub_build()
-    monkeypatch.setattr(produce, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))
-    monkeypatch.setattr(produce, "verify", verify)
+    monkeypatch.setattr(pipeline, "find_gpu", lambda: Gpu("NVIDIA A10", "8.6"))
+    monkeypatch.setattr(pipeline, "verify", verify)
     return calls
 
 
 def test_an_engine_is_compared_where_a_gpu_can_run_it(
     on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path
 ) -> None:
-    options = engine.EngineOptions(flavour="tensorrt-rtx")
+    options = EngineOptions(flavour="tensorrt-rtx")
     artefact = make_engine(half_onnx, tmp_path, ExportOptions(), options)
     assert (on_gpu[0]["device"], on_gpu[0]["name"]) == ("cuda", artefact.path.name)
     assert on_gpu[0]["plan"].parent == tmp_path and on_gpu[0]["plan"] != artefact.path
@@ -283,8 +288,8 @@ def test_an_engine_that_the_gpu_here_cannot_run_says_so(
         (Gpu("NVIDIA H200", "9.0"), "TensorRT for RTX does not run on NVIDIA H200"),
         (Gpu("NVIDIA T4", "7.5"), "built for other GPUs than the NVIDIA T4 here"),
     ):
-        monkeypatch.setattr(produce, "find_gpu", lambda gpu=gpu: gpu)
-        made = make_engine(half_onnx, tmp_path, ExportOptions(), engine.EngineOptions(flavour="tensorrt-rtx"))
+        monkeypatch.setattr(pipeline, "find_gpu", lambda gpu=gpu: gpu)
+        made = make_engine(half_onnx, tmp_path, ExportOptions(), EngineOptions(flavour="tensorrt-rtx"))
         assert made.sidecar.verification["reason"] == f"not verified: {why}"
     assert on_gpu == []
 
@@ -292,7 +297,7 @@ def test_an_engine_that_the_gpu_here_cannot_run_says_so(
 def test_a_verified_engine_does_not_say_that_it_is_not(
     on_gpu: list[dict[str, Any]], half_onnx: Path, tmp_path: Path
 ) -> None:
-    options = engine.EngineOptions(flavour="tensorrt-rtx")
+    options = EngineOptions(flavour="tensorrt-rtx")
     assert "reason" not in make_engine(half_onnx, tmp_path, ExportOptions(), options).sidecar.verification
 
 

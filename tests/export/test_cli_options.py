@@ -10,11 +10,11 @@ import click
 import pytest
 
 from cgan.errors import GateError
-from export import produce
+from export import artefact as pipeline
+from export.artefact import ExportOptions
 from export.cli import command, main
-from export.engine import EngineOptions
-from export.produce import ExportOptions
-from export.verify import Tolerance
+from export.engine_options import EngineOptions
+from export.tolerance import Tolerance
 
 FOLDER = Path(__file__).parent
 
@@ -31,8 +31,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, ExportOption
         calls.append((source, out, options, engine))
         raise GateError("made nothing")
 
-    monkeypatch.setattr(produce, "make_onnx", make)
-    monkeypatch.setattr(produce, "make_engine", make)
+    monkeypatch.setattr(pipeline, "make_onnx", make)
+    monkeypatch.setattr(pipeline, "make_engine", make)
     return calls
 
 
@@ -121,7 +121,7 @@ def test_verify_takes_the_options_of_a_comparison(
         calls.append(arguments)
         raise GateError("compared nothing")
 
-    monkeypatch.setattr(produce, "compare", compare)
+    monkeypatch.setattr(pipeline, "compare", compare)
     options = ("--batch", "2,3,4", "--calibration", "photos", "--min-psnr", "30", "--max-off", "1")
     invoke(main, "run", "--verify", "model.onnx", *options).error(1)
     ((artefact, source, found),) = calls
@@ -145,11 +145,20 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "give --out DIR to export, --verify FILE to compare or --inspect FILE to look"),
+        ((), "give --out DIR to export, --verify FILE to compare or --inspect FILE to print facts"),
         (("run",), "give --out DIR"),
-        ((*OUT, "--verify", "model.onnx"), "one of the three"),
-        ((*OUT, "--inspect", "model.onnx"), "one of the three"),
-        ((*VERIFY, "--inspect", "model.onnx"), "one of the three"),
+        (
+            (*OUT, "--verify", "model.onnx"),
+            "one of the three",
+        ),
+        (
+            (*OUT, "--inspect", "model.onnx"),
+            "one of the three",
+        ),
+        (
+            (*VERIFY, "--inspect", "model.onnx"),
+            "one of the three",
+        ),
         (("--out", "out"), "expected SOURCE"),
         (("--verify", "model.onnx"), "expected SOURCE"),
         (("run", *INSPECT), "none with --inspect"),
@@ -158,7 +167,7 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         ((*VERIFY, "--precision", "fp16"), "--precision: no effect beside --verify"),
         ((*VERIFY, "--dynamic-size"), "--dynamic-size: no effect beside --verify"),
         ((*VERIFY, "--workspace", "1", "--strip-weights"), "--strip-weights, --workspace: no effect beside --verify"),
-        ((*INSPECT, "--atol", "0.1"), "--atol: no effect beside --inspect, which only looks; leave it out"),
+        ((*INSPECT, "--atol", "0.1"), "--atol: no effect beside --inspect, which only prints facts; leave it out"),
         ((*INSPECT, "--batch", "1,2,3"), "--batch: no effect beside --inspect"),
         ((*INSPECT, "--calibration", "photos"), "--calibration: no effect beside --inspect"),
         *(
@@ -192,10 +201,13 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         ((*OUT, "--max-off", "-0.1"), "--max-off: found -0.1, expected a number from 0 to 1"),
         ((*OUT, "--min-psnr", "inf"), "--min-psnr: found inf, expected a finite number"),
         *(
-            ((*OUT, "--batch", value), f"--batch: found {value}, expected three numbers that do not fall")
+            ((*OUT, "--batch", value), f"--batch: found {value}, expected three non-decreasing numbers")
             for value in ("1", "1,2", "1,2,3,4", "0,1,2", "3,2,1", "1,2,x", "1,,2", "-1,1,2", "1.0,2,3", "")
         ),
-        ((*OUT, *RTX, "--dynamic-size", "--size", "48,32,64"), "--size: found 48,32,64, expected three numbers"),
+        (
+            (*OUT, *RTX, "--dynamic-size", "--size", "48,32,64"),
+            "--size: found 48,32,64, expected three",
+        ),
         pytest.param(
             (*OUT, "--batch", "1,2,\u00b3"),
             "--batch: found 1,2,\u00b3",

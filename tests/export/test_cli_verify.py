@@ -17,7 +17,7 @@ from cgan.errors import GateError, UserError
 from cgan.spec import sidecar_path
 from cgan.training.checkpoint import load_generator, save_generator
 from export.cli import main
-from export.verify import Reference, checkpoint_reference, verify
+from export.verify import Reference, Verification, checkpoint_reference, verify
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_changed_byte_fails_where_a_sidecar_vouches(
 ) -> None:
     artefact = Path(shutil.copy(exported_onnx, tmp_path))
     shutil.copy(sidecar_path(exported_onnx), tmp_path)
-    assert verify(artefact, reference)["verified"]
+    assert isinstance(verify(artefact, reference), Verification)
     content = bytearray(artefact.read_bytes())
     content[position] ^= 1
     artefact.write_bytes(content)

@@ -113,7 +113,7 @@ def test_colours_beyond_rgb_are_clamped() -> None:
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 def test_the_exported_file_passes_the_gate(exported: Callable[[str], Export], color_space: str) -> None:
     export = exported(color_space)
-    numbers = verify(export.artefact, checkpoint_reference(export.checkpoint))
+    numbers = verify(export.artefact, checkpoint_reference(export.checkpoint)).to_json()
     assert numbers["verified"] is True
     assert numbers["max_difference"] < 1e-4
     metadata = {entry.key: entry.value for entry in onnx.load(export.artefact).metadata_props}

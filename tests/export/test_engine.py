@@ -20,7 +20,8 @@ from cgan.color import COLOR_TARGETS
 from cgan.errors import GateError, UserError
 from cgan.networks import Generator
 from cgan.spec import ModelSpec
-from export.engine import EngineOptions, build_engine
+from export.engine import build_engine
+from export.engine_options import EngineOptions
 from export.engine_precision import FROM_NETWORK, LEAST_SHARE
 from infer.backends.flavours import find_gpu
 
@@ -123,7 +124,7 @@ def test_an_fp16_engine_is_built_without_a_gpu_and_its_record_is_complete(make_o
     import tensorrt_rtx
 
     path, spec = make_onnx()
-    record = build_engine(path, spec, RTX, tmp_path / "model.plan")
+    record = build_engine(path, spec, RTX, tmp_path / "model.plan").to_json()
     size = (tmp_path / "model.plan").stat().st_size
     assert record == json.loads(json.dumps(record))
     assert record["flavour"] == "tensorrt-rtx"
@@ -156,7 +157,7 @@ def test_an_fp16_engine_is_built_without_a_gpu_and_its_record_is_complete(make_o
 def test_the_conversion_to_rgb_may_stay_fp32_and_a_large_plan_has_two_bytes_a_parameter(
     make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
-    record = build_engine(*make_onnx("fp16", "hsv", width=32), RTX, tmp_path / "model.plan")
+    record = build_engine(*make_onnx("fp16", "hsv", width=32), RTX, tmp_path / "model.plan").to_json()
     network = record["precision"]["network"]
     assert network["layers"]["FLOAT"] > 10
     assert network["fp16_share"] == 1
@@ -172,12 +173,12 @@ def test_an_fp32_file_does_not_become_an_fp16_engine(make_onnx: MakeOnnx, tmp_pa
         build_engine(fp16_file, fp32, RTX, target)
     with pytest.raises(GateError, match=r"not int8: found no layer with quantised input"):
         build_engine(fp32_file, int8, RTX, target)
-    record = build_engine(fp32_file, fp32, RTX, target)
+    record = build_engine(fp32_file, fp32, RTX, target).to_json()
     assert record["precision"]["fp16_share"] == 0
 
 
 def test_an_int8_engine_has_quantised_layers(make_onnx: MakeOnnx, tmp_path: Path) -> None:
-    record = build_engine(*make_onnx("int8"), RTX, tmp_path / "model.plan")
+    record = build_engine(*make_onnx("int8"), RTX, tmp_path / "model.plan").to_json()
     assert record["precision"]["network"]["int8_share"] == 1
     assert record["precision"]["network"]["layers"]["INT8"] > 15
 
@@ -187,7 +188,7 @@ def test_batches_and_sizes_go_into_profile_and_plan(make_onnx: MakeOnnx, tmp_pat
     base = plan_bytes(path, spec, tmp_path)
     assert differ(base, plan_bytes(path, spec, tmp_path, batch=(1, 1, 1)))
     path, spec = make_onnx(dynamic=True)
-    record = build_engine(path, spec, options(sizes=(16, 48, 64)), tmp_path / "model.plan")
+    record = build_engine(path, spec, options(sizes=(16, 48, 64)), tmp_path / "model.plan").to_json()
     assert record["profiles"] == [{"min": [1, 1, 16, 16], "opt": [4, 1, 48, 48], "max": [8, 1, 64, 64]}]
     wide = np.frombuffer((tmp_path / "model.plan").read_bytes(), np.uint8)
     assert differ(wide, plan_bytes(path, spec, tmp_path, sizes=(32, 32, 32)))
@@ -201,7 +202,7 @@ def test_workspace_and_targets_change_the_plan(make_onnx: MakeOnnx, tmp_path: Pa
     assert differ(base, plan_bytes(path, spec, tmp_path, compute_capabilities=("7.5",)))
     with pytest.raises(GateError, match=r"cannot build the engine \(IBuilder.*workspace"):
         plan_bytes(path, spec, tmp_path, workspace_mib=1)
-    record = build_engine(path, spec, options(workspace_mib=64), tmp_path / "model.plan")
+    record = build_engine(path, spec, options(workspace_mib=64), tmp_path / "model.plan").to_json()
     assert record["flags"]["workspace_mib"] == 64
 
 
@@ -211,13 +212,13 @@ def test_detailed_profiling_is_noted_in_the_plan(make_onnx: MakeOnnx, tmp_path: 
     detailed = [plan_bytes(path, spec, tmp_path, detailed_profiling=True) for _ in range(2)]
     agreed = (plain[0] == plain[1]) & (detailed[0] == detailed[1])
     assert (agreed & (plain[0] != detailed[0])).any()
-    record = build_engine(path, spec, options(detailed_profiling=True), tmp_path / "model.plan")
+    record = build_engine(path, spec, options(detailed_profiling=True), tmp_path / "model.plan").to_json()
     assert record["flags"]["detailed_profiling"] is True
 
 
 @pytest.mark.parametrize("targets", [("8.6",), ("7.5", "8.6", "12.0")])
 def test_compute_capabilities_are_chosen(make_onnx: MakeOnnx, tmp_path: Path, targets: tuple[str, ...]) -> None:
-    record = build_engine(*make_onnx(), options(compute_capabilities=targets), tmp_path / "model.plan")
+    record = build_engine(*make_onnx(), options(compute_capabilities=targets), tmp_path / "model.plan").to_json()
     assert record["compute_capabilities"] == list(targets)
 
 
@@ -251,8 +252,8 @@ def test_a_stripped_engine_is_much_smaller(
 def test_the_engine_inspector_finds_fp16_layers(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt")
     wanted = options(flavour="tensorrt", detailed_profiling=True)
-    fp16 = build_engine(*make_onnx(), wanted, tmp_path / "fp16.plan")["precision"]
-    fp32 = build_engine(*make_onnx("fp32"), wanted, tmp_path / "fp32.plan")["precision"]
+    fp16 = build_engine(*make_onnx(), wanted, tmp_path / "fp16.plan").to_json()["precision"]
+    fp32 = build_engine(*make_onnx("fp32"), wanted, tmp_path / "fp32.plan").to_json()["precision"]
     assert fp16["engine"]["fp16_share"] >= max(LEAST_SHARE.values()) > 0 == fp32["engine"]["fp16_share"]
 
 
@@ -300,7 +301,7 @@ def test_a_broken_file_is_refused_in_one_line(
 def test_sizes_have_to_fit_the_model(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     for dynamic, sizes, found in [
         (False, (32, 32, 32), r"--size: found \(32, 32, 32\) for a model of fixed size 32"),
-        (True, None, "--size: found none for a model of any size"),
+        (True, None, "--size: found none for a model of dynamic size"),
         (True, (16, 24, 64), r"--size: found \(16, 24, 64\), expected multiples of 16"),
     ]:
         path, spec = make_onnx(dynamic=dynamic)

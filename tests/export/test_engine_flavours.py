@@ -16,7 +16,8 @@ from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec
 from export import engine
-from export.engine import EngineOptions, build_engine, flag
+from export.engine import build_engine
+from export.engine_options import EngineOptions, flag
 from export.engine_precision import FROM_ENGINE, FROM_NETWORK
 from infer.backends.flavours import FLAVOURS, Gpu, messages
 
@@ -169,7 +170,7 @@ def build(folder: Path, flavour: str = "tensorrt", **options: Any) -> dict[str, 
     onnx_file = folder / "model.onnx"
     onnx_file.write_bytes(b"\x3a\x00")  # a graph without nodes
     wanted = EngineOptions(**{"flavour": flavour, "batch": (1, 2, 4), **options})
-    return build_engine(onnx_file, SPEC, wanted, folder / "model.plan")
+    return build_engine(onnx_file, SPEC, wanted, folder / "model.plan").to_json()
 
 
 def test_layers_of_an_engine_for_other_gpus_are_not_looked_at(install: Install, tmp_path: Path) -> None:

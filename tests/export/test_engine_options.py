@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cgan.errors import UserError
-from export.engine import UNSUPPORTED, EngineOptions, flag
+from export.engine_options import UNSUPPORTED, EngineOptions, flag
 from infer.backends.flavours import FLAVOURS
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from cgan.errors import GateError
 from cgan.spec import ModelSpec
+from export.build_record import InspectedPrecision, NetworkPrecision
 from export.engine_precision import inspected_precision, network_precision, require_precision
 
 
@@ -25,17 +26,17 @@ def spec(precision: str = "fp16", parameters: int = 14_639_267) -> ModelSpec:
     )
 
 
-def record(network: float = 1.0, engine: float | None = None, int8: float = 0.0, **changes: Any) -> dict[str, Any]:
+def record(network: float = 1.0, engine: float | None = None, int8: float = 0.0, **changes: Any) -> Any:
     size = changes.get("size", 30_522_612)
-    return {
-        "flags": {"strip_weights": changes.get("strip", False)},
-        "plan_bytes": size,
-        "bytes_per_parameter": round(size / 14_639_267, 3),
-        "precision": {
-            "network": {"fp16_share": network, "int8_share": int8},
-            "engine": None if engine is None else {"fp16_share": engine},
-        },
-    }
+    return SimpleNamespace(
+        flags=SimpleNamespace(strip_weights=changes.get("strip", False)),
+        plan_bytes=size,
+        bytes_per_parameter=round(size / 14_639_267, 3),
+        precision=SimpleNamespace(
+            network=NetworkPrecision(network, int8, {}),
+            engine=None if engine is None else InspectedPrecision(engine, {}),
+        ),
+    )
 
 
 class Kind(Enum):
@@ -84,7 +85,7 @@ def test_only_layers_with_weights_decide_the_share() -> None:
             (Kind.ACTIVATION, "e", "f", Type.FLOAT),
         )
     )
-    assert found == {"fp16_share": 0.75, "int8_share": 0.0, "layers": {"FLOAT": 2, "HALF": 4}}
+    assert found == NetworkPrecision(0.75, 0.0, {"FLOAT": 2, "HALF": 4})
 
 
 def test_a_layer_is_int8_where_its_input_was_quantised() -> None:
@@ -96,8 +97,8 @@ def test_a_layer_is_int8_where_its_input_was_quantised() -> None:
             (Kind.CONVOLUTION, "b", "c", Type.FLOAT),
         )
     )
-    assert found["int8_share"] == 0.5
-    assert network_precision(network()) == {"fp16_share": 0.0, "int8_share": 0.0, "layers": {}}
+    assert found.int8_share == 0.5
+    assert network_precision(network()) == NetworkPrecision(0.0, 0.0, {})
 
 
 def inspected(*layers: tuple[str, str, str]) -> str:
@@ -121,7 +122,7 @@ def test_the_inspector_tells_types_of_fused_layers() -> None:
         ("{ForeignNode[a...z]}", "Float", "Float"),
     )
     layers = {"FP16": 1, "FP16+FP32": 1, "FP16+INT8": 1, "FP32": 1}
-    assert inspected_precision(text) == {"fp16_share": 0.75, "layers": layers}
+    assert inspected_precision(text) == InspectedPrecision(0.75, layers)
 
 
 @pytest.mark.parametrize(

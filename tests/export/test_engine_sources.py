@@ -13,10 +13,12 @@ import pytest
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
 from cgan.spec import read_sidecar, sidecar_path, write_sidecar
-from export import engine, produce, search
+from export import artefact as pipeline
+from export import engine, search
+from export.artefact import ExportOptions, make_engine
 from export.cli import main
-from export.engine import EngineOptions
-from export.produce import ExportOptions, make_engine
+from export.engine_options import EngineOptions
+from export.verify import Verification
 from infer.backends.trt import Gpu
 
 A10 = Gpu("NVIDIA A10", "8.6")
@@ -53,7 +55,7 @@ def test_an_onnx_file_that_was_not_compared_is_no_source(
     invoke: Callable[..., Any], unverified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr(produce, "build_engine", refuse)
+    monkeypatch.setattr(pipeline, "build_engine", refuse)
     error = invoke(main, unverified, "--out", tmp_path / "out", *RTX).error(2)
     assert f"{unverified}: found it not verified: --no-verify, expected one that was compared" in error
     assert "export it again, or build from it with --no-verify" in error
@@ -77,7 +79,7 @@ def test_it_is_one_with_no_verify(
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may be read, exported or searched."""
-    for module, name in ((produce, "load_checkpoint"), (produce, "export_onnx"), (search, "make_onnx")):
+    for module, name in ((pipeline, "load_checkpoint"), (pipeline, "export_onnx"), (search, "make_onnx")):
         monkeypatch.setattr(module, name, refuse)
 
 
@@ -131,13 +133,13 @@ def can_strip(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) 
     pytest.importorskip("tensorrt_rtx")
     stub_build()
     monkeypatch.setattr(engine, "find_gpu", lambda: A10)
-    monkeypatch.setattr(produce, "find_gpu", lambda: None)
+    monkeypatch.setattr(pipeline, "find_gpu", lambda: None)
 
 
 @pytest.fixture
 def export_half(monkeypatch: pytest.MonkeyPatch, half_onnx: Path) -> None:
     """The exporter writes the fp16 file of `trained_run`."""
-    monkeypatch.setattr(produce, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
+    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
 
 
 @pytest.mark.usefixtures("can_strip", "export_half")
@@ -187,23 +189,23 @@ def test_a_file_that_lies_beside_the_plan_is_left_as_it_is(
 
 
 @pytest.fixture
-def verified_on_gpu(monkeypatch: pytest.MonkeyPatch, can_strip: None) -> list[Path]:
+def verified_on_gpu(monkeypatch: pytest.MonkeyPatch, can_strip: None, passed: Verification) -> list[Path]:
     """Plans that were compared; as the loader does, the comparison takes the weights from a file beside the plan."""
     compared: list[Path] = []
 
-    def verify(plan: Path, *_: Any, **__: Any) -> dict[str, Any]:
+    def verify(plan: Path, *_: Any, **__: Any) -> Verification:
         if plan.suffix == ".onnx" or not (sidecar := read_sidecar(plan)) or "onnx_sha256" not in sidecar.build:
-            return {"verified": True, "comparisons": []}
+            return passed
         beside = {file_sha256(path) for path in plan.parent.glob("*.onnx")}
         if sidecar.build["onnx_sha256"] not in beside:
             raise UserError(f"{plan}: its weights were stripped")
         compared.append(plan)
         if len(compared) > 1:
             raise GateError(f"{plan} is not the trained model")
-        return {"verified": True, "comparisons": []}
+        return passed
 
-    monkeypatch.setattr(produce, "find_gpu", lambda: A10)
-    monkeypatch.setattr(produce, "verify", verify)
+    monkeypatch.setattr(pipeline, "find_gpu", lambda: A10)
+    monkeypatch.setattr(pipeline, "verify", verify)
     return compared
 
 

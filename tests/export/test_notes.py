@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from export.artefact import FEW_PHOTOS, ExportOptions, make_onnx
 from export.cli import main
-from export.produce import FEW_PHOTOS, ExportOptions, make_onnx
 
 Export = Callable[..., None]
 

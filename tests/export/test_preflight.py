@@ -17,7 +17,7 @@ from cgan.errors import GateError
 from cgan.networks import Generator, build_generator
 from cgan.spec import METADATA_KEY
 from cgan.training.checkpoint import GENERATOR_FILE, load_checkpoint, load_generator, weights_digest
-from export import produce
+from export import artefact as pipeline
 from export.cli import main
 from export.preflight import HALF_MAX, check_model
 from export.verify import natural_images
@@ -239,7 +239,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def export(*_: object) -> None:
         raise AssertionError("the exporter was called")
 
-    monkeypatch.setattr(produce, "export_onnx", export)
+    monkeypatch.setattr(pipeline, "export_onnx", export)
 
 
 @pytest.mark.usefixtures("no_export")
@@ -278,6 +278,6 @@ def test_the_command_refuses_batch_norm_in_training_mode(
         first(loaded.generator, nn.BatchNorm2d)[1].train()
         return loaded
 
-    monkeypatch.setattr(produce, "load_checkpoint", load)
+    monkeypatch.setattr(pipeline, "load_checkpoint", load)
     assert "batch norm" in invoke(main, trained_run, "--out", tmp_path / "out", *options).error(1)
     assert not (tmp_path / "out").exists()

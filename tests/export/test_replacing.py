@@ -10,8 +10,8 @@ from cgan.errors import UserError
 from cgan.networks import build_generator
 from cgan.spec import read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_generator, save_generator
-from export import produce
-from export.produce import ExportOptions, make_onnx
+from export import artefact as pipeline
+from export.artefact import ExportOptions, make_onnx
 from export.publish import Publication
 
 
@@ -44,14 +44,14 @@ def test_of_two_exports_at_once_the_second_is_refused(
     out, other = tmp_path / "out", tmp_path / "other.safetensors"
     config = TrainConfig(width=4, size=32, fid=False)
     save_generator(other, build_generator(config), config)
-    export = produce.export_onnx
+    export = pipeline.export_onnx
 
     def export_while_another_finishes(*arguments: Any) -> None:
-        monkeypatch.setattr(produce, "export_onnx", export)
+        monkeypatch.setattr(pipeline, "export_onnx", export)
         make_onnx(trained_run, out, ExportOptions())
         export(*arguments)
 
-    monkeypatch.setattr(produce, "export_onnx", export_while_another_finishes)
+    monkeypatch.setattr(pipeline, "export_onnx", export_while_another_finishes)
     with pytest.raises(UserError, match="found another model of that name"):
         make_onnx(other, out, ExportOptions())
     (made,) = out.glob("*.onnx")
@@ -65,14 +65,14 @@ def test_of_two_exports_at_once_the_second_is_refused(
 def test_what_appears_while_an_export_is_under_way_stays(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, overwrite: bool
 ) -> None:
-    out, export = tmp_path / "out", produce.export_onnx
-    name = produce.artefact_name(load_generator(trained_run)[1], "onnx", "cpu")
+    out, export = tmp_path / "out", pipeline.export_onnx
+    name = pipeline.artefact_name(load_generator(trained_run)[1], "onnx", "cpu")
 
     def export_while_another_file_appears(*arguments: Any) -> None:
         export(*arguments)
         (out / f"{name}{ending}").write_text("somebody else's")
 
-    monkeypatch.setattr(produce, "export_onnx", export_while_another_file_appears)
+    monkeypatch.setattr(pipeline, "export_onnx", export_while_another_file_appears)
     with pytest.raises(UserError, match="found another model of that name"):
         make_onnx(trained_run, out, ExportOptions(overwrite=overwrite))
     assert files(out) == {f"{name}{ending}": b"somebody else's"}

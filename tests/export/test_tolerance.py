@@ -11,7 +11,7 @@ import pytest
 from cgan.errors import UserError
 from cgan.spec import read_sidecar
 from export.cli import main
-from export.verify import TOLERANCES, Tolerance
+from export.tolerance import TOLERANCES, Tolerance
 
 
 @pytest.mark.parametrize("field", ["atol", "rtol", "max_off", "min_psnr"])

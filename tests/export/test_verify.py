@@ -17,12 +17,12 @@ from onnx import ModelProto, helper, numpy_helper
 from cgan.errors import GateError
 from cgan.spec import ModelSpec
 from export import verify as gate
+from export.choices import ONNX_BATCHES
+from export.tolerance import TOLERANCES, Tolerance
 from export.verify import (
-    BATCH_SIZES,
     LEVEL,
-    TOLERANCES,
     Reference,
-    Tolerance,
+    Verification,
     checkpoint_reference,
     natural_images,
     random_images,
@@ -122,14 +122,14 @@ def test_natural_images_span_the_whole_range() -> None:
 
 
 def test_a_faithful_export_passes_with_its_numbers(exported_onnx: Path, reference: Reference) -> None:
-    numbers = verify(exported_onnx, reference)
+    numbers = verify(exported_onnx, reference).to_json()
     assert numbers["verified"] is True
     assert numbers["tolerance"] == {"atol": 1e-4, "rtol": 0, "min_psnr": None, "max_off": None}
     assert numbers["photos"] == "noise with the spectrum of photos"
     assert numbers["reference"].startswith(f"PyTorch {torch.__version__}, fp32")
     assert "CPUExecutionProvider" in numbers["engine"]
     assert [(c["batch_size"], c["images"]) for c in numbers["comparisons"]] == [
-        (size, images) for size in BATCH_SIZES for images in ("natural", "random")
+        (size, images) for size in ONNX_BATCHES for images in ("natural", "random")
     ]
     differences = [c["max_difference"] for c in numbers["comparisons"]]
     assert numbers["max_difference"] == max(differences) < 1e-5
@@ -160,19 +160,19 @@ def test_a_changed_graph_fails(
 
 def test_the_measured_difference_is_the_difference(exported_onnx: Path, reference: Reference, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", add(0.05))
-    numbers = verify(artefact, reference, tolerance=Tolerance(atol=0.5))
+    numbers = verify(artefact, reference, tolerance=Tolerance(atol=0.5)).to_json()
     # the sigmoid is flatter than 1/4 and its input moves by 0.05 everywhere
     assert 0.001 < numbers["max_difference"] <= 0.05 / 4
     assert numbers["tolerance"]["atol"] == 0.5
     worst = numbers["max_difference"]
-    assert verify(artefact, reference, tolerance=Tolerance(atol=worst * 1.001))["verified"]
+    assert isinstance(verify(artefact, reference, tolerance=Tolerance(atol=worst * 1.001)), Verification)
     with pytest.raises(GateError, match="is not the trained model"):
         verify(artefact, reference, tolerance=Tolerance(atol=worst * 0.999))
 
 
 def test_the_worst_comparison_decides(exported_onnx: Path, reference: Reference, tmp_path: Path) -> None:
     artefact = changed(exported_onnx, tmp_path / "model.onnx", edit("head.weight", lambda values: values * 2))
-    numbers = verify(artefact, reference, tolerance=Tolerance(atol=1))
+    numbers = verify(artefact, reference, tolerance=Tolerance(atol=1)).to_json()
     found = sorted(c["max_difference"] for c in numbers["comparisons"])
     assert found[0] < found[-1]
     with pytest.raises(GateError, match=f"by up to {found[-1]:.3g}, PSNR .* allowed is max"):
@@ -184,7 +184,7 @@ def test_either_tolerance_may_let_it_pass(exported_onnx: Path, reference: Refere
     with pytest.raises(GateError):
         verify(artefact, reference, tolerance=Tolerance(atol=0, rtol=1e-4))
     # sigmoid(x + d) / sigmoid(x) is below e^d
-    numbers = verify(artefact, reference, tolerance=Tolerance(atol=0, rtol=0.0513))
+    numbers = verify(artefact, reference, tolerance=Tolerance(atol=0, rtol=0.0513)).to_json()
     assert (numbers["verified"], numbers["tolerance"]["rtol"]) == (True, 0.0513)
 
 
@@ -209,7 +209,7 @@ def test_a_file_under_a_temporary_name_is_taken_for_what_it_will_be(
     reference: Reference, exported_onnx: Path, tmp_path: Path
 ) -> None:
     shutil.copy(exported_onnx, tmp_path / ".cgan-123.tmp")
-    assert verify(tmp_path / ".cgan-123.tmp", reference, name="model.onnx")["verified"]
+    assert isinstance(verify(tmp_path / ".cgan-123.tmp", reference, name="model.onnx"), Verification)
     changed(exported_onnx, tmp_path / ".cgan-123.tmp", swap_channels)
     with pytest.raises(GateError, match=r"^model\.onnx is not the trained model"):
         verify(tmp_path / ".cgan-123.tmp", reference, name="model.onnx")
@@ -253,7 +253,7 @@ def numbers_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]
             return np.full((len(gray), 3, *gray.shape[2:]), expected, np.float32)
 
         monkeypatch.setattr(gate, "open_model", lambda *_, **__: Artefact())
-        return verify(Path("model.onnx"), Reference(half, SPEC, "stub", Path("run")), **options)
+        return verify(Path("model.onnx"), Reference(half, SPEC, "stub", Path("run")), **options).to_json()
 
     return call
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cgan.errors import UserError
-from export.produce import ExportOptions, make_onnx
+from export.artefact import ExportOptions, make_onnx
 from infer.backends import open_model
 from infer.backends.ov import load_openvino
 

@@ -17,7 +17,8 @@ import pytest
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
-from export.engine import EngineOptions, build_engine
+from export.engine import build_engine
+from export.engine_options import EngineOptions
 from infer.backends import flavours, open_model, trt
 from infer.backends.flavours import Gpu, find_gpu, messages, release, runs_on
 from infer.backends.trt import Machine, TrtBackend, check_machine, sealed
@@ -31,7 +32,7 @@ def write_plan(onnx_file: Path, folder: Path, **options: Any) -> Path:
     metadata = {entry.key: entry.value for entry in onnx.load(onnx_file).metadata_props}
     spec, plan = ModelSpec.from_metadata(metadata, onnx_file), folder / "model.plan"
     wanted = EngineOptions(**{"flavour": "tensorrt-rtx", "batch": (1, 2, 4), **options})
-    record = build_engine(onnx_file, spec, wanted, plan)
+    record = build_engine(onnx_file, spec, wanted, plan).to_json()
     sidecar = Sidecar(spec=spec, file_sha256=file_sha256(plan), verification={"verified": False}, build=record)
     write_sidecar(plan, sealed(sidecar))
     return plan

@@ -21,11 +21,13 @@ from cgan.errors import GateError, UserError
 from cgan.networks import build_generator
 from cgan.spec import COLOR_SPACES, ModelSpec, read_sidecar, sidecar_path
 from cgan.training.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
-from export import produce
+from export import artefact as pipeline
+from export.artefact import Artefact, ExportOptions, artefact_name, make_onnx
 from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
-from export.produce import COMPARED_PHOTOS, Artefact, ExportOptions, artefact_name, make_onnx
+from export.comparison_photos import COMPARED_PHOTOS
 from export.publish import FAILED_SUFFIX
-from export.verify import TOLERANCES, Tolerance, natural_images
+from export.tolerance import TOLERANCES, Tolerance
+from export.verify import Verification, natural_images
 from infer.backends import open_model
 from tests import warm
 
@@ -147,7 +149,7 @@ def test_the_sidecar_of_int8_says_how_it_was_calibrated(
 def test_int8_needs_photos_before_anything_is_read(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(produce, "load_checkpoint", lambda source: pytest.fail("the source was read"))
+    monkeypatch.setattr(pipeline, "load_checkpoint", lambda source: pytest.fail("the source was read"))
     with pytest.raises(UserError, match="--precision int8: found no --calibration FOLDER") as caught:
         make_onnx(trained_run, tmp_path / "out", ExportOptions(precision="int8"))
     assert caught.value.exit_code == 2
@@ -196,16 +198,18 @@ def test_the_name_says_what_it_is(
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch, stub_export: Callable[..., None]) -> list[dict[str, Any]]:
+def compared(
+    monkeypatch: pytest.MonkeyPatch, stub_export: Callable[..., None], passed: Verification
+) -> list[dict[str, Any]]:
     """Photos and batch sizes that the gate was given."""
     calls: list[dict[str, Any]] = []
 
     def verify(artefact: Path, reference: Any, photos: Any, tolerance: Any, batch_sizes: Any, **_: Any) -> Any:
         calls.append({"photos": photos, "batch_sizes": batch_sizes, "tolerance": tolerance})
-        return {"verified": True}
+        return passed
 
     stub_export()
-    monkeypatch.setattr(produce, "verify", verify)
+    monkeypatch.setattr(pipeline, "verify", verify)
     return calls
 
 
@@ -232,7 +236,7 @@ def test_photos_that_calibrate_are_not_those_that_are_compared(
         shown.append(gray)
         shutil.copy(full, path)
 
-    monkeypatch.setattr(produce, "quantize_int8", quantize)
+    monkeypatch.setattr(pipeline, "quantize_int8", quantize)
     source = trained_run
     if blur:
         source = tmp_path / "blurred.safetensors"
