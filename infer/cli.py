@@ -50,7 +50,7 @@ def command() -> None:
     help="Output format; same keeps the format of each photo if it holds colour, else writes png.",
 )
 @click.option(
-    "--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of JPEG and WebP outputs."
+    "--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of JPEG and WebP."
 )
 @click.option(
     "--resolution",
@@ -73,7 +73,7 @@ def command() -> None:
     help="First compare the model with RUN on photos of INPUT; write nothing if they differ.",
 )
 @click.option(
-    "--report", type=click.Path(path_type=Path), help="File for the JSON report.  [default: OUTPUT/report.json]"
+    "--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]"
 )
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more files than this have failed.")
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger photos.  [default: 268435456]")
