@@ -49,9 +49,7 @@ def command() -> None:
     show_default=True,
     help="Output format; same keeps the format of each photo if it holds colour, else writes png.",
 )
-@click.option(
-    "--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of JPEG and WebP."
-)
+@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of JPEG and WebP.")
 @click.option(
     "--resolution",
     type=click.Choice([resolution.value for resolution in Resolution]),
@@ -72,9 +70,7 @@ def command() -> None:
     metavar="RUN",
     help="First compare the model with RUN on photos of INPUT; write nothing if they differ.",
 )
-@click.option(
-    "--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]"
-)
+@click.option("--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more files than this have failed.")
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger photos.  [default: 268435456]")
 @click.option("--dry-run", is_flag=True, help="Print what would be done with each file; write nothing.")
