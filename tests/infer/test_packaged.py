@@ -37,7 +37,7 @@ def test_a_name_that_is_a_path_too_is_refused(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_names_are_said_where_nothing_is_found() -> None:
-    with pytest.raises(UserError, match="the name of one in the package: flowers, flowers-int8"):
+    with pytest.raises(UserError, match="the name of a packaged model: flowers, flowers-int8"):
         open_model(model_path("roses"))
 
 
