@@ -12,7 +12,7 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, json_sha256
 from infer.backends.base import Backend
 from infer.folder.local_folder import LocalFolder
-from infer.folder.options import FolderOptions, Outcome
+from infer.folder.options import FolderOptions, Outcome, Stage
 from infer.folder.plan import Plan
 from infer.folder.storage import Storage
 
@@ -31,6 +31,17 @@ class ReportedModel:
     spec: dict[str, Any]
     """The contract as JSON values."""
 
+    @classmethod
+    def of(cls, backend: Backend) -> "ReportedModel":
+        """Describe the model of an entered backend."""
+        return cls(
+            file=str(backend.path),
+            digest=backend.digest,
+            engine=backend.engine,
+            note=backend.note,
+            spec=backend.spec.to_json(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
@@ -38,6 +49,11 @@ class StageTime:
 
     seconds: float
     images_per_second: float
+
+    @classmethod
+    def of(cls, stage: Stage) -> "StageTime":
+        """Return time and speed of a stage that has taken any time."""
+        return cls(seconds=round(stage.seconds, 3), images_per_second=round(stage.files / stage.seconds, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +134,9 @@ def make_report(
         other_files=plan.other_files,
         seconds=round(outcome.seconds, 3),
         images_per_second=round(outcome.done / outcome.seconds, 2) if outcome.seconds else 0.0,
-        stages={
-            name: StageTime(seconds=round(stage.seconds, 3), images_per_second=round(stage.files / stage.seconds, 1))
-            for name, stage in outcome.stages.items()
-            if stage.seconds
-        },
+        stages={name: StageTime.of(stage) for name, stage in outcome.stages.items() if stage.seconds},
         options={**asdict(options), "format": format_},
-        model=ReportedModel(
-            file=str(backend.path),
-            digest=backend.digest,
-            engine=backend.engine,
-            note=backend.note,
-            spec=backend.spec.to_json(),
-        ),
+        model=ReportedModel.of(backend),
         version=__version__,
         input=str(source),
         output=str(target),

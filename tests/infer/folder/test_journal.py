@@ -31,7 +31,7 @@ def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that opens the journal, runs some code, says so and waits to be killed."""
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom infer.folder.journal import *\n"
-        f"journal = Journal(Path(sys.argv[1]))\nrow = {ROW!r}\n{then}\nprint('ready', flush=True)\ntime.sleep(60)"
+        f"journal = Journal(Path(sys.argv[1]))\nrow = {replace(ROW, state=ROW.state.value)!r}\n{then}\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
