@@ -1,7 +1,7 @@
-"""Colouring of grayscale photos with an exported model; only `infer.quality` needs torch and the training code.
+"""Colouring of grayscale photos with an exported model; only `infer.quality` and the torch backend need torch.
 
-Public: `Colorizer`, for Python programs. `photo` is one photo in and out, `folder` a whole folder, `backends` the
-engines that run a model, `quality` what compares models.
+Public: `Colorizer`, for Python programs. `photo` reads and writes one photo, `folder` runs over whole folders,
+`backends` are the engines that run a model, `quality` measures and compares models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = ["Colorizer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Colorizer` when it is asked for: commands start without numpy and Pillow."""
+    """Import `Colorizer` on first access, so that commands start without numpy and Pillow."""
     if name != "Colorizer":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from infer.colorizer import Colorizer

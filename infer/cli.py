@@ -1,4 +1,4 @@
-"""The command cgan-infer. Numpy, Pillow and the engines are imported only by the work itself."""
+"""The command cgan-infer. Numpy, Pillow and engines are imported only when a command runs."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from cgan.command import run_command
 from cgan.errors import UserError
 from infer.backends.cli_options import backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
+from infer.photo.formats import SAME, WRITE_FORMATS, Resolution
 from infer.quality.cli import evaluate, parity
 
-FORMAT_CHOICES = ("same", "jpg", "png", "webp", "tiff")
-""""same" and the keys of `infer.photo.decode.WRITE_FORMATS`, repeated so that --help stays quick."""
+FORMAT_CHOICES = (SAME, *WRITE_FORMATS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,14 +32,12 @@ def command() -> None:
     type=model_path,
     metavar="MODEL",
     default=str(DEFAULT_MODEL),
-    help="File, run, or a model in the package: flowers or flowers-int8.  [default: flowers]",
+    help="File, run, or name of a packaged model: flowers or flowers-int8.  [default: flowers]",
 )
 @backend_option
 @provider_option
 @device_option
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Photos in a run of the model.  [default: 4, on a GPU 64]"
-)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Photos per batch.  [default: 4, on a GPU 64]")
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Threads that decode, run the model and encode.  [default: all cores]"
 )
@@ -47,38 +45,38 @@ def command() -> None:
     "--format",
     "format_",
     type=click.Choice(FORMAT_CHOICES),
-    default="same",
+    default=SAME,
     show_default=True,
-    help="Output format; with same, formats without colour become png.",
+    help="Output format; same keeps the format of each photo if it holds colour, else writes png.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of JPEG and WebP outputs.")
+@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of JPEG and WebP.")
 @click.option(
     "--resolution",
-    type=click.Choice(["original", "model"]),
-    default="original",
+    type=click.Choice([resolution.value for resolution in Resolution]),
+    default=Resolution.ORIGINAL.value,
     show_default=True,
-    help="The photo's own size and luma, or the network's raw output.",
+    help="Size and luma of the photo, or the raw output of the network.",
 )
 @click.option(
     "--render-size",
     type=click.IntRange(min=1),
-    help="Longest side at which a model of dynamic size sees a photo, aspect kept.  [default: its own size, square]",
+    help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
 )
-@click.option("--overwrite", is_flag=True, help="Make every output again, and replace files that no run wrote.")
-@click.option("--checksum", is_flag=True, help="Tell photos apart by content, not by size and time.")
+@click.option("--overwrite", is_flag=True, help="Make all outputs again, and replace files that no run wrote.")
+@click.option("--checksum", is_flag=True, help="Detect changed photos by content, not by size and time.")
 @click.option(
     "--check-parity",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="First compare the model with RUN on photos of INPUT; write nothing if it differs.",
+    help="First compare the model with RUN on photos of INPUT; write nothing if they differ.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]")
-@click.option("--max-failures", type=click.IntRange(min=0), help="Stop after more failed files than this.")
+@click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more files than this have failed.")
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger photos.  [default: 268435456]")
-@click.option("--dry-run", is_flag=True, help="Say what would be done with each file; write nothing.")
-@click.option("--watch", is_flag=True, help="Keep running and take files as they arrive.")
-@click.option("--log-json", is_flag=True, help="Write a JSON object a line to standard output, for machines.")
-@click.option("--quiet", is_flag=True, help="Only failures and errors.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done with each file; write nothing.")
+@click.option("--watch", is_flag=True, help="Keep running, and colour files as they arrive.")
+@click.option("--log-json", is_flag=True, help="Write JSON objects to standard output, one per line, for programs.")
+@click.option("--quiet", is_flag=True, help="Print only failures and errors.")
 def folder(
     source: str,
     target: str,
@@ -95,15 +93,15 @@ def folder(
 ) -> None:
     """Colour every photo below INPUT into the same place below OUTPUT.
 
-    INPUT is a folder or a single photo; both can be fsspec URLs such as s3://bucket/photos. A journal in OUTPUT knows
-    what was done: the same command again does only what is missing, and what another model, other options or a changed
-    photo ask for. Exit code 1 means that some files failed; OUTPUT/report.json names each with the reason.
+    INPUT is a folder or a single photo; INPUT and OUTPUT can be fsspec URLs such as s3://bucket/photos. A journal in
+    OUTPUT records finished photos: the same command again colours only missing ones, and those for which the photo, the
+    model or options have changed. Exit code 1: some files failed; OUTPUT/report.json lists them with reasons.
     """
     others = {"--watch": watch, "--check-parity": given["check_parity"], "--report": given["report"]}
     if dry_run and (other := next((option for option, value in others.items() if value), None)):
         raise UserError(f"{other}: it has no effect with --dry-run; leave one out")
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy's products: the workers share out the cores already
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the workers already use all cores
     from infer.folder.console import Console
     from infer.folder.dry_run import show_plan
     from infer.folder.folder_run import run_folder
@@ -115,6 +113,7 @@ def folder(
         target=target,
         model=model,
         format=format_,
+        resolution=Resolution(given.pop("resolution")),
         render_longest=render_size,
         max_failures=max_failures,
         max_pixels=max_pixels or MAX_PIXELS,
@@ -130,7 +129,7 @@ def folder(
 @provider_option
 @device_option
 def info(model: Path, backend: str, provider: str | None, device: str) -> None:
-    """Print the contract of MODEL (default: flowers, from the package) and what would run it here, as JSON."""
+    """Print the contract of MODEL (default: the packaged model flowers) and its engine on this machine, as JSON."""
     from infer.backends import open_model
 
     with open_model(model, device, backend=backend, provider=provider) as loaded:

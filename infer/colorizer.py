@@ -1,4 +1,4 @@
-"""Photos one by one from Python: what `cgan-infer folder` does with each, without folders and journal.
+"""Colouring of single photos from Python, with the same steps as `cgan-infer folder` but no folders and no journal.
 
 `Colorizer().color(image)` colours a PIL.Image.Image, `Colorizer().color_photo(file)` a file or its bytes.
 """
@@ -13,36 +13,37 @@ from PIL import Image
 from cgan.errors import UserError
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.photo.decode import MAX_PIXELS, WRITE_FORMATS, Floats, Photo, decode, model_input, photo_of
+from infer.photo.decode import MAX_PIXELS, Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
+from infer.photo.formats import WRITE_FORMATS
 from infer.photo.metadata import other_profile
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "icc_profile", "xmp"})
-"""Of an image's `info`, what describes the photo; the rest is of the file that it came from."""
+"""Keys of an image's `info` that describe the photo; other keys describe its source file."""
 
 
 @dataclass(frozen=True)
 class Colored:
-    """A photo in colour, as a file holds it."""
+    """A coloured photo as the content of a file."""
 
     content: bytes
     notes: tuple[str, ...]
-    """What was left out or changed, as a run's report tells it."""
+    """Metadata and properties that were left out or changed, in the words of the report."""
 
 
 class Colorizer:
-    """A loaded model that colours photos; close it, or use it as a context. Several threads may share one.
+    """A loaded model that colours photos. Use it as a context manager, or call `close`. It is thread-safe.
 
     Args:
-        model: a file of cgan-export, a run or checkpoint, or "flowers" (default) or "flowers-int8", which lie in the
-            package.
+        model: a file of cgan-export, a run or checkpoint of cgan-train, or the name of a packaged model: "flowers"
+            (default) or "flowers-int8".
         backend: as --backend of cgan-infer folder.
-        provider: as --provider.
+        provider: as --provider of cgan-infer folder.
         device: "auto", "cpu" or "cuda".
-        threads: CPU threads for one photo; 0 leaves the choice to the engine.
+        threads: CPU threads per photo; 0 leaves the choice to the engine.
 
     Raises:
-        UserError: a model or a device that is not here, or a changed file.
+        UserError: the model or the device is missing, or the file was changed since its export.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Colorizer:
     ) -> None:
         path = model_path(model) if isinstance(model, str) else model
         self.backend = open_model(path, device, threads, backend=backend, provider=provider)
-        """Its `engine` says what runs where, its `note` what else a user should know."""
+        """The entered backend; its `engine` names engine and device, its `note` holds warnings for the user."""
         self.backend.__enter__()
         self._closed = False
 
@@ -69,31 +70,31 @@ class Colorizer:
         self.close()
 
     def close(self) -> None:
-        """Release the model; no thread may be colouring."""
+        """Release the model. No thread may be colouring a photo."""
         self._closed = True
         self.backend.__exit__(None, None, None)
 
     def color(self, image: Image.Image) -> Image.Image:
-        """An image in memory, in colour.
+        """Colour an image in memory.
 
         Args:
-            image: of any mode; of colours only their luma is seen. Gray in mode F is from 0 to 1, in mode I and those
-                of 16 bits from 0 to 65535. Its EXIF orientation is not applied, which PIL.ImageOps.exif_transpose does.
+            image: image of any mode; only its luma is used. Gray values are in [0, 1] in mode F, and in [0, 65535] in
+                mode I and in 16-bit modes. EXIF orientation is not applied; call PIL.ImageOps.exif_transpose first.
 
         Returns:
-            Mode RGB, or RGBA where there was transparency, of the same size and luma, with what `info` holds of
-            resolution, EXIF, XMP, comment and an RGB profile.
+            An image of the same size and luma, in mode RGB, or RGBA if the image has transparency. Resolution, EXIF,
+            XMP, comment and an RGB profile are copied from `info`.
 
         Raises:
-            PhotoError: no pixels, or values out of those ranges.
-            OSError: the file behind an image that is not loaded yet is damaged.
-            RuntimeError: it is closed, or the engine failed.
-            TypeError: not an image.
+            PhotoError: the image has no pixels, or values outside these ranges.
+            OSError: the image is not loaded yet, and its file is damaged.
+            RuntimeError: this object is closed, or the engine failed.
+            TypeError: `image` is not a PIL.Image.Image.
         """
         if not isinstance(image, Image.Image):
             raise TypeError(
-                f"found {type(image).__name__}, expected a PIL.Image.Image; PIL.Image.fromarray makes one of an array, "
-                "color_photo takes files and bytes"
+                f"found {type(image).__name__}, expected a PIL.Image.Image; convert arrays with "
+                "PIL.Image.fromarray, and pass files and bytes to color_photo"
             )
         photo = photo_of(image)
         colored = rgb_image(photo, *self._colors(photo))
@@ -104,34 +105,36 @@ class Colorizer:
     def color_photo(
         self, source: bytes | str | Path, format: str = "png", *, quality: int = 95, max_pixels: int = MAX_PIXELS
     ) -> Colored:
-        """A file, or its content, in colour, with all that a folder run keeps: 16 bits, metadata, orientation.
+        """Colour a file or its content. Bit depth, metadata and orientation are kept as in a folder run.
 
         Args:
-            source: where the file lies, or its bytes.
-            format: "jpg", "png", "webp" or "tiff", of the result.
-            quality: of JPEG and WebP, 1 to 100.
-            max_pixels: larger photos are refused from their header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS,
-                holds too, with a warning from there on and an error from twice as many.
+            source: path or content of the file.
+            format: format of the result: "jpg", "png", "webp" or "tiff".
+            quality: quality of JPEG and WebP, 1 to 100.
+            max_pixels: limit of pixels, checked on the header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, applies
+                too: above it Pillow warns, above twice the limit it raises.
 
         Raises:
-            PhotoError: empty, not an image, of a content that its name denies, damaged, too large, or too large for
-                the format.
+            PhotoError: the content is empty, not an image, damaged, in another format than its suffix says, or too
+                large for `max_pixels` or for the output format.
             OSError: the file cannot be read.
-            UserError: another format or quality.
+            UserError: unknown format, or quality out of range.
         """
         if format not in WRITE_FORMATS:
             raise UserError(f"format: found {format!r}, expected one of {', '.join(WRITE_FORMATS)}")
         if not 1 <= quality <= 100:
             raise UserError(f"quality: found {quality}, expected 1 to 100")
         if not isinstance(source, bytes | str | Path):
-            raise TypeError(f"found {type(source).__name__}, expected bytes or a path; read() gives a file's bytes")
+            raise TypeError(
+                f"found {type(source).__name__}, expected bytes or a path; pass the result of read() for a file object"
+            )
         photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
         content, notes = write_photo(photo, *self._colors(photo), WRITE_FORMATS[format], quality=quality)
         return Colored(bytes(content), photo.notes + notes)
 
     def _colors(self, photo: Photo) -> tuple[Floats, Floats]:
-        """What the model sees, 1 x h x w, and what it answers, 3 x h x w."""
+        """Return the input of the model, 1 x h x w, and its output, 3 x h x w, both in [0, 1]."""
         if self._closed:
-            raise RuntimeError("this Colorizer is closed; make another")
+            raise RuntimeError("this Colorizer is closed; create a new one")
         gray = model_input(photo, *self.backend.own_size)
         return gray, self.backend.run(gray[None])[0]

@@ -1,4 +1,4 @@
-"""The models that ship inside the package; models/MODEL_CARD.md says how they were made."""
+"""Models that ship inside the package; models/MODEL_CARD.md documents their training."""
 
 from pathlib import Path
 
@@ -7,28 +7,28 @@ from cgan.errors import UserError
 MODELS = Path(__file__).parent / "models"
 
 PACKAGED_MODELS = {name: MODELS / f"{name}.onnx" for name in ("flowers", "flowers-int8")}
-"""Files by the name that --model takes."""
+"""Files by the names that --model accepts."""
 
 DEFAULT_MODEL = PACKAGED_MODELS["flowers"]
 
 
 def model_path(given: str) -> Path:
-    """What --model stands for: a path, which need not exist, or the name of a model in the package.
+    """Return the path for a value of --model: a path, or the name of a packaged model. The path may not exist.
 
     Raises:
-        UserError: it could be either, or it looks like a name and is neither.
+        UserError: the value is empty, is both a path and the name of a packaged model, or is an unknown name.
     """
     if not given:
-        raise UserError("found an empty name of a model, expected a file, a run or a model in the package")
+        raise UserError("found an empty name of a model; give a file, a run or the name of a packaged model")
     path = Path(given)
     if given not in PACKAGED_MODELS and path.name == given and not path.suffix and not path.exists():
         raise UserError(
-            f"{given}: found no such file, expected a model that cgan-export wrote, a run of cgan-train, or the name "
-            f"of one in the package: {', '.join(PACKAGED_MODELS)}"
+            f"{given}: found no such file; give a model of cgan-export, a run of cgan-train, or the name of a packaged "
+            f"model: {', '.join(PACKAGED_MODELS)}"
         )
     if given in PACKAGED_MODELS and path.exists():
         raise UserError(
-            f"{given}: found a path of this name, and a model in the package has it too; write ./{given} for the path, "
-            f"or {PACKAGED_MODELS[given]}"
+            f"{given}: found a path and a packaged model of this name; write ./{given} for the path, or "
+            f"{PACKAGED_MODELS[given]} for the packaged model"
         )
     return PACKAGED_MODELS.get(given, path)

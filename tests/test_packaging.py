@@ -91,7 +91,11 @@ def test_help_needs_no_heavy_package(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "arguments", "extra"),
-    [("cgan", ["examples", "--out", "x", "--no-fid"], "train"), ("export", ["x", "--out", "y"], "export")],
+    [
+        ("cgan", ["examples", "--out", "x", "--no-fid"], "train"),
+        ("export", ["x", "--out", "y"], "export"),
+        ("infer", ["parity", "x.onnx", "--reference", "y", "--data", "z"], "train"),
+    ],
 )
 def test_a_missing_extra_is_named(command: str, arguments: list[str], extra: str) -> None:
     result = run_python(f"from {command}.cli import main; main({arguments!r})", blocked=HEAVY)

@@ -1,4 +1,4 @@
-"""The base class of all backends: lifecycle and checks here, the engine's own calls in subclasses."""
+"""Base class of all backends: lifecycle and checks. Subclasses implement the calls of one engine."""
 
 import hashlib
 import os
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cgan.errors import UserError
 from cgan.spec import ModelSpec, Sidecar, read_sidecar
+from infer.backends.names import Device
 
 CPU_BATCH, GPU_BATCH = 4, 64
-"""Photos in a batch where nothing else is asked for: larger ones gain nothing on a CPU, and a GPU idles below."""
+"""Default batch sizes: larger batches gain nothing on a CPU, and smaller ones leave a GPU idle."""
 
 MEMORY_MESSAGES = (
     "out of memory",  # CUDA and PyTorch
@@ -26,55 +27,53 @@ MEMORY_MESSAGES = (
     "can't allocate memory",  # PyTorch on the CPU
     "not enough memory",
 )
-"""By these, in lower case, the engines' errors tell that memory ran out."""
-
+"""Texts, in lower case, by which out-of-memory errors of engines are recognised."""
 
 LEAST_MULTIPLES = 2
-"""Least height and width of a dynamic size, in multiples: reflect padding takes two pixels at the smallest scale."""
+"""Least height and width of a dynamic size, in multiples: reflect padding needs two pixels at the smallest scale."""
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class OutOfMemory(RuntimeError):  # noqa: N818 (what happened, in the field's words)
+class OutOfMemory(RuntimeError):  # noqa: N818 (the usual name)
     """The engine ran out of GPU or host memory on a batch; a smaller one may fit."""
 
 
 class Backend(ABC):
-    """Runs one model on one device; used as a context manager. `run` may be called by several threads at once.
+    """Runs one model on one device. Use it as a context manager; `run` is thread-safe.
 
     Args:
-        path: the model file, or for PyTorch a run folder.
+        path: the model file, or a run folder for PyTorch.
         device: "auto", "cpu" or "cuda".
-        threads: CPU threads for one run; 0 leaves the choice to the engine.
+        threads: CPU threads per run; 0 leaves the choice to the engine.
     """
 
     arithmetic: str | None = None
-    """Where it computes otherwise than the file says: "bf16"."""
+    """Arithmetic that differs from the precision of the file, such as "bf16"; None if it does not."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         self.path = path
-        self.device = device
+        self.device = Device(device)
         self.threads = threads
         self.sidecar: Sidecar | None = None
-        """What vouches for the file; None where no sidecar lies beside it."""
+        """Sidecar that confirms the file's digest; None if there is none beside the file."""
         self.note: str | None = None
-        """What a user should know about the device that "auto" chose and how the engine runs; may come with a run."""
+        """Warnings about the chosen device and the engine, for the user; `run` may add to them."""
         self.batch_size: int | None = None
-        """Set it to have `run` fill smaller batches up to this many photos where a new batch shape costs time, see
-        `pads`; None where batches may have any size. It is clipped to `batch_range`."""
+        """Size to which `run` pads smaller batches if `pads` is true, clipped to `batch_range`; None pads none."""
         self._spec: ModelSpec | None = None
         self._content = b""
-        """Of the file, while the model is loaded: the bytes that were hashed are the bytes that run."""
+        """Content of the file during `__enter__`: the hashed bytes are the bytes that are loaded."""
         self._sha256: str | None = None
 
     def __enter__(self) -> Self:
-        """Load the model and assert that it runs where it was asked to.
+        """Load the model and check that it runs on the requested device.
 
         Raises:
-            UserError: a changed file, a file of another make, or a device that is not here.
+            UserError: the file was changed, was not written by this project, or the device is missing.
         """
         self.note = None
         self.sidecar = self._sha256 = None
@@ -100,7 +99,7 @@ class Backend(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the engine; no `run` may be under way."""
+        """Release the engine. No `run` may be in progress."""
         self._spec = None
         self._deactivate()
 
@@ -113,74 +112,74 @@ class Backend(ABC):
 
     @property
     def digest(self) -> str:
-        """What tells the loaded model from others: of a file the sha256 of its bytes, of a run that of its weights."""
+        """Identity of the loaded model: SHA-256 of the file, or of the weights for a run."""
         return self._sha256 or self.spec.weights_sha256
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
-        """File name, epoch and held-out metrics of the checkpoint that the model was made of; None if not known."""
+        """File name, epoch and held-out metrics of the checkpoint that the model was made from; None if unknown."""
         known: dict[str, Any] | None = self.sidecar.build.get("checkpoint") if self.sidecar else None
         return known
 
     @property
     @abstractmethod
     def engine(self) -> str:
-        """What runs the model and where, for people: "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
+        """Engine and device for messages, such as "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the loaded model runs on a GPU."""
+        """True if the loaded model runs on a GPU."""
         return False
 
     @property
     @abstractmethod
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width that the file was exported for, or None where it takes others."""
+        """Height and width that the file was exported for, None for a dynamic size."""
 
     @property
     def own_size(self) -> tuple[int, int]:
-        """Height and width at which it sees a photo where nothing else is asked for."""
+        """Default height and width of the model's input."""
         side = self.spec.render_size
         return self.fixed_size or (side, side)
 
     @property
     def size_range(self) -> tuple[int, int] | None:
-        """Least and largest height and width of an engine of dynamic size; None where there is no such limit."""
+        """Least and largest side of an engine of dynamic size; None without such a limit."""
         return None
 
     @property
     def least_side(self) -> int:
-        """Least height and width that a model of dynamic size takes."""
+        """Least height and width for a model of dynamic size."""
         return self.size_range[0] if self.size_range else LEAST_MULTIPLES * self.spec.size_multiple
 
     @property
     def batch_range(self) -> tuple[int, int | None]:
-        """Least and largest batch that the engine takes, None where there is no largest; `run` fills smaller ones."""
+        """Least and largest batch of the engine, None for no upper limit; `run` pads smaller batches."""
         return 1, None
 
     @property
     def default_batch(self) -> int:
-        """Photos in a batch where nothing else is asked for, within `batch_range`."""
+        """Default batch size, within `batch_range`."""
         return self.within_range(GPU_BATCH if self.on_gpu else CPU_BATCH)
 
     @property
     def pads(self) -> bool:
-        """Whether a new batch shape costs the engine time, so that `run` fills batches up to `batch_size`."""
+        """True if a new batch shape costs time, so that `run` pads batches to `batch_size`."""
         return self.on_gpu
 
     def run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         """Colour a batch.
 
         Args:
-            gray: N x 1 x H x W float32 in [0, 1], Rec.601 luma; N at most the largest of `batch_range`.
+            gray: N x 1 x H x W float32 in [0, 1], Rec.601 luma; N is at most the upper limit of `batch_range`.
 
         Returns:
             N x 3 x H x W float32 in [0, 1], sRGB.
 
         Raises:
-            ValueError: an array that the contract or the engine does not allow.
+            ValueError: the contract or the engine does not allow this array.
             OutOfMemory: the engine ran out of memory; a smaller batch may fit.
-            RuntimeError: the engine failed, gave another shape, or values that are not numbers.
+            RuntimeError: the engine failed, or returned a wrong shape or values that are not finite.
         """
         self._check(gray)
         try:
@@ -200,7 +199,11 @@ class Backend(ABC):
         return rgb
 
     def _check(self, gray: NDArray[np.float32]) -> None:
-        """Refuse what the contract or the engine does not allow."""
+        """Check a batch against the contract and the engine.
+
+        Raises:
+            ValueError: type, shape, size or batch is not allowed.
+        """
         spec = self.spec
         if gray.dtype != np.float32 or gray.ndim != 4 or gray.shape[1] != 1 or not len(gray):
             raise ValueError(f"expected gray as N x 1 x H x W float32, found {gray.shape} {gray.dtype}")
@@ -214,13 +217,13 @@ class Backend(ABC):
             raise ValueError(f"expected a batch of at most {most}, found {len(gray)}")
 
     def _filled(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The batch with its last photo repeated as often as the engine needs, or runs faster with."""
+        """Pad a batch by repeating its last photo, up to the least batch of the engine or to `batch_size`."""
         wanted = self.batch_size if self.pads and self.batch_size else 1
         missing = self.within_range(wanted) - len(gray)
         return np.concatenate([gray, np.repeat(gray[-1:], missing, axis=0)]) if missing > 0 else gray
 
     def within_range(self, batch: int) -> int:
-        """The batch nearest to this one that the engine takes."""
+        """Clip a batch size to `batch_range`."""
         least, most = self.batch_range
         return max(least, batch if most is None else min(batch, most))
 
@@ -229,12 +232,12 @@ class Backend(ABC):
 
     @abstractmethod
     def _activate(self) -> ModelSpec:
-        """Load the file, assert the device, and return the contract found in the file."""
+        """Load the file, check the device, and return the contract in the file."""
 
     @abstractmethod
     def _deactivate(self) -> None:
-        """Release what `_activate` took, all of it or the part that it came to before it failed."""
+        """Release what `_activate` acquired, also after it failed halfway."""
 
     @abstractmethod
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colour a checked, contiguous batch; failures of the engine are RuntimeError."""
+        """Colour a checked, contiguous batch; raise RuntimeError if the engine fails."""

@@ -1,23 +1,26 @@
-"""Options that several commands of cgan-infer have."""
+"""Options that several commands of cgan-infer share."""
 
 import click
 
-BACKEND_CHOICES = ("auto", "ort", "tensorrt", "torch", "openvino", "openvino-bf16")
-PROVIDER_CHOICES = ("cpu", "cuda", "tensorrt", "nv-tensorrt-rtx")
+from infer.backends.names import AUTO, BackendName, Device, Provider
+
+# Plain strings, because click takes the choices of an enumeration by the names of its members.
+BACKEND_CHOICES = (AUTO, *(name.value for name in BackendName))
+PROVIDER_CHOICES = tuple(provider.value for provider in Provider)
 
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
+    type=click.Choice([device.value for device in Device]),
+    default=AUTO,
     show_default=True,
-    help="Where the model runs; auto is cuda where a GPU is present. A device that is not here is an error.",
+    help="Where the model runs; auto is cuda where a GPU is present. A missing device is an error.",
 )
 backend_option = click.option(
     "--backend",
     type=click.Choice(BACKEND_CHOICES),
-    default="auto",
+    default=AUTO,
     show_default=True,
-    help="What runs the model; auto goes by the kind of file.",
+    help="Engine that runs the model; auto chooses by the kind of file.",
 )
 provider_option = click.option(
     "--provider",

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX as libraries: which is installed, its messages, and the GPU that the driver shows."""
+"""TensorRT and TensorRT for RTX: loading the libraries, their messages, and the GPU that the driver reports."""
 
 import ctypes
 import os
@@ -15,18 +15,18 @@ from cgan.errors import UserError
 
 @dataclass(frozen=True)
 class Flavour:
-    """One of the libraries that build and run engines; their Python modules have the same names in them."""
+    """A library that builds and runs engines. The Python modules of all flavours have the same interface."""
 
     module: str
     label: str
-    """Its name, for people."""
+    """Name for messages."""
     oldest: tuple[int, int]
-    """Oldest release that works: TensorRT 10.12 is the first where only the types of the network decide."""
+    """Oldest supported release: from TensorRT 10.12 on only the types of the network set the precision."""
     gpus: tuple[str, ...] | None = None
-    """Compute capabilities of the GPUs that it runs on, see `matches`; None where the library is for all."""
+    """Supported compute capabilities, see `matches`; None for all."""
     own_graphs: bool = False
-    """Whether the library captures CUDA graphs itself. TensorRT for RTX compiles kernels for a shape while it runs, so
-    only it knows when a graph is worth keeping, and its engines cannot be captured from outside unless built so."""
+    """True if the library captures CUDA graphs itself. TensorRT for RTX compiles kernels for a shape at run time, so
+    only it knows when a graph is final, and its engines cannot be captured from outside by default."""
 
 
 FLAVOURS = {
@@ -35,16 +35,16 @@ FLAVOURS = {
         "tensorrt_rtx",
         "TensorRT for RTX",
         (1, 7),
-        gpus=("7.5", "8.0", "8.6", "8.9", "12.0+"),  # as 1.7.1 told an H200, which is 9.0
+        gpus=("7.5", "8.0", "8.6", "8.9", "12.0+"),  # from the error of 1.7.1 on an H200, which has 9.0
         own_graphs=True,
     ),
 }
-"""The flavours by the name of the export format, which is also that of the extra to install."""
+"""Flavours by the name of the export format and of the extra to install."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU as its driver describes it."""
+    """An NVIDIA GPU as reported by its driver."""
 
     name: str
     compute_capability: str
@@ -52,22 +52,22 @@ class Gpu:
 
 
 def runs_on(flavour: str, gpu: Gpu) -> bool:
-    """Whether a flavour runs on a GPU."""
+    """Return True if a flavour runs on a GPU."""
     gpus = FLAVOURS[flavour].gpus
     return gpus is None or matches(gpu.compute_capability, gpus)
 
 
 def matches(compute_capability: str, targets: Iterable[str]) -> bool:
-    """Whether a compute capability is one of the targets; "8.0+" stands for any from 8.0 on."""
+    """Return True if a compute capability is one of the targets; "8.0+" means 8.0 or higher."""
     here = release(compute_capability)
     return any(here >= release(of[:-1]) if of.endswith("+") else here == release(of) for of in targets)
 
 
 def load_flavour(name: str) -> ModuleType:
-    """The module of a flavour.
+    """Import the module of a flavour.
 
     Raises:
-        UserError: it is not installed, cannot be loaded, or is too old.
+        UserError: the module is not installed, cannot be loaded, or is too old.
     """
     flavour = FLAVOURS[name]
     install = f"install it with pip install 'cgan[{name}]'"
@@ -84,17 +84,17 @@ def load_flavour(name: str) -> ModuleType:
 
 
 def release(version: str) -> tuple[int, int]:
-    """Major and minor number of a version such as "10.12.0.36" or of a compute capability."""
+    """Return major and minor number of a version such as "10.12.0.36" or of a compute capability."""
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
 
 
 @cache
 def messages(trt: ModuleType) -> Any:
-    """The logger of a flavour. It shows nothing and keeps errors and warnings, for the line of an error.
+    """Return the logger of a flavour. It prints nothing and collects errors and warnings for error messages.
 
-    One for the whole process, because TensorRT goes on with the first logger that it was given. Call its `clear()`
-    before an operation; `reason()` is then why it failed, as one line.
+    There is one per process, because TensorRT keeps using the first logger that it gets. Call `clear()` before an
+    operation; `reason()` then returns in one line why the operation failed.
     """
 
     class Messages(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -124,7 +124,7 @@ def _line(text: str) -> str:
 
 
 def find_gpu() -> Gpu | None:
-    """The first GPU that the NVIDIA driver shows, or None where there is no driver or no GPU."""
+    """Return the first GPU that the NVIDIA driver reports, None if there is no driver or no GPU."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:

@@ -18,24 +18,27 @@ from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from cgan.user_folders import cache_folder
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
+from infer.backends.names import Provider
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "nv-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+PROVIDERS: dict[str, str] = {
+    Provider.CPU: "CPUExecutionProvider",
+    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.TENSORRT: "TensorrtExecutionProvider",
+    Provider.NV_TENSORRT_RTX: "NvTensorRTRTXExecutionProvider",
 }
 """ONNX Runtime's name of each provider."""
 
-NEEDS = {
-    "cuda": "install 'onnxruntime-gpu[cuda,cudnn]' and an NVIDIA driver",
-    "tensorrt": "install 'onnxruntime-gpu[cuda,cudnn]', 'tensorrt-cu13==10.*' and an NVIDIA driver",
-    "nv-tensorrt-rtx": "export an engine with --format tensorrt-rtx, use an ONNX Runtime built with this provider",
+NEEDS: dict[str, str] = {
+    Provider.CUDA: "install 'onnxruntime-gpu[cuda,cudnn]' and an NVIDIA driver",
+    Provider.TENSORRT: "install 'onnxruntime-gpu[cuda,cudnn]', 'tensorrt-cu13==10.*' and an NVIDIA driver",
+    Provider.NV_TENSORRT_RTX: (
+        "export an engine with --format tensorrt-rtx, or install an ONNX Runtime built with this provider"
+    ),
 }
-"""What makes a provider available."""
+"""Advice that makes each provider available."""
 
-BOUND = ("cuda", "tensorrt")
-"""Providers that run on CUDA memory given to them. The builds with NvTensorRTRTX have no allocator for it in Python."""
+BOUND = (Provider.CUDA, Provider.TENSORRT)
+"""Providers that read and write bound CUDA memory. Builds with NvTensorRTRTX offer no allocator for it in Python."""
 
 SOURCE, TARGET = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
 
@@ -44,17 +47,17 @@ ERRORS_ONLY, FATAL_ONLY = 3, 4
 
 
 class ProviderError(UserError):
-    """The provider for the device that was asked for is not here or does not load."""
+    """The provider of the requested device is missing or cannot be loaded."""
 
 
 class OrtBackend(Backend):
-    """Runs .onnx files. Device "auto" is cuda where a GPU is present and usable, else cpu, and `note` says why.
+    """Runs .onnx files. Device "auto" is cuda if a GPU is present and usable, else cpu with the reason in `note`.
 
     Args:
         path: the model file.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads for one run; 0 leaves the choice to ONNX Runtime.
-        provider: one of PROVIDERS, which is then the only one tried; None goes by the device.
+        provider: a `Provider`, which is then the only one tried; None chooses by the device.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0, provider: str | None = None) -> None:
@@ -64,7 +67,7 @@ class OrtBackend(Backend):
         self._session: Any = None
         self._version = ""
         self._bindings: dict[tuple[int, ...], list[_Binding]] = {}
-        """Device buffers by the shape of the batch that no run is using."""
+        """Idle device buffers by the shape of the batch."""
         self._lock = threading.Lock()
 
     @property
@@ -74,12 +77,12 @@ class OrtBackend(Backend):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the loaded model runs on a GPU."""
+        """True if the loaded model runs on a GPU."""
         return self._chosen != "cpu"
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width in the graph's input, None where they are symbolic."""
+        """Height and width of the graph's input, None if they are symbolic."""
         height, width = self._session.get_inputs()[0].shape[2:]
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
@@ -138,21 +141,21 @@ class OrtBackend(Backend):
                 f"{NEEDS[provider]}, or use --device cpu"
             )
         if hasattr(ort, "preload_dlls"):
-            with contextlib.redirect_stdout(sys.stderr):  # it prints; standard output is for our own JSON
+            with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output is reserved for JSON
                 ort.preload_dlls(directory="")  # CUDA and cuDNN from their Python packages
         if provider == "tensorrt":
             with contextlib.suppress(ImportError, OSError, RuntimeError):
-                import_module("tensorrt")  # its package's libraries, which the loader would not find
+                import_module("tensorrt")  # loads the libraries in its package, which the dynamic loader does not find
         ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
 
     def _settings(self, ort: ModuleType, provider: str) -> dict[str, str]:
-        """Options of a GPU provider."""
+        """Return the options of a GPU provider."""
         if provider == "nv-tensorrt-rtx":
             return {"nv_runtime_cache_path": str(engine_cache(self.digest, provider))}
         precision = read_contract(self._content, self.path).precision
         if provider == "cuda":
-            # Without TF32 fp32 stays what the gate compared; but cuDNN then keeps fp16 off the matrix units too, which
-            # has nothing to lose by them: benchmarks/results/latency-h200-no-tf32.json has it that way.
+            # The gate verified fp32 without TF32. For fp16, disabling TF32 would only keep cuDNN off tensor cores;
+            # benchmarks/results/latency-h200-no-tf32.json has the measurement.
             return {"use_tf32": str(int(precision == "fp16"))}
         folder = str(engine_cache(self.digest, provider))
         return {
@@ -160,13 +163,17 @@ class OrtBackend(Backend):
             "trt_engine_cache_path": folder,
             "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": folder,
-            # It builds weakly typed networks, where half precision and integers have to be allowed.
+            # The provider builds weakly typed networks, in which half precision and integers must be enabled.
             "trt_fp16_enable": str(precision == "fp16"),
             "trt_int8_enable": str(precision == "int8"),
         }
 
     def _assert_provider(self, provider: str) -> None:
-        """ONNX Runtime leaves to the CPU what a provider does not take, with no more than a warning; here an error."""
+        """Check that no node runs on another provider; ONNX Runtime only warns when it falls back to the CPU.
+
+        Raises:
+            ProviderError: the provider is not available, or leaves nodes to the CPU.
+        """
         wanted = PROVIDERS[provider]
         found = self._session.get_providers()[0]
         if found != wanted:
@@ -174,7 +181,7 @@ class OrtBackend(Backend):
                 f"{wanted} is not available (its libraries or the driver cannot be loaded), found {found}; "
                 f"{NEEDS[provider]}, or use --device cpu"
             )
-        # Releases before 1.24 cannot tell where nodes went.
+        # Releases before 1.24 do not report the assignment of nodes.
         if provider != "cpu" and hasattr(self._session, "get_provider_graph_assignment_info"):
             parts = self._session.get_provider_graph_assignment_info()
             elsewhere = Counter(node.op_type for part in parts if part.ep_name != wanted for node in part.get_nodes())
@@ -198,7 +205,7 @@ class OrtBackend(Backend):
         return rgb
 
     def _run_bound(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run on device buffers that are kept for the next batch of this shape; a binding serves one thread a time."""
+        """Run on device buffers, kept for later batches of this shape; each serves one thread at a time."""
         with self._lock:
             free = self._bindings.get(gray.shape)
             binding = free.pop() if free else None
@@ -207,7 +214,7 @@ class OrtBackend(Backend):
             rgb = binding.run(gray)
         except Exception:
             with self._lock:
-                self._bindings.clear()  # where memory ran out, a smaller batch needs it
+                self._bindings.clear()  # frees memory for a smaller batch
             raise
         with self._lock:
             self._bindings.setdefault(gray.shape, []).append(binding)
@@ -230,7 +237,7 @@ class _Binding:
         self.binding.bind_ortvalue_output(TARGET, self.rgb)
 
     def run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Copy there, run, copy back."""
+        """Copy the batch to the device, run, and copy the result back."""
         self.gray.update_inplace(gray)
         self.session.run_with_iobinding(self.binding)  # returns when the device is done
         rgb: NDArray[np.float32] = self.rgb.numpy()
@@ -238,14 +245,14 @@ class _Binding:
 
 
 def read_contract(content: bytes, path: Path) -> ModelSpec:
-    """The contract in an ONNX file, with nothing prepared for running it.
+    """Return the contract in an ONNX file, without preparing the model for running.
 
     Args:
-        content: of the file.
-        path: its name, for messages.
+        content: content of the file.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: ONNX Runtime cannot read the file, or this project did not write it.
+        UserError: ONNX Runtime cannot read the file, or cgan-export did not write it.
     """
     import onnxruntime as ort
 
@@ -256,13 +263,13 @@ def read_contract(content: bytes, path: Path) -> ModelSpec:
 
 
 def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: str, settings: dict[str, str]) -> Any:
-    """A session on a provider that has the content of a file loaded."""
+    """Return a session on a provider with a model loaded from memory."""
     try:
-        # Without enable_fallback a provider that fails, now or in a run, is an error; else the CPU takes over.
+        # With enable_fallback the CPU would silently replace a provider that fails, now or in a run.
         return ort.InferenceSession(
             content, options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
         )
-    except Exception as error:  # the binding raises its own types, one for each status code
+    except Exception as error:  # the bindings raise a type per status code
         reason = str(error).splitlines()[0][:300]
         if provider == "cpu":
             raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
@@ -280,17 +287,17 @@ def _contract(session: Any, path: Path) -> ModelSpec:
 
 
 def gpu_present() -> bool:
-    """Whether the NVIDIA driver is installed and shows at least one GPU."""
+    """Return True if the NVIDIA driver is installed and shows at least one GPU."""
     return find_gpu() is not None
 
 
 def engine_cache(digest: str, provider: str) -> Path:
-    """The folder where a provider keeps what it builds of the model with this sha256: below `cache_folder()`.
+    """Return the folder for a provider's engines of the model with this SHA-256, below `cache_folder()`.
 
-    Engines are executable content, so nobody else may write there.
+    Engines are executable content, so only the user may write there.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be created.
     """
     folder = cache_folder() / "engines" / provider / digest
     try:

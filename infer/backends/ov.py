@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, which it serves faster than ONNX Runtime does, from the same ONNX files."""
+"""OpenVINO on the CPU: runs the same ONNX files as ONNX Runtime, faster."""
 
 import os
 import threading
@@ -18,10 +18,10 @@ from infer.backends.base import Backend, available_cores
 from infer.backends.ort import SOURCE, TARGET, read_contract
 
 _DTYPES = threading.Lock()
-"""Held by who asks OpenVINO for a numpy type, which has to happen before threads run a model.
+"""Held for the first lookup of a numpy type in OpenVINO, which must happen before threads run a model.
 
-On the first such question its bindings build a table in a function's static variable, from Python objects. A thread
-that loses Python's lock while it builds waits for one that waits for the table, for ever; found in OpenVINO 2026.4.
+The first lookup builds a table of Python objects in a static variable of the bindings. A thread that loses Python's
+lock while it builds the table deadlocks with a thread that waits for the table; found in OpenVINO 2026.4.
 """
 
 
@@ -29,13 +29,13 @@ _IMPORT = threading.Lock()
 
 
 def load_openvino() -> ModuleType:
-    """The module openvino, which reports to nobody.
+    """Import openvino with its telemetry disabled.
 
-    When it is imported it posts a client id, the version and a count of uses to its vendor and keeps them in the home
-    folder, unless the variable CI says that nobody sits here. It has no other switch that a program can set.
+    On import, openvino sends a client id, its version and a usage count to its vendor and stores them in the home
+    folder, unless the environment variable CI is set. A program has no other way to disable this.
 
     Raises:
-        UserError: it is not installed.
+        UserError: openvino is not installed.
     """
     with _IMPORT:
         before = os.environ.get("CI")
@@ -51,21 +51,21 @@ def load_openvino() -> ModuleType:
 
 
 class OpenVinoBackend(Backend):
-    """Runs .onnx files in the precision that they were compared in. Device "cuda" is refused.
+    """Runs .onnx files in the precision in which they were verified. Device "cuda" is refused.
 
-    Left alone OpenVINO computes in bf16 on processors that have it. That is another model than the one that passed the
-    gate, so it has to be asked for: see `OpenVinoBf16Backend`.
+    By default OpenVINO computes in bf16 on processors that support it. The gate did not verify the model in bf16, so
+    bf16 is a backend of its own: `OpenVinoBf16Backend`.
     """
 
     hint = "f32"
-    """OpenVINO's name of the precision for everything that the file does not quantise."""
+    """OpenVINO's name of the precision for all operations that are not quantised."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         super().__init__(path, device, threads)
         self._model: Any = None
         self._engine_text = ""
         self._idle: list[Any] = []
-        """Inference requests that no thread is using; each serves one thread at a time."""
+        """Idle inference requests; each serves one thread at a time."""
         self._lock = threading.Lock()
 
     @property
@@ -75,7 +75,7 @@ class OpenVinoBackend(Backend):
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width in the graph's input, None where they are symbolic."""
+        """Height and width of the graph's input, None if they are symbolic."""
         height, width = list(self._model.input(0).get_partial_shape())[2:]
         return (height.get_length(), width.get_length()) if height.is_static and width.is_static else None
 

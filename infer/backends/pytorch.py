@@ -1,4 +1,4 @@
-"""PyTorch on a run or checkpoint: the reference that exported models are compared with."""
+"""PyTorch on a run or checkpoint: the reference for exported models."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(Backend):
-    """Runs a run folder or a .safetensors checkpoint in fp32, eagerly, with no shortcut in precision.
+    """Runs a run folder or a .safetensors checkpoint eagerly in full fp32, without TF32.
 
-    Device "auto" is cuda where PyTorch can use a GPU, else cpu. While it is entered, two settings of PyTorch that hold
-    for the whole process are changed: the number of CPU threads, where `threads` is not 0, and on a GPU the precision
-    and the determinism of cuDNN.
+    Device "auto" is cuda if PyTorch can use a GPU, else cpu. While the backend is entered, it changes settings of the
+    whole process: the number of CPU threads, if `threads` is not 0, and on a GPU precision and determinism of cuDNN.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
@@ -46,17 +45,17 @@ class TorchBackend(Backend):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the loaded model runs on a GPU."""
+        """True if the loaded model runs on a GPU."""
         return self._target == "cuda"
 
     @property
     def pads(self) -> bool:
-        """Never: nothing is prepared for a shape."""
+        """False: eager PyTorch prepares nothing for a batch shape."""
         return False
 
     @property
     def fixed_size(self) -> None:
-        """None: the network is fully convolutional."""
+        """None: the network is fully convolutional and takes any size."""
         return None
 
     def _activate(self) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""What one run of an engine needs at a time: a context, a stream, pinned and device buffers, a CUDA graph."""
+"""Slots: resources for one run of an engine (context, stream, pinned and device buffers, CUDA graph)."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ class Cuda:
     """The CUDA runtime through cuda-bindings.
 
     Args:
-        extra: name of the extra to install where the package is missing.
+        extra: extra to name in the error if the package is missing.
 
     Raises:
         UserError: cuda-bindings is not installed.
@@ -35,7 +35,7 @@ class Cuda:
             raise UserError(f"engines need the package cuda-bindings; pip install 'cgan[{extra}]'") from error
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """Call a function and return what it gives beside its status.
+        """Call a function and return its result without the status.
 
         Raises:
             RuntimeError: the status is not success.
@@ -48,9 +48,9 @@ class Cuda:
 
     @contextmanager
     def reserving(self) -> Iterator[None]:
-        """Let this thread take and give back memory while another one captures a graph, as TensorRT for RTX may.
+        """Allow this thread to allocate and free memory while another thread captures a graph, as TensorRT for RTX may.
 
-        Otherwise CUDA prohibits that, since either may upset a capture that needs to see all work of the process.
+        By default CUDA prohibits this, because it can invalidate a capture in global mode.
         """
         relaxed = self.api.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
         before = self.call("cudaThreadExchangeStreamCaptureMode", relaxed)
@@ -61,17 +61,17 @@ class Cuda:
 
 
 class Slot:
-    """Runs batches one after another on a stream of its own, so that two slots overlap copies with computing.
+    """Runs batches one after another on its own stream, so that two slots overlap copies with computation.
 
-    Photos pass through page-locked memory, without which a copy is neither asynchronous nor fast. Buffers grow with
-    the batches and are kept.
+    Batches are copied through page-locked memory, which makes copies fast and asynchronous. Buffers grow with the
+    batches and are kept.
 
     Args:
         cuda: the runtime.
-        context: an execution context of TensorRT that nobody else uses.
-        log: the flavour's `infer.backends.flavours.messages`.
-        graphs: whether to replay the engine's work for a batch shape as a CUDA graph.
-        on_graph_failure: told why, once, where a graph cannot be made; the slot then goes on without.
+        context: an execution context of TensorRT for this slot alone.
+        log: logger of the flavour, see `infer.backends.flavours.messages`.
+        graphs: whether to capture and replay the engine's work for a batch shape as a CUDA graph.
+        on_graph_failure: called once with the reason if capture fails; the slot then runs without graphs.
     """
 
     def __init__(
@@ -83,17 +83,17 @@ class Slot:
         self._graphs = graphs
         self._on_graph_failure = on_graph_failure
         self._shape: tuple[int, ...] | None = None
-        """Of the batch that the context is set up for."""
+        """Shape of the batches that the context is set up for."""
         self._graph: Any = None
-        """The engine's work on batches of `_shape`, to be replayed."""
+        """Captured graph for batches of `_shape`."""
         self._pinned: dict[str, tuple[int, int]] = {}
         self._device: dict[str, tuple[int, int]] = {}
         """Address and size in bytes of the memory of each tensor."""
-        # The default stream would wait for all others of the process at each step.
+        # The default stream synchronises with all other streams of the process.
         self._stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
 
     def run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Colour a batch; by one thread at a time.
+        """Colour a batch. Only one thread may call this at a time.
 
         Args:
             gray: N x 1 x H x W float32, contiguous.
@@ -102,7 +102,7 @@ class Slot:
             N x 3 x H x W float32.
 
         Raises:
-            RuntimeError: the engine or CUDA failed, or memory ran out; the buffers are then given back.
+            RuntimeError: the engine or CUDA failed, or memory ran out; the buffers are then freed.
         """
         try:
             return self._run(gray)
@@ -113,7 +113,7 @@ class Slot:
             raise
 
     def close(self) -> None:
-        """Release everything; the context first, as TensorRT wants."""
+        """Release everything; TensorRT requires the context to go first."""
         self._drop_graph()
         self._context = None
         self._drop_buffers()
@@ -141,15 +141,15 @@ class Slot:
         return rgb
 
     def _compute(self, count: int) -> None:
-        """Enqueue the engine's work on what lies in device memory."""
+        """Enqueue the engine's work on the batch in device memory."""
         if self._graph is None:
             self._enqueue(count)
         else:
             self._cuda.call("cudaGraphLaunch", self._graph, self._stream)
 
     def _set_up(self, shape: tuple[int, ...]) -> None:
-        """Reserve memory for batches of a shape and tell the context."""
-        # A graph dies with the state of the context that it was captured from.
+        """Allocate memory for batches of a shape and set the shape in the context."""
+        # A graph is valid only for the state of the context at its capture.
         self._drop_graph()
         self._shape = None
         count, _, height, width = shape
@@ -204,7 +204,7 @@ class Slot:
         self._cuda.call("cudaMemcpyAsync", target, source, size, kind, self._stream)
 
     def _pinned_array(self, tensor: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The page-locked memory of a tensor as an array."""
+        """Return the page-locked memory of a tensor as an array."""
         floats = (ctypes.c_float * prod(shape)).from_address(self._pinned[tensor][0])
         array: NDArray[np.float32] = np.ctypeslib.as_array(floats).reshape(shape)
         return array
@@ -212,7 +212,7 @@ class Slot:
     def _reserve(
         self, buffers: dict[str, tuple[int, int]], tensor: str, size: int, allocate: str, release: str
     ) -> None:
-        """Have at least `size` bytes for a tensor."""
+        """Ensure a buffer of at least `size` bytes for a tensor."""
         address, reserved = buffers.get(tensor, (0, 0))
         if reserved < size:
             if buffers.pop(tensor, None):
@@ -225,7 +225,7 @@ class Slot:
             self._cuda.call("cudaGraphExecDestroy", graph)
 
     def _drop_buffers(self) -> None:
-        """Give all memory back; nothing may be under way on the stream."""
+        """Free all memory; the stream must be idle."""
         self._drop_graph()
         self._shape = None
         with self._cuda.reserving():

@@ -1,7 +1,7 @@
 """TensorRT and TensorRT for RTX on an NVIDIA GPU, through one code path.
 
-A plan is executable content, so nothing of it reaches the library before its sidecar vouched for every byte and
-the sidecar's build record fits this machine. Host code in a plan is never allowed to run.
+A plan is executable content. It is passed to the library only after its sidecar has confirmed the digest of every byte
+and the build record in the sidecar matches this machine. Host code in a plan is never allowed to run.
 """
 
 import hashlib
@@ -27,28 +27,28 @@ from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, match
 from infer.backends.slots import Cuda, Slot
 
 SLOTS = 2
-"""Runs that may be under way at a time: while one computes, the other copies."""
+"""Number of concurrent runs: while one computes, the other copies."""
 
 SEAL = "seal"
-"""Key of the build record under which the digest of the whole sidecar lies."""
+"""Key of the build record that holds the digest of the whole sidecar."""
 
 LEAN_LIBRARIES = "tensorrt_lean_libs"
-"""Package with the lean runtime that loads version compatible engines of an older TensorRT."""
+"""Package with the lean runtime, which loads version-compatible engines of an older TensorRT."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether an engine runs here."""
+    """Properties of this machine that decide which engines run here."""
 
     version: str
-    """Version of the flavour's module that is installed."""
+    """Version of the installed flavour."""
     gpu: Gpu | None
     platform: str
     """Such as "linux-x86_64"."""
 
 
 def sealed(sidecar: Sidecar) -> Sidecar:
-    """The sidecar of an engine with the digest of all of it in the build record; write this one beside the plan."""
+    """Return the sidecar of an engine with its own digest in the build record, ready to be written beside the plan."""
     return replace(sidecar, build={**sidecar.build, SEAL: _digest(sidecar)})
 
 
@@ -58,10 +58,10 @@ def _digest(sidecar: Sidecar) -> str:
 
 
 def check_sidecar(sidecar: Sidecar | None, plan: Path) -> dict[str, Any]:
-    """The build record of the sidecar of a plan.
+    """Return the build record in the sidecar of a plan.
 
     Raises:
-        UserError: there is no sidecar, it is not that of an engine, or it was changed since its export.
+        UserError: the sidecar is missing, does not belong to an engine, or was changed since its export.
     """
     if sidecar is None:
         raise UserError(
@@ -84,12 +84,12 @@ def check_machine(record: dict[str, Any], machine: Machine, plan: Path) -> None:
     """Refuse an engine that was built for another machine.
 
     Args:
-        record: what `export.engine.build_engine` gave. A compute capability that ends in "+" means any from it on.
-        machine: what is here.
-        plan: for messages.
+        record: result of `export.engine.build_engine`. A compute capability that ends in "+" includes all higher ones.
+        machine: this machine.
+        plan: path of the plan, for messages.
 
     Raises:
-        UserError: another TensorRT, platform or compute capability, with what was found and what was needed.
+        UserError: version, platform or compute capability differ; the message names what was found and needed.
     """
     again = "build it again for this machine"
     built, label = record["tensorrt_version"], FLAVOURS[record["flavour"]].label
@@ -119,7 +119,7 @@ def check_machine(record: dict[str, Any], machine: Machine, plan: Path) -> None:
 
 
 def fits(record: dict[str, Any], gpu: Gpu) -> bool:
-    """Whether an engine with this record is one for the GPU."""
+    """Return True if an engine with this record runs on the GPU."""
     return runs_on(record["flavour"], gpu) and matches(gpu.compute_capability, record["compute_capabilities"])
 
 
@@ -147,13 +147,13 @@ class TrtBackend(Backend):
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width that the engine was built for, None where its profile spans several."""
+        """Height and width that the engine was built for, None if its profile spans a range."""
         low, high = self._profile["min"], self._profile["max"]
         return (low[2], low[3]) if low[2:] == high[2:] else None
 
     @property
     def size_range(self) -> tuple[int, int] | None:
-        """Least and largest side of a square that the profile spans, None where it holds one size."""
+        """Least and largest side of a square within the profile, None if it has one size."""
         low, high = self._profile["min"], self._profile["max"]
         return None if self.fixed_size else (max(low[2:]), min(high[2:]))
 
@@ -164,7 +164,7 @@ class TrtBackend(Backend):
 
     @property
     def on_gpu(self) -> bool:
-        """Always."""
+        """True: engines run only on a GPU."""
         return True
 
     @property
@@ -225,7 +225,7 @@ class TrtBackend(Backend):
             self._add_note(f"runs without CUDA graphs, which failed ({reason})")
 
     def _refit(self, trt: ModuleType) -> None:
-        """Give a stripped engine the weights of the very ONNX file that it was built from."""
+        """Refit a stripped engine with the weights of the ONNX file that it was built from, found by its digest."""
         needed = self._record["onnx_sha256"]
         files = sorted(self.path.parent.glob("*.onnx"))
         weights = _file_of(needed, files)
@@ -238,7 +238,7 @@ class TrtBackend(Backend):
         refitter = trt.Refitter(self._engine, self._log)
         parser = trt.OnnxParserRefitter(refitter, self._log)
         onnx_file, content = weights
-        check_self_contained(content, onnx_file)  # the digest covers no other file
+        check_self_contained(content, onnx_file)  # the digest does not cover external data
         fitted = parser.refit_from_bytes(content) and refitter.refit_cuda_engine()
         self._refuse_none(fitted or None, f"take its weights from {onnx_file.name}")
 
@@ -255,7 +255,7 @@ class TrtBackend(Backend):
         try:
             self._opened.close()
         finally:
-            # Only after the contexts: TensorRT wants each object gone before the one that made it.
+            # After the contexts: TensorRT requires objects to be freed before the object that created them.
             self._config = self._engine = None
             self._runtimes = []
 
@@ -275,7 +275,7 @@ class TrtBackend(Backend):
 
 
 def _file_of(digest: str, files: list[Path]) -> tuple[Path, bytes] | None:
-    """The first file whose content has this sha256, and that content."""
+    """Return the first file whose content has this SHA-256, with the content."""
     for path in files:
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == digest:
@@ -284,7 +284,7 @@ def _file_of(digest: str, files: list[Path]) -> tuple[Path, bytes] | None:
 
 
 def _lean_library(version: str, plan: Path) -> Path:
-    """The lean runtime that loads version compatible engines of another TensorRT."""
+    """Return the path of the lean runtime, which loads version-compatible engines of another TensorRT."""
     package = find_spec(LEAN_LIBRARIES)
     folders = list(package.submodule_search_locations or []) if package else []
     files = [path for folder in folders for path in Path(folder).glob("*nvinfer_lean*")]

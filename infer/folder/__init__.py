@@ -1,5 +1,5 @@
-"""A whole folder: request, plan, journal, pipeline, storage local and remote, report, dry run, console.
+"""Folder runs: request, plan, journal, pipeline, local and remote storage, report, dry run, console.
 
-Public: `folder_run.run_folder`, `dry_run.show_plan`, `request.FolderRequest`. How one photo is read and written is in
-`infer.photo`.
+Public: `folder_run.run_folder`, `dry_run.show_plan`, `request.FolderRequest`. Reading and writing of one photo is in
+`infer.photo`, the model in `infer.backends`.
 """

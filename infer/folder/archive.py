@@ -1,7 +1,7 @@
-"""Photos in a tar or zip archive, behind a URL such as tar://FOLDER::s3://bucket/photos.tar.gz; only read.
+"""Read-only storage in a tar or zip archive, behind a URL such as tar://FOLDER::s3://bucket/photos.tar.gz.
 
-fsspec reads archives too, but all threads share one file object there, a damaged archive ends without a word, and of
-two entries of one name the first is not heard of.
+fsspec reads archives too, but there all threads share one file object, a damaged archive ends silently, and of two
+entries with the same name the first is ignored.
 """
 
 import bz2
@@ -27,14 +27,14 @@ from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Entry, Probe, Status, Storage, check_below
 
 BLOCK = 2**18
-"""Bytes that are read at least at a time from an archive in a store."""
+"""Block size in bytes for reading an archive in a store."""
 
 COMPRESSIONS: dict[re.Pattern[bytes], Callable[[Any], Any]] = {
     re.compile(rb"\x1f\x8b"): lambda file: gzip.GzipFile(fileobj=file),
     re.compile(rb"BZh[1-9]1AY&SY"): bz2.BZ2File,
     re.compile(rb"\xfd7zXZ\0"): lzma.LZMAFile,
 }
-"""Compressed tar archives by how they begin."""
+"""Decompressors of tar archives by the first bytes."""
 
 NOT_READ = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
@@ -46,7 +46,7 @@ NOT_READ = {
     b"Rar!": "a RAR archive",
     b"PK\x03\x04": "a zip archive, whose URLs begin with zip://",
 }
-"""What is taken for a tar archive and is none, by how it begins."""
+"""Unsupported files under a tar:// URL, by their first bytes."""
 
 CUT_OFF = "the archive is damaged or cut off here; what follows cannot be found"
 
@@ -55,10 +55,10 @@ class _Member(NamedTuple):
     """One entry of an archive."""
 
     name: str
-    """In the archive, without "./" before it."""
+    """Name in the archive, without a leading "./"."""
     status: Status | None
     problem: str | None
-    """Why it is not read, as in `Entry`."""
+    """Why the entry is not read, as in `Entry`."""
     read: Callable[[], bytes]
     unreadable: bool = False
 
@@ -67,7 +67,7 @@ class ArchiveFolder(RemoteFolder):
     """A folder in an archive, or a single photo in one.
 
     Raises:
-        UserError: the URL does not say where the archive is, or that place cannot be opened.
+        UserError: the URL names no archive, or its file system cannot be opened.
     """
 
     writable = False
@@ -105,7 +105,7 @@ class ArchiveFolder(RemoteFolder):
         return
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """The archive is read anew if it has changed since."""
+        """Yield the entries; the archive is read again if it has changed."""
         with self._reading, as_os_errors(self.credentials):
             self._open()
             entries = [Entry(name, m.status, m.problem, m.unreadable) for name, m in self._members.items()]
@@ -113,7 +113,7 @@ class ArchiveFolder(RemoteFolder):
         yield from sorted(entries, key=lambda entry: entry.name)
 
     def fetch(self, name: str) -> bytes:
-        """Its content, read by one thread at a time."""
+        """Return the content of a file; one thread reads at a time."""
         check_below(name)
         with self._reading, as_os_errors(self.credentials):
             if self._file is None:
@@ -178,7 +178,7 @@ def _opened(files: Any, path: str, is_tar: bool) -> tuple[Any, str]:
     other = next((other for magic, other in NOT_READ.items() if is_tar and start.startswith(magic)), None)
     if other:
         source.close()
-        raise OSError(errno.EBADMSG, f"it is {other}; read are plain tar, gzip, bzip2 and xz")
+        raise OSError(errno.EBADMSG, f"it is {other}; supported are plain tar, gzip, bzip2 and xz")
     if unpack is None and is_concurrent(files):
         return source, ""
     copy = tempfile.TemporaryFile()  # noqa: SIM115
@@ -200,7 +200,7 @@ def _opened(files: Any, path: str, is_tar: bool) -> tuple[Any, str]:
 
 
 def _unpack(source: Any, target: IO[bytes]) -> str:
-    """Unpack all that can be unpacked; the damage that ended it, if any."""
+    """Decompress as much as possible; return the error that ended it, "" if none."""
     try:
         while block := source.read1(2**20):  # `read` would lose what comes before the damage
             target.write(block)
@@ -214,7 +214,7 @@ def _unpack(source: Any, target: IO[bytes]) -> str:
 
 
 def _tar_members(file: IO[bytes], damage: str = "") -> Iterator[_Member]:
-    """The entries of a tar archive that is not compressed any more; links are followed within it."""
+    """Yield the entries of an uncompressed tar archive; links within the archive are followed."""
     try:
         tar = tarfile.TarFile(fileobj=file)
     except tarfile.ReadError as error:
@@ -246,7 +246,7 @@ def _tar_members(file: IO[bytes], damage: str = "") -> Iterator[_Member]:
 
 
 def _end(file: IO[bytes], offset: int) -> str:
-    """What is wrong with the end of a tar archive: two blocks of zeros, and nothing but zeros after them."""
+    """Return the problem with the end of a tar archive, "" if it has two blocks of zeros and only zeros after them."""
     file.seek(offset)
     zeros = 0
     while block := file.read(tarfile.BLOCKSIZE):
@@ -271,7 +271,7 @@ def _tar_content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 
 def _target(info: tarfile.TarInfo, by_name: dict[str, list[tarfile.TarInfo]]) -> tuple[tarfile.TarInfo | None, str]:
-    """The regular file that an entry is, or that it leads to; otherwise why there is none."""
+    """Return the regular file of an entry, after following links; otherwise None and the problem."""
     seen: set[int] = set()
     while info.islnk() or info.issym():
         if info.offset in seen:
@@ -291,7 +291,7 @@ def _target(info: tarfile.TarInfo, by_name: dict[str, list[tarfile.TarInfo]]) ->
 
 
 def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
-    """The entries of a zip archive, whose checksums `ZipFile` compares."""
+    """Yield the entries of a zip archive; `ZipFile` verifies their checksums."""
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
@@ -309,5 +309,5 @@ def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
 
 
 def _plain(name: str) -> str:
-    """A name without the "./" that `tar -c .` puts before it."""
+    """Return a name without the leading "./" of `tar -c .`."""
     return name.removeprefix("./")

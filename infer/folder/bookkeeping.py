@@ -1,4 +1,4 @@
-"""What the journal and the outcome of a run have of each photo, from its beginning to its end."""
+"""Bookkeeping of a run: entries for each photo in the journal and in the outcome."""
 
 import errno
 import threading
@@ -11,10 +11,10 @@ from itertools import islice
 from typing import ParamSpec
 
 from cgan.files import OccupiedError
-from infer.folder.item import Item
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
-from infer.folder.options import Event, FolderOptions, OnEvent, Outcome
-from infer.folder.plan import Job, judge, known_contents, refused, replaceable_contents
+from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
+from infer.folder.photo_item import Item
+from infer.folder.plan import Action, Job, judge, known_contents, refused, replaceable_contents
 from infer.folder.storage import Status, Storage
 from infer.folder.thread_pools import IO_THREADS
 from infer.photo.decode import reason_of
@@ -22,18 +22,18 @@ from infer.photo.decode import reason_of
 P = ParamSpec("P")
 
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""Errors of the output file system that every later file would meet too."""
+"""Errors of the output file system that affect all later files and stop the run."""
 
 JOURNAL_CHUNK = 64
-"""Inputs whose beginning is noted in one transaction."""
+"""Number of inputs that are noted as begun in one transaction."""
 
 COMMIT_SECONDS = 1.0
-"""How long a finished file may wait until the journal is flushed to disk."""
+"""Longest time in seconds between a finished file and the flush of the journal."""
 
 
 @dataclass(eq=False)
 class Bookkeeper:
-    """Decides which jobs have to be done, and notes how each ends."""
+    """Selects the jobs that need work, and notes the result of each."""
 
     source: Storage
     target: Storage
@@ -45,11 +45,11 @@ class Bookkeeper:
     on_event: OnEvent | None
     """Called after each file."""
     io_pool: Executor
-    """Where checksums of inputs are computed."""
+    """Threads that compute checksums of inputs."""
     stop: threading.Event
-    """When set, no more jobs are begun."""
+    """When set, no further jobs are begun."""
     undo: dict[str, Row | None] = field(default_factory=dict)
-    """Rows of outputs before they were begun, put back if the run stops before they end."""
+    """Earlier rows of begun outputs, restored if the run stops before they end."""
 
     def __post_init__(self) -> None:
         self._root = self.source.identity
@@ -57,11 +57,11 @@ class Bookkeeper:
 
     @property
     def stopping(self) -> bool:
-        """True when no more jobs are begun."""
+        """True if no further jobs are begun."""
         return self.stop.is_set() or self.outcome.stopped is not None
 
     def to_do(self, jobs: tuple[Job, ...]) -> Iterator[Item]:
-        """The photos of the jobs that have to be done, each noted in the journal as begun before it is handed out."""
+        """Yield the photos that need work, each after it is noted in the journal as begun."""
         identified = self._identified(jobs)
         while chunk := list(islice(identified, JOURNAL_CHUNK)):
             rows: list[tuple[str, Row]] = []
@@ -84,7 +84,7 @@ class Bookkeeper:
             yield from begun
 
     def _identified(self, jobs: tuple[Job, ...]) -> Iterator[tuple[Job, str]]:
-        """The jobs with the checksums of their photos, empty where those are not asked for."""
+        """Yield the jobs with the checksums of their photos, empty without --checksum."""
         if not self.options.checksum:
             yield from ((job, "") for job in jobs)
             return
@@ -104,61 +104,61 @@ class Bookkeeper:
                 yield job, checksum
 
     def _begin(self, job: Job, checksum: str) -> tuple[Item, Row] | None:
-        """A job's item and its row, None where it need not or must not be done; then it is settled."""
+        """Return item and row of a job; None for a job that is skipped or fails, which is then settled."""
         overwrite = self.options.overwrite
         found = judge(
             job, checksum, self.journal, self.target, recipe=self.recipe, root=self._root, overwrite=overwrite
         )
         row, there, content = found.row, found.there, found.content
-        if found.verdict == "fail":
-            self._settle(job, "failed", found.reason)
+        if found.action is Action.FAIL:
+            self._settle(job, State.FAILED, found.reason)
             return None
-        if found.verdict == "skip":
+        if found.action is Action.SKIP:
             assert row and there
             self._skip(job, checksum, row, there, content)
             return None
         self.undo[job.output] = row
-        # The row remembers what earlier runs put at its output.
+        # The row keeps the digest of what earlier runs wrote to the output.
         known = content if content in known_contents(row) else row.digest if row else ""
         size = there.size if there else 0
         begun = Row(job.name, job.identity, checksum, self.recipe, self._root, BEGUN, size, "", known)
         return Item(job, replaceable_contents(row, overwrite)), begun
 
     def _skip(self, job: Job, checksum: str, row: Row, there: Status, content: str) -> None:
-        if row.state == BEGUN:  # a kill came before its note
+        if row.state == BEGUN:  # the run was killed before it noted the end
             self.journal.settle(job.output, DONE, size=there.size, digest=content)
         if row.identity != job.identity or (checksum and not row.checksum):
             self.journal.refresh(job.output, job.identity, checksum)
         if row.state == DONE and row.reason:
             self.outcome.notes[job.name] = row.reason.splitlines()
-        self._settle(job, "skipped")
+        self._settle(job, State.SKIPPED)
 
     def publishing(self, items: list[Item]) -> bool:
-        """Note the digests of outputs that are about to be published; False where the journal cannot."""
+        """Note the digests of outputs that are about to be published; return False if the journal cannot be written."""
         return self.noted(self.journal.publishing, [(item.job.output, item.digest) for item in items])
 
     def done(self, item: Item) -> None:
-        """Note that an output lies in its place."""
+        """Note that an output is published."""
         output, notes = item.job.output, "\n".join(item.notes)
         if item.notes:
             self.outcome.notes[item.job.name] = list(item.notes)
-        self.undo.pop(output, None)  # it lies there, whatever the journal can still take
+        self.undo.pop(output, None)  # the output exists, even if the journal cannot be written
         if self.noted(self.journal.settle, output, DONE, size=item.size, digest=item.digest, reason=notes):
-            self._settle(item.job, "done")
+            self._settle(item.job, State.DONE)
 
     def failed(self, job: Job, error: Exception) -> None:
-        """Note that a photo failed; errors of the disk stop the run."""
+        """Note that a photo failed; STOPPING_ERRORS stop the run."""
         reason = refused(job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         elif self.noted(self.journal.settle, job.output, FAILED, reason=reason):
             self.undo.pop(job.output, None)
-        self._settle(job, "failed", reason)
+        self._settle(job, State.FAILED, reason)
 
-    def _settle(self, job: Job, state: str, reason: str = "") -> None:
-        if state == "done":
+    def _settle(self, job: Job, state: State, reason: str = "") -> None:
+        if state is State.DONE:
             self.outcome.done += 1
-        elif state == "skipped":
+        elif state is State.SKIPPED:
             self.outcome.skipped += 1
         else:
             self.outcome.failed[job.name] = reason
@@ -169,18 +169,18 @@ class Bookkeeper:
             self.on_event(Event(job, state, reason), self.outcome)
 
     def commit_if_due(self) -> None:
-        """Flush the journal to disk once a second."""
+        """Flush the journal to disk if COMMIT_SECONDS have passed."""
         if time.monotonic() - self._committed > COMMIT_SECONDS:
             self._committed = time.monotonic()
             self.noted(self.journal.commit)
 
     def close(self) -> None:
-        """Forget that photos were begun which did not come to their end, and flush the journal."""
+        """Restore the rows of photos that were begun but not finished, and flush the journal."""
         self.noted(self.journal.restore, self.undo)
         self.noted(self.journal.commit)
 
     def noted(self, note: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> bool:
-        """Return True if the journal took a note; where it cannot be written, the run stops."""
+        """Call a method of the journal; if the journal cannot be written, stop the run and return False."""
         try:
             note(*arguments, **options)
         except JournalError as error:

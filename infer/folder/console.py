@@ -1,4 +1,4 @@
-"""What a run tells people on a terminal, and machines as lines of JSON."""
+"""Output of a run: progress and messages on a terminal, or lines of JSON for programs; handling of signals."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from infer.folder.options import Event, Outcome
 
 SHOWN_FAILURES = 20
-"""Failures listed on screen; the report has all."""
+"""Largest number of failures that are printed; report.json lists all."""
 
 
 class Console:
@@ -36,14 +36,14 @@ class Console:
         self._total = 0
 
     def begin(self, total: int) -> None:
-        """Files are about to be settled, so many in all."""
+        """Start the progress of `total` files."""
         self._total = total
         self._progress = Progress(self.quiet, say, leave=True)
         self._progress.begin(total)
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
-        """One more file was settled."""
-        routine = event.state != "failed"
+        """Show that one more file was settled."""
+        routine = event.state != "failed"  # not State.FAILED, whose module imports numpy
         values = {"name": event.job.name, "output": event.job.output, "state": event.state, "reason": event.reason}
         self.log("file", routine, **values, notes=outcome.notes.get(event.job.name, []))
         if self._progress:
@@ -52,42 +52,42 @@ class Console:
             self._progress.update(outcome.settled, self._total, line, beside=found)
 
     def end(self) -> None:
-        """All files are settled, or the run stopped."""
+        """End the progress; all files are settled, or the run stopped."""
         if self._progress:
             self._progress.close()
 
     def note(self, text: str) -> None:
-        """What people want to know, unless they want quiet."""
+        """Print information for people, unless quiet."""
         if not self.quiet:
             say(text)
 
     def fail(self, text: str) -> None:
-        """What went wrong with a file, of which machines have an event."""
+        """Print the failure of a file; with --log-json it is reported by an event instead."""
         if not self.log_json:
             say(text)
 
     def warn(self, text: str) -> None:
-        """What has to be known in any case."""
+        """Print a warning, even if quiet."""
         self.log("warning", text=text)
         self.fail(text)
 
     def log(self, event: str, routine: bool = False, **values: Any) -> None:
-        """An object for machines; `routine` ones are left out with `quiet`."""
+        """Write a JSON object for programs; `routine` objects are left out if quiet."""
         if self.log_json and not (routine and self._terse):
             _print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), sys.stdout)
 
 
 class stop_on_signal:  # noqa: N801 (used like a function)
-    """The first Ctrl-C or SIGTERM sets an event, so that files under way are finished; another ends the process.
+    """Sets an event on the first Ctrl-C or SIGTERM, so that photos in progress are finished; a second signal exits.
 
-    A thread takes the signals in: it hears of them also while the main thread is in a long call, and setting the event
-    cannot meet a lock that the interrupted code holds. A signal that the parent process had ignored stays ignored.
+    A thread receives the signals. It also does so during long calls of the main thread, and cannot deadlock on a lock
+    that interrupted code holds. Signals that the parent process ignored stay ignored.
     """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.received: int | None = None
-        """The signal that came."""
+        """Number of the first signal, None before it."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "stop_on_signal":
@@ -112,7 +112,7 @@ class stop_on_signal:  # noqa: N801 (used like a function)
 
     @property
     def exit_code(self) -> int:
-        """What shells report for a process that the signal ended."""
+        """Exit code that shells report for a process ended by the signal."""
         return 128 + (self.received or signal.SIGINT)
 
     def _listen(self) -> None:
@@ -129,24 +129,24 @@ class stop_on_signal:  # noqa: N801 (used like a function)
 
 
 def counts(outcome: "Outcome") -> str:
-    """How many files were done, skipped and failed."""
+    """Return the numbers of files done, skipped and failed as text."""
     return f"done {outcome.done}  skipped {outcome.skipped}  failed {len(outcome.failed)}"
 
 
 def say(line: str) -> None:
-    """A line on standard error."""
+    """Print a line to standard error."""
     _print(printable(line), sys.stderr)
 
 
 def printable(line: str) -> str:
-    """A line in which nothing of a file name can move the cursor."""
+    """Return the line with unprintable characters escaped, so that file names cannot control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
 def _print(line: str, file: TextIO) -> None:
     try:
         print(line, file=file, flush=True)
-    except OSError as error:  # whoever read it is gone, or a disk is full, which is no reason to end the run
+    except OSError as error:  # the reader is gone or the disk is full, which does not end the run
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
         if file is sys.stdout and not isinstance(error, BrokenPipeError):
             say(f"note: standard output takes no more ({error.strerror}), so the rest of it is lost")

@@ -1,4 +1,4 @@
-"""Passwords and tokens in URLs: found, so that they are shown and stored nowhere."""
+"""Passwords and tokens in URLs, which are hidden from messages, reports and journals."""
 
 import base64
 import hashlib
@@ -7,16 +7,16 @@ import re
 from urllib.parse import quote, unquote, unquote_plus
 
 HIDDEN = "***"
-"""In the place of a password or a token."""
+"""Placeholder for a password or a token."""
 
 WITHOUT_CREDENTIALS = frozenset({"github", "git"})
-"""Protocols whose URLs have a repository and a branch before the "@"."""
+"""Protocols whose URLs contain repository and branch before the "@", not a user."""
 
 TOKEN_USERS = frozenset({"http", "https"})
-"""Protocols whose URLs can have a token in the place of a user."""
+"""Protocols whose URLs can contain a token in place of a user."""
 
 SHORT = 4
-"""A secret of fewer letters is only replaced where it is a word of its own."""
+"""Shorter secrets are only replaced as whole words."""
 
 _CHAIN = re.compile(r"::(?=[A-Za-z0-9+.-]+(?:://|::|$))")
 _QUERY = re.compile(r"([?&#])([^=&#]+)=([^&#]+)|(;)([^=&#;/]+)=([^&#;/?]+)")
@@ -84,7 +84,7 @@ def _digest_of_value(match: re.Match[str]) -> str:
 
 
 def _forms(secret: str) -> set[str]:
-    """How libraries may write a part of a URL."""
+    """Return the spellings of a part of a URL that libraries may print."""
     plain = {secret, unquote(secret), unquote_plus(secret)}
     quoted = {quote(text, safe=safe) for text in plain for safe in ("", "/")}
     escaped = {escape(text)[1:-1] for text in plain for escape in (repr, json.dumps)}

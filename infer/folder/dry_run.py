@@ -1,8 +1,9 @@
-"""`cgan-infer folder --dry-run`: what a run would do with each file, as far as its header tells."""
+"""`cgan-infer folder --dry-run`: the action that a run would take on each file, judged by the file's header."""
 
 import os
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from cgan.errors import UserError
 from infer.folder.console import Console
 from infer.folder.journal import Journal, JournalError, journal_path
 from infer.folder.local_folder import LocalFolder
-from infer.folder.places import open_source, open_storage
-from infer.folder.plan import Job, changed, check_folders, judge, replaceable_contents
+from infer.folder.open_storage import open_source, open_storage
+from infer.folder.plan import Action, Job, changed, check_folders, judge, replaceable_contents
 from infer.folder.report import ReportFile
 from infer.folder.request import (
     FolderRequest,
@@ -28,7 +29,7 @@ from infer.photo.decode import PhotoError, pixels_of, reason_of, use_own_pixel_l
 
 
 def show_plan(request: FolderRequest, console: Console) -> int:
-    """Say what a run would do with each file, and write nothing; the command's exit code.
+    """Print the action that a run would take on each file, and write nothing; return the exit code.
 
     Raises:
         UserError: the request cannot be met.
@@ -37,7 +38,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
     source, target = open_source(request.source), open_storage(request.target)
     check_folders(source, target)
     _check_reachable(target)
-    verdicts = {"do": 0, "skip": 0, "fail": 0}
+    found = Counter[Action]()
     with tempfile.TemporaryDirectory() as folder:
         path = journal_path(target.identity, work_folder(target))
         journal = opened_journal(_copied(path, Path(folder)), target, path)
@@ -47,31 +48,32 @@ def show_plan(request: FolderRequest, console: Console) -> int:
             plan = plan_of(request, source, target, journal)
             ReportFile(target, request.report, request.overwrite).check(plan, source)
             for job in plan.jobs:
-                verdict, reason = _verdict(request, job, source, target, journal, recipe)
-                verdicts[verdict] += 1
-                _tell(console, job.name, job.output, verdict, reason)
+                action, reason = _action_for(request, job, source, target, journal, recipe)
+                found[action] += 1
+                _tell(console, job.name, job.output, action, reason)
     for name, problem in plan.unreadable.items():
-        verdicts["fail"] += 1
-        _tell(console, name, None, "fail", problem)
+        found[Action.FAIL] += 1
+        _tell(console, name, None, Action.FAIL, problem)
     for name, problem in plan.passed_over.items():
         console.log("passed over", True, name=name, reason=problem)
         console.note(f"pass {name}  ({problem})")
-    console.note(f"to do {verdicts['do']}, to skip {verdicts['skip']}, would fail {verdicts['fail']}; nothing written")
-    return 1 if verdicts["fail"] else 0
+    done, skipped, failed = (found[action] for action in Action)
+    console.note(f"to do {done}, to skip {skipped}, would fail {failed}; nothing written")
+    return 1 if failed else 0
 
 
-def _tell(console: Console, name: str, output: str | None, verdict: str, reason: str) -> None:
-    fails = verdict == "fail"
-    console.log("plan", not fails, name=name, output=output, verdict=verdict, reason=reason)
+def _tell(console: Console, name: str, output: str | None, action: Action, reason: str) -> None:
+    fails = action is Action.FAIL
+    console.log("plan", not fails, name=name, output=output, verdict=action, reason=reason)
     say = console.fail if fails else console.note
-    say(f"{verdict:<4} {name}{(output and f' -> {output}') or ''}{reason and f'  ({reason})'}")
+    say(f"{action:<4} {name}{(output and f' -> {output}') or ''}{reason and f'  ({reason})'}")
 
 
 def _check_reachable(target: Storage) -> None:
-    """Check, as far as can be seen, that OUTPUT can be made where it is to be.
+    """Check permissions, without writing, for making and filling OUTPUT.
 
     Raises:
-        UserError: it cannot.
+        UserError: OUTPUT cannot be made or written to.
     """
     if not isinstance(target, LocalFolder):
         return
@@ -82,33 +84,33 @@ def _check_reachable(target: Storage) -> None:
         raise UserError(f"{target}: cannot be written ({there}: found {why}); choose another OUTPUT")
 
 
-def _verdict(
+def _action_for(
     request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, recipe: str
-) -> tuple[str, str]:
-    """What a run does with a job, and why: "do", "skip" or "fail"."""
+) -> tuple[Action, str]:
+    """Return the action that a run would take on a job, and why."""
     overwrite = request.overwrite
     try:
         checksum = source.checksum(job.name) if request.checksum else ""
         found = judge(job, checksum, journal, target, recipe=recipe, root=source.identity, overwrite=overwrite)
         allowed = replaceable_contents(found.row, overwrite)
         if (
-            found.verdict == "do"
+            found.action is Action.DO
             and found.there
             and allowed is not None
             and (found.content or target.checksum(job.output)) not in allowed
         ):
-            return "fail", changed(job.output)
-        if found.verdict == "do" and not source.waits:  # of a store the whole file would have to be fetched
+            return Action.FAIL, changed(job.output)
+        if found.action is Action.DO and not source.waits:  # of a store the whole file would have to be fetched
             pixels_of(source.fetch(job.name), job.name, request.max_pixels)
     except JournalError as error:
         raise unwritable(target, error) from error
     except (PhotoError, OSError) as error:
-        return "fail", reason_of(error)
-    return found.verdict, found.reason
+        return Action.FAIL, reason_of(error)
+    return found.action, found.reason
 
 
 def _copied(journal: Path, folder: Path) -> Path | None:
-    """A copy of a journal that can be looked at, None where there is none."""
+    """Copy a journal into `folder` and return the copy; None if there is no journal."""
     if not journal.exists():
         return None
     for path in (journal, journal.with_name(journal.name + "-wal")):

@@ -1,4 +1,4 @@
-"""fsspec's file systems: how they are opened, what they can do at a time, and the errors that they raise."""
+"""File systems of fsspec: opening, identity, concurrency, status of files, errors."""
 
 import contextlib
 import errno
@@ -13,32 +13,32 @@ from infer.folder.credentials import Credentials
 from infer.folder.storage import Status
 
 CONCURRENT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory"})
-"""Stores that several threads can use at once. Others have one connection, or one file that all reading shares."""
+"""Protocols that are thread-safe. Others share one connection or one file between all reads."""
 
 ONE_AT_A_TIME = threading.RLock()
-"""For all file systems that are not concurrent, since two URLs can share a connection."""
+"""Lock for all file systems that are not thread-safe; one for all, because two URLs can share a connection."""
 
 VERSION_KEYS = (
     *("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "mtime"),
     *("modify", "modificationTime", "updated", "created"),
 )
-"""What stores tell of a file's version, the surest first."""
+"""Keys of a store's entry that identify the version of a file, the most reliable first."""
 
 HTTP = frozenset({"http", "https"})
 THIS_MACHINE = frozenset({"file", "local"})
 
 
 def opened(url: str, credentials: Credentials, **options: Any) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it.
+    """Open the file system of a URL; return it and the path in it.
 
     Raises:
-        UserError: a package for it is missing, or it cannot be reached.
+        UserError: a package is missing, or the server cannot be reached.
     """
     try:
         from fsspec.core import url_to_fs
 
         files, root = url_to_fs(url, **options)
-    except Exception as error:  # some connect at once
+    except Exception as error:  # some file systems connect here
         reason = credentials.without_secrets(first_line(error))
         advice = (
             "pip install 'cgan[remote]' and the package that fsspec names for this kind of URL"
@@ -50,14 +50,14 @@ def opened(url: str, credentials: Credentials, **options: Any) -> tuple[Any, str
 
 
 def identity_of(url: str, files: Any, path: str) -> str:
-    """Protocol and path, with user, host and port where paths do not begin with a bucket; no password or token."""
+    """Return protocol and path, with user, host and port unless paths begin with a bucket; without secrets."""
     if "::" in url or protocols_of(files) & HTTP:
         return Credentials(url).identity.rstrip("/")
     return str(files.unstrip_protocol(path)).replace("://", f"://{host_of(files)}", 1).rstrip("/")
 
 
 def host_of(files: Any) -> str:
-    """User, host and port of a file system that has one server, or an S3 other than Amazon's; otherwise empty."""
+    """Return user, host and port of a file system with one server, or of an S3 other than Amazon's; else empty."""
     if "s3" in protocols_of(files):
         return _s3_host(files)
     host, user, port = (files.storage_options.get(name) for name in ("host", "username", "port"))
@@ -65,17 +65,17 @@ def host_of(files: Any) -> str:
 
 
 def _s3_host(files: Any) -> str:
-    """Host, port and a "/" of an S3 that is not Amazon's, wherever its address was found."""
+    """Return host, port and "/" of an S3 other than Amazon's, else empty."""
     try:
         server = urlsplit(files.s3.meta.endpoint_url)
-    except Exception:  # whoever reads or writes next hears of it
+    except Exception:  # the next read or write raises the error
         return ""
     host = server.netloc.rpartition("@")[2]
     return "" if f".{server.hostname}".endswith((".amazonaws.com", ".amazonaws.com.cn")) else f"{host}/"
 
 
 def protocols_of(files: Any) -> set[str]:
-    """A file system's protocols, of a cache its own and not those of what lies behind it."""
+    """Return the protocols of a file system; for a cache its own, not those of the cached file system."""
     protocol = type(files).protocol
     return {protocol} if isinstance(protocol, str) else set(protocol)
 
@@ -86,13 +86,13 @@ def is_concurrent(files: Any) -> bool:
 
 
 def lock_of(files: Any) -> contextlib.AbstractContextManager[Any]:
-    """What a thread holds while it uses a file system."""
+    """Return the lock to hold while using a file system."""
     return contextlib.nullcontext() if is_concurrent(files) else ONE_AT_A_TIME
 
 
 @contextlib.contextmanager
 def as_os_errors(credentials: Credentials) -> Iterator[None]:
-    """Stores raise types of their own; to a run each is a file that cannot be read or written. None shows a secret."""
+    """Convert all errors of a store to OSError, and hide secrets in their messages."""
     try:
         yield
     except OccupiedError:
@@ -111,7 +111,7 @@ def as_os_errors(credentials: Credentials) -> Iterator[None]:
 
 
 def has_own_find(files: Any) -> bool:
-    """Return True if a file system has a search of its own; fsspec's passes over folders that cannot be read."""
+    """Return True if a file system implements find; the default of fsspec skips unreadable folders silently."""
     from fsspec import AbstractFileSystem
     from fsspec.asyn import AsyncFileSystem
 
@@ -121,17 +121,17 @@ def has_own_find(files: Any) -> bool:
 
 
 def has_own_mv(files: Any) -> bool:
-    """Return True if a file system can rename; fsspec's own copies, and takes names for patterns."""
+    """Return True if a file system implements mv; the default of fsspec copies, and takes names for patterns."""
     from fsspec import AbstractFileSystem
 
     return type(files).mv is not AbstractFileSystem.mv
 
 
 def listed(files: Any, folder: str) -> list[dict[str, Any]]:
-    """A folder's entries.
+    """Return the entries of a folder.
 
     Raises:
-        Exception: one of the store's; also where fsspec takes a folder that an FTP server does not list for empty.
+        Exception: an error of the store, or an FTP folder that is not listed and that fsspec takes for empty.
     """
     entries: list[dict[str, Any]] = files.ls(folder, detail=True)
     if not entries and "ftp" in protocols_of(files) and folder not in files.dircache:
@@ -140,16 +140,16 @@ def listed(files: Any, folder: str) -> list[dict[str, Any]]:
 
 
 def kind_of(found: dict[str, Any]) -> str:
-    """Kind of an entry: "file", "link", "directory" or another word of the store."""
+    """Return the kind of an entry: "file", "link", "directory" or another word of the store."""
     kind = str(found.get("type") or "file").lower()
     return "link" if "link" in kind or (kind == "directory" and found.get("islink")) else kind
 
 
 def status_of(found: dict[str, Any]) -> Status:
-    """With the checksum or the time that the store has."""
+    """Return size and version of an entry, see VERSION_KEYS."""
     return Status(int(found.get("size") or 0), next((str(found[key]) for key in VERSION_KEYS if found.get(key)), ""))
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type."""
+    """Return the first line of an error's text, or its type."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""A folder run from end to end: plan, journal, model, pipeline, report; once, or again and again while files arrive."""
+"""Folder runs from end to end: plan, journal, model, pipeline, report. A run is done once, or repeated with --watch."""
 
 import random
 import time
@@ -14,11 +14,11 @@ from infer.backends.base import Backend, available_cores
 from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
 from infer.folder.local_folder import LocalFile
+from infer.folder.open_storage import open_source, open_storage
 from infer.folder.options import FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
-from infer.folder.places import open_source, open_storage
 from infer.folder.plan import Plan, check_apart, check_folders, identity_of
-from infer.folder.report import ReportFile, report_values
+from infer.folder.report import ReportFile, make_report
 from infer.folder.request import (
     FolderRequest,
     check_options,
@@ -33,17 +33,17 @@ from infer.folder.storage import Entry, Storage
 from infer.photo.decode import use_own_pixel_limit
 
 CHECKED_PHOTOS = 64
-"""Photos of INPUT, drawn at random, on which --check-parity compares."""
+"""Number of random photos of INPUT for --check-parity."""
 
 WATCH_SECONDS = 2.0
-"""Pause between two searches of a watched folder, at least; a file that did not change meanwhile is complete."""
+"""Least pause between two searches of a watched folder. A file that does not change during the pause is complete."""
 
 WATCH_SHARE = 10
-"""The pause is at least so many times as long as a search took."""
+"""Least ratio of the pause to the time of a search."""
 
 
 def run_folder(request: FolderRequest, console: Console) -> int:
-    """Colour a folder or a photo; the command's exit code.
+    """Colour a folder or a photo and return the exit code.
 
     Raises:
         UserError: the request cannot be met; nothing was written.
@@ -78,6 +78,8 @@ def run_folder(request: FolderRequest, console: Console) -> int:
 
 
 class _Run:
+    """The parts of one run, opened and entered."""
+
     def __init__(
         self,
         request: FolderRequest,
@@ -102,12 +104,12 @@ class _Run:
         self.report = report
         self.noted: str | None = None
         self.seen: dict[str, str] = {}
-        """Identities of watched files that were taken."""
+        """Identities of watched files that were coloured, by name."""
         self.growing: dict[str, str] = {}
-        """Identities of watched files that may not be complete."""
+        """Identities of watched files that may still be incomplete, by name."""
 
     def once(self, plan: Plan | None) -> Outcome:
-        """One run over all files, with the plan where it is made already."""
+        """Run once over all files; `plan` is made if it is None."""
         plan = plan or self._plan()
         self.report.check(plan, self.source)
         options = self._options(len(plan.jobs))
@@ -118,7 +120,7 @@ class _Run:
         return outcome
 
     def watch(self) -> Outcome:
-        """A run for the files that are there, and one whenever others came, until a signal."""
+        """Run for the present files, and again whenever files arrive or change, until a signal."""
         self.report.check()
         total, began = Outcome(), time.monotonic()
         unreadable: dict[str, str] = {}
@@ -138,7 +140,7 @@ class _Run:
                     total.failed.pop(name, None)
                 unreadable = plan.unreadable
                 for name, reason in outcome.failed.items():
-                    if reason.startswith("FileNotFoundError"):  # it may come back as it was
+                    if reason.startswith("FileNotFoundError"):  # the file may reappear unchanged
                         self.seen.pop(name, None)
                 total.add(outcome, plan)
                 limit = options.max_failures
@@ -150,7 +152,7 @@ class _Run:
         return total
 
     def _takes(self, entry: Entry) -> bool:
-        """Whether a watched file is new or changed, and has not changed since the search before."""
+        """Return True if a watched file is new or changed, and has not changed since the previous search."""
         assert entry.status is not None
         identity = identity_of(entry.status)
         if self.seen.get(entry.name) == identity:
@@ -166,7 +168,7 @@ class _Run:
         return plan_of(self.request, self.source, self.target, self.journal, choose)
 
     def _options(self, photos: int | None) -> FolderOptions:
-        """The options of a run over so many photos; the backend fills batches up to their size."""
+        """Return the options of a run over `photos`, and set the batch size of the backend."""
         options = self.request.resolve(self.backend, self.workers, photos)
         self.backend.batch_size = options.batch_size
         return options
@@ -192,27 +194,34 @@ class _Run:
         return outcome
 
     def _announce(self, what: str, options: FolderOptions) -> None:
-        """What is about to happen, and on what; a device other than the one asked for is said in any case."""
+        """Print what is about to run; notes of the backend are printed even with --quiet."""
         backend = self.backend
         self._warn_of_backend()
         how = f"batch {options.batch_size}, {options.workers} workers"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
         if backend.sidecar is None and backend.path.is_file():
-            self.console.note(f"note: no {backend.path.name}.json beside the model, so nothing vouches for it")
+            self.console.note(f"note: no {backend.path.name}.json beside the model, so its content cannot be verified")
 
     def _warn_of_backend(self) -> None:
-        """Say what the backend notes, also where it noted more while it ran."""
+        """Print the note of the backend if it is new."""
         if self.backend.note and self.backend.note != self.noted:
             self.noted = self.backend.note
             self.console.warn(f"note: {self.noted}")
 
     def _finish(self, plan: Plan, outcome: Outcome, options: FolderOptions) -> None:
-        """Say and write down what became of the run."""
+        """Print the result of the run and write the report."""
         console = self.console
-        values = report_values(
-            plan, outcome, options, self.request.format, self.backend, self.backend.digest, self.request.watch
+        report = make_report(
+            plan,
+            outcome,
+            options,
+            format_=self.request.format,
+            backend=self.backend,
+            watched=self.request.watch,
+            source=self.source,
+            target=self.target,
+            journal=self.journal.path,
         )
-        values |= {"input": str(self.source), "output": str(self.target), "journal": str(self.journal.path)}
         for number, (name, reason) in enumerate(outcome.failed.items()):
             if number == SHOWN_FAILURES:
                 console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report}")
@@ -222,25 +231,32 @@ class _Run:
         for note in outcome.run_notes:
             console.warn(f"note: {note}")
         if outcome.stopped:
-            again = "; run the same command again to go on" if values["not_begun"] else ""
+            again = "; run the same command again to go on" if report.not_begun else ""
             console.warn(f"stopped: {outcome.stopped}{again}")
         for name, reason in plan.passed_over.items():
             console.log("passed over", True, name=name, reason=reason)
             console.note(f"passed over: {name}: {reason}")
-        self.report.write(values)
+        self.report.write(report)
         console.note(
-            f"{counts(outcome)}; {values['images_per_second']} images/s; {plan.other_files} other files left alone; "
+            f"{counts(outcome)}; {report.images_per_second} images/s; {plan.other_files} other files ignored; "
             f"report in {self.report}"
         )
-        console.log("end", **{key: values[key] for key in ("done", "skipped", "failed", "stopped", "seconds")})
+        console.log(
+            "end",
+            done=report.done,
+            skipped=report.skipped,
+            failed=report.failed,
+            stopped=report.stopped,
+            seconds=report.seconds,
+        )
 
 
 def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:
-    """Compare the model with the run that it was made from, on some of the photos that it is about to colour.
+    """Compare the model with the run that it was exported from, on a sample of the photos to colour.
 
     Raises:
-        UserError: not a run, or no photo can be read.
-        GateError: it differs from the run by more than the gates allow.
+        UserError: `run` is not a run, or no photo can be read.
+        GateError: the model differs from the run by more than the gates allow.
     """
     with needed("--check-parity", "train"):
         from infer.quality.parity import check_parity

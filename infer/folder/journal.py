@@ -1,8 +1,8 @@
-"""The journal of an OUTPUT folder: what was made of which input, so that the same command does only what is missing.
+"""The journal of an OUTPUT folder: which output was made from which input, so that a repeated run does only the rest.
 
-A row is written as begun before its output may appear, with the output's digest before it is published, and as done
-once it lies there, flushed to disk. A kill at any moment leaves rows that are begun and outputs that are whole, and the
-next run knows by their digests which files are its own.
+A row is written as begun before its output may appear, gets the digest of the output before it is published, and is
+set to done once the output is flushed to disk. A run that is killed leaves begun rows and complete outputs, and the
+next run recognises its own files by their digests.
 """
 
 import errno
@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from cgan.errors import UserError
@@ -21,10 +22,10 @@ from infer.folder.storage import JOURNAL_NAME, is_below
 
 SCHEMA = 2
 FORMER_SCHEMA = 1
-"""Without digests of outputs, which then count as unknown, and without marks."""
+"""Earlier schema without digests of outputs, which count as unknown, and without marks."""
 
 APPLICATION_ID = 0x6347414E
-"""Marks the database as this project's: "cGAN"."""
+"""Application id of the database: "cGAN"."""
 
 # BLOB, because file names need not be text.
 CREATE = """
@@ -39,7 +40,7 @@ MIGRATE = (
     "ALTER TABLE files ADD COLUMN publishing TEXT NOT NULL DEFAULT ''",
     "CREATE TABLE marks (mark TEXT PRIMARY KEY) WITHOUT ROWID",
 )
-"""From the former schema to this one."""
+"""Statements that migrate the former schema to the current one."""
 
 COLUMNS = "name, identity, checksum, recipe, root, state, size, reason, digest, publishing"
 
@@ -51,9 +52,20 @@ OF_THE_DISK = frozenset(
         *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM),
     }
 )
-"""SQLite's errors for which the journal itself is not to blame."""
+"""Errors of SQLite that come from the file system, not from a damaged journal."""
 
-BEGUN, DONE, FAILED = "begun", "done", "failed"
+
+class RowState(StrEnum):
+    """State of an output in the journal."""
+
+    BEGUN = "begun"
+    """The output may appear at any moment."""
+    DONE = "done"
+    """The output is complete and flushed to disk."""
+    FAILED = "failed"
+
+
+BEGUN, DONE, FAILED = RowState
 
 
 class JournalError(OSError):
@@ -62,45 +74,43 @@ class JournalError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the journal knows of one output."""
+    """Row of one output in the journal."""
 
     name: str
-    """Path of its input below INPUT."""
+    """Path of the input relative to INPUT."""
     identity: str
     """Size and version of the input."""
     checksum: str
-    """SHA-256 of the input, empty where the run did not ask for it."""
+    """SHA-256 of the input, empty without --checksum."""
     recipe: str
     """Digest of the model and the options that change the picture."""
     root: str
-    """The INPUT folder that it came from."""
-    state: str
-    """BEGUN, DONE or FAILED."""
+    """Identity of the INPUT folder."""
+    state: RowState
     size: int
-    """Bytes of the output; of one that is begun or failed, of what lay there before."""
+    """Size of the output in bytes; in a begun or failed row, that of the earlier file."""
     reason: str
-    """Why it failed; of one that is done, what a user should know of it, a line each."""
+    """Reason of a failure; in a done row, the notes on the output, one per line."""
     digest: str = ""
-    """SHA-256 of the output; of one that is begun or failed, of what lay there before. Empty where it is not known."""
+    """SHA-256 of the output; in a begun or failed row, that of the earlier file. Empty if unknown."""
     publishing: str = ""
-    """SHA-256 of what is about to take the output's name, while it is begun."""
+    """SHA-256 of the new output while the row is begun."""
 
     def is_of(self, identity: str, checksum: str) -> bool:
-        """Whether it speaks of the input as it is now; content, where both sides know it, decides over time."""
+        """Return True if the row describes the current input, by checksum if both are known, else by version."""
         return self.checksum == checksum if self.checksum and checksum else self.identity == identity
 
 
 class Journal:
-    """Rows by output, because an input has one in each format. While it is open no other run can use the same OUTPUT.
+    """Rows by output, because an input has one output per format. An open journal locks its OUTPUT for other runs.
 
     Args:
-        path: the database; made where it is missing. None is a journal in memory, for OUTPUTs that nothing is written
-            to.
-        shown: the path that messages name, where `path` is a copy.
+        path: the database, created if missing; None for a journal in memory, for a dry run.
+        shown: path for messages, if `path` is a copy.
 
     Raises:
-        UserError: another run has it open, or it is not a journal of this version.
-        JournalError: it cannot be read or written.
+        UserError: another run has the journal open, or the file is not a journal of this version.
+        JournalError: the journal cannot be read or written.
     """
 
     def __init__(self, path: Path | None, shown: Path | None = None) -> None:
@@ -109,7 +119,7 @@ class Journal:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._refuse_others(path)
-            # Statements of one thread at a time, which the caller sees to.
+            # The caller ensures that only one thread at a time uses it.
             self._database = sqlite3.connect(path or ":memory:", timeout=0, isolation_level=None)
             try:
                 self._open()
@@ -119,7 +129,7 @@ class Journal:
             self._file, self._inode = path, path.stat().st_ino if path else 0
 
     def _refuse_others(self, path: Path) -> None:
-        """Refuse another program's database by its header, before SQLite changes anything in it."""
+        """Refuse the database of another program by its header, before SQLite changes it."""
         with suppress(FileNotFoundError), path.open("rb") as file:
             header = file.read(100)
             application = int.from_bytes(header[68:72])  # SQLite, "Database File Format", 1.3
@@ -134,7 +144,7 @@ class Journal:
         )
 
     def is_there(self) -> bool:
-        """Return True unless its file was removed, so that nobody will read what is noted."""
+        """Return False if the file of the journal was removed."""
         return not self._file or (self._file.exists() and self._file.stat().st_ino == self._inode)
 
     def _open(self) -> None:
@@ -164,20 +174,20 @@ class Journal:
         run("COMMIT")
 
     def close(self) -> None:
-        """Commit, if that can be done, and release the lock."""
-        with suppress(JournalError):  # what is not noted is done again
+        """Commit if possible, and release the lock."""
+        with suppress(JournalError):  # work that is not noted is repeated by the next run
             self.forget_marks([MARK])
             self.commit()
         self._database.close()
 
     def forget_marks(self, marks: Iterable[str]) -> None:
-        """Forget processes whose temporary files are removed; `former_marks` has those to remove."""
+        """Forget processes whose temporary files were removed; `former_marks` lists the processes of earlier runs."""
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.executemany("DELETE FROM marks WHERE mark = ?", [(mark,) for mark in marks])
 
     def find(self, output: str) -> Row | None:
-        """What is known of an output."""
+        """Return the row of an output, None if there is none."""
         with _as_journal_errors(self.path):
             found = self._database.execute(
                 f"SELECT {COLUMNS} FROM files WHERE output = ?", (os.fsencode(output),)
@@ -185,20 +195,22 @@ class Journal:
         if found is None:
             return None
         _check_whole(self.path, *found)
-        name, identity, checksum, recipe, root, *rest = found
-        return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), *rest)
+        name, identity, checksum, recipe, root, state, *rest = found
+        if state not in list(RowState):
+            raise JournalError(f"{self.path}: the journal cannot be used (a row of state {state!r}); move it away")
+        return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), RowState(state), *rest)
 
     def knows(self, digest: str) -> bool:
-        """Return True if an output has, or was about to have, the content of this SHA-256."""
+        """Return True if an output has, or was about to get, the content with this SHA-256."""
         with _as_journal_errors(self.path):
             found = self._database.execute("SELECT 1 FROM files WHERE digest = ? OR publishing = ?", (digest, digest))
             return found.fetchone() is not None
 
     def outputs(self) -> Iterator[tuple[str, str]]:
-        """All inputs, each with every output that it was given.
+        """Yield all pairs of input and output.
 
         Raises:
-            JournalError: also where an output does not lie below OUTPUT, which no run writes.
+            JournalError: the journal cannot be read, or names an output outside OUTPUT, which no run writes.
         """
         with _as_journal_errors(self.path):
             for name, output in self._database.execute("SELECT name, output FROM files"):
@@ -211,10 +223,10 @@ class Journal:
                 yield os.fsdecode(name), os.fsdecode(output)
 
     def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
-        """Write rows by output and commit: from now on the outputs may appear."""
+        """Write rows by output and commit; from then on the outputs may appear."""
         with _as_journal_errors(self.path):
             self._end_transaction()
-            self._database.execute("PRAGMA synchronous = FULL")  # the next commit comes back when it is on disk
+            self._database.execute("PRAGMA synchronous = FULL")  # the next commit waits for the disk
             try:
                 self._transaction()
                 self._database.executemany(INSERT, (_values(output, row) for output, row in rows))
@@ -226,8 +238,8 @@ class Journal:
     def publishing(self, digests: Iterable[tuple[str, str]]) -> None:
         """Note the digests of outputs, by their names, that are about to be published.
 
-        From now on a kill does not lose them. A power cut can: the next run then colours the photos again, and finds
-        equal outputs. Waiting for the disk here would cost a tenth of the time of thumbnails.
+        Digests survive a killed process, but not a power failure: the next run then colours the photos again and finds
+        equal outputs. Waiting for the disk would cost a tenth of the time of thumbnails.
         """
         with _as_journal_errors(self.path):
             self._transaction()
@@ -237,19 +249,21 @@ class Journal:
             )
             self._end_transaction()
 
-    def settle(self, output: str, state: str, *, size: int | None = None, digest: str = "", reason: str = "") -> None:
-        """Note how an output ended, and its size and digest where it is done; durable after the next `commit`."""
+    def settle(
+        self, output: str, state: RowState, *, size: int | None = None, digest: str = "", reason: str = ""
+    ) -> None:
+        """Note the final state of an output, with size and digest if it is done; durable after the next `commit`."""
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.execute(
                 "UPDATE files SET state = ?, size = coalesce(?, size), digest = CASE WHEN ? <> '' THEN ? ELSE digest "
                 "END, publishing = '', reason = ? WHERE output = ?",
-                # Reasons quote file names, which need not be text either.
+                # Reasons quote file names, which may not be valid text.
                 (state, size, digest, digest, reason.encode("utf-8", "replace").decode(), os.fsencode(output)),
             )
 
     def restore(self, rows: Mapping[str, Row | None]) -> None:
-        """Put back what was known of outputs that were begun and not come to; None is nothing."""
+        """Restore the earlier rows of outputs that were begun but not finished; None deletes the row."""
         with _as_journal_errors(self.path):
             self._transaction()
             for output, row in rows.items():
@@ -259,7 +273,7 @@ class Journal:
                     self._database.execute("DELETE FROM files WHERE output = ?", (os.fsencode(output),))
 
     def refresh(self, output: str, identity: str, checksum: str) -> None:
-        """Note another size and version of an input that is the same, and its checksum where it is known."""
+        """Note a new size and version of an unchanged input, and its checksum unless empty."""
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.execute(
@@ -268,7 +282,7 @@ class Journal:
             )
 
     def commit(self) -> None:
-        """Make everything that was noted durable."""
+        """Flush all notes to disk."""
         with _as_journal_errors(self.path):
             self._end_transaction()
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")  # which waits for the disk
@@ -283,12 +297,12 @@ class Journal:
 
 
 def journal_path(output: str, folder: Path | None) -> Path:
-    """Where the journal of an OUTPUT lies.
+    """Return the path of the journal of an OUTPUT.
 
     Args:
-        output: the OUTPUT's identity.
-        folder: its folder for work, None where it is not on this machine: then the journal is among the user's own
-            state files, under a digest of the URL.
+        output: identity of the OUTPUT.
+        folder: its work folder; None for a store, whose journal is among the state files of the user, named by a digest
+            of the URL.
     """
     if folder:
         return folder / JOURNAL_NAME
@@ -312,7 +326,11 @@ def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:
 
 
 def _check_whole(path: Path | None, *values: object) -> None:
-    """A database that was cut off can give rows without values."""
+    """Refuse rows without values, which a truncated database returns.
+
+    Raises:
+        JournalError: a value is missing.
+    """
     if None in values:
         raise JournalError(f"{path}: the journal cannot be used (a row without values, so it is damaged); move it away")
 
@@ -322,7 +340,7 @@ def _as_journal_errors(path: Path | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of it tells more
+        kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the high bits are the extended code
         advice = "make room or permission there" if kind in OF_THE_DISK else "move it away"
         failed = JournalError(f"{path}: the journal cannot be used ({error}); {advice}")
         failed.errno = errno.ENOSPC if kind == sqlite3.SQLITE_FULL else None

@@ -1,4 +1,4 @@
-"""A folder, or a single file, of this machine's file system."""
+"""Local storage: a folder or a single file."""
 
 import contextlib
 import errno
@@ -12,13 +12,13 @@ from cgan.files import OccupiedError, look_at, place, remove_temporaries, tempor
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Entry, Probe, Status, Storage, check_below
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-"""Flags with which folders are opened."""
+"""Flags for opening folders."""
 
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class LocalFolder(Storage):
-    """A folder of this machine's file system."""
+    """A local folder."""
 
     waits = False
 
@@ -26,18 +26,18 @@ class LocalFolder(Storage):
         self.path = path
         self._root: int | None = None
         self._work: int | None = None
-        """Descriptors of the folder and of the one for unfinished files, from `prepare` to `finish`."""
+        """Descriptors of the folder, and of its folder for unfinished files, between `prepare` and `finish`."""
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
     def identity(self) -> str:
-        """The path without links."""
+        """Absolute path with links resolved."""
         return str(self.path.resolve())
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Links to files are followed, links to folders are not; folders that other runs wrote to are passed over."""
+        """Yield files; links to files are followed, links to folders and OUTPUT folders of other runs are not."""
         root = str(self.path.resolve())
         hidden = leave_out.identity if isinstance(leave_out, LocalFolder) else None
         folders = [root]
@@ -62,7 +62,7 @@ class LocalFolder(Storage):
                     yield _entry(os.path.relpath(entry.path, root), Path(entry.path))
 
     def status(self, name: str) -> Status | None:
-        """A link has the size and time of the file that it leads to, and is not regular."""
+        """Return the status of a file; a link has size and time of its target and is not regular."""
         path = self.path / name
         try:
             found = path.lstat()
@@ -75,11 +75,11 @@ class LocalFolder(Storage):
         return Status(found.st_size, str(found.st_mtime_ns), stat.S_ISREG(found.st_mode))
 
     def fetch(self, name: str) -> Path:
-        """Its path."""
+        """Return the path of a file."""
         return self.path / name
 
     def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
-        """Written in the folder for unfinished files, flushed to disk, then renamed; no link is followed on the way."""
+        """Write to the folder for unfinished files, flush to disk, then rename; no link is followed."""
         check_below(name)
         assert self._work is not None, "the folder is prepared"
         temporary = temporary_name()
@@ -96,10 +96,10 @@ class LocalFolder(Storage):
 
     @contextlib.contextmanager
     def _opened(self, name: PurePath) -> Iterator[int]:
-        """A descriptor of a folder below this one, made where it is missing.
+        """Open a folder below this one, created if missing; yields its descriptor.
 
         Raises:
-            NotADirectoryError: it, or a folder on the way to it, is a link or a file.
+            NotADirectoryError: a part of its path is a link or a file.
         """
         assert self._root is not None
         folder = os.dup(self._root)
@@ -113,7 +113,7 @@ class LocalFolder(Storage):
             os.close(folder)
 
     def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
-        """The caller holds the journal's lock, so files with marks of former processes belong to no one."""
+        """Prepare for writing. The caller holds the lock of the journal, so no process uses files with `marks`."""
         self.finish()
         self.path.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self.path, FOLDER)
@@ -124,7 +124,7 @@ class LocalFolder(Storage):
 
     @contextlib.contextmanager
     def probe(self) -> Iterator[Probe]:
-        """Nothing else is made there, so that a folder that is refused is not taken for an OUTPUT."""
+        """Write a probe only, so that a folder that is refused does not look like an OUTPUT."""
         self.path.mkdir(parents=True, exist_ok=True)
         root = self.path.resolve()
         probe = Probe.of(str(root))
@@ -137,13 +137,13 @@ class LocalFolder(Storage):
                 (root / probe.name).unlink(missing_ok=True)
 
     def sees(self, probe: Probe) -> bool:
-        """Also where it is linked or mounted."""
+        """Return True if the probe is found, also through links and mounts."""
         root = self.path.resolve()
         folders = [*(root / tail for tail in probe.tails), *root.parents]
         return any(_contains(folder / probe.name, probe.content) for folder in folders)
 
     def finish(self) -> None:
-        """Remove the folder for unfinished files if it is empty; the journal stays."""
+        """Remove the folder for unfinished files if it is empty, and close the descriptors."""
         if self._root is None:
             return
         with contextlib.suppress(
@@ -157,7 +157,7 @@ class LocalFolder(Storage):
 
 
 class LocalFile(LocalFolder):
-    """A folder of which only one file is seen, so that a single photo is an INPUT too."""
+    """A folder of which only one file is visible: an INPUT that is a single photo."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.parent)
@@ -167,16 +167,16 @@ class LocalFile(LocalFolder):
         return str(self.file)
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """The file, wherever it lies: who names it wants it."""
+        """Yield the file, even if it is inside an OUTPUT."""
         yield _entry(self.file.name, self.file)
 
     def sees(self, probe: Probe) -> bool:
-        """Only beside the file, which no output elsewhere could overwrite."""
+        """Return True if the probe is in the folder of the file; outputs elsewhere cannot overwrite it."""
         return _contains(self.path / probe.name, probe.content)
 
 
 def _open_folder(name: str, above: int) -> int:
-    """A descriptor of a folder in another one, made where it is missing; a link is not followed."""
+    """Open a folder in the folder `above`, created if missing, and return its descriptor; links are not followed."""
     with contextlib.suppress(FileExistsError):
         try:
             return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
@@ -193,7 +193,7 @@ def _open_folder(name: str, above: int) -> int:
 def _place(
     temporary: str, work: int, name: str, folder: int, replaces: Collection[str] | None, content: bytes | memoryview
 ) -> None:
-    """Give an unfinished file its name, unless a file of that name has its content already."""
+    """Rename an unfinished file to its final name, unless a file of this name already has its content."""
     try:
         place(temporary, name, replaces, temporary_folder=work, target_folder=folder)
     except OccupiedError:

@@ -1,46 +1,49 @@
-"""What a folder run is asked for, and what became of it."""
+"""Options and outcome of a folder run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from infer.folder.plan import Job, Plan
 from infer.photo.decode import MAX_PIXELS
+from infer.photo.formats import Resolution
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColoringOptions:
-    """How photos are coloured, as the user asked for it."""
+    """Options of the user for colouring photos."""
 
     quality: int = 95
-    """Of JPEG and WebP."""
-    resolution: str = "original"
-    """"original", or "model" for the network's own output."""
+    """Quality of JPEG and WebP, 1 to 100."""
+    resolution: Resolution = Resolution.ORIGINAL
     render_longest: int | None = None
-    """Longest side at which a model of dynamic size sees a photo, aspect kept; its own size, square, when None."""
+    """Longest side of the input of a model of dynamic size, aspect kept; None for the model's own square size."""
     overwrite: bool = False
-    """Whether outputs that are there are made again."""
+    """Make existing outputs again, and replace files that no run wrote."""
     checksum: bool = False
-    """Whether inputs are told apart by content; otherwise by size and time of the last change."""
+    """Recognise changed inputs by content instead of size and time of the last change."""
     max_failures: int | None = None
-    """Stop after more failures than this."""
+    """Number of failed files above which the run stops; None for no limit."""
     max_pixels: int = MAX_PIXELS
+    """Largest number of pixels of a photo."""
 
     def recipe(self) -> dict[str, Any]:
-        """The options that change the picture, which the journal compares."""
+        """Return the options that change the picture, for the digest in the journal."""
         return {"quality": self.quality, "resolution": self.resolution, "render_longest": self.render_longest}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions(ColoringOptions):
-    """How a run colours photos, with what the machine and the model suggest where the user left it open."""
+    """Options of a run, with defaults for machine and model filled in."""
 
     batch_size: int
+    """Photos per batch."""
     workers: int
     """Threads that decode, run the model and encode."""
     streams: int = 1
-    """Batches given to the model at a time; no more than `workers` of them run. On a CPU, runs of one thread each
-    waste no time on waiting for each other, which the threads of a single run do."""
+    """Batches that are submitted to the model at a time; at most `workers` of them run. On a CPU, parallel runs of one
+    thread each are faster than one run of several threads, which wait for each other."""
 
 
 @dataclass
@@ -53,23 +56,23 @@ class Stage:
 
 @dataclass
 class Outcome:
-    """What became of the jobs of a run."""
+    """Outcome of a run."""
 
     done: int = 0
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    """Name and reason."""
+    """Reasons by name."""
     notes: dict[str, list[str]] = field(default_factory=dict)
-    """What a user should know of files that are done."""
+    """Notes on files that are done, by name."""
     run_notes: list[str] = field(default_factory=list)
-    """What a user should know of the run."""
+    """Notes on the run."""
     stopped: str | None = None
-    """Why the run ended before its last file, or None."""
+    """Why the run ended before its last file, None if it did not."""
     seconds: float = 0.0
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def add(self, later: "Outcome", plan: Plan) -> None:
-        """Count a further run, over the jobs of `plan`; a file that came through in it has no longer failed."""
+        """Add the outcome of a later run over the jobs of `plan`, which replaces their earlier failures."""
         self.done += later.done
         self.skipped += later.skipped
         for job in plan.jobs:
@@ -85,8 +88,16 @@ class Outcome:
 
     @property
     def settled(self) -> int:
-        """Files that are done, skipped or failed."""
+        """Number of files that are done, skipped or failed."""
         return self.done + self.skipped + len(self.failed)
+
+
+class State(StrEnum):
+    """State that a file was settled in."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,9 @@ class Event:
     """One file was settled."""
 
     job: Job
-    state: str
-    """"done", "skipped" or "failed"."""
+    state: State
     reason: str = ""
+    """Why the file failed; empty otherwise."""
 
 
 OnEvent = Callable[[Event, Outcome], None]

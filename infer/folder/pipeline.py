@@ -1,6 +1,6 @@
-"""Folder runs: fetch, decode, batch, run, encode and publish, overlapped, bounded and in no fixed order.
+"""The pipeline of a folder run: fetch, decode, run in batches, encode and publish, overlapped and in no fixed order.
 
-`Scheduler` has the order of work, `Bookkeeper` the journal; here is the work on one photo, and the three put together.
+This module implements the work on one photo, and connects it with `Scheduler` (order) and `Bookkeeper` (journal).
 """
 
 import hashlib
@@ -14,32 +14,32 @@ import numpy as np
 
 from infer.backends.base import Backend, OutOfMemory
 from infer.folder.bookkeeping import Bookkeeper
-from infer.folder.item import Item
 from infer.folder.journal import Journal
 from infer.folder.options import FolderOptions, OnEvent, Outcome, Stage
+from infer.folder.photo_item import Item
 from infer.folder.plan import Job
 from infer.folder.scheduler import AfterFailure, Limits, Scheduler
 from infer.folder.storage import Storage
 from infer.folder.thread_pools import Dispatcher
 from infer.photo.decode import Photo, decode, model_input, pixels_of, render_size_for
 from infer.photo.encode import write_photo
+from infer.photo.formats import Resolution
 
 PIXELS_UNDER_WAY = 2**26
-"""Photos are begun while those under way have fewer pixels in all; about 8 bytes each are held. A single larger photo
-is coloured alone."""
+"""Limit of the total pixels of photos in progress, about 8 bytes each. A single larger photo is processed alone."""
 
 GROUP = 4
-"""Photos that share a task at most. Handing a task out costs as much as decoding a thumbnail."""
+"""Largest number of photos per task. Submitting a task costs as much as decoding a thumbnail."""
 
 GROUP_PIXELS = 2**18
-"""Pixels that photos of one task have together at most; a larger photo is a task of its own."""
+"""Largest number of pixels of all photos of a task; a larger photo is a task of its own."""
 
 STAGES = ("fetch", "decode", "run", "encode", "publish")
 
 
 @dataclass(eq=False)
 class PhotoWork:
-    """The work on photos that `Scheduler` hands out: five stages in threads, and what comes between them."""
+    """The work on photos for `Scheduler`: five stages in threads, and the decisions between them."""
 
     source: Storage
     target: Storage
@@ -52,12 +52,12 @@ class PhotoWork:
         self.batch_size = self.options.batch_size
 
     def fetch(self, item: Item) -> None:
-        """Find the photo's file or content, and read its size from the header."""
+        """Fetch the photo's path or content, and read its size from the header."""
         item.content = self.source.fetch(item.job.name)
         item.pixels = pixels_of(item.content, item.job.name, self.options.max_pixels)
 
     def decode(self, item: Item) -> None:
-        """Decode the photo, and scale its luma to what the network sees."""
+        """Decode the photo, and scale its luma to the render size."""
         assert isinstance(item.content, Path | bytes)
         photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
         item.content = None
@@ -86,7 +86,7 @@ class PhotoWork:
             item.colors,
             item.job.format,
             quality=self.options.quality,
-            raw=self.options.resolution == "model",
+            raw=self.options.resolution == Resolution.MODEL,
         )
         item.notes += notes
         item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
@@ -100,17 +100,17 @@ class PhotoWork:
 
     @property
     def stopping(self) -> bool:
-        """True when no more photos are begun."""
+        """True if no further photos are begun."""
         return self.books.stopping
 
     def next(self) -> Item | None:
-        """The next photo to begin."""
+        """Return the next photo to begin, None if there is none."""
         return next(self.waiting, None)
 
     def batch_failed(self, batch: list[Item], error: BaseException) -> AfterFailure:
-        """Halve batches where memory ran out; otherwise find the photo at fault."""
+        """Halve the batch size if memory ran out; otherwise run the photos one by one to find the one at fault."""
         ran = max(len(batch), self.batch_size if self.backend.pads else 0)
-        # Smaller batches than the engine takes are filled up, so halving no longer helps.
+        # Batches below the engine's minimum are padded, so halving no longer helps.
         if isinstance(error, OutOfMemory) and ran > self.backend.batch_range[0]:
             half = -(-ran // 2)
             if half < self.batch_size:
@@ -120,53 +120,53 @@ class PhotoWork:
         return AfterFailure.SINGLY if isinstance(error, Exception) and len(batch) > 1 else AfterFailure.FAIL
 
     def before_publishing(self, items: list[Item]) -> bool:
-        """Nothing may appear that the journal does not know."""
+        """Note outputs in the journal before they may appear."""
         return self.books.publishing(items)
 
     def finished(self, item: Item) -> None:
-        """Note it."""
+        """Note that a photo is done."""
         self.books.done(item)
 
     def failed(self, item: Item, error: Exception) -> None:
-        """Note it, and go on."""
+        """Note that a photo failed; the run continues."""
         self.books.failed(item.job, error)
 
     def tick(self) -> None:
-        """Flush the journal now and then."""
+        """Flush the journal if it is due."""
         self.books.commit_if_due()
 
 
 @dataclass(eq=False)
 class Pipeline:
-    """What one run needs."""
+    """One run over a plan, with its parts."""
 
     source: Storage
     """INPUT."""
     target: Storage
-    """OUTPUT, which the journal's lock keeps for this run alone."""
+    """OUTPUT, locked for this run by the journal."""
     backend: Backend
-    """Entered."""
+    """The entered backend."""
     options: FolderOptions
     journal: Journal
-    """Of the OUTPUT."""
+    """Journal of OUTPUT."""
     recipe: str
     """Digest of the model and of the options that change the picture."""
     on_event: OnEvent | None = None
     """Called after each file."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """When set, no more files are begun and those under way are finished."""
+    """When set, no further files are begun and those in progress are finished."""
 
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
-        """Colour the jobs' photos, once; a file that fails is noted and the run goes on.
+        """Colour the photos of all jobs; the run continues after failures of single files. Call this once.
 
         Args:
-            jobs: from `infer.folder.plan.make_plan`.
+            jobs: jobs of `infer.folder.plan.make_plan`.
 
         Returns:
-            Each job as done, skipped or failed; jobs that were not begun when the run stopped are in none.
+            The outcome; jobs that were not begun when the run stopped are neither done, skipped nor failed.
 
         Raises:
-            OSError: nothing can be written to `target`; no photo was begun.
+            OSError: `target` cannot be written to; no photo was begun.
         """
         started = time.monotonic()
         outcome = Outcome(stages={name: Stage() for name in STAGES})
@@ -206,6 +206,6 @@ class Pipeline:
             weight=PIXELS_UNDER_WAY,
             group=GROUP,
             group_effort=GROUP_PIXELS,
-            fetch_singly=self.source.waits,  # what was fetched from a store is in memory
+            fetch_singly=self.source.waits,  # content from a store is held in memory
             publish_singly=self.target.waits,
         )

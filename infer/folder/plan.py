@@ -1,9 +1,10 @@
-"""Which input goes to which output: the plan that is made before a run begins."""
+"""The plan of a run: an output for each input, and the action that each job needs."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePath
 
 from cgan.errors import UserError
@@ -12,11 +13,11 @@ from cgan.formats import PHOTO_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
-from infer.photo.decode import WRITE_FORMATS
+from infer.photo.formats import SAME, WRITE_FORMATS, PillowFormat
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
-KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, "BMP"})
-"""Formats that hold colour and are written; photos in others become PNG."""
+KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, PillowFormat.BMP})
+"""Formats that are kept with --format same; photos in other formats become PNG."""
 
 NOT_READ = frozenset(
     {
@@ -25,7 +26,7 @@ NOT_READ = frozenset(
         *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
     }
 )
-"""Suffixes of pictures that are not read; a report that left them out would look complete."""
+"""Suffixes of picture formats that are not supported. The report lists such files, so that it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,50 +34,50 @@ class Job:
     """One photo to colour."""
 
     name: str
-    """Path below INPUT."""
+    """Path relative to INPUT."""
     output: str
-    """Path below OUTPUT."""
-    format: str
-    """Pillow's name of the output format."""
+    """Path relative to OUTPUT."""
+    format: PillowFormat
+    """Format of the output."""
     identity: str
-    """Size and version of the input when it was found."""
+    """Size and version of the input at the time of the search, see `identity_of`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a run, and what was passed over while they were found."""
+    """All jobs of a run, and the files that the search passed over."""
 
     jobs: tuple[Job, ...]
     passed_over: dict[str, str]
-    """Paths that are not inputs, with the reason: links to folders, FIFOs, links that lead nowhere."""
+    """Reasons by the paths of entries that are not inputs: links to folders, FIFOs, dangling links."""
     unreadable: dict[str, str]
-    """Folders that could not be searched, and photos that no output can be named after, with the reason."""
+    """Reasons by the paths of folders that could not be searched, and of photos whose names no output can have."""
     other_files: int
-    """Files whose names are not those of photos, hidden files included."""
+    """Number of files that are not photos, including hidden files."""
 
 
 def make_plan(
     source: Storage,
     target: Storage,
-    format_: str = "same",
+    format_: str = SAME,
     known: Collection[tuple[str, str]] = (),
     choose: Callable[[Entry], bool] | None = None,
 ) -> Plan:
-    """Find the photos below `source` and give each an output of its own below `target`.
+    """Find the photos below `source` and assign each a unique output below `target`.
 
-    Paths are mirrored. A photo whose format is kept keeps its name; otherwise the suffix changes, or is
-    added where two photos would meet in one output.
+    Paths are mirrored. A photo whose format is kept keeps its name. Otherwise its suffix is replaced, or appended if
+    two photos would have the same output.
 
     Args:
-        source: photos, searched recursively.
-        target: the outputs; never searched, though it may lie inside `source`.
+        source: INPUT, searched recursively.
+        target: OUTPUT; not searched, even if it is inside `source`.
         format_: "same" or a key of WRITE_FORMATS.
-        known: inputs and outputs of earlier runs, which stay together.
-        choose: which files to take for now; all when None, and then there have to be photos.
+        known: pairs of input and output of earlier runs, which are kept.
+        choose: returns True for files to include; None includes all files and requires at least one photo.
 
     Raises:
-        UserError: `source` is not there, the two folders would overwrite inputs, or there are no photos.
-        OSError: a store that cannot be searched.
+        UserError: `source` does not exist or has no photos, or outputs would overwrite inputs.
+        OSError: a store cannot be searched.
     """
     check_folders(source, target)
     found: dict[str, str] = {}
@@ -112,31 +113,46 @@ def make_plan(
 
 
 def identity_of(status: Status) -> str:
-    """What tells a version of an input from another without reading it."""
+    """Return size and version of an input, which tell its versions apart without reading it."""
     return f"{status.size}:{status.version}"
+
+
+class Action(StrEnum):
+    """Action of a run on a job."""
+
+    DO = "do"
+    """Colour the photo and write its output."""
+    SKIP = "skip"
+    """Leave the output of an earlier run as it is."""
+    FAIL = "fail"
+    """Report a failure and write nothing."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a run has to do with a job, and what it found at its output."""
+    """The action that a job needs, and the state of its output that decided it."""
 
-    verdict: str
-    """"do", "skip" or "fail"."""
+    action: Action
     reason: str
+    """Why; empty for a job that is skipped."""
     row: Row | None
+    """Row of the output in the journal."""
     there: Status | None
+    """The file at the output's name, None where there is none."""
     content: str
-    """SHA-256 of the file there, empty where it was not read."""
+    """SHA-256 of that file, empty where it was not read."""
 
 
 def judge(
     job: Job, checksum: str, journal: Journal, target: Storage, *, recipe: str, root: str, overwrite: bool
 ) -> Judgement:
-    """Look at a job's output and decide what a run has to do; `checksum` is its photo's, other arguments as of `check`.
+    """Inspect the output of a job and decide the action that it needs.
+
+    Args are those of `check`, and `checksum`: SHA-256 of the photo, empty without --checksum.
 
     Raises:
         JournalError: the journal cannot be read.
-        OSError: the output cannot be looked at.
+        OSError: the output cannot be inspected.
     """
     row, there = journal.find(job.output), target.status(job.output)
     content = target.checksum(job.output) if content_decides(row, there) else ""
@@ -146,56 +162,56 @@ def judge(
 
 def check(
     job: Job, row: Row | None, there: Status | None, content: str, same: bool, recipe: str, root: str, overwrite: bool
-) -> tuple[str, str]:
-    """Decide what a run has to do with a job.
+) -> tuple[Action, str]:
+    """Decide the action that a job needs.
 
     Args:
         job: the photo.
-        row: what the journal knows of its output.
-        there: the file at its output, None where there is none.
-        content: SHA-256 of that file where `content_decides`, else empty.
-        same: whether the row speaks of the input as it is now.
+        row: row of the output in the journal, None if there is none.
+        there: status of the file at the output's name, None if there is none.
+        content: SHA-256 of that file if `content_decides`, else empty.
+        same: whether the row describes the current version of the input.
         recipe: digest of the model and the options that change the picture.
-        root: the INPUT folder.
-        overwrite: whether any output is made again.
+        root: identity of INPUT.
+        overwrite: value of --overwrite.
 
     Returns:
-        "do", "skip" or "fail", and why.
+        The action, and why.
     """
     if overwrite:
-        return "do", "--overwrite"
+        return Action.DO, "--overwrite"
     if there is None:
-        return "do", "no output yet" if row is None or row.state != DONE else "its output is gone"
+        return Action.DO, "no output yet" if row is None or row.state != DONE else "its output is gone"
     if row is None:
-        return "fail", occupied(job.output)
+        return Action.FAIL, occupied(job.output)
     if row.name != job.name:
-        return "fail", f"{job.output} was made from {row.name}; {ADVICE}"
+        return Action.FAIL, f"{job.output} was made from {row.name}; {ADVICE}"
     current = same and row.recipe == recipe
     if not there.regular and not (current and row.state == DONE and there.size == row.size):
-        return "fail", f"{job.output} is a link or no file; {ADVICE}"
+        return Action.FAIL, f"{job.output} is a link or no file; {ADVICE}"
     if row.state == BEGUN:
         if there.size and not known_contents(row):
-            return "do", "not known to be finished"  # whose output is left if it is equal
+            return Action.DO, "not known to be finished"  # if the new output is equal, the file is left as it is
         if content and content == row.publishing and current:
-            return "skip", ""  # a kill came before its note
+            return Action.SKIP, ""  # the run was killed before it noted the end
         if content and content not in known_contents(row):
-            return "fail", occupied(job.output)
-        return "do", "not finished"
+            return Action.FAIL, occupied(job.output)
+        return Action.DO, "not finished"
     if there.size == 0:  # after a power cut, on some file systems
-        return "do", "its output is empty"
+        return Action.DO, "its output is empty"
     if there.size != row.size:
-        return "fail", changed(job.output) if row.size else occupied(job.output)
+        return Action.FAIL, changed(job.output) if row.size else occupied(job.output)
     if current and row.state == DONE:
-        return "skip", ""
+        return Action.SKIP, ""
     if not known_contents(row):
-        return "fail", f"{job.output} was made by an earlier version, which did not note its digest; {ADVICE}"
+        return Action.FAIL, f"{job.output} was made by an earlier version, which did not note its digest; {ADVICE}"
     if row.state == FAILED:
-        return "do", "failed before"
+        return Action.DO, "failed before"
     if same:
-        return "do", "another model or other options"
+        return Action.DO, "another model or other options"
     if row.root != root:
-        return "fail", f"{job.output} was made from another photo of this name, in {row.root}; {ADVICE}"
-    return "do", "the photo changed"
+        return Action.FAIL, f"{job.output} was made from another photo of this name, in {row.root}; {ADVICE}"
+    return Action.DO, "the photo changed"
 
 
 ADVICE = "move it away or choose another OUTPUT, or replace it with --overwrite"
@@ -203,71 +219,75 @@ EMPTY = hashlib.sha256().hexdigest()
 
 
 def occupied(output: str) -> str:
-    """The reason where a file of somebody else lies at an output."""
+    """Return the reason for an output whose name belongs to a file that no run wrote."""
     return f"{output} is there and no run wrote it; {ADVICE}"
 
 
 def refused(output: str, error: OccupiedError) -> str:
-    """The reason where something appeared at an output, or was changed, while the photo was coloured."""
+    """Return the reason for an output that appeared or changed while its photo was coloured."""
     return f"{error.strerror} ({output}), which no run wrote as it is now; {ADVICE}"
 
 
 def changed(output: str) -> str:
-    """The reason where an output is no longer what a run wrote."""
+    """Return the reason for an output that was changed after a run wrote it."""
     return f"{output} was changed since it was written; {ADVICE}"
 
 
 def content_decides(row: Row | None, there: Status | None) -> bool:
-    """Return True if `check` needs the digest of the file at an output: a kill came between its note and its end."""
+    """Return True if `check` needs the digest of the output: a run was killed between beginning and end."""
     return row is not None and row.state == BEGUN and there is not None and there.regular and there.size > 0
 
 
 def known_contents(row: Row | None) -> frozenset[str]:
-    """SHA-256 of the contents at an output that a run put there, so that they may be replaced."""
+    """Return the SHA-256 digests of contents that runs wrote to an output and that may be replaced."""
     return frozenset({row.digest, row.publishing} - {""}) if row else frozenset()
 
 
 def replaceable_contents(row: Row | None, overwrite: bool) -> frozenset[str] | None:
-    """What an output may replace, as of `Storage.publish`."""
+    """Return the contents that an output may replace, as for `Storage.publish`."""
     if overwrite:
         return None
     return known_contents(row) | {EMPTY} if row else frozenset()
 
 
 def check_folders(source: Storage, target: Storage) -> None:
-    """Refuse an INPUT that is not there, and an OUTPUT that is no folder or could overwrite the inputs.
+    """Check INPUT and OUTPUT before a run.
 
     Raises:
-        UserError: see above.
+        UserError: INPUT does not exist, or OUTPUT is not a folder or could overwrite the inputs.
     """
     if not target.writable:
-        raise UserError(f"{target}: found an archive, expected a folder for the outputs; name one, and pack it later")
+        raise UserError(
+            f"{target}: found an archive, expected a folder for the outputs; choose a folder, and pack it later"
+        )
     if isinstance(source, LocalFolder) and not source.path.is_dir():
         if source.path.exists():
-            raise UserError(f"{source}: found something else, expected a photo or a folder of photos")
-        raise UserError(f"{source}: found nothing there, expected a photo or a folder of photos")
+            raise UserError(
+                f"{source}: found something else, expected a photo or a folder of photos; choose another INPUT"
+            )
+        raise UserError(f"{source}: found nothing there, expected a photo or a folder of photos; choose another INPUT")
     if isinstance(target, LocalFolder) and target.path.exists() and not target.path.is_dir():
-        raise UserError(f"{target}: found a file, expected a folder for the outputs")
+        raise UserError(f"{target}: found a file, expected a folder for the outputs; choose another OUTPUT")
     if isinstance(source, LocalFile) and _names_a_photo(target):
         raise UserError(f"{target}: found the name of a photo, expected a folder for the output; name its folder")
-    # Of a single file only its own output could overwrite it, which the plan refuses.
+    # A single file could be overwritten only by its own output, which `make_plan` refuses.
     if type(source) is type(target) and PurePath(source.identity).is_relative_to(target.identity):
         raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
 
 
 def check_apart(source: Storage, target: Storage) -> None:
-    """Refuse an OUTPUT that is INPUT under another name, or lies in it or around it: a server has several names.
+    """Check with a probe that OUTPUT is not INPUT, inside it or around it under another name of the server.
 
-    Nothing is asked of two folders of this machine, whose paths tell it.
+    Two local folders are not probed; `check_folders` compares their paths.
 
     Raises:
-        UserError: see above.
+        UserError: the folders overlap.
         OSError: OUTPUT cannot be written to.
     """
     if not source.writable or (isinstance(source, LocalFolder) and isinstance(target, LocalFolder)):
         return
     if type(source) is type(target) and f"{target.identity}/".startswith(f"{source.identity}/"):
-        return  # under the same name, so it is left out of the search
+        return  # the same name, so the search leaves it out
     with target.probe() as probe:
         seen = source.sees(probe)
     if seen:
@@ -282,7 +302,7 @@ def _names_a_photo(target: Storage) -> bool:
 
 
 def _refuse_overwriting_inputs(jobs: tuple[Job, ...], source: Storage, target: Storage) -> None:
-    """Links can make an output the same file as an input, whatever the two are called."""
+    """Refuse outputs that are the same file as an input through links."""
     if not (isinstance(source, LocalFolder) and isinstance(target, LocalFolder)):
         return
     outputs = {found: job for job in jobs if (found := _file(target, job.output))}
@@ -298,27 +318,27 @@ def _file(folder: LocalFolder, name: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _output_format(name: str, format_: str) -> str:
-    if format_ != "same":
+def _output_format(name: str, format_: str) -> PillowFormat:
+    if format_ != SAME:
         return WRITE_FORMATS[format_]
     found = PHOTO_FORMATS[PurePath(name).suffix.lower()]
-    return found if found in KEPT_FORMATS else "PNG"
+    return PillowFormat(found) if found in KEPT_FORMATS else PillowFormat.PNG
 
 
 def _output_names(names: list[str], format_: str, known: Collection[tuple[str, str]]) -> list[str]:
-    """One output path for each input path, all different, also where case does not distinguish files."""
+    """Return one output path per input path; all differ, also on file systems that ignore case."""
     wanted = []
     for name in names:
         output_format = _output_format(name, format_)
         kept = PHOTO_FORMATS[PurePath(name).suffix.lower()] == output_format
         wanted.append(name if kept else str(PurePath(name).with_suffix(FORMAT_SUFFIXES[output_format])))
     counts = Counter(output.casefold() for output in wanted)
-    # Outputs that earlier runs gave away stay with their inputs, also while those are not among the names.
+    # Outputs of earlier runs stay with their inputs, even if these are not among the names now.
     given = {name: output for name, output in known if _suits(output, name, format_)}
     owners: dict[str, str] = {}
     for name, output in known:
         owners.setdefault(output.casefold(), name)
-    keeps: dict[str, str] = {}  # the one input that keeps its name, by the output where case does not count
+    keeps: dict[str, str] = {}  # the input that keeps its name, by the case-folded output
     for name, output in zip(names, wanted, strict=True):
         if output == name and owners.get(output.casefold(), name) == name:
             keeps.setdefault(output.casefold(), name)
@@ -342,7 +362,7 @@ def _output_names(names: list[str], format_: str, known: Collection[tuple[str, s
 
 
 def _suits(output: str, name: str, format_: str) -> bool:
-    """Whether an output that an earlier run named has the format that this run writes."""
+    """Return True if an output of an earlier run has the format that this run writes."""
     if PurePath(name).suffix.lower() not in PHOTO_FORMATS:
         return False
     return PHOTO_FORMATS.get(PurePath(output).suffix.lower()) == _output_format(name, format_)

@@ -1,4 +1,4 @@
-"""One file on its way into a store, where it must not replace what a run does not know."""
+"""Publication of one file in a store, without replacing a file that no run wrote."""
 
 import contextlib
 import hashlib
@@ -12,33 +12,33 @@ from infer.folder.filesystems import has_own_mv, kind_of, protocols_of
 S3 = frozenset({"s3", "s3a"})
 AZURE = frozenset({"az", "abfs", "abfss"})
 ATOMIC_PROTOCOLS = frozenset({*S3, *AZURE, "gs", "gcs", "memory"})
-"""Stores in which an object appears when its upload is complete; in others it is renamed or copied then."""
+"""Protocols whose objects appear when the upload is complete; with others the file is renamed or copied."""
 
 
 class _Object(NamedTuple):
-    """What lies in a store."""
+    """An object in a store."""
 
     sha256: str
     tag: str
-    """ETag of this very content, empty where the store has none."""
+    """ETag of the content, empty if the store has none."""
 
 
 class Publication:
-    """One file on its way into a store; arguments and errors are those of `Storage.publish`."""
+    """One file to publish; arguments and errors are those of `Storage.publish`."""
 
     def __init__(self, files: Any, name: str, path: str, content: bytes, replaces: Collection[str] | None) -> None:
         self.files, self.name, self.path, self.content, self.replaces = files, name, path, content, replaces
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     def publish(self) -> None:
-        """Write the file, unless it lies there already."""
+        """Write the file unless it already has this content."""
         if protocols_of(self.files) & ATOMIC_PROTOCOLS:
             self._upload()
         else:
             self._rename()
 
     def _upload(self) -> None:
-        """As one object that is whole when it appears."""
+        """Upload the file as one object, atomically."""
         if self.replaces is None:
             self.files.pipe_file(self.path, self.content)
             return
@@ -48,7 +48,7 @@ class Publication:
         try:
             self.files.pipe_file(self.path, self.content, **self._condition(before))
         except Exception:
-            # Refused, by a condition that each store words differently, or it arrived and its answer did not.
+            # The condition was refused, with an error of the store's own, or the response to the upload was lost.
             after = self._look()
             if after and after != before and self._may_replace(after):
                 raise OccupiedError(self.name, "another file") from None
@@ -57,7 +57,7 @@ class Publication:
             raise
 
     def _condition(self, before: _Object | None) -> dict[str, Any]:
-        """Arguments with which the store itself refuses to replace anything else."""
+        """Return arguments for a conditional write, with which the store refuses to replace any other object."""
         protocols = protocols_of(self.files)
         if before is None:
             return {"overwrite": False} if protocols & AZURE else {"mode": "create"}
@@ -66,7 +66,7 @@ class Publication:
         return {}
 
     def _rename(self) -> None:
-        """Upload under another name, then look, then rename."""
+        """Upload under a temporary name, check the final name, then rename."""
         temporary = posixpath.join(posixpath.dirname(self.path), temporary_name())
         try:
             self.files.pipe_file(temporary, self.content)
@@ -83,7 +83,7 @@ class Publication:
             raise
 
     def _look(self) -> _Object | None:
-        """Read what has the name now, past all caches; None where nothing has."""
+        """Read the object of the final name without caches; None if there is none."""
         self.files.invalidate_cache(posixpath.dirname(self.path))
         try:
             found = self.files.info(self.path)
@@ -95,7 +95,11 @@ class Publication:
         return _Object(hashlib.sha256(content).hexdigest(), str(found.get("ETag") or ""))
 
     def _may_replace(self, found: _Object | None) -> bool:
-        """Whether the file has to be written; False where it lies there already."""
+        """Return True if the file must be written, False if the object already has its content.
+
+        Raises:
+            OccupiedError: the object may not be replaced.
+        """
         assert self.replaces is not None
         if found and found.sha256 != self.sha256 and found.sha256 not in self.replaces:
             raise OccupiedError(self.name, "another file")

@@ -1,7 +1,7 @@
 """A folder behind an fsspec URL such as s3://bucket/photos; one in an archive is an `ArchiveFolder`.
 
-fsspec's file systems differ in what they can do at a time and in how they keep a file from being replaced. What is not
-known to be safe is used by one thread at a time.
+File systems of fsspec differ in thread safety and in how they prevent replacing a file. One that is not known to be
+thread-safe is used by one thread at a time.
 """
 
 import contextlib
@@ -61,9 +61,11 @@ class RemoteFolder(Storage):
         self._files, root = opened(url, self.credentials)
         self._protocols = protocols_of(self._files)
         if self._protocols & HTTP and "?" in root:
-            raise UserError(f"{self}: found a query in the URL of a folder, expected none; leave it out")
+            raise UserError(f"{self}: found a query in the URL of a folder; leave it out")
         if not self._protocols & THIS_MACHINE and {".", ".."} & set(unquote(root).split("/")):
-            raise UserError(f"{self}: found . or .. in a URL, with which a folder has two names; leave it out")
+            raise UserError(
+                f"{self}: found . or .. in a URL, which gives a folder two names; write the path without it"
+            )
         self._root = root.rstrip("/") or root
         # Paths of some stores begin with "/", and those of the others with a bucket.
         self._prefix = f"{root.rstrip('/')}/" if root or self._files.root_marker else ""
@@ -71,18 +73,18 @@ class RemoteFolder(Storage):
         self._listed: dict[str, Status] | None = None
         self._listing = threading.Lock()
         self._made: set[str] = set()
-        """Folders that are known to be there."""
+        """Folders that are known to exist."""
 
     def __str__(self) -> str:
         return self.credentials.shown
 
     @property
     def identity(self) -> str:
-        """The URL without passwords and tokens."""
+        """URL without passwords and tokens."""
         return identity_of(self.url, self._files, self._root)
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Entries have the names that the store has for them, below the folder; links are not followed."""
+        """Yield entries with the store's names relative to the folder; links are not followed."""
         hidden = leave_out._prefix if isinstance(leave_out, RemoteFolder) and self._shares(leave_out) else None
         with self._using() as files:
             files.invalidate_cache()
@@ -92,7 +94,7 @@ class RemoteFolder(Storage):
                 yield entry
 
     def _search(self, files: Any) -> Iterator[Entry]:
-        """All files, by the store's own search, or folder by folder where fsspec's would pass over errors."""
+        """Yield all files, by the store's own search, or folder by folder if fsspec's search would hide errors."""
         if has_own_find(files):
             for path, found in files.find(self._root, detail=True).items():
                 yield from self._entries(path, found)
@@ -122,7 +124,7 @@ class RemoteFolder(Storage):
                     seen |= {found["unique"]} if found.get("unique") else set()
 
     def _entries(self, path: str, found: dict[str, Any]) -> Iterator[Entry]:
-        """None for the folder itself, and for what only marks a folder."""
+        """Yield the entry of a path; nothing for the folder itself and for markers of folders."""
         kind = kind_of(found)
         if path.rstrip("/") == self._root.rstrip("/") or kind == "directory":
             return
@@ -143,9 +145,9 @@ class RemoteFolder(Storage):
         return path[len(self._prefix) :] if below else self.credentials.without_secrets(path)
 
     def status(self, name: str) -> Status | None:
-        """As the store listed it when the first was asked for, or as this run published it since.
+        """Return the status at the first listing of the store, updated by `publish`.
 
-        Asking for each file by itself would take a round trip a file. `publish` looks again.
+        A request per file would cost a round trip each. `publish` checks the file again.
         """
         return self._list().get(name)
 
@@ -162,15 +164,15 @@ class RemoteFolder(Storage):
             return self._listed
 
     def fetch(self, name: str) -> bytes:
-        """Its content."""
+        """Return the content of a file."""
         check_below(name)
         with self._using() as files:
             content: bytes = files.cat_file(self._path(name))
         return content
 
     def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
-        """Stores with conditional writes see to it themselves that nothing else is replaced; in others the last look
-        comes right before the object takes its name.
+        """Write a file. Conditional writes of the store prevent replacing another file; stores without them are checked
+        immediately before the write.
         """
         check_below(name)
         with self._using() as files:
@@ -184,7 +186,7 @@ class RemoteFolder(Storage):
                 self._listed[name] = Status(len(content), "")
 
     def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
-        """Write and remove a small file, so that missing permission shows before the first photo."""
+        """Write and remove a small file, so that missing permission is found before the first photo."""
         found = self._list() if marks else {}
         with self._using() as files:
             files.makedirs(self._root, exist_ok=True)
@@ -196,7 +198,7 @@ class RemoteFolder(Storage):
 
     @contextlib.contextmanager
     def probe(self) -> Iterator[Probe]:
-        """Written without a look at what is there: its name is its own."""
+        """Write a probe without checking for a file of its name, which is unique."""
         probe = Probe.of(self._root)
         with self._using() as files:
             files.makedirs(self._root, exist_ok=True)
@@ -208,7 +210,7 @@ class RemoteFolder(Storage):
                 files.rm_file(self._path(probe.name))
 
     def sees(self, probe: Probe) -> bool:
-        """An error is a no: above the folder most stores have nothing that can be asked for."""
+        """Return True if the probe is found. Errors count as no: most stores refuse requests above the folder."""
         above = self._root.rstrip("/").split("/")[:-1]
         folders = [*(self._prefix + tail for tail in probe.tails)]
         folders += ["".join(f"{part}/" for part in above[:count]) for count in range(len(above), -1, -1)]
@@ -220,16 +222,16 @@ class RemoteFolder(Storage):
                         return True
                 except FileNotFoundError:
                     pass
-                except Exception:  # each store has its own
+                except Exception:  # each store has its own types
                     self._broken = not is_concurrent(files)
         return False
 
     def finish(self) -> None:
-        """Nothing is left in a store."""
+        """Do nothing: no resources are held in a store."""
 
     @property
     def on_this_machine(self) -> LocalFolder | None:
-        """The folder that a URL such as local:///photos is another name of; None for what is elsewhere."""
+        """Local folder of a URL such as local:///photos, None for a remote URL."""
         return LocalFolder(Path(self._root)) if self._protocols & THIS_MACHINE else None
 
     def _path(self, name: str) -> str:
@@ -240,9 +242,9 @@ class RemoteFolder(Storage):
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Any]:
-        """The file system, for this thread alone where it has to be.
+        """Yield the file system, locked for this thread unless it is thread-safe.
 
-        After an error, answers of a single connection may be out of step with what was asked: it is not used again.
+        After an error, responses of a single connection may not match its requests, so the connection is replaced.
         """
         with lock_of(self._files), as_os_errors(self.credentials):
             if self._broken:

@@ -1,9 +1,9 @@
-"""The JSON report of a folder run."""
+"""report.json: the values of a folder run, and the file that holds them."""
 
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,76 +12,153 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, json_sha256
 from infer.backends.base import Backend
 from infer.folder.local_folder import LocalFolder
-from infer.folder.options import FolderOptions, Outcome
+from infer.folder.options import FolderOptions, Outcome, Stage
 from infer.folder.plan import Plan
 from infer.folder.storage import Storage
 
 REPORT_NAME = "report.json"
 
 
-def report_values(
-    plan: Plan, outcome: Outcome, options: FolderOptions, format_: str, backend: Backend, digest: str, watched: bool
-) -> dict[str, Any]:
-    """The report as JSON values.
+@dataclass(frozen=True, kw_only=True)
+class ReportedModel:
+    """The model that coloured the photos."""
+
+    file: str
+    digest: str
+    """See `Backend.digest`."""
+    engine: str
+    note: str | None
+    spec: dict[str, Any]
+    """The contract as JSON values."""
+
+    @classmethod
+    def of(cls, backend: Backend) -> "ReportedModel":
+        """Describe the model of an entered backend."""
+        return cls(
+            file=str(backend.path),
+            digest=backend.digest,
+            engine=backend.engine,
+            note=backend.note,
+            spec=backend.spec.to_json(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """Time that all threads together spent in one stage."""
+
+    seconds: float
+    images_per_second: float
+
+    @classmethod
+    def of(cls, stage: Stage) -> "StageTime":
+        """Return time and speed of a stage that has taken any time."""
+        return cls(seconds=round(stage.seconds, 3), images_per_second=round(stage.files / stage.seconds, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The values of report.json, in the order of the file."""
+
+    photos: int
+    """Photos of the plan; of a watched folder, photos settled so far."""
+    done: int
+    skipped: int
+    failed: int
+    not_begun: int
+    """Photos that were left when the run stopped."""
+    stopped: str | None
+    """Why the run ended before its last photo, None if it did not."""
+    failures: dict[str, str]
+    """Reasons by name."""
+    notes: dict[str, list[str]]
+    """Notes on photos that are done, by name."""
+    run_notes: list[str]
+    passed_over: dict[str, str]
+    other_files: int
+    """Files that are not photos."""
+    seconds: float
+    images_per_second: float
+    stages: dict[str, StageTime]
+    options: dict[str, Any]
+    model: ReportedModel
+    version: str
+    """Version of cgan."""
+    input: str
+    output: str
+    journal: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def make_report(
+    plan: Plan,
+    outcome: Outcome,
+    options: FolderOptions,
+    *,
+    format_: str,
+    backend: Backend,
+    watched: bool,
+    source: Storage,
+    target: Storage,
+    journal: Path | None,
+) -> Report:
+    """Return the report of a run.
 
     Args:
-        plan: all jobs, of a watched folder those of the last round.
-        outcome: what became of them, of a watched folder of all so far.
-        options: as they were chosen.
-        format_: --format.
-        backend: entered.
-        digest: of the model.
-        watched: whether the folder was watched, so that nothing is left to begin.
+        plan: all jobs; of a watched folder, those of the last round.
+        outcome: result of the run; of a watched folder, of all rounds so far.
+        options: options of the run.
+        format_: value of --format.
+        backend: the entered backend.
+        watched: whether the folder was watched; nothing is left to begin then.
+        source: INPUT.
+        target: OUTPUT.
+        journal: path of the journal.
     """
     from cgan import __version__
 
-    stages = {
-        name: {"seconds": round(stage.seconds, 3), "images_per_second": round(stage.files / stage.seconds, 1)}
-        for name, stage in outcome.stages.items()
-        if stage.seconds
-    }
-    return {
-        "photos": outcome.settled if watched else len(plan.jobs),
-        "done": outcome.done,
-        "skipped": outcome.skipped,
-        "failed": len(outcome.failed),
-        "not_begun": 0 if watched else len(plan.jobs) + len(plan.unreadable) - outcome.settled,
-        "stopped": outcome.stopped,
-        "failures": outcome.failed,
-        "notes": outcome.notes,
-        "run_notes": outcome.run_notes,
-        "passed_over": plan.passed_over,
-        "other_files": plan.other_files,
-        "seconds": round(outcome.seconds, 3),
-        "images_per_second": round(outcome.done / outcome.seconds, 2) if outcome.seconds else 0.0,
-        "stages": stages,
-        "options": {**asdict(options), "format": format_},
-        "model": {
-            "file": str(backend.path),
-            "digest": digest,
-            "engine": backend.engine,
-            "note": backend.note,
-            "spec": backend.spec.to_json(),
-        },
-        "version": __version__,
-    }
+    return Report(
+        photos=outcome.settled if watched else len(plan.jobs),
+        done=outcome.done,
+        skipped=outcome.skipped,
+        failed=len(outcome.failed),
+        not_begun=0 if watched else len(plan.jobs) + len(plan.unreadable) - outcome.settled,
+        stopped=outcome.stopped,
+        failures=outcome.failed,
+        notes=outcome.notes,
+        run_notes=outcome.run_notes,
+        passed_over=plan.passed_over,
+        other_files=plan.other_files,
+        seconds=round(outcome.seconds, 3),
+        images_per_second=round(outcome.done / outcome.seconds, 2) if outcome.seconds else 0.0,
+        stages={name: StageTime.of(stage) for name, stage in outcome.stages.items() if stage.seconds},
+        options={**asdict(options), "format": format_},
+        model=ReportedModel.of(backend),
+        version=__version__,
+        input=str(source),
+        output=str(target),
+        journal=str(journal),
+    )
 
 
 REPORT_KEYS = frozenset({"not_begun", "version"})
-"""Of a report, and of no other JSON file of this project."""
-
+"""Keys that the report has and no other JSON file of this project."""
 
 SEAL = "report_sha256"
-"""Key of the digest of all other values: a report that was edited is no longer the run's own."""
+"""Key of the digest of all other values, by which an edited report is told from one that a run may replace."""
 
 
-def sealed(values: dict[str, Any]) -> bytes:
-    """The report as a file holds it."""
+def sealed(report: Report) -> bytes:
+    """Return the content of report.json: the values, and the digest of them."""
+    values = report.to_json()
     return (json.dumps({**values, SEAL: json_sha256(values)}, indent=2) + "\n").encode()
 
 
 def is_report(content: bytes) -> bool:
-    """Return True for a report that nobody edited; earlier versions wrote no digest."""
+    """Return True for a report that was not edited; reports of earlier versions have no digest and are accepted."""
     if not json_with(REPORT_KEYS)(content):
         return False
     values = json.loads(content)
@@ -90,18 +167,18 @@ def is_report(content: bytes) -> bool:
 
 
 class ReportFile:
-    """Where the report of a run goes: a file, a stream, or an object in a store.
+    """The destination of the report: a file, a stream, or an object in a store.
 
     Args:
-        target: OUTPUT, which has the report unless `path` says otherwise.
-        path: from --report.
-        overwrite: whether any file called report.json in OUTPUT may be replaced.
+        target: OUTPUT, where report.json goes if no `path` is given.
+        path: value of --report.
+        overwrite: whether any file named report.json in OUTPUT may be replaced.
     """
 
     def __init__(self, target: Storage, path: Path | None, overwrite: bool) -> None:
         self.target = target
         self.path = path or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
-        """None in a store."""
+        """Path of the report; None in a store."""
         self._asked = path is not None
         self._any = overwrite and path is None and not (self.path and self.path.is_symlink())
 
@@ -109,20 +186,20 @@ class ReportFile:
         return str(self.path or f"{self.target}/{REPORT_NAME}")
 
     def check(self, plan: Plan | None = None, source: Storage | None = None) -> None:
-        """Check that the report can be written and replaces nothing but an earlier one, before anything slow begins.
+        """Check, before anything slow begins, that the report can be written and replaces only an earlier report.
 
         Args:
-            plan, source: where they are known, no photo and no output may have its name.
+            plan, source: if given, the name of the report must differ from those of all photos and outputs.
 
         Raises:
-            UserError: it cannot, or it would.
+            UserError: the report cannot be written, or would replace another file.
             GateError: the disk is full.
         """
         if self.path is None:
             self._own_in_store()
-        elif self._asked or self.path.parent.is_dir():  # an OUTPUT that is not there yet has no report
+        elif self._asked or self.path.parent.is_dir():  # a new OUTPUT has no report
             check_document(self.path, self._is_own, "--report" if self._asked else "")
-        if self._asked and self.path and plan:  # report.json is the name of no photo
+        if self._asked and self.path and plan:  # the default name is never that of a photo
             for folder, names in (
                 (self.target, (job.output for job in plan.jobs)),
                 (source, (job.name for job in plan.jobs)),
@@ -131,13 +208,13 @@ class ReportFile:
                 if own is not None and any(name.casefold() == own for name in names):
                     raise UserError(f"--report {self.path}: found the name of a photo or an output; give another name")
 
-    def write(self, values: dict[str, Any]) -> None:
+    def write(self, report: Report) -> None:
         """Write the report.
 
         Raises:
-            GateError: it cannot be written.
+            GateError: the report cannot be written.
         """
-        content = sealed(values)
+        content = sealed(report)
         try:
             if self.path is None:
                 self.target.publish(REPORT_NAME, content, self._own_in_store())
@@ -150,10 +227,10 @@ class ReportFile:
             ) from error
 
     def _own_in_store(self) -> frozenset[str] | None:
-        """The content of the object that the report may replace, as of `Storage.publish`.
+        """Return the digests that the report may replace in a store, as for `Storage.publish`.
 
         Raises:
-            UserError: it is no report.
+            UserError: another object has the name of the report.
         """
         if self._any:
             return None
@@ -166,8 +243,8 @@ class ReportFile:
         assert isinstance(content, bytes)
         if content and not self._is_own(content):
             raise UserError(
-                f"{self}: found something that is no report of a run, expected none or one; move it away, or name "
-                "another with --report"
+                f"{self}: found a file that is not the report of a run; move it away, or give another name with "
+                "--report"
             )
         return frozenset({hashlib.sha256(content).hexdigest()})
 
@@ -176,7 +253,7 @@ class ReportFile:
 
 
 def _name_below(path: Path, folder: Storage | None) -> str | None:
-    """The name of a file below a folder where case does not count, None where it lies elsewhere."""
+    """Return the case-folded name of a file relative to a folder, None if the file lies elsewhere."""
     if not isinstance(folder, LocalFolder):
         return None
     real = Path(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""What `cgan-infer folder` is asked for, and what a run and a dry run both make of it."""
+"""The request of `cgan-infer folder`, and the steps that runs and dry runs share."""
 
 import errno
 from dataclasses import dataclass, fields
@@ -14,52 +14,54 @@ from infer.folder.local_folder import LocalFolder
 from infer.folder.options import ColoringOptions, FolderOptions
 from infer.folder.plan import Plan, make_plan
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage
+from infer.photo.formats import SAME
 
 MOST_RENDER = 4096
-"""Largest --render-size; models are trained at a thirtieth of it."""
+"""Largest --render-size; models are trained at about a thirtieth of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderRequest(ColoringOptions):
-    """What `cgan-infer folder` was asked for."""
+    """The arguments of `cgan-infer folder`."""
 
     source: str
-    """Folder or fsspec URL."""
+    """INPUT, a path or an fsspec URL."""
     target: str
+    """OUTPUT, a path or an fsspec URL."""
     model: Path
     backend: str = "auto"
     provider: str | None = None
     device: str = "auto"
     batch_size: int | None = None
     workers: int | None = None
-    format: str = "same"
+    format: str = SAME
     report: Path | None = None
     watch: bool = False
     check_parity: Path | None = None
-    """Run that the model has to equal on photos of INPUT before anything is written."""
+    """Run to compare the model with, on photos of INPUT, before anything is written."""
 
     def resolve(self, backend: Backend, workers: int, photos: int | None) -> FolderOptions:
-        """The options of a run.
+        """Return the options of a run, with defaults for machine and model.
 
         Args:
-            backend: entered.
-            workers: threads.
-            photos: in the run, None where they are not known yet.
+            backend: the entered backend.
+            workers: number of threads.
+            photos: number of photos, None if unknown.
         """
-        # No worker should be without a batch while another has several photos.
+        # No worker should be idle while another has several photos.
         share = backend.default_batch if photos is None or backend.on_gpu else -(-photos // workers)
         batch_size = self.batch_size or max(1, min(backend.default_batch, share))
-        # On a CPU one that waits, for the worker that is ready first; on a GPU one whose copies overlap the other.
+        # On a CPU one batch waits for the first idle worker; on a GPU its copies overlap the other's computation.
         streams = 2 if backend.on_gpu else workers + 1
         shared = {field.name: getattr(self, field.name) for field in fields(ColoringOptions)}
         return FolderOptions(batch_size=batch_size, workers=workers, streams=streams, **shared)
 
 
 def work_folder(target: Storage) -> Path | None:
-    """Where runs keep their own files in an OUTPUT, None in a store.
+    """Return the folder for a run's own files in an OUTPUT, None for a store.
 
     Raises:
-        UserError: a link is in its place, which could lead to files of others.
+        UserError: the folder or the journal is a link, which could lead to other files.
     """
     if not isinstance(target, LocalFolder):
         return None
@@ -71,17 +73,17 @@ def work_folder(target: Storage) -> Path | None:
 
 
 def opened_model(request: FolderRequest, threads: int) -> Backend:
-    """The model that was asked for, not entered yet; a run of it takes `threads` CPU threads, 0 its own choice."""
+    """Return the requested model, not entered yet. It uses `threads` CPU threads per run, 0 for its default."""
     return open_model(request.model, request.device, threads, backend=request.backend, provider=request.provider)
 
 
 def plan_of(
     request: FolderRequest, source: Storage, target: Storage, journal: Journal | None = None, choose: Any = None
 ) -> Plan:
-    """The plan of the request; arguments and errors are those of `make_plan`.
+    """Return the plan of the request; arguments and errors are those of `make_plan`.
 
     Raises:
-        UserError: also where INPUT cannot be searched or the journal cannot be read.
+        UserError: also if INPUT cannot be searched or the journal cannot be read.
     """
     try:
         known = list(journal.outputs()) if journal else []
@@ -89,16 +91,16 @@ def plan_of(
     except JournalError as error:
         raise unwritable(target, error) from error
     except OSError as error:
-        if error.errno == errno.EBADMSG:  # found, and no archive
+        if error.errno == errno.EBADMSG:  # the file exists but is not an archive
             raise UserError(f"{source}: cannot be searched ({error.strerror})") from error
         raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
 
 
 def opened_journal(path: Path | None, target: Storage, shown: Path | None = None) -> Journal:
-    """The journal at `path`, called `shown` in messages.
+    """Open the journal at `path`, which messages name `shown`.
 
     Raises:
-        UserError: it cannot be opened, or another run holds it.
+        UserError: the journal cannot be opened, or another run has it open.
     """
     try:
         return Journal(path, shown)
@@ -107,7 +109,7 @@ def opened_journal(path: Path | None, target: Storage, shown: Path | None = None
 
 
 def unwritable(target: Storage, error: OSError) -> UserError:
-    """What to tell where OUTPUT or its journal cannot be written."""
+    """Return the error for an OUTPUT or a journal that cannot be written."""
     if isinstance(error, JournalError):
         kind = GateError if error.errno in FULL_DISK else UserError
         return kind(f"{error}, or choose another OUTPUT")
@@ -115,29 +117,29 @@ def unwritable(target: Storage, error: OSError) -> UserError:
 
 
 def recipe_of(backend: Backend, options: ColoringOptions) -> str:
-    """Digest of everything that changes the picture: the model and the options."""
+    """Return the digest of everything that changes the picture: the model and the options."""
     arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}
     return json_sha256({"model": backend.digest, **options.recipe(), **arithmetic})
 
 
 def check_options(request: FolderRequest, backend: Backend) -> None:
-    """Refuse sizes that the model does not take.
+    """Check batch size and render size against the model.
 
     Raises:
-        UserError: a batch or a render size of which that holds.
+        UserError: the model does not support a size.
     """
     asked, longest, (_, most) = request.batch_size, request.render_longest, backend.batch_range
     if asked and most is not None and asked > most:
         raise UserError(
             f"--batch-size: found {asked}, expected at most {most}, which {backend.path.name} was built for; choose "
-            "less or build it again"
+            "less, or build it again"
         )
     if longest is None:
         return
     multiple = backend.spec.size_multiple
     if backend.fixed_size:
         raise UserError(
-            f"--render-size: {backend.path.name} takes {backend.fixed_size[0]} x {backend.fixed_size[1]} pixels alone; "
+            f"--render-size: {backend.path.name} takes only {backend.fixed_size[0]} x {backend.fixed_size[1]} pixels; "
             "export it with --dynamic-size, or leave the option out"
         )
     if longest > MOST_RENDER:

@@ -1,7 +1,7 @@
-"""The order of work in a folder run: items pass through five stages in threads, within bounds.
+"""Scheduler of a folder run: items pass through five stages in threads, within bounds on memory.
 
-fetch -> decode -> run (in batches) -> encode -> publish. One thread hands out all work and takes in what is finished,
-so nothing here needs a lock. The scheduler knows nothing of photos: `Work` has what is done with an item.
+fetch -> decode -> run (in batches) -> encode -> publish. One thread submits all tasks and handles their results, so no
+locks are needed. The scheduler knows nothing about photos: `Work` implements the stages.
 """
 
 from collections import Counter, deque
@@ -14,34 +14,37 @@ from infer.folder.thread_pools import IO_THREADS, Dispatcher, Ended
 
 
 class Item(Protocol):
-    """What passes through the stages."""
+    """An item that passes through the stages."""
 
     @property
     def weight(self) -> int:
-        """Memory that the item takes from its decoding to its end, in any unit; known once it is fetched."""
+        """Memory of the item from decoding to its end, in any unit; known once it is fetched."""
 
     @property
     def effort(self) -> int:
-        """Length of the work on the item, in the same unit: short ones share a task."""
+        """Length of the work on the item, in the same unit; short items share a task."""
 
     @property
     def batch_key(self) -> Hashable:
-        """Equal for items that may share a batch; known once it is decoded."""
+        """Key that is equal for items that may share a batch; known once the item is decoded."""
 
 
 T = TypeVar("T", bound=Item)
 
 
 class AfterFailure(StrEnum):
-    """What becomes of a batch that failed."""
+    """Action after a batch failed."""
 
     FAIL = "fail"
+    """Fail all items."""
     AGAIN = "again"
+    """Run the items again, in batches of the current size."""
     SINGLY = "singly"
+    """Run the items one by one, to find the one at fault."""
 
 
 class Work(Protocol[T]):
-    """The work on items. The five stages are called in threads, everything else in the scheduler's own."""
+    """The work on items. The five stages are called in worker threads, all other methods in the scheduler's thread."""
 
     def fetch(self, item: T, /) -> None: ...
     def decode(self, item: T, /) -> None: ...
@@ -51,26 +54,26 @@ class Work(Protocol[T]):
 
     @property
     def batch_size(self) -> int:
-        """Items in a batch, which may fall after one that failed."""
+        """Items per batch; may shrink after a failed batch."""
 
     @property
     def stopping(self) -> bool:
-        """True when no more items are to be begun; those that are decoded come to their end."""
+        """True if no further items are begun; decoded items are finished."""
 
     def next(self) -> T | None:
-        """The next item to begin, None when there is none."""
+        """Return the next item to begin, None if there is none."""
 
     def batch_failed(self, batch: list[T], error: BaseException) -> AfterFailure:
-        """Decide what becomes of a batch that failed."""
+        """Decide the action after a batch failed."""
 
     def before_publishing(self, items: list[T]) -> bool:
-        """Note that items are about to be published; False where they must not be."""
+        """Note that items are about to be published; return False to prevent it."""
 
     def finished(self, item: T) -> None:
-        """An item is published."""
+        """Called when an item is published."""
 
     def failed(self, item: T, error: Exception) -> None:
-        """A stage failed on an item."""
+        """Called when a stage failed on an item."""
 
     def tick(self) -> None:
         """Called after each task."""
@@ -83,25 +86,26 @@ class Limits:
     workers: int
     """Threads for decoding, running and encoding."""
     streams: int
-    """Batches handed to the engine at a time."""
+    """Largest number of batches that are submitted to the engine at a time."""
     weight: int
-    """Items are begun while those under way weigh less in all. A single heavier item goes alone."""
+    """Limit of the total weight of decoded items. A single heavier item is processed alone."""
     group: int
-    """Items that share a task at most."""
+    """Largest number of items per task."""
     group_effort: int
-    """Effort of the items of one task at most."""
+    """Largest total effort of the items of a task."""
     fetch_singly: bool = False
-    """One item a task, and fewer at a time, where fetching takes memory."""
+    """Fetch one item per task, and fewer at a time, because fetched items take memory."""
     publish_singly: bool = False
+    """Publish one item per task."""
 
 
 class Scheduler(Generic[T]):
     """Passes items through the stages of their work.
 
     Args:
-        work: what is done with items.
-        pools: threads, entered.
-        limits: the bounds.
+        work: the stages.
+        pools: entered thread pools.
+        limits: bounds.
     """
 
     def __init__(self, work: Work[T], pools: Dispatcher, limits: Limits) -> None:
@@ -113,10 +117,10 @@ class Scheduler(Generic[T]):
         self._batches = 0
         """Batches in tasks."""
         self._weight = 0
-        """Of all items from their decoding to their end."""
+        """Total weight of items between decoding and their end."""
 
     def run_all(self) -> None:
-        """Work until there is no next item and all that were begun have ended."""
+        """Work until there is no next item and all begun items have ended."""
         while True:
             self._fetch()
             self._decode()
@@ -128,7 +132,7 @@ class Scheduler(Generic[T]):
 
     def _fetch(self) -> None:
         if self.work.stopping:
-            self._fetched.clear()  # nothing of them is seen yet
+            self._fetched.clear()  # they have left no trace yet
             return
         share = 1 if self.limits.fetch_singly else self.limits.group
         room = 2 * IO_THREADS * share - self._active["fetch"] - len(self._fetched)
@@ -146,37 +150,37 @@ class Scheduler(Generic[T]):
         self._submit("decode", admitted, self._share, self._decoded.extend)
 
     def _has_room(self, weight: int, more: int) -> bool:
-        """Return True if an item may be decoded besides `more` others that will be."""
+        """Return True if an item may be decoded in addition to `more` other admitted items."""
         if more + self._unfinished >= self._most or self._active["publish"] >= 2 * IO_THREADS * self.limits.group:
             return False
         return self._weight + weight <= self.limits.weight or not self._weight
 
     @property
     def _unfinished(self) -> int:
-        """Items that are decoded, or about to be, and not encoded."""
+        """Number of items between admission to decoding and the end of encoding."""
         return len(self._decoded) + sum(self._active[stage] for stage in ("decode", "run", "encode"))
 
     @property
     def _most(self) -> int:
-        """Bound of `_unfinished`: the batches that run, two before and two after them, and an item a worker."""
+        """Limit of `_unfinished`: running batches, two batches before and two after them, and one item per worker."""
         return (self.limits.streams + 4) * self.work.batch_size + self.limits.workers
 
     @property
     def _share(self) -> int:
-        """Items that may share a task without leaving one of the workers without two."""
+        """Items per task that leave at least two tasks for each worker."""
         return max(1, min(self.limits.group, self._most // (2 * self.limits.workers)))
 
     def _run(self) -> None:
         more_come = self._active["decode"] or self._active["fetch"]
         while self._decoded and self._batches < self.limits.streams:
-            # Items that no others can join, because none come or memory is full, go as a smaller batch.
+            # If no further items can arrive, because none are left or memory is full, smaller batches are run.
             batch = self._next_batch(partial=not more_come or (not self._active["decode"] and bool(self._fetched)))
             if not batch:
                 return
             self._submit_batch(batch)
 
     def _next_batch(self, partial: bool) -> list[T]:
-        """Items of one key that fill a batch, or as many as there are of the commonest."""
+        """Remove and return a full batch of one key; without one, the items of the most common key, or none."""
         size, by_key = self.work.batch_size, dict[Hashable, list[T]]()
         for item in self._decoded:
             same = by_key.setdefault(item.batch_key, [])
@@ -184,7 +188,7 @@ class Scheduler(Generic[T]):
             if len(same) == size:
                 break
         else:
-            # Keys that have too few items must not fill the whole bound.
+            # Many keys with few items each must not use up the limit.
             if not partial and len(self._decoded) < 2 * size * self.limits.streams:
                 return []
             same = max(by_key.values(), key=len)
@@ -222,7 +226,7 @@ class Scheduler(Generic[T]):
             self.work.finished(item)
 
     def _submit(self, stage: str, items: list[T], share: int, then: Callable[[list[T]], None]) -> None:
-        """Have a stage done on items in tasks of at most `share`; `then` gets those of a task that succeeded."""
+        """Submit a stage for items, in tasks of at most `share`; `then` gets the successful items of each."""
         pool = self.pools.io_pool if stage in ("fetch", "publish") else self.pools.pool
 
         def ended(results: Ended[T]) -> None:
@@ -234,7 +238,7 @@ class Scheduler(Generic[T]):
             self.pools.submit(pool, stage, getattr(self.work, stage), group, ended)
 
     def _groups(self, items: Iterable[T], most: int) -> Iterator[list[T]]:
-        """Items that share a task, in their order."""
+        """Yield groups of items that share a task, in order."""
         group: list[T] = []
         effort = 0
         for item in items:
@@ -247,10 +251,10 @@ class Scheduler(Generic[T]):
             yield group
 
     def _succeeded(self, results: Ended[T], admitted: bool = True) -> list[T]:
-        """The items that a stage succeeded on; the others end here.
+        """Return the items of a successful stage, and report the failure of the others.
 
         Raises:
-            BaseException: what ends a program, from a thread.
+            BaseException: an error from a thread that ends the program, such as KeyboardInterrupt.
         """
         well = []
         for item, error in results:

@@ -1,6 +1,6 @@
-"""What a folder run needs of INPUT and OUTPUT, wherever they are: `LocalFolder`, or `RemoteFolder` behind a URL.
+"""Interface of INPUT and OUTPUT to a folder run; implemented by `LocalFolder`, and by `RemoteFolder` for URLs.
 
-Names are paths below a folder, with "/" between folders. `is_below` decides which ones may be used.
+Names are paths relative to the folder, with "/" as separator. `is_below` decides which names are allowed.
 """
 
 import errno
@@ -15,153 +15,157 @@ from pathlib import Path
 from cgan.files import MARK, file_sha256, temporary_name
 
 WORK_FOLDER = ".cgan"
-"""Folder in an OUTPUT on this machine for the journal, and for files that are not whole yet."""
+"""Folder in a local OUTPUT for the journal and for unfinished files."""
 
 JOURNAL_NAME = "journal.sqlite"
-"""In the work folder, which tells an OUTPUT."""
+"""Name of the journal in the work folder, by which an OUTPUT is recognised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What tells one version of a file from another without reading it."""
+    """Status of a file, which tells its versions apart without reading it."""
 
     size: int
     """In bytes."""
     version: str
-    """Time of the last change in nanoseconds, or what a store has in its place."""
+    """Time of the last change in nanoseconds, or the store's equivalent, such as an ETag."""
     regular: bool = True
-    """False for a link, a folder or a device, none of which is an output."""
+    """False for a link, a folder or a device; outputs are regular files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file that a search found."""
+    """One file that was found by a search."""
 
     name: str
-    """Path below the folder, with the separators of its storage."""
+    """Path relative to the folder, with the separators of its storage."""
     status: Status | None
     problem: str | None = None
-    """Why it is not read as a file: a link to a folder, a FIFO, a link that leads nowhere; it has no status then."""
+    """Why the entry is not read: a link to a folder, a FIFO, a dangling link. Such entries have no status."""
     unreadable: bool = False
-    """Whether it is a folder that could not be searched."""
+    """True for a folder that could not be searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A file in an OUTPUT for a moment, by which an INPUT tells whether the two are one place under two names."""
+    """A temporary file in OUTPUT. INPUT looks for it, to detect that both are the same folder under two names."""
 
     name: str
-    """Without a dot before it, since some servers do not show such files."""
+    """Name without a leading dot, because some servers hide such files."""
     tails: tuple[str, ...]
-    """Empty, and the last parts of the path of OUTPUT: what it can be called below a folder around it."""
+    """Paths that OUTPUT may have relative to INPUT: "", and the last parts of its path."""
 
     @classmethod
     def of(cls, folder: str) -> "Probe":
-        """One for an OUTPUT with this path."""
+        """Return a probe for an OUTPUT with this path."""
         parts = [part for part in folder.split("/") if part]
         tails = ("".join(f"{part}/" for part in parts[first:]) for first in range(len(parts), -1, -1))
         return cls(temporary_name().lstrip("."), tuple(tails))
 
     @property
     def content(self) -> bytes:
-        """Its own, since some servers have an answer for any name."""
+        """Unique content, because some servers answer a request for any name."""
         return f"{MARK} {self.name}".encode()
 
 
 class Storage(ABC):
-    """A folder and what runs do in it. Names are paths below it."""
+    """A folder with the operations of a run. Names are paths relative to it."""
 
     waits = True
-    """Whether each file is asked for over a network, as behind an fsspec URL."""
+    """True if each access goes over a network."""
 
     writable = True
-    """False for an archive."""
+    """False for archives, which are only read."""
 
     left: list[str] = []  # noqa: RUF012
-    """Files that killed runs were replacing and that may be the user's, known after `prepare`."""
+    """Files left by killed runs that may belong to the user, set by `prepare`."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """The folder as the user gave it."""
+        """Return the folder as given by the user, without secrets."""
 
     @property
     @abstractmethod
     def identity(self) -> str:
-        """The folder in full, which tells it from others."""
+        """Absolute, unique name of the folder."""
 
     @abstractmethod
     def walk(self, leave_out: "Storage | None" = None) -> Iterator[Entry]:
-        """All files in it and below, except those of another folder inside it."""
+        """Yield all files below the folder, except those below `leave_out`."""
 
     @abstractmethod
     def status(self, name: str) -> Status | None:
-        """A file's status, None where there is none."""
+        """Return the status of a file, None if it does not exist."""
 
     @abstractmethod
     def fetch(self, name: str) -> Path | bytes:
-        """A file to read: its path, or its content where it has no path on this machine."""
+        """Return the path of a file, or its content if the file has no local path.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
 
     def checksum(self, name: str) -> str:
-        """SHA-256 of a file's content, 64 hexadecimal digits."""
+        """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
         content = self.fetch(name)
         return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
     @abstractmethod
     def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
-        """Write a file that appears whole and durable under its name, or not at all.
+        """Write a file atomically: it appears complete and flushed to disk under its name, or not at all.
 
         Args:
-            name: path below the folder; folders are made.
-            content: the file's.
-            replaces: SHA-256 digests of the contents that may be replaced; none where no file may lie there yet.
-                None stands for any file. A file that has the new content already is left as it is.
+            name: path relative to the folder; missing folders are created.
+            content: content of the file.
+            replaces: SHA-256 digests of contents that may be replaced; empty if no file may be replaced, None if any
+                file may. A file that already has the new content is left as it is.
 
         Raises:
-            OccupiedError: something else lies there; it stays.
-            OSError: it cannot be written, a folder on the way is a link, or the name does not lie below the folder.
+            OccupiedError: another file has this name; it is kept.
+            OSError: the file cannot be written, a folder in its path is a link, or the name leads out of the folder.
         """
 
     @abstractmethod
     def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
-        """Make the folder ready to be written to.
+        """Prepare the folder for writing.
 
         Args:
-            marks: of former processes (`cgan.files.MARK`) whose temporary files are removed.
-            is_own: tells by its SHA-256 that runs published a content.
+            marks: marks of earlier processes (`cgan.files.MARK`) whose temporary files are removed.
+            is_own: returns True if a run published the content with this SHA-256.
 
         Raises:
-            OSError: it cannot be written to.
+            OSError: the folder cannot be written to.
         """
 
     @abstractmethod
     def probe(self) -> AbstractContextManager[Probe]:
-        """A small file in the folder, which is made, until it is left.
+        """Create the folder and a probe in it; the probe is removed on exit.
 
         Raises:
-            OSError: it cannot be written to.
+            OSError: the folder cannot be written to.
         """
 
     @abstractmethod
     def sees(self, probe: Probe) -> bool:
-        """Whether the probe of another folder lies in this one, below it in a place of the same name, or above it."""
+        """Return True if the probe of another folder is found in this folder, below it, or above it."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Remove what only a run in progress needs."""
+        """Release what `prepare` opened and created."""
 
 
 DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
 def is_below(name: str, anywhere: bool = False) -> bool:
-    """Return True if a name can only lie below the folder that it is joined to, and no other name is the same file.
+    """Return True if a name stays below the folder that it is joined to, and is the only name of its file.
 
-    Archives, stores and journals can hold any name: absolute ones, "..", and empty parts, with which two names are one
-    file.
+    Archives, stores and journals can contain any name: absolute paths, "..", and empty parts, which give one file
+    several names.
 
     Args:
-        name: a path with "/" between folders.
-        anywhere: also on systems with drives and backslashes, for names that come from elsewhere.
+        name: path with "/" as separator.
+        anywhere: also check for drives and backslashes, for names from other systems.
     """
     if "\0" in name or {"", ".", ".."} & set(name.split("/")):
         return False
@@ -172,7 +176,7 @@ def check_below(name: str) -> None:
     """Check that a name lies below its folder.
 
     Raises:
-        OSError: it does not.
+        OSError: the name leads out of the folder.
     """
     if not is_below(name):
         raise OSError(errno.EINVAL, "its name leads out of its folder", name)

@@ -1,4 +1,4 @@
-"""Pools of threads whose finished work comes back to the one thread that hands it out."""
+"""Thread pools; callbacks run on the thread that calls `take_in`, so no locks are needed."""
 
 import queue
 import time
@@ -10,19 +10,19 @@ from typing import Any, Self, TypeVar
 from infer.folder.options import Stage
 
 IO_THREADS = 8
-"""Threads that wait for disks and networks."""
+"""Number of threads for disk and network I/O."""
 
 Item = TypeVar("Item")
 Ended = list[tuple[Item, BaseException | None]]
-"""Items that were worked on, each with the error that it met."""
+"""Processed items, each with its error or None."""
 
 
 class Dispatcher:
-    """Runs work in threads, and what follows it in the thread that calls `take_in`, which so needs no locks.
+    """Runs tasks in two pools, and their callbacks in the thread that calls `take_in`.
 
     Args:
-        workers: threads for the processor.
-        stages: where the time of each stage is added up, by its name.
+        workers: number of threads for computation.
+        stages: stages by name; the time of each task is added to its stage.
     """
 
     def __init__(self, workers: int, stages: dict[str, Stage]) -> None:
@@ -30,9 +30,9 @@ class Dispatcher:
         self.io_pool: Executor = ThreadPoolExecutor(IO_THREADS)
         self.stages = stages
         self.tasks = 0
-        """Tasks that were handed out and not taken in."""
+        """Number of tasks that were submitted and not taken in."""
         self._finished: queue.SimpleQueue[tuple[Callable[[], None], str, int, float]] = queue.SimpleQueue()
-        """What to do next, after which stage, of how many photos, and the seconds that it took."""
+        """Finished tasks: callback, stage, number of photos, and duration in seconds."""
 
     def __enter__(self) -> Self:
         self._open = ExitStack()
@@ -52,9 +52,9 @@ class Dispatcher:
         items: Sequence[Item],
         then: Callable[[Ended[Item]], None],
     ) -> None:
-        """Run `work` on each item, one after the other in one thread of a pool; `then` is called when it is taken in.
+        """Submit a task that runs `work` on each item in one thread of a pool; `take_in` calls `then`.
 
-        Items that share a task share what handing it out costs, which for small photos is more than some of the work.
+        For small photos, submitting a task costs more than some of the work, so several items share one.
         """
         files = sum(len(item) if isinstance(item, list) else 1 for item in items)
 
@@ -67,7 +67,7 @@ class Dispatcher:
         pool.submit(task)
 
     def take_in(self) -> None:
-        """Wait for a task to finish, and do what follows it."""
+        """Wait for a task to finish, and call its callback."""
         then, stage, files, seconds = self._finished.get()
         self.tasks -= 1
         total = self.stages[stage]
@@ -79,6 +79,6 @@ class Dispatcher:
 def _error_of(work: Callable[[Item], None], item: Item) -> BaseException | None:
     try:
         work(item)
-    except BaseException as error:  # also what ends a program: the thread that takes it in raises that
+    except BaseException as error:  # including KeyboardInterrupt and the like, which the thread of `take_in` raises
         return error
     return None

@@ -1,4 +1,5 @@
-"""One photo in and out: decoding, encoding, chroma upsampling, metadata, formats of 16 bits.
+"""One photo in and out: decoding, encoding, chroma upsampling, metadata, 16-bit formats.
 
-Public: `decode.decode`, `decode.Photo`, `encode.write_photo`. Nothing here knows folders, models or engines.
+Public: `decode.decode` and `decode.Photo`, `encode.write_photo`, `formats`. Nothing here knows folders, models or
+engines.
 """

@@ -1,8 +1,8 @@
-"""The network's colour differences at the photo's own size.
+"""Upsampling of the network's colour differences to the size of the photo.
 
-The network colours a small copy. Its colour differences are brought up to the photo's size with the fast guided filter
-(He and Sun 2015, "Fast guided filter"): linear coefficients between luma and colour are found at the small size,
-enlarged, and applied to the photo's own luma, so colours end where edges are.
+The network colours a small copy of the photo. The fast guided filter (He and Sun 2015, "Fast guided filter") fits
+linear coefficients between luma and colour at the small size, enlarges the coefficients, and applies them to the luma
+of the photo, so that colours follow its edges.
 """
 
 from functools import lru_cache
@@ -19,22 +19,28 @@ GUIDED_EPSILON = 1e-3
 """Regularisation of the guided filter: luma variance below this (in [0, 1] squared) counts as flat."""
 
 BAND_ROWS, BAND_COLUMNS = 512, 128
-"""Rows and columns that are enlarged at a time at most, so that each comes from a few."""
+"""Largest number of rows and columns that are enlarged at a time, so that each block depends on few source values."""
 
 KEPT_WEIGHTS = 16
-"""Lengths whose weights are kept for the next photo of that size: for a thumbnail making them takes as long as using
-them. A few MiB each at most."""
+"""Number of lengths whose weights are cached for photos of the same size. For thumbnails, computing weights takes as
+long as using them. Each entry takes a few MiB at most."""
 
 Weights = tuple[tuple[slice, slice, Floats], ...]
-"""The parts of a line, the values that each comes from, and what these weigh in each of the part: a row for each."""
+"""Parts of a line of pixels: target slice, source slice, and weights of target x source."""
 
 
 def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32) -> Floats:
-    """What gives a band its colour differences, enlarged to the photo's width; enlarging to its height is left.
+    """Return colour differences, or coefficients for them, enlarged to the width of the photo but not to its height.
+
+    Args:
+        size: height and width of the photo.
+        gray: input of the network, 1 x h x w in [0, 1].
+        rgb: output of the network, 3 x h x w in [0, 1].
+        top: highest level of the output, to which the differences are scaled.
 
     Returns:
-        2 x h' x width with h' at most the photo's height: R - Y and B - Y. Where the photo is larger than the
-        render size 4 x h' x width: the offsets and then the slopes with which these are linear in Y.
+        R - Y and B - Y, 2 x h' x width, with h' at most the height of the photo. If the photo is larger than the render
+        size: offsets and slopes of R - Y and B - Y as linear functions of Y, 4 x h' x width.
     """
     height, width = size
     small_luma = sum(np.float32(w) * plane for w, plane in zip(LUMA_REC601, rgb, strict=True))
@@ -55,7 +61,7 @@ def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32
 
 
 def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
-    """Offsets and slopes with which each of values is locally a linear function of guide.
+    """Return offsets and slopes of `values` as locally linear functions of `guide`.
 
     He et al. 2013, "Guided image filtering", equations 5, 6 and 8.
 
@@ -64,7 +70,7 @@ def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
         values: 2 x h x w.
 
     Returns:
-        4 x h x w.
+        4 x h x w: offsets of both values, then slopes.
     """
     means = box_mean(np.stack([guide, guide * guide, *values, *(guide * values)]))
     mean_guide, mean_values = means[0], means[2:4]
@@ -74,10 +80,10 @@ def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
 
 
 def box_mean(planes: Floats) -> Floats:
-    """Mean over the window of GUIDED_RADIUS around each pixel, cut off at the borders; n x h x w.
+    """Return the mean over the window of GUIDED_RADIUS around each pixel, cropped at the borders; n x h x w.
 
-    As matrix products, which at 64 pixels a side take a third of the time of sums of shifted planes; part by part, or
-    they would be mostly zeros.
+    Matrix products take a third of the time of sums of shifted planes at 64 pixels a side. They are computed in parts,
+    because the whole weight matrix is mostly zeros.
     """
     height, width = planes.shape[1:]
     rows, means = np.empty_like(planes), np.empty_like(planes)
@@ -90,7 +96,7 @@ def box_mean(planes: Floats) -> Floats:
 
 @lru_cache(maxsize=KEPT_WEIGHTS)
 def _windows(length: int) -> Weights:
-    """What the means along a line of pixels are of, and what that weighs in each mean."""
+    """Return the weights of the window means along a line of pixels."""
     parts = []
     for start in range(0, length, BAND_COLUMNS):
         part = slice(start, min(start + BAND_COLUMNS, length))
@@ -104,12 +110,12 @@ def _windows(length: int) -> Weights:
 
 @lru_cache(maxsize=KEPT_WEIGHTS)
 def interpolation(length: int, full: int, step: int) -> Weights:
-    """Linear interpolation as matrix products, which is several times as fast as sums over whole planes.
+    """Return weights of linear interpolation along a line as matrices; products are faster than sums of planes.
 
     Args:
-        length: values on a line, whose ends go on unchanged.
-        full: how many there are to be, at least as many.
-        step: how many of these a part has; the last one may have less.
+        length: number of source values; the first and last are extended beyond the ends.
+        full: number of target values, at least `length`.
+        step: target values per part; the last part may have fewer.
     """
     parts = []
     for start in range(0, full, step):
@@ -121,12 +127,12 @@ def interpolation(length: int, full: int, step: int) -> Weights:
         weights = np.zeros((len(before), before[-1] + 2 - first), np.float32)
         each = np.arange(len(before))
         weights[each, before - first] = 1 - fractions
-        weights[each, before - first + 1] = fractions  # after the last value follows none, with a weight of zero
+        weights[each, before - first + 1] = fractions  # the column after the last value has weight zero and is cropped
         parts.append((part, slice(first, stop), _kept(weights[:, : stop - first])))
     return tuple(parts)
 
 
 def _kept(weights: Floats) -> Floats:
-    """Weights that photos after this one will be given too."""
+    """Return the weights as read-only, because the cache shares them between photos."""
     weights.flags.writeable = False
     return weights

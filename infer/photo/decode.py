@@ -1,4 +1,4 @@
-"""One photo in: decode it to luma, and keep what belongs beside it. `infer.photo.encode` colours and writes it."""
+"""Decoding of one photo to luma, alpha and metadata. `infer.photo.encode` colours and writes it."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cgan.completeness import load
 from cgan.formats import PHOTO_FORMATS
-from infer.photo import iptc, metadata, wide_color
+from infer.photo import iptc, metadata, sixteen_bit_color
 from infer.photo.pillow_fixes import mend
 
 Floats = NDArray[np.float32]
@@ -28,18 +28,15 @@ WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
-WRITE_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
-"""Choices of --format, with Pillow's names."""
-
 MAX_PIXELS = 2**28
-"""Larger photos are refused before they are decoded: 268 megapixels, 16,384 x 16,384."""
+"""Default limit of pixels, checked before decoding: 268 megapixels, 16,384 x 16,384."""
 
 REDUCING_GAP = 2.0
-"""Photos of twice this times the render size and more are first reduced to no less than this times the render size, by
-means over whole pixels: at 1,024 pixels four times as fast, and half a level from the filter over all pixels."""
+"""Pillow's reducing_gap. Photos of at least twice this factor times the render size are first reduced by box means to
+no less than this factor times the render size: four times as fast at 1,024 pixels, with half a level of difference."""
 
 SAMPLE_FORMAT, UNSIGNED, SIGNED = 339, 1, 2
-"""TIFF tag, and its values for integers."""
+"""TIFF tag SampleFormat, and its values for integers."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,19 +47,19 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a photo of each EXIF orientation is turned upright; 1 is upright (Exif 2.32, section 4.6.4)."""
+"""Operation that turns a photo of each EXIF orientation upright; 1 is upright (Exif 2.32, section 4.6.4)."""
 
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-"""Modes whose colours are multiplied by their transparency, and those that Pillow's other methods take."""
+"""Modes with premultiplied alpha, and the modes with straight alpha that Pillow's other methods require."""
 
 PNG_DEEP = frozenset({("I;16B",), ("RGB;16B",), ("LA;16B",), ("RGBA;16B",)})
-"""What Pillow tells its decoder of a PNG of 16 bits a channel."""
+"""Decoder arguments of Pillow for PNG files of 16 bits a channel."""
 
 
 def use_own_pixel_limit() -> None:
-    """Switch off Pillow's pixel limit and its warnings, for a process in which `decode` checks `max_pixels`."""
+    """Disable Pillow's pixel limit and warnings in a process where `decode` checks `max_pixels`."""
     Image.MAX_IMAGE_PIXELS = None
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters fails the file
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they do not name the file; serious ones make it fail anyway
 
 
 class PhotoError(Exception):
@@ -74,20 +71,20 @@ class Photo:
     """A decoded photo, upright."""
 
     luma: Luma
-    """H x W, Rec.601, the full range of its integer type."""
+    """Rec.601 luma, H x W, in the full range of its integer type."""
     alpha: Image.Image | None
-    """Mode L, H x W, where the photo has transparency."""
+    """Mode L, H x W; None if the photo has no transparency."""
     exif: bytes | None
-    """Without orientation, which is already applied."""
+    """EXIF without orientation, which is already applied."""
     icc_profile: bytes | None
     dpi: tuple[float, float] | None
     notes: tuple[str, ...]
-    """What a user should know of: frames left out, profiles dropped."""
+    """Notes for the user: frames and profiles that were left out, values that were changed."""
     xmp: bytes | None = None
-    """Without orientation."""
+    """XMP without orientation."""
     iptc: bytes | None = None
     comment: bytes | None = None
-    """Of a JPEG or a GIF."""
+    """Comment of a JPEG or a GIF."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -96,17 +93,17 @@ class Photo:
 
 
 def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Read a photo's luma and what is kept beside it.
+    """Decode a photo to luma, alpha and metadata.
 
     Args:
         source: the file, or its content.
-        name: whose suffix says what the content is; of a file its own name, unless given. Bytes without a name
-            may be of any format that is read.
-        max_pixels: larger photos are refused from their header alone.
+        name: name whose suffix gives the expected format; None for the name of the file. Bytes without a name may have
+            any supported format.
+        max_pixels: limit of pixels, checked on the header.
 
     Raises:
-        PhotoError: empty, not an image, truncated, content that its suffix denies, or too large.
-        OSError: the file itself cannot be read.
+        PhotoError: the content is empty, not an image, truncated, too large, or in another format than its suffix says.
+        OSError: the file cannot be read.
     """
     with _opened(source, name) as image:
         _checked(image, max_pixels)
@@ -114,11 +111,11 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
 
 
 def photo_of(image: Image.Image) -> Photo:
-    """The luma and transparency of an image in memory, its pixels as they lie, and nothing of its metadata.
+    """Return luma and alpha of an image in memory, without applying orientation and without metadata.
 
     Raises:
-        PhotoError: no pixels, or gray out of the range of its mode.
-        OSError: the file behind an image that is not loaded yet is damaged.
+        PhotoError: the image has no pixels, or gray values outside the range of its mode.
+        OSError: the image is not loaded yet, and its file is damaged.
     """
     if not (image.width and image.height):
         raise PhotoError("the image is empty")
@@ -132,18 +129,18 @@ def photo_of(image: Image.Image) -> Photo:
 
 
 def pixels_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> int:
-    """Width times height from the header, with nothing decoded. Arguments and errors are those of `decode`."""
+    """Return width times height from the header, without decoding. Arguments and errors are those of `decode`."""
     with _opened(source, name) as image:
         return _checked(image, max_pixels)
 
 
 def reason_of(error: Exception) -> str:
-    """Why a photo failed, as reports tell it."""
+    """Return the reason of a failure as text for the report."""
     return str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
 
 
 def model_input(photo: Photo, height: int, width: int) -> Floats:
-    """The photo's luma squashed to the render size, 1 x height x width float32 in [0, 1]."""
+    """Return the luma squashed to the render size, 1 x height x width float32 in [0, 1]."""
     image = Image.fromarray(photo.luma)
     if image.size != (width, height):
         gap = REDUCING_GAP if image.mode == "L" else None  # Pillow cannot do this with 16 bits
@@ -153,15 +150,15 @@ def model_input(photo: Photo, height: int, width: int) -> Floats:
 
 
 def render_size_for(photo_size: tuple[int, int], longest: int, multiple: int) -> tuple[int, int]:
-    """The size at which a model of dynamic size sees a photo.
+    """Return the render size of a photo for a model of dynamic size.
 
     Args:
-        photo_size: the photo's height and width.
-        longest: the longer side of the answer, before rounding.
-        multiple: what the model needs each side to be a multiple of.
+        photo_size: height and width of the photo.
+        longest: longer side of the render size, before rounding.
+        multiple: number that each side must be a multiple of.
 
     Returns:
-        Height and width of the photo's proportions, each rounded to the nearest multiple, at least one.
+        Height and width in the proportions of the photo, each rounded to the nearest multiple, and at least `multiple`.
     """
     # In integers: side * longest / max(photo_size) / multiple, rounded half up.
     denominator = max(photo_size) * multiple
@@ -171,7 +168,7 @@ def render_size_for(photo_size: tuple[int, int], longest: int, multiple: int) ->
 
 @contextlib.contextmanager
 def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
-    """The image of a source whose header was read; what its content makes Pillow raise becomes a PhotoError."""
+    """Open an image and read its header; errors of Pillow on its content are raised as PhotoError."""
     if name is None and isinstance(source, Path):
         name = source.name
     expected = _format_of(name) if name is not None else None
@@ -179,7 +176,7 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
         raise PhotoError("the file is empty")
     try:
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
-            found = "JPEG" if image.format == "MPO" else image.format  # a JPEG with further pictures in it
+            found = "JPEG" if image.format == "MPO" else image.format  # MPO is a JPEG with more than one picture
             if expected and found != expected:
                 raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
             mend(image)
@@ -191,8 +188,8 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
     except (AssertionError, LookupError, TypeError, ArithmeticError, struct.error) as error:
         raise PhotoError(f"damaged: {type(error).__name__} {error}".rstrip()) from error
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # which is what a place before the file's beginning gets
-            raise  # of the disk or the network, not of the content
+        if error.errno not in (None, errno.EINVAL):  # EINVAL comes from seeking before the start of the file
+            raise  # an error of the disk or the network
         raise PhotoError(f"damaged: {error}") from error
 
 
@@ -205,21 +202,21 @@ def _checked(image: Image.Image, max_pixels: int) -> int:
 def _format_of(name: str) -> str:
     suffix = Path(name).suffix.lower()
     if suffix not in PHOTO_FORMATS:
-        raise PhotoError(f"a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
+        raise PhotoError(f"found a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
     return PHOTO_FORMATS[suffix]
 
 
 def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image.Image]]) -> Photo:
-    """The photo of an image that is not loaded yet; `again` opens it a second time."""
+    """Decode an image that is not loaded yet; `again` opens it a second time."""
     notes: list[str] = []
     if getattr(image, "is_animated", False):
         notes.append("first frame of several")
     bits, layout = _source_bits(image), dict(getattr(image, "tag_v2", {}))
-    wide = wide_color.reading_of(image)
+    wide = sixteen_bit_color.reading_of(image)
     if wide:
         image.tile = wide.first  # type: ignore[attr-defined]
-    # A JPEG's luma is stored as such: this skips its colours, and takes nothing of its size. libjpeg weighs the
-    # colours of one that is stored as RGB; CMYK is left as it is.
+    # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
+    # libjpeg computes luma; CMYK is not affected.
     image.draft("L", None)
     notes += load(image)
     if bits > 8 and image.mode not in WIDE_MODES and not wide:
@@ -232,9 +229,9 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     captions = iptc.read(image)
     gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
     if gray.mode not in WIDE_MODES:
-        gray = _eight_bit_luma(gray)  # a transposed plane is a third of three
+        gray = _eight_bit_luma(gray)  # transposing one plane takes a third of the time of three
     if dpi and layout.get(ExifTags.Base.Orientation, orientation) in metadata.ON_ITS_SIDE:
-        dpi = dpi[::-1]  # a TIFF was turned upright as it was loaded
+        dpi = dpi[::-1]  # Pillow turns a TIFF upright when it loads it
     if orientation in UPRIGHT:
         gray = gray.transpose(UPRIGHT[orientation])
         alpha = alpha and alpha.transpose(UPRIGHT[orientation])
@@ -252,14 +249,14 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
 
 
 def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
-    """What Pillow's decoder will be told of the samples of an image that is not loaded yet: ("RGB;16B",)."""
+    """Return the arguments of Pillow's decoder for an image that is not loaded yet, such as ("RGB;16B",)."""
     tile = getattr(image, "tile", None)
     arguments = tile[0].args if tile else ()
     return arguments if isinstance(arguments, tuple) else (arguments,)
 
 
 def _source_bits(image: Image.Image) -> int:
-    """Bits a channel in the file of an image that is not loaded yet; its mode tells only what Pillow makes of them."""
+    """Return the bits a channel in the file of an image that is not loaded yet; Pillow's mode does not give them."""
     if image.format == "TIFF":
         return int(max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))))  # type: ignore[attr-defined]
     arguments = _tile_arguments(image)
@@ -269,7 +266,7 @@ def _source_bits(image: Image.Image) -> int:
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The image, and its transparency as mode L or None."""
+    """Return the image, and its alpha in mode L or None."""
     if not image.has_transparency_data and "transparency" not in image.info:
         return image, None
     if image.mode in WIDE_MODES:  # one value is transparent; converting these modes to RGBA would clip them
@@ -282,11 +279,11 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _split_wide(
     image: Image.Image,
-    reading: wide_color.Reading,
+    reading: sixteen_bit_color.Reading,
     again: Callable[[], AbstractContextManager[Image.Image]],
     notes: list[str],
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Luma of 16 bits, and transparency as mode L or None."""
+    """Return luma of 16 bits, and alpha in mode L or None."""
     transparent = image.info.get("transparency")
     with contextlib.ExitStack() as stack:
         low = None
@@ -294,23 +291,23 @@ def _split_wide(
             low = stack.enter_context(again())
             low.tile = reading.second  # type: ignore[attr-defined]
             low.load()
-        luma, alpha, cut = wide_color.luma_and_alpha(image, low, transparent)
+        luma, alpha, cut = sixteen_bit_color.luma_and_alpha(image, low, transparent)
     if cut:
         notes.append("transparency read with 8 of its 16 bits")
     return luma, alpha
 
 
 def _luma(image: Image.Image, layout: dict[int, Any], notes: list[str]) -> Luma:
-    """Rec.601 luma of any mode; arguments as of `_wide_luma`."""
+    """Return Rec.601 luma of an image of any mode; arguments are those of `_wide_luma`."""
     if image.mode in WIDE_MODES:
         return _wide_luma(np.asarray(image), layout, notes)
-    if image.mode == "L" and layout.get(SAMPLE_FORMAT) == (SIGNED,):  # which Pillow does not look at
+    if image.mode == "L" and layout.get(SAMPLE_FORMAT) == (SIGNED,):  # which Pillow ignores
         return _wide_luma(np.asarray(image).view(np.int8), layout, notes)
     return np.asarray(_eight_bit_luma(image))
 
 
 def _eight_bit_luma(image: Image.Image) -> Image.Image:
-    """Rec.601 luma of any mode of at most 8 bits, alpha not looked at."""
+    """Return Rec.601 luma of a mode of at most 8 bits a channel, ignoring alpha."""
     if image.mode == "L":
         return image  # convert() would copy it
     if image.mode not in ("1", "LA", "RGB", "RGBA"):
@@ -319,12 +316,12 @@ def _eight_bit_luma(image: Image.Image) -> Image.Image:
 
 
 def _wide_luma(values: NDArray[Any], layout: dict[int, Any], notes: list[str]) -> NDArray[np.uint16]:
-    """Gray of more than 8 bits: taken as it is in its natural range, else stretched from lowest to highest.
+    """Return luma of gray with more than 8 bits; values outside the natural range are stretched from lowest to highest.
 
     Args:
-        values: H x W, as Pillow reads them.
-        layout: the tags of a TIFF.
-        notes: where a stretch is noted.
+        values: H x W, as read by Pillow.
+        layout: tags of a TIFF.
+        notes: list to which a note on stretching is appended.
     """
     bits = layout.get(ExifTags.Base.BitsPerSample, (16,))[0]
     if values.dtype == np.int32 and layout.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and bits == 32:
@@ -340,7 +337,7 @@ def _wide_luma(values: NDArray[Any], layout: dict[int, Any], notes: list[str]) -
     scaled: NDArray[np.uint16] = values
     if values.dtype != np.uint16 or natural != 65535 or offset != 0:
         scaled = np.empty(values.shape, np.uint16)
-        for row, out in zip(values, scaled, strict=True):  # in float64, but a row at a time
+        for row, out in zip(values, scaled, strict=True):  # row by row, because float64 takes four times the memory
             out[:] = np.round((row.astype(np.float64) - offset) * (65535.0 / natural))
     white_is_zero = layout.get(ExifTags.Base.PhotometricInterpretation) == 0  # Pillow inverts only 8 bits
     return 65535 - scaled if white_is_zero else scaled

@@ -1,7 +1,7 @@
-"""One photo out: bring the network's colours to the photo's own resolution, and encode it.
+"""Encoding of one photo: the network's colours at the size of the photo, merged with its luma.
 
-The photo is worked on in bands of rows that fit into a processor's cache, in float32 and in levels of the
-output: 0 to 255, or 0 to 65535.
+The photo is processed in bands of rows that fit into the CPU cache, in float32 and in levels of the output: 0 to 255,
+or 0 to 65535.
 """
 
 import dataclasses
@@ -15,31 +15,31 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cgan.spec import LUMA_REC601
-from infer.photo import iptc
-from infer.photo import png_tiff as deep
+from infer.photo import iptc, png_tiff_writers
 from infer.photo.chroma import BAND_ROWS, color_maps, interpolation
 from infer.photo.decode import Floats, Photo, PhotoError
+from infer.photo.formats import PillowFormat
 
 BAND_PIXELS = 2**16
-"""Full-size pixels worked on at a time: 256 KiB a plane in float32, and few enough calls that threads seldom wait for
-Python's lock."""
+"""Full-size pixels that are processed at a time: 256 KiB per plane in float32, in calls long enough that threads seldom
+wait for Python's lock."""
 
 CHROMA_ZERO = 128 + 0.4999
-"""What is added to a chroma difference before its fraction is cut off. Blue and red at just their own luma are at 127.5
-above 128, and with the whole half would become 256, which is 0 in 8 bits."""
+"""Offset that is added to a chroma difference before it is truncated to 8 bits. Pure blue and red have a difference of
+127.5; with an offset of 128.5 they would become 256, which wraps to 0."""
 
 GAMUT_SHARE = 0.2
-"""Share of a band's pixels out of gamut above which it is faster to work on all of them."""
+"""Share of out-of-gamut pixels in a band above which processing all pixels is faster."""
 
-ALPHA_FORMATS = frozenset({"PNG", "WEBP", "TIFF"})
-DEEP_FORMATS = frozenset({"PNG", "TIFF"})
+ALPHA_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
+DEEP_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.TIFF})
 """Formats that hold 16 bits a channel."""
 
 SIDE_LIMITS = {"JPEG": 65_500, "WEBP": 16_383}
-"""Pixels a side that the formats' libraries write: JPEG_MAX_DIMENSION, WEBP_MAX_DIMENSION."""
+"""Largest side in pixels that the libraries write: JPEG_MAX_DIMENSION, WEBP_MAX_DIMENSION."""
 
 METADATA = {"exif": "EXIF", "xmp": "XMP", "icc_profile": "ICC profile", "iptc": "IPTC captions", "comment": "comment"}
-"""What is kept beside a photo, by its field in `Photo`, and what notes call it."""
+"""Fields of `Photo` that hold metadata, and their names in notes."""
 
 NOT_HELD = {
     "PNG": frozenset({"iptc", "comment"}),
@@ -47,7 +47,7 @@ NOT_HELD = {
     "TIFF": frozenset({"comment"}),
     "BMP": frozenset(METADATA),
 }
-"""Of these, those that a format has no place for."""
+"""Metadata that a format cannot hold."""
 
 JPEG_LIMITS = {
     "exif": 65_533,
@@ -56,37 +56,37 @@ JPEG_LIMITS = {
     "iptc": iptc.JPEG_LIMIT,
     "comment": 65_533,
 }
-"""Bytes that fit into a JPEG: one segment less the name in it, and for a profile 255 of them."""
+"""Largest metadata of a JPEG in bytes: one segment without its identifier, 255 segments for a profile."""
 
 Encoded = memoryview | bytes
 Differences = tuple[Floats, Floats, Floats]
 """R - Y, G - Y and B - Y, each rows x width."""
 Band = tuple[slice, Floats, Differences]
-"""Rows, their luma Y, rows x width, and their colour."""
+"""Rows, their luma Y as rows x width, and their colour differences."""
 
 
 def write_photo(
     photo: Photo, gray: Floats, rgb: Floats, format_: str, *, quality: int = 95, raw: bool = False
 ) -> tuple[Encoded, tuple[str, ...]]:
-    """A photo in colour, encoded, with the metadata of its source.
+    """Merge the network's colours with the luma of a photo, and encode the result with the photo's metadata.
 
-    Where a colour does not fit into the gamut at the photo's luma it is drawn towards gray until it does. So
-    luma holds: in RGB that of the output is within half a level of the input's before it is rounded, of 8 or
-    16 bits. A JPEG is given the photo's luma itself, and colours that leave RGB by less than a level.
+    A colour outside the RGB gamut at the photo's luma is moved towards gray until it fits. So the luma is kept: before
+    rounding to 8 or 16 bits, the RGB output is within half a level of it. A JPEG stores the photo's luma unchanged,
+    and its colours exceed RGB by less than a level.
 
     Args:
-        photo: from `infer.photo.decode.decode`.
-        gray: what the network saw, 1 x h x w in [0, 1].
-        rgb: what it answered, 3 x h x w in [0, 1].
+        photo: result of `infer.photo.decode.decode`.
+        gray: input of the network, 1 x h x w in [0, 1].
+        rgb: output of the network, 3 x h x w in [0, 1].
         format_: Pillow's name of the format: JPEG, PNG, WEBP, TIFF or BMP.
-        quality: of JPEG and WebP, 1 to 100.
-        raw: write the network's own answer, of its size and 8 bits a channel.
+        quality: quality of JPEG and WebP, 1 to 100.
+        raw: write the output of the network at its own size, with 8 bits a channel.
 
     Returns:
-        The whole file, and notes on what the format could not hold.
+        The content of the file, and notes on metadata and properties that the format cannot hold.
 
     Raises:
-        PhotoError: the format does not hold a photo of this size.
+        PhotoError: the photo is too large for the format.
     """
     height, width = rgb.shape[1:] if raw else photo.size
     if max(height, width) > SIDE_LIMITS.get(format_, max(height, width)):
@@ -98,7 +98,7 @@ def write_photo(
     if format_ in DEEP_FORMATS:
         bands = iter([np.asarray(_raw_image(rgb, kept.alpha))]) if raw else _interleaved(kept, gray, rgb)
         file = io.BytesIO()
-        (deep.write_png if format_ == "PNG" else deep.write_tiff)(file, bands, height, kept)
+        (png_tiff_writers.write_png if format_ == "PNG" else png_tiff_writers.write_tiff)(file, bands, height, kept)
         return file.getbuffer(), tuple(notes)
     if raw:
         image = _raw_image(rgb, kept.alpha)
@@ -108,7 +108,7 @@ def write_photo(
 
 
 def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
-    """The photo as the format holds it, and a note on each thing that it does not hold."""
+    """Return the photo without the metadata that the format cannot hold, and a note on each omission."""
     notes: list[str] = []
     changes: dict[str, Any] = {}
 
@@ -126,7 +126,7 @@ def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
             drop(field, what)
         elif content and format_ == "JPEG" and len(content) > JPEG_LIMITS[field]:
             drop(field, what, f"{len(content)} bytes, JPEG holds {JPEG_LIMITS[field]}")
-    if photo.dpi and format_ == "WEBP":  # has no place of its own for it
+    if photo.dpi and format_ == "WEBP":  # holds resolution only in EXIF
         changes["exif"] = _with_resolution(photo.exif, photo.dpi)
     return dataclasses.replace(photo, **changes), notes
 
@@ -140,7 +140,7 @@ def _with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
 
 
 def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Encoded:
-    """What Pillow writes of an image and metadata that the format holds."""
+    """Encode an image with Pillow; the format must be able to hold all metadata of `kept`."""
     settings: dict[str, dict[str, Any]] = {
         # Full-resolution chroma: subsampling would blur the colours again.
         "JPEG": {"quality": quality, "subsampling": 0},
@@ -157,7 +157,7 @@ def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Enc
         buffer = io.BytesIO()
         image.save(buffer, format_, **options)
         return buffer.getbuffer()
-    # Pillow's encoders let other threads run only while they write to a file descriptor.
+    # Pillow's encoders release Python's lock only when they write to a file descriptor.
     with os.fdopen(os.memfd_create("cgan"), "w+b") as file:
         image.save(file, format_, **options)
         file.seek(0)
@@ -165,7 +165,7 @@ def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Enc
 
 
 def _raw_image(rgb: Floats, alpha: Image.Image | None) -> Image.Image:
-    """The network's own answer, 3 x h x w in [0, 1], with alpha of its size where there is one."""
+    """Return the output of the network, 3 x h x w in [0, 1], as an image, with alpha scaled to its size."""
     image = Image.fromarray((rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8))
     if alpha is not None:
         image.putalpha(alpha.resize(image.size))
@@ -173,7 +173,7 @@ def _raw_image(rgb: Floats, alpha: Image.Image | None) -> Image.Image:
 
 
 def _ycbcr_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
-    """The photo in colour as a JPEG stores it (JFIF 1.02, page 3), with its own luma byte for byte."""
+    """Return the coloured photo in YCbCr as stored in a JPEG (JFIF 1.02, page 3); 8-bit luma is unchanged."""
     weight_r, _, weight_b = LUMA_REC601
     own = photo.luma if photo.luma.dtype == np.uint8 else np.empty(photo.size, np.uint8)
     chroma_b, chroma_r = np.empty((2, *photo.size), np.uint8)
@@ -188,7 +188,7 @@ def _ycbcr_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
 
 
 def rgb_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
-    """The photo in colour with 8 bits a channel: RGB, or RGBA where it has transparency."""
+    """Return the coloured photo with 8 bits a channel: RGB, or RGBA if it has alpha."""
     height, width = photo.size
     image = Image.new("RGB" if photo.alpha is None else "RGBA", (width, height))
     for rows, luma, differences in _bands(photo, gray, rgb, 255):
@@ -201,8 +201,8 @@ def rgb_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
     return image
 
 
-def _interleaved(photo: Photo, gray: Floats, rgb: Floats) -> Iterator[deep.Samples]:
-    """Bands of the photo in colour, rows x width x 3 or 4, of the type of its luma."""
+def _interleaved(photo: Photo, gray: Floats, rgb: Floats) -> Iterator[png_tiff_writers.Samples]:
+    """Yield bands of the coloured photo, rows x width x 3 or 4, in the type of its luma."""
     width = photo.size[1]
     dtype = photo.luma.dtype
     top = np.iinfo(dtype).max
@@ -218,15 +218,15 @@ def _interleaved(photo: Photo, gray: Floats, rgb: Floats) -> Iterator[deep.Sampl
 
 
 def _rounded(values: Floats, dtype: Any = np.uint8) -> NDArray[Any]:
-    """Values that are not negative as the nearest integers; overwrites them."""
+    """Round non-negative values to the nearest integers; overwrites `values`."""
     values += np.float32(0.5)
     return values.astype(dtype)
 
 
 def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
-    """Bands of full-size colour that fits into the gamut, in levels from 0 to `top`.
+    """Yield bands of in-gamut colour at full size, in levels from 0 to `top`.
 
-    Each band lies where the one before it lay, and may be written over: fresh memory costs more than the sums.
+    All bands share one buffer, which the caller may overwrite: allocating memory costs more than the arithmetic.
     """
     height, width = photo.size
     own_top = np.iinfo(photo.luma.dtype).max
@@ -235,8 +235,8 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
     memory = np.empty(7 * step * width, np.float32)
     for rows, source, weights in interpolation(maps.shape[1], height, step):
         planes = memory[: 7 * (rows.stop - rows.start) * width].reshape(7, -1, width)
-        luma, red, blue, *others = planes  # slopes, and then room for the sums
-        np.copyto(luma, photo.luma[rows])  # multiplying integers takes twice as long
+        luma, red, blue, *others = planes  # slopes, later scratch memory
+        np.copyto(luma, photo.luma[rows])  # converting first is twice as fast as multiplying integers
         if own_top != top:
             luma *= np.float32(top / own_top)
         if maps.shape[1] == height:
@@ -251,13 +251,13 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
 
 
 def _in_gamut(luma: Floats, red: Floats, blue: Floats, top: np.float32, scratch: Sequence[Floats]) -> Differences:
-    """s (R - Y, G - Y, B - Y) with the largest s <= 1 for which each plus Y stays within 0 and `top`.
+    """Return s (R - Y, G - Y, B - Y) with the largest s <= 1 for which R, G and B stay in [0, `top`].
 
-    Overwrites the differences `red` and `blue`, and all of scratch.
+    Overwrites `red`, `blue` and all of `scratch`.
     """
     weight_r, weight_g, weight_b = (np.float32(w) for w in LUMA_REC601)
     green, above, below, room, *_ = scratch
-    # luma of the differences is zero, which gives the third from the other two
+    # the luma of the differences is zero, which determines green
     np.multiply(red, -weight_r / weight_g, out=green)
     np.multiply(blue, -weight_b / weight_g, out=room)
     green += room
@@ -283,8 +283,8 @@ def _in_gamut(luma: Floats, red: Floats, blue: Floats, top: np.float32, scratch:
 
 
 def _fitting(luma: Floats, room: Floats, above: Floats, below: Floats) -> Floats:
-    """The largest s <= 1 for which s `above` fits into `room` and s `below` into `luma`; overwrites the last two."""
-    tiny = np.float32(1e-3)  # of a level: where there is no colour there is no limit to it
+    """Return the largest s <= 1 with s * above <= room and s * below <= luma; overwrites `above` and `below`."""
+    tiny = np.float32(1e-3)  # of a level; avoids division by zero where there is no colour
     for difference, limit in ((above, room), (below, luma)):
         np.maximum(difference, tiny, out=difference)
         np.divide(limit, difference, out=difference)

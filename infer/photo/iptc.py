@@ -1,6 +1,6 @@
-"""IPTC captions and credits: where JPEG and TIFF files keep them.
+"""IPTC captions and credits in JPEG and TIFF files.
 
-The data set itself (IPTC-NAA Information Interchange Model) is copied as it is. A JPEG holds it as resource 0x0404 of a
+The data set (IPTC-NAA Information Interchange Model) is copied unchanged. A JPEG holds it as resource 0x0404 of a
 Photoshop block in segment APP13 (Adobe Photoshop File Formats Specification, "Image Resource Blocks"), a TIFF in tag
 33723.
 """
@@ -15,13 +15,13 @@ TIFF_TAG = 33723
 
 JPEG_HEADER = b"Photoshop 3.0\0"
 JPEG_LIMIT = 65_533 - len(JPEG_HEADER) - 12 - 1
-"""Bytes that fit into a segment beside its header, the resource's own and its padding."""
+"""Largest data set in bytes: a segment without its header, the header of the resource and its padding."""
 
 
 def read(image: Image.Image) -> bytes | None:
-    """The data set of an opened image, None where it has none."""
+    """Return the data set of an opened image, None if there is none."""
     if image.format == "TIFF":
-        # As it lies in the file: some programs call these bytes 32-bit numbers, of which Pillow gives the first alone.
+        # The raw bytes: some programs declare them as 32-bit numbers, of which Pillow returns only the first.
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         found = tags._tagdata.get(TIFF_TAG)
     else:
@@ -31,7 +31,7 @@ def read(image: Image.Image) -> bytes | None:
 
 
 def jpeg_segment(content: bytes) -> bytes:
-    """Segment APP13 of a JPEG with a data set of at most JPEG_LIMIT bytes."""
+    """Return segment APP13 of a JPEG with a data set of at most JPEG_LIMIT bytes."""
     padded = content + bytes(len(content) % 2)
     body = JPEG_HEADER + b"8BIM" + struct.pack(">HHL", RESOURCE, 0, len(content)) + padded
     return b"\xff\xed" + struct.pack(">H", 2 + len(body)) + body

@@ -1,25 +1,27 @@
-"""What Pillow gets wrong of some files, set right between opening and loading them."""
+"""Workarounds for files that Pillow decodes wrongly, applied between opening and loading."""
 
 from typing import Any
 
-from infer.photo.wide_color import of_raw_mode, raw_mode
+from infer.photo.sixteen_bit_color import of_raw_mode, raw_mode
 
 PNG_KEY_SCALES = {"L;2": 85, "L;4": 17}
-"""Pillow widens gray PNGs of 2 and 4 bits to 8, but not the value that they name as transparent."""
+"""Factors for the transparent value of gray PNGs of 2 and 4 bits: Pillow scales their pixels to 8 bits, but not this
+value."""
 
 NATIVE_ORDER = {"F;32BF": "F;32NF", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
-"""libtiff gives samples in the machine's byte order, which Pillow knows only of unsigned ones of 16 bits."""
+"""Raw modes in native byte order. libtiff returns samples in native order, which Pillow takes into account only for
+unsigned 16-bit samples."""
 
 
 def mend(image: Any) -> None:
-    """Have Pillow load an image right that was opened just now.
+    """Correct an opened image, so that Pillow loads it correctly.
 
     Args:
-        image: of any format; its tiles, its name and what it names as transparent are changed.
+        image: image of any format that is not loaded yet; its tiles, file name and transparent value are changed.
     """
     if image.format == "TIFF":
-        # Pillow maps uncompressed ones from the file of this name, and does so by the size of the picture upright:
-        # photos that lie on their side would come out sheared. From what is open it reads them right.
+        # Pillow memory-maps an uncompressed TIFF by its file name and uses the size of the upright picture, which
+        # shears photos that lie on their side. Without a file name it reads the opened file, correctly.
         image.filename = ""
         image.tile = [
             of_raw_mode(tile, NATIVE_ORDER.get(raw_mode(tile), raw_mode(tile)))

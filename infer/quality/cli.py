@@ -1,4 +1,4 @@
-"""The commands `cgan-infer parity` and `cgan-infer evaluate`; numpy, torch and the engines only when they run."""
+"""The commands `cgan-infer parity` and `cgan-infer evaluate`. Numpy, torch and engines are imported when they run."""
 
 import json
 import sys
@@ -19,12 +19,13 @@ from infer.packaged import model_path
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
+    from infer.quality.parity import Parity
 
 MOST_UNREADABLE = 0.05
-"""A larger share of photos that cannot be read fails the command: its figures are of other photos than those given."""
+"""Share of unreadable photos above which a command fails, because its figures do not represent the given photos."""
 
 IS_FIGURES = json_with(frozenset({"figures", "photos", "failed"}))
-"""Tells an earlier --json of both commands."""
+"""Recognises an earlier --json file of either command."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,9 +33,9 @@ _SHARED = [
     backend_option,
     provider_option,
     device_option,
-    click.option("--batch-size", type=click.IntRange(min=1), help="Photos in a run of the model."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Photos per batch."),
     click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: all cores]"),
-    click.option("--no-fid", is_flag=True, help="Leave FID and KID out, and need no feature network."),
+    click.option("--no-fid", is_flag=True, help="Leave out FID and KID; no feature network is needed."),
     click.option(
         "--inception-weights",
         type=click.Path(path_type=Path),
@@ -45,12 +46,12 @@ _SHARED = [
         type=click.Path(path_type=Path),
         help="ONNX feature extractor in place of Inception: float32 N x 3 x H x W in [0, 1] to N features.",
     ),
-    click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there."),
+    click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file."),
 ]
 
 
 def _shared(function: F) -> F:
-    """The options of both commands."""
+    """Add the options that both commands share."""
     for option in reversed(_SHARED):
         function = option(function)
     return function
@@ -66,24 +67,23 @@ def _shared(function: F) -> F:
     "--max-delta-e", type=float, help="Largest 99th percentile of CIEDE2000 over all pixels.  [default: 0.5, int8 2]"
 )
 @_shared
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the worst photos there.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the worst photos to this file.")
 @click.option("--quiet", is_flag=True, help="No progress and no table, only the gates that failed.")
 def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quiet: bool, **given: Any) -> None:
     """Compare CANDIDATE with the run it was exported from, over the photos in a folder.
 
-    PyTorch on the run and the candidate see the same photos through the same code. Exit code 0: every gate passed; 1:
-    at least one failed, or more than 5% of the photos cannot be read.
+    PyTorch on the run and the candidate get the same input from the same code. Exit code 0: every gate passed; 1: at
+    least one failed, or more than 5% of the photos cannot be read.
     """
     _check_targets(given["json_file"], html, candidate, reference, given["features"], given["inception_weights"])
     with needed("measuring models", "train"):
         from infer.photo.decode import use_own_pixel_limit
         from infer.quality.gates import Gates
-        from infer.quality.page import write_html
         from infer.quality.parity import THREADS, check_parity
         from infer.quality.photos import photos_below
 
     if given["no_fid"] and given["max_fid_delta"] is not None:
-        raise UserError(f"--max-fid-delta {given['max_fid_delta']:g}: it has no effect with --no-fid; drop one")
+        raise UserError(f"--max-fid-delta {given['max_fid_delta']:g}: it has no effect with --no-fid; leave one out")
     if given["features"] and given["max_fid_delta"] is None and not given["no_fid"]:
         raise UserError(
             f"--features {given['features']}: found no --max-fid-delta, whose default is for Inception alone; give "
@@ -114,7 +114,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
     if given["json_file"]:
         _write_json(given["json_file"], result.to_json())
     if html:
-        write_html(result, html)
+        _write_html(result, html)
     if not result.passed:
         raise GateError(result.refusal())
     _check_readable(result.photos, result.failures)
@@ -125,13 +125,15 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
 @click.argument("data", type=click.Path(path_type=Path))
 @_shared
 @click.option(
-    "--against", type=click.Path(path_type=Path), help="An earlier --json of the same photos, to print differences to."
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Earlier --json file of the same photos; print the differences from it.",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given: Any) -> None:
-    """Measure how near the colours of MODEL come to those of the photos in the folder DATA.
+    """Measure how close the colours of MODEL are to those of the photos in the folder DATA.
 
-    MODEL is a run, a checkpoint, an ONNX file or an engine. Photos that the model was trained on flatter it.
+    MODEL is a run, a checkpoint, an ONNX file or an engine. Use photos that it was not trained on.
     Exit code 1: more than 5% of the photos cannot be read.
     """
     _check_targets(given["json_file"], None, model, given["features"], given["inception_weights"])
@@ -160,7 +162,7 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
         try:
             values["differences"] = result.against(former)
             table += f"\n\nminus {against}\n" + "\n".join(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())
-        except UserError as error:  # what was measured is shown and kept all the same
+        except UserError as error:  # the figures are printed and written all the same
             refusal = error
     _report(quiet, table, result.notes(), result.failures)
     if given["json_file"]:
@@ -171,23 +173,23 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
 
 
 def _check_targets(json_file: Path | None, html: Path | None, *others: Path | None) -> None:
-    """Check that files can be written there and replace none but earlier ones, before anything slow begins.
+    """Check, before anything slow begins, that the outputs can be written and replace only earlier outputs.
 
     Args:
-        json_file: of --json.
-        html: of --html.
+        json_file: value of --json.
+        html: value of --html.
         others: files that the command reads.
 
     Raises:
-        UserError: they cannot.
+        UserError: an output cannot be written, or would replace another file.
         GateError: the disk is full.
     """
-    from infer.quality.page import is_page
-
     read = [path for path in others if path is not None]
     if json_file is not None:
         check_document(json_file, IS_FIGURES, "--json", read)
     if html is not None:
+        with needed("--html", "train"):
+            from infer.quality.page import is_page
         check_document(html, is_page, "--html", [*read, *filter(None, [json_file])])
 
 
@@ -195,21 +197,27 @@ def _check_readable(photos: int, failures: dict[str, str]) -> None:
     """Check that nearly all photos were measured.
 
     Raises:
-        GateError: too many were not.
+        GateError: the share of unreadable photos exceeds MOST_UNREADABLE.
     """
     if len(failures) > MOST_UNREADABLE * (total := photos + len(failures)):
         raise GateError(
-            f"{len(failures)} of {total} photos cannot be read, more than {MOST_UNREADABLE:.0%}, so the figures are "
-            "not those of these photos; mend them or take them out"
+            f"{len(failures)} of {total} photos cannot be read, more than {MOST_UNREADABLE:.0%}, so the figures do "
+            "not represent these photos; repair the photos or remove them"
         )
 
 
 def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
-    """The feature network that was asked for, before anything slow begins."""
+    """Load the requested feature network, None with --no-fid.
+
+    Raises:
+        UserError: options contradict each other, or the network cannot be loaded.
+    """
     if given["no_fid"]:
         for name in ("features", "inception_weights"):
             if given[name]:
-                raise UserError(f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; drop one")
+                raise UserError(
+                    f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; leave one out"
+                )
     from cgan.metrics.features import load_features
 
     return None if given["no_fid"] else load_features(given["inception_weights"], given["features"])
@@ -217,7 +225,7 @@ def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
 
 @contextmanager
 def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
-    """The model, entered; what a user should know of how it runs is printed in the end."""
+    """Enter the model; its note is printed on exit."""
     from infer.backends import open_model
 
     with open_model(path, given["device"], threads, backend=given["backend"], provider=given["provider"]) as model:
@@ -230,7 +238,7 @@ def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """What tells of photos done."""
+    """Yield the callback that shows progress."""
     from infer.folder.console import say
 
     with Progress(quiet, say) as progress:
@@ -249,6 +257,12 @@ def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str])
         say(f"warning: passed over {name}: {reason}")
     if len(failures) > SHOWN_FAILURES:
         say(f"warning: and {len(failures) - SHOWN_FAILURES} more, all of them in --json")
+
+
+def _write_html(result: "Parity", path: Path) -> None:
+    from infer.quality.page import write_html  # needs jinja2, which only --html asks for
+
+    write_html(result, path)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

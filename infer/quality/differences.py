@@ -1,4 +1,4 @@
-"""How pictures of two models differ: streamed figures over any number of photos, and the worst photos themselves."""
+"""Differences between the pictures of two models: streamed figures over any number of photos, and the worst photos."""
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,41 +17,43 @@ from infer.photo.decode import Floats
 Counts = NDArray[np.int64]
 
 PSNR_CEILING = 100.0
-"""In dB, a root mean square of a 390th of an 8-bit level: above it there is only rounding, and two equal pictures."""
+"""Largest PSNR in dB that is told from equality: a root mean square error of 1/390 of an 8-bit level. Beyond it are
+only rounding errors and equal pictures."""
 LEAST_ERROR = 10 ** (-PSNR_CEILING / 10)
 
 DELTA_E_STEP, DELTA_E_BINS = 0.01, 20_001
-"""Width and number of the bins from which the percentile of CIEDE2000 is read: the first holds 0 alone, the others
-reach up to 200, more than any two colours."""
+"""Width and number of the bins for the percentile of CIEDE2000. The first bin holds only 0, and the last one ends at
+200, above the difference of any two colours."""
 PERCENTILE = 0.99
 
 LEVEL_EDGES = (0.0, 0.01, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 256.0)
 """Edges of the histogram of |difference|, in 8-bit levels."""
 
 WORST = 8
-"""Photos of largest difference that are kept."""
+"""Number of worst photos that are kept."""
 
 
 @dataclass(frozen=True)
 class PhotoDifference:
-    """How the two pictures of one photo differ."""
+    """Differences between the two pictures of one photo."""
 
     name: str
     psnr: float
     """In dB, at most PSNR_CEILING."""
     ssim: float
     max_difference: float
-    """Of values in [0, 1]."""
+    """Largest |difference| of values in [0, 1]."""
     delta_e: float
     """Mean CIEDE2000."""
     reference: Floats
-    """The pictures, 3 x H x W in [0, 1]."""
+    """Picture of the reference, 3 x H x W in [0, 1]."""
     candidate: Floats
+    """Picture of the candidate, 3 x H x W in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class UnitDifferences:
-    """What a thread found out about some photos."""
+    """Differences of one unit of photos, computed in one thread."""
 
     photos: list[PhotoDifference]
     squares: list[float]
@@ -66,12 +68,13 @@ def compare_pictures(names: tuple[str, ...], reference: Floats, candidate: Float
     """Compare pictures in the calling thread.
 
     Args:
-        names: of the N photos.
-        reference, candidate: N x 3 x H x W in [0, 1].
+        names: names of the N photos.
+        reference, candidate: pictures, N x 3 x H x W in [0, 1].
     """
-
     found = UnitDifferences([], [], [], np.zeros(DELTA_E_BINS, np.int64), np.zeros(len(LEVEL_EDGES) - 1, np.int64))
-    for name, one, other in zip(names, reference, candidate, strict=True):  # one by one: it fits into the cache
+    for name, one, other in zip(
+        names, reference, candidate, strict=True
+    ):  # photo by photo, which fits into the CPU cache
         absolute = np.abs(one - other)
         square = float(np.mean(np.square(absolute, dtype=np.float64)))
         a, b = torch.from_numpy(other)[None], torch.from_numpy(one)[None]
@@ -96,14 +99,14 @@ def compare_pictures(names: tuple[str, ...], reference: Floats, candidate: Float
 
 
 def _level_counts(absolute: Floats) -> Counts:
-    """How many values lie between LEVEL_EDGES."""
+    """Return the number of values between each two neighbouring LEVEL_EDGES."""
     above = [np.count_nonzero(absolute >= np.float32(edge / 255)) for edge in LEVEL_EDGES[:-1]]
     return np.array(above, np.int64) - np.array([*above[1:], 0], np.int64)
 
 
 @dataclass
 class Differences:
-    """Figures over all photos that were added, in memory that does not grow with their number."""
+    """Figures over all added photos, in memory that does not grow with their number."""
 
     photos: int = 0
     worst: list[PhotoDifference] = field(default_factory=list)
@@ -115,7 +118,7 @@ class Differences:
     _max: float = 0.0
 
     def add(self, unit: UnitDifferences) -> None:
-        """Add a unit; always in the same order, so that sums are the same to the last bit."""
+        """Add a unit. Units must come in a fixed order, so that sums are equal to the last bit."""
         for photo, square, absolute in zip(unit.photos, unit.squares, unit.absolutes, strict=True):
             values = {"square": square, "absolute": absolute, "ssim": photo.ssim, "delta_e": photo.delta_e}
             for name, value in values.items():
@@ -132,8 +135,7 @@ class Differences:
         self.worst = [photo if id(photo) in known else _copied(photo) for photo in ranked]
 
     def figures(self) -> dict[str, Measured]:
-        """PSNR over all values (dB), that of the worst photo, SSIM, |difference| of values in [0, 1], CIEDE2000."""
-
+        """Return PSNR over all values and of the worst photo (dB), SSIM, |difference| in [0, 1], CIEDE2000."""
         size = f"{self.size[0]} x {self.size[1]}"
         fingerprint: dict[str, Any] = {
             "photos": self.photos,
@@ -154,13 +156,13 @@ class Differences:
         return {name: Measured(value, {"metric": name, **fingerprint}) for name, value in values.items()}
 
     def percentile(self) -> float:
-        """The 99th percentile of CIEDE2000 over all pixels, at most DELTA_E_STEP too high; 0 of equal pictures."""
+        """Return the 99th percentile of CIEDE2000, at most DELTA_E_STEP too high; 0 for equal pictures."""
         reached = np.cumsum(self.delta_e_bins)
         return float(np.searchsorted(reached, PERCENTILE * reached[-1])) * DELTA_E_STEP
 
 
 def _copied(photo: PhotoDifference) -> PhotoDifference:
-    """The photo with pictures of its own, so that those of its whole unit can go."""
+    """Return the photo with copies of its pictures, so that the arrays of the whole unit can be freed."""
     pictures = photo.reference.copy(), photo.candidate.copy()
     return PhotoDifference(photo.name, photo.psnr, photo.ssim, photo.max_difference, photo.delta_e, *pictures)
 

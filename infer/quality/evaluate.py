@@ -1,10 +1,10 @@
-"""How good a model's colours are: its pictures against the photos themselves."""
+"""Evaluation: a model's pictures against the colour photos that it was given in gray."""
 
 import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cgan.metrics.measurement import Measured, by_today, distance
 from cgan.metrics.pictures import means, scores, ssim
 from infer.backends.base import Backend
 from infer.quality.feature_sets import Distributions
+from infer.quality.measured_model import MeasuredModel
 from infer.quality.photos import Progress, Source, Unit, run_batches, work_through
 
 FIGURES = {
@@ -34,30 +35,29 @@ FIGURES = {
     "real_colorfulness": ("colourfulness of the photos", ""),
     "colorfulness_ratio": ("ratio of the two", ""),
 }
-"""What each figure is called, and its unit; one without a name here is called by the metric of its fingerprint."""
+"""Label and unit of each figure; an empty label stands for the metric in the figure's fingerprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured of a model."""
+    """Result of an evaluation."""
 
-    model: dict[str, Any]
-    """Path, engine, precision and weights."""
+    model: MeasuredModel
     photos: int
     near_gray: int
-    """Photos among them that are near gray and left out of everything but FID and KID."""
+    """Photos among them that are near gray; only FID and KID include these."""
     failures: dict[str, str]
-    """Photos that cannot be read, with the reason."""
+    """Reasons by the names of photos that cannot be read."""
     figures: dict[str, Measured]
     """By the names in FIGURES."""
     cache_note: str | None = None
-    """Why features are not kept any more."""
+    """Why the cache of features was switched off, None if it was not."""
 
     def table(self) -> str:
-        """The figures, for a terminal."""
+        """Return the figures as text for a terminal."""
         lines = [
-            f"model   {self.model['path']} ({self.model['engine']}, {self.model['precision']}): "
-            f"{described(self.model['checkpoint'])}",
+            f"model   {self.model.path} ({self.model.engine}, {self.model.precision}): "
+            f"{described(self.model.checkpoint)}",
             f"photos  {self.photos}, of which {self.near_gray} near gray count for FID and KID alone; "
             f"{len(self.failures)} that cannot be read",
             "",
@@ -68,24 +68,24 @@ class Evaluation:
         return "\n".join(lines)
 
     def notes(self) -> list[str]:
-        """What has to be read with the figures."""
+        """Return the notes on the figures, without duplicates."""
         gray = "all photos are near gray, so the figures do not tell how near colours come to real ones"
         own = (gray if self.near_gray == self.photos else None, self.cache_note)
         return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), *own) if n))
 
     def against(self, former: dict[str, Measured]) -> dict[str, float]:
-        """This evaluation's figures minus those of another one, where both are finite.
+        """Return the finite differences of this evaluation's figures minus those of an earlier one.
 
         Raises:
-            UserError: figures of different fingerprints.
+            UserError: two figures have different fingerprints.
         """
         differences = {name: figure.minus(former[name]) for name, figure in self.figures.items() if name in former}
         return {name: value for name, value in differences.items() if math.isfinite(value)}
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """Return the evaluation as JSON values."""
         return {
-            "model": self.model,
+            "model": asdict(self.model),
             "photos": self.photos,
             "near_gray_photos": self.near_gray,
             "failed": self.failures,
@@ -103,19 +103,19 @@ def evaluate(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Colour photos' luma at the model's own size, and compare with the photos squashed to it.
+    """Colour the luma of photos at the model's own size, and compare the pictures with the photos squashed to it.
 
     Args:
-        model: entered.
-        photos: names, and files or contents; their order does not matter.
-        features: network for FID and KID, which runs where the model runs; None leaves them out.
-        cache: folder in which features are kept; needed with `features`.
-        batch_size: photos in a run of the model; its own choice when None.
-        workers: threads; one for each core when None.
-        progress: told of photos done and photos in all.
+        model: the entered model.
+        photos: names, with files or contents, in any order.
+        features: feature network for FID and KID, run on the device of the model; None leaves both out.
+        cache: folder for the cache of features; required with `features`.
+        batch_size: photos per batch; None for the default of the model.
+        workers: threads; None for one per core.
+        progress: called with the number of photos done and of all photos.
 
     Raises:
-        UserError: no photo that can be read, or too few for FID.
+        UserError: no photo can be read, or there are too few for FID.
     """
     size = model.own_size
     measurement = _Measurement(model, batch_size, features, cache)
@@ -131,15 +131,8 @@ def evaluate(
             progress=progress,
         )
     counts, figures = measurement.figures(size)
-    spec = model.spec
-    opened = {"path": str(model.path), "engine": model.engine, "note": model.note, "precision": spec.precision}
     return Evaluation(
-        model={
-            **opened,
-            "color_space": spec.color_space,
-            "weights_sha256": spec.weights_sha256,
-            "checkpoint": model.checkpoint,
-        },
+        model=MeasuredModel.of(model),
         photos=counts["photos"],
         near_gray=counts["near_gray_photos"],
         failures=seen.failures,
@@ -150,8 +143,7 @@ def evaluate(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch use one CPU thread in each thread that begins in the block."""
-
+    """Let torch use one CPU thread in each thread that starts in the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -161,7 +153,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Measurement:
-    """The model, what runs in threads, and what is added up."""
+    """The model, the work on a unit of photos in a thread, and the sums over all units."""
 
     def __init__(
         self, model: Backend, batch_size: int | None, network: FeatureNetwork | None, folder: Path | None
@@ -172,8 +164,7 @@ class _Measurement:
         self.distributions = Distributions(network, folder, model.on_gpu, sets=2)
 
     def work(self, unit: Unit) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """In a thread: scores of each photo, and features of photos and of pictures."""
-
+        """Return, in a worker thread, the scores of each photo, and features of photos and pictures."""
         assert unit.color is not None
         rgb = torch.from_numpy(run_batches(self.model, unit.gray, self.batch))
         photos = torch.from_numpy(unit.color).float() / 255
@@ -187,18 +178,17 @@ class _Measurement:
         return columns, self.distributions.extract(photos, rgb)
 
     def add(self, result: tuple[dict[str, Tensor], list[Tensor]], size: tuple[int, int]) -> None:
-        """In order: add up what a thread found; of each photo no more than its scores is kept."""
+        """Add the result of `work`; called in the order of the units. Only the scores of each photo are kept."""
         columns, features = result
         for name, values in columns.items():
             self.columns.setdefault(name, []).append(values)
         self.distributions.add(features, size)
 
     def figures(self, size: tuple[int, int]) -> tuple[dict[str, int], dict[str, Measured]]:
-        """Numbers of photos, and the figures."""
-
+        """Return the numbers of photos, and the figures."""
         found = means({name: torch.cat(parts) for name, parts in self.columns.items()})
         counts = {name: int(found.pop(name)) for name in ("photos", "near_gray_photos")}
-        if counts["near_gray_photos"] < counts["photos"]:  # of near-gray photos it would be a ratio of noise
+        if counts["near_gray_photos"] < counts["photos"]:  # for near-gray photos it is a ratio of noise
             found["colorfulness_ratio"] = found["colorfulness"] / found["real_colorfulness"]
         fingerprint = {
             **counts,
@@ -216,12 +206,11 @@ class _Measurement:
 
 
 def read_figures(path: Path) -> dict[str, Measured]:
-    """The figures in a file of `cgan-infer evaluate --json`.
+    """Read the figures in a file of `cgan-infer evaluate --json`.
 
     Raises:
-        UserError: it is none.
+        UserError: the file cannot be read or holds no evaluation.
     """
-
     try:
         figures = json.loads(path.read_text())["figures"]
         return by_today({name: Measured.from_json(values) for name, values in figures.items()})

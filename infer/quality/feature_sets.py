@@ -1,4 +1,4 @@
-"""Features of photos and of the pictures that models make of them, extracted in threads and added up in order."""
+"""Feature sets for FID and KID of photos and of models' pictures, extracted in threads and added in order."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,17 +13,17 @@ from infer.quality.photos import UNIT
 
 
 class Distributions:
-    """Sets of features of the same photos: those of the photos themselves first.
+    """Feature sets over the same photos: first that of the photos themselves, then one per model.
 
     Args:
-        network: the feature network; None takes no features at all.
-        folder: the cache in which features are kept.
+        network: the feature network; None extracts no features.
+        folder: folder for the cache of features.
         on_gpu: whether the network runs on a GPU.
-        sets: how many sets there are.
+        sets: number of sets.
     """
 
     note: str | None = None
-    """Why features are not kept any more, known in the end."""
+    """Why the cache was switched off, None if it was not; set on exit."""
 
     def __init__(self, network: FeatureNetwork | None, folder: Path | None, on_gpu: bool, sets: int) -> None:
         if network is None:
@@ -31,7 +31,7 @@ class Distributions:
             return
 
         if folder is None:
-            raise ValueError("features are kept in a cache: give its folder")
+            raise ValueError("found no folder for the cache of features, which is required with a feature network")
         device = torch.device("cuda" if on_gpu else "cpu")
         self.cache = FeatureCache(folder, network, device)
         network = replace(network, fingerprint={**network.fingerprint, "device": device.type})
@@ -50,11 +50,11 @@ class Distributions:
             self.note = self.cache.note
 
     def extract(self, *pictures: Tensor) -> list[Tensor]:
-        """In a thread: features of each set's pictures, N x 3 x H x W float32 in [0, 1]; none without a network."""
+        """Return, in a worker thread, features of each set's pictures, N x 3 x H x W float32 in [0, 1]."""
         return [self.cache.extract(part) for part in pictures] if self.cache else []
 
     def add(self, features: list[Tensor], size: tuple[int, int]) -> None:
-        """In order: add what `extract` gave for pictures of this height and width."""
+        """Add the result of `extract` for pictures of this height and width; called in the order of the units."""
         for own, rows in zip(self.sets if features else [], features, strict=True):
-            for start in range(0, len(rows), UNIT):  # sums of so many whatever the batch, down to the last bit
+            for start in range(0, len(rows), UNIT):  # fixed lengths, so that sums do not depend on the batch size
                 own.add(rows[start : start + UNIT], size)

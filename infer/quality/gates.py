@@ -1,4 +1,4 @@
-"""The limits that decide whether a candidate is still the reference, and why they are where they are."""
+"""Gates: limits on the differences between candidate and reference, with the measurements behind the defaults."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,15 +9,15 @@ from infer.quality.differences import PSNR_CEILING
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What a candidate may differ from the reference by; None stands for the default of its precision.
+    """Limits on the differences between a candidate and the reference; None stands for the default of the precision.
 
     Raises:
-        UserError: a limit that is no finite number, negative, or a PSNR that not even equal pictures have.
+        UserError: a limit is negative, not finite, or a PSNR above that of equal pictures.
     """
 
     max_fid_delta: float | None = None
-    """Largest |FID(candidate, photos) - FID(reference, photos)|, taken at the far end of its interval. Of a feature
-    network other than Inception with its published weights it limits that network's Frechet distance."""
+    """Largest |FID(candidate, photos) - FID(reference, photos)|, at the far end of its interval. With another
+    feature network than Inception with its published weights, it limits the Fréchet distance of that network."""
     min_psnr: float | None = None
     """Least PSNR in dB over all values of all photos."""
     max_delta_e: float | None = None
@@ -30,11 +30,11 @@ class Gates:
         if self.min_psnr is not None and self.min_psnr > PSNR_CEILING:
             raise UserError(
                 f"--min-psnr: found {self.min_psnr}, expected a number from 0 to {PSNR_CEILING:g}, which equal "
-                "pictures have"
+                "pictures reach"
             )
 
     def or_default(self, precision: str) -> "Gates":
-        """These gates, with those of a precision where they are left open."""
+        """Return these gates, with the defaults of `precision` in place of None."""
         own = {name: value for name, value in asdict(self).items() if value is not None}
         return Gates(**{**asdict(DEFAULT_GATES[precision]), **own})
 
@@ -45,25 +45,25 @@ class Gates:
 # of training with nothing averaged 28 dB, 20; red and blue swapped 15 dB, 46 to 50.
 _FLOATING = Gates(max_fid_delta=1.0, min_psnr=60.0, max_delta_e=0.5)
 DEFAULT_GATES = {
-    # A root mean square of a quarter of an 8-bit level, which TF32 (91 dB) keeps and bfloat16 (51 to 53 dB) does not,
-    # and in 99 of 100 pixels half of the least difference that people see.
+    # A root mean square error of a quarter of an 8-bit level, which TF32 (91 dB) meets and bfloat16 (51 to 53 dB)
+    # does not; and in 99% of the pixels half of the just noticeable difference.
     "fp32": _FLOATING,
     "fp16": _FLOATING,
-    # A level of root mean square; in 99 of 100 pixels a difference that shows only side by side.
+    # A root mean square error of one level; in 99% of the pixels a difference that is visible only side by side.
     "int8": Gates(max_fid_delta=1.0, min_psnr=48.0, max_delta_e=2.0),
 }
-"""Gates by the candidate's precision. 1 in FID is a fortieth of the 39.5 of the report's final model. It is meant for
-Inception with its published weights, which were not at hand to measure it with."""
+"""Gates by the candidate's precision. An FID difference of 1 is a fortieth of 39.5, the FID of the final model of
+the original report. It is meant for Inception with its published weights, and was not measured with them."""
 
 
 WORST_PHOTO_MARGIN = 15.0
-"""In dB: how far below the least PSNR over all photos that of the worst photo may lie. Over all photos one that is
-quite wrong is hardly seen among many good ones. The worst photos of honest int8 exports lie 7 to 12 dB below all."""
+"""Distance in dB below --min-psnr at which the PSNR of the worst photo fails. The PSNR over all photos hardly shows a
+single wrong photo among many good ones. In correct int8 exports, the worst photo is 7 to 12 dB below the rest."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One gate, and what was found."""
+    """One gate, the value that was found, and its limit."""
 
     gate: str
     found: float | str

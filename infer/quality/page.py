@@ -1,11 +1,13 @@
-"""A parity check as one HTML file that loads nothing: table, gates, worst photos, histogram."""
+"""The HTML page of a parity check: one file that loads nothing. Its layout is parity_page.html.j2."""
 
 import base64
 import io
-from html import escape
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from cgan.documents import write_document
@@ -14,38 +16,39 @@ from infer.photo.decode import Floats
 from infer.quality.differences import LEVEL_EDGES, Counts, PhotoDifference
 from infer.quality.parity import Parity
 
+TEMPLATE = "parity_page.html.j2"
+
 AMPLIFICATION = 16
-"""How much larger than they are differences are shown, around middle gray; larger than 8 levels they saturate."""
+"""Factor by which differences are amplified around middle gray; differences of more than 8 levels saturate."""
 
-TITLE = "<title>Parity</title>"
-"""What tells a page that was written before."""
+TITLE = b"<title>Parity</title>"
+"""Title of every page, by which an earlier page is recognised."""
 
-# The policy lets a browser refuse whatever a name could smuggle in.
-HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Parity</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .8rem; text-align: left }
-tr { border-bottom: 1px solid #ddd } td.number { font-variant-numeric: tabular-nums }
-.pass { color: #17692f } .fail { color: #b3121d; font-weight: 600 }
-figure { margin: 1rem 0 } figure img { width: 192px; image-rendering: pixelated; margin-right: 8px }
-figcaption, .note { color: #555; overflow-wrap: anywhere }
-</style></head><body>
-"""
+TITLE_WITHIN = 2048
+"""Leading bytes of a page that contain its title."""
+
+
+class Bar(NamedTuple):
+    """One bar of the histogram of differences."""
+
+    low: float
+    """Lower edge, in 8-bit levels."""
+    high: float
+    """Upper edge, in 8-bit levels."""
+    share: float
+    """Share of all values between the edges, in [0, 1]."""
 
 
 def is_page(content: bytes) -> bool:
-    """Whether a file's content is an earlier page."""
-    return TITLE.encode() in content[: 2 * len(HEAD)]
+    """Return True if a file's content is an earlier page."""
+    return TITLE in content[:TITLE_WITHIN]
 
 
 def write_html(parity: Parity, path: Path) -> None:
     """Write the page, see `cgan.documents.write_document`.
 
     Raises:
-        UserError: it cannot be written, or something else came there meanwhile.
+        UserError: the file cannot be written, or another file has taken its name meanwhile.
         GateError: the disk is full.
     """
     try:
@@ -55,80 +58,41 @@ def write_html(parity: Parity, path: Path) -> None:
 
 
 def render(parity: Parity) -> str:
-    """The page."""
-    state = "pass" if parity.passed else "fail"
-    title = "is still the reference" if parity.passed else "is NOT the reference"
-    models = "".join(
-        f"<tr><th>{side}</th><td>{_text(model['path'])}</td><td>{_text(model['engine'])}</td>"
-        f"<td>{_text(model['precision'])}</td><td>weights {_text(model['weights_sha256'][:16])}</td></tr>"
-        for side, model in (("candidate", parity.candidate), ("reference", parity.reference))
+    """Return the page as HTML; all texts are escaped."""
+    environment = Environment(
+        loader=PackageLoader("infer.quality", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    gates = "".join(
-        f'<tr class="{"pass" if v.passed else "fail"}"><td>{"pass" if v.passed else "FAIL"}</td>'
-        f'<td>{_text(v.gate)}</td><td class="number">{_number(v.found)}</td>'
-        f'<td class="number">{_number(v.limit)}</td></tr>'
-        for v in parity.verdicts
+    environment.filters |= {"number": _number, "pictures": _pictures}
+    return environment.get_template(TEMPLATE).render(
+        parity=parity, bars=list(_bars(parity.level_bins)), amplification=AMPLIFICATION
     )
-    figures = "".join(
-        f'<tr><td>{_text(label)}</td><td class="number">{_text(value)}</td></tr>' for label, value in parity.rows()
-    )
-    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in parity.notes())
-    failed = "".join(f"<li>{_text(name)}: {_text(reason)}</li>" for name, reason in parity.failures.items())
-    return (
-        f'{HEAD}<h1 class="{state}">The candidate {title}</h1><table>{models}</table>'
-        f"<p>{parity.photos} photos compared, {len(parity.failures)} that cannot be read left out of both sides.</p>"
-        f"<h2>Gates</h2><table><tr><th></th><th>gate</th><th>found</th><th>limit</th></tr>{gates}</table>"
-        f"<h2>Figures</h2><table>{figures}</table>{notes}"
-        f"<h2>|Difference| of values, in 8-bit levels</h2>{_histogram(parity.level_bins)}"
-        f"<h2>Worst photos by PSNR</h2><p>Reference, candidate, and their difference {AMPLIFICATION} times as large "
-        f"around middle gray.</p>{''.join(_figure(photo) for photo in parity.worst)}"
-        + (f"<h2>Not readable</h2><ul>{failed}</ul>" if failed else "")
-        + "</body></html>\n"
-    )
-
-
-def _text(value: object) -> str:
-    return escape(str(value))
 
 
 def _number(value: float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else _text(value)
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _figure(photo: PhotoDifference) -> str:
+def _pictures(photo: PhotoDifference) -> Iterator[tuple[str, str]]:
+    """Yield label and data URL of the pictures of one photo: reference, candidate, amplified difference."""
     difference = np.clip(0.5 + AMPLIFICATION * (photo.candidate - photo.reference), 0, 1)
-    images = "".join(
-        f'<img alt="{label}" src="data:image/png;base64,{_png(pixels)}">'
-        for label, pixels in (
-            ("reference", photo.reference),
-            ("candidate", photo.candidate),
-            ("difference", difference),
-        )
-    )
-    caption = (
-        f"{_text(photo.name)}: PSNR {photo.psnr:.1f} dB, SSIM {photo.ssim:.4f}, mean CIEDE2000 {photo.delta_e:.3f}, "
-        f"|difference| up to {255 * photo.max_difference:.3g} levels"
-    )
-    return f"<figure>{images}<figcaption>{caption}</figcaption></figure>"
+    for label, pixels in (("reference", photo.reference), ("candidate", photo.candidate), ("difference", difference)):
+        yield label, f"data:image/png;base64,{_png(pixels)}"
 
 
 def _png(pixels: Floats) -> str:
-    """3 x H x W in [0, 1] as base64 of a PNG."""
+    """Return 3 x H x W in [0, 1] as a PNG in base64."""
     file = io.BytesIO()
     Image.fromarray((pixels.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _histogram(counts: Counts) -> str:
-    """Bars of the share of values between each two of LEVEL_EDGES, as SVG."""
-    shares = counts / max(int(counts.sum()), 1)
-    bars = []
-    for i, share in enumerate(shares):
-        y, width = 22 * i, 420 * share
-        label = f"{LEVEL_EDGES[i]:g} to {LEVEL_EDGES[i + 1]:g}"
-        bars.append(
-            f'<text x="110" y="{y + 15}" text-anchor="end">{label}</text>'
-            f'<rect x="120" y="{y + 3}" width="{width:.2f}" height="16" fill="#3b6fb5"/>'
-            f'<text x="{126 + width:.2f}" y="{y + 15}">{share:.4%}</text>'
-        )
-    return f'<svg width="640" height="{22 * len(shares)}" font-size="13" role="img">{"".join(bars)}</svg>'
+def _bars(counts: Counts) -> Iterator[Bar]:
+    """Yield the bars of the histogram: the share of the values between each two neighbouring LEVEL_EDGES."""
+    total = max(int(counts.sum()), 1)
+    for low, high, count in zip(LEVEL_EDGES, LEVEL_EDGES[1:], counts, strict=False):
+        yield Bar(low, high, int(count) / total)

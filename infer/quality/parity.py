@@ -1,4 +1,4 @@
-"""Whether a model is still the one that was trained: a candidate and PyTorch over the same photos, and the gates."""
+"""Parity: a candidate model against PyTorch on its training run, over the same photos, judged by gates."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -28,15 +28,16 @@ from infer.quality.differences import (
 )
 from infer.quality.feature_sets import Distributions
 from infer.quality.gates import WORST_PHOTO_MARGIN, Gates, Verdict
+from infer.quality.measured_model import MeasuredModel
 from infer.quality.photos import UNIT, Progress, Source, Unit, run_batches, work_through
 
 THREADS = 1
-"""CPU threads in a run of a model: as many runs as there are workers waste no time on waiting for each other, and the
-last bits of a picture do not depend on the number of workers."""
+"""CPU threads per run of a model. With one thread per run, parallel runs do not wait for each other, and the last bits
+of a picture do not depend on the number of workers."""
 
 PAIRED_KID_NOTE = (
-    "both sets show the same photos: for equal pictures this is 0 less what a picture has in common with itself, so it "
-    "lies below 0"
+    "both sets show the same photos, so this is not an unbiased estimate: it leaves out the similarity of each picture "
+    "with itself, and is below 0 for equal pictures"
 )
 
 FIGURES = {
@@ -58,19 +59,18 @@ FIGURES = {
     "frechet_between": ("Fréchet distance ({}), candidate to reference", ""),
     "kernel_between": ("kernel distance ({}), candidate to reference", ""),
 }
-"""What each figure is called, and its unit; {} stands for the name of a feature network other than Inception."""
+"""Label and unit of each figure; {} stands for the name of a feature network other than Inception."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What a comparison found."""
+    """Result of a comparison."""
 
-    candidate: dict[str, Any]
-    reference: dict[str, Any]
-    """Path, engine, precision and weights of the two models."""
+    candidate: MeasuredModel
+    reference: MeasuredModel
     photos: int
     failures: dict[str, str]
-    """Photos that cannot be read, with the reason; they are missing on both sides."""
+    """Reasons by the names of photos that cannot be read; they are left out of both sides."""
     figures: dict[str, Measured]
     """By the names in FIGURES."""
     interval: Interval | None
@@ -81,21 +81,21 @@ class Parity:
     level_bins: Counts
     """Values between each two of LEVEL_EDGES."""
     cache_note: str | None = None
-    """Why features are not kept any more."""
+    """Why the cache of features was switched off, None if it was not."""
     network: str | None = None
     """Name of the feature network, None for Inception with its published weights; see `measured.distance`."""
 
     @property
     def passed(self) -> bool:
-        """Whether every gate passed."""
+        """True if every gate passed."""
         return all(verdict.passed for verdict in self.verdicts)
 
     def table(self) -> str:
-        """Figures, gates and worst photos, for a terminal."""
+        """Return figures, gates and worst photos as text for a terminal."""
         lines = [
-            f"candidate  {self.candidate['path']} ({self.candidate['engine']}, {self.candidate['precision']})",
-            f"reference  {self.reference['path']} ({self.reference['engine']})",
-            f"           {described(self.reference['checkpoint'])}",
+            f"candidate  {self.candidate.path} ({self.candidate.engine}, {self.candidate.precision})",
+            f"reference  {self.reference.path} ({self.reference.engine})",
+            f"           {described(self.reference.checkpoint)}",
             f"photos     {self.photos} compared, {len(self.failures)} that cannot be read left out of both",
             "",
         ]
@@ -109,21 +109,21 @@ class Parity:
         return "\n".join([*lines, "", *gates])
 
     def failed_gates(self) -> str:
-        """The gates that failed, in one line; empty where all passed."""
+        """Return the failed gates in one line, empty if all passed."""
         return "; ".join(str(verdict) for verdict in self.verdicts if not verdict.passed)
 
     def refusal(self) -> str:
-        """Why the candidate must not take the reference's place, and what to do, in one line."""
+        """Return why the candidate must not replace the reference, and what to do, in one line."""
         found, advice = "differs too much from", "export it again"
-        if self.candidate["weights_sha256"] != self.reference["weights_sha256"]:
+        if self.candidate.weights_sha256 != self.reference.weights_sha256:
             found = "is not"
-        elif self.candidate["precision"] == "int8":
+        elif self.candidate.precision == "int8":
             advice = "calibrate on more photos like these, or export it in fp32"
-        model = f"the model of {self.reference['path']}"
-        return f"{self.candidate['path']} {found} {model} ({self.failed_gates()}); {advice}"
+        model = f"the model of {self.reference.path}"
+        return f"{self.candidate.path} {found} {model} ({self.failed_gates()}); {advice}"
 
     def rows(self) -> list[tuple[str, str]]:
-        """Name and value of each figure, for people."""
+        """Return label and formatted value of each figure."""
         rows = []
         for name, measured in self.figures.items():
             label, unit = FIGURES[name]
@@ -136,17 +136,17 @@ class Parity:
         return rows
 
     def notes(self) -> list[str]:
-        """What has to be read with the figures, each sentence once."""
+        """Return the notes on the figures, without duplicates."""
         return list(dict.fromkeys(n for n in (*(f.note for f in self.figures.values()), self.cache_note) if n))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON values."""
+        """Return everything but the pictures as JSON values."""
         pictures = {"reference", "candidate"}
         return {
             "passed": self.passed,
             "gates": [asdict(verdict) for verdict in self.verdicts],
-            "candidate": self.candidate,
-            "reference": self.reference,
+            "candidate": asdict(self.candidate),
+            "reference": asdict(self.reference),
             "photos": self.photos,
             "failed": self.failures,
             "figures": {name: value.to_json() for name, value in self.figures.items()},
@@ -171,23 +171,23 @@ def check_parity(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Parity:
-    """Compare a model with the run that it was made from.
+    """Compare a model with the run that it was exported from.
 
     Args:
-        candidate: the model, entered.
-        run: run folder or checkpoint, which PyTorch runs in fp32; of a run the checkpoint that the candidate was made
-            of, by the digest of its weights, and the best one if it was made of none.
-        photos: names, and files or contents; their order does not matter.
-        gates: the limits; those left open are the defaults of the candidate's precision.
-        features: network for FID and KID; None leaves them out.
-        cache: folder in which features are kept; needed with `features`.
-        device: where the reference and the feature network run, "auto", "cpu" or "cuda".
-        batch_size: photos in a run of the candidate; its own choice when None.
-        workers: threads; one for each core when None.
-        progress: told of photos done.
+        candidate: the entered model.
+        run: run folder or checkpoint, which PyTorch runs in fp32. In a run folder the checkpoint is found by the
+            digest of the candidate's weights; without a match it is the best one.
+        photos: names, with files or contents, in any order.
+        gates: the limits; None in a field stands for the default of the candidate's precision.
+        features: feature network for FID and KID; None leaves both out.
+        cache: folder for the cache of features; required with `features`.
+        device: device of the reference and the feature network: "auto", "cpu" or "cuda".
+        batch_size: photos per batch of the candidate; None for its default.
+        workers: threads; None for one per core.
+        progress: called with the number of photos done and of all photos.
 
     Raises:
-        UserError: no run, no photo that can be read, or models of different sizes.
+        UserError: `run` is not a run, no photo can be read, or the models have different sizes.
         GateError: the candidate cannot be run on the photos.
     """
 
@@ -205,17 +205,17 @@ def check_parity(
                 color=bool(distributions.sets),
                 progress=progress,
             )
-        opened = _described(candidate), _described(reference)
+        measured = MeasuredModel.of(candidate), MeasuredModel.of(reference)
     differences = comparison.differences
     figures, interval = comparison.figures()
     return Parity(
-        candidate=opened[0],
-        reference=opened[1],
+        candidate=measured[0],
+        reference=measured[1],
         photos=differences.photos,
         failures=seen.failures,
         figures=seen.stamp(figures),
         interval=interval,
-        verdicts=_verdicts(opened, figures, interval, gates or Gates(), features.name if features else None),
+        verdicts=_verdicts(*measured, figures, interval, gates or Gates(), features.name if features else None),
         worst=differences.worst,
         level_bins=differences.level_bins,
         cache_note=distributions.note,
@@ -224,7 +224,7 @@ def check_parity(
 
 
 class _Comparison:
-    """The two models, what runs in threads, and what is added up."""
+    """The two models, the work on a unit of photos in a thread, and the sums over all units."""
 
     def __init__(
         self,
@@ -236,13 +236,13 @@ class _Comparison:
     ) -> None:
         self.batch = candidate.within_range(batch_size or candidate.batch_size or candidate.default_batch)
         self.candidate, self.reference = candidate, reference
-        # Fixed, since the last bits of PyTorch's pictures depend on it.
+        # Fixed, because the last bits of PyTorch's pictures depend on the batch size.
         self.reference_batch = min(reference.default_batch, UNIT)
         self.differences = Differences()
         self.distributions = Distributions(network, folder, reference.on_gpu, sets=3)
 
     def work(self, unit: Unit) -> tuple[UnitDifferences, list[Tensor]]:
-        """In a thread: both pictures of each photo, their difference, and features of photos and of pictures."""
+        """Return, in a worker thread, the differences of a unit's pictures, and features of its photos and pictures."""
         expected = run_batches(self.reference, unit.gray, self.reference_batch)
         try:
             found = run_batches(self.candidate, unit.gray, self.batch)
@@ -258,13 +258,13 @@ class _Comparison:
         return compare_pictures(unit.names, expected, found), features
 
     def add(self, result: tuple[UnitDifferences, list[Tensor]], size: tuple[int, int]) -> None:
-        """In order: add up what a thread found."""
+        """Add the result of `work`; called in the order of the units."""
         differences, features = result
         self.differences.add(differences)
         self.distributions.add(features, size)
 
     def figures(self) -> tuple[dict[str, Measured], Interval | None]:
-        """Figures of everything added, FID and KID only where a network was given."""
+        """Return the figures over all units, with FID and KID only if a feature network was given."""
         figures = self.differences.figures()
         if not self.distributions.sets:
             return figures, None
@@ -285,49 +285,37 @@ class _Comparison:
 
 
 def _prefix(network: str | None) -> str:
-    """What the keys of its Frechet distances begin with."""
+    """Return the prefix of the keys of Fréchet distances; `network` is None for the published Inception."""
     return "fid" if network is None else "frechet"
 
 
 def _common_size(candidate: Backend, reference: Backend) -> tuple[int, int]:
-    """Height and width at which both models are run.
+    """Return the height and width at which both models run.
 
     Raises:
-        UserError: they were made for different ones.
+        UserError: the models have different render sizes.
     """
     size, own = candidate.spec.render_size, reference.spec.render_size
     if size != own:
         raise UserError(
-            f"{candidate.path}: found render size {size}, the reference {reference.path} has {own}; give the run "
-            "that it was exported from"
+            f"{candidate.path}: found render size {size}, but the reference {reference.path} has {own}; give the "
+            "run that the model was exported from"
         )
     return candidate.fixed_size or (size, size)
 
 
-def _described(model: Backend) -> dict[str, Any]:
-    spec = model.spec
-    return {
-        "path": str(model.path),
-        "engine": model.engine,
-        "note": model.note,
-        "precision": spec.precision,
-        "color_space": spec.color_space,
-        "weights_sha256": spec.weights_sha256,
-        "checkpoint": model.checkpoint,
-    }
-
-
 def _verdicts(
-    described: tuple[dict[str, Any], dict[str, Any]],
+    candidate: MeasuredModel,
+    reference: MeasuredModel,
     figures: dict[str, Measured],
     interval: Interval | None,
     gates: Gates,
     network: str | None = None,
 ) -> tuple[Verdict, ...]:
-    """The gates, in the order in which they are printed."""
-    limits = gates.or_default(described[0]["precision"])
+    """Return the verdicts of all gates, in the order in which they are printed."""
+    limits = gates.or_default(candidate.precision)
     assert limits.min_psnr is not None and limits.max_delta_e is not None and limits.max_fid_delta is not None
-    found, expected = (model["weights_sha256"] for model in described)
+    found, expected = candidate.weights_sha256, reference.weights_sha256
     psnr, worst, delta_e = (figures[name].value for name in ("psnr", "worst_psnr", "delta_e_p99"))
     worst_limit = max(limits.min_psnr - WORST_PHOTO_MARGIN, 0.0)
     verdicts = [

@@ -1,6 +1,6 @@
-"""Photos to measure models on: in an order that depends on their content alone, and decoded as folder runs decode them.
+"""Photos to measure models on, ordered by their content and decoded as in folder runs.
 
-So neither names nor the order of a folder change a figure, and a photo that cannot be read is missing from every side.
+Figures do not depend on names or on the order of a folder, and photos that cannot be read are left out of all sides.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ Source = tuple[str, Path | bytes]
 """A photo's name, and its file or content."""
 
 UNIT = 16
-"""Photos that a thread works on at a time, where batches are no larger. All figures are sums over units of so many."""
+"""Photos per task of a thread, unless batches are larger. All figures are sums over groups of this size."""
 
 Progress = Callable[[int, int], None]
-"""Called with photos done and photos in all."""
+"""Callback with the number of photos done and of all photos."""
 
 R = TypeVar("R")
 
@@ -47,37 +47,37 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sample:
-    """Photos by content, and those that could not be read."""
+    """Photos ordered by content, and the photos that could not be read."""
 
     entries: tuple[Entry, ...]
     failures: dict[str, str]
-    """Name and reason."""
+    """Reasons by name."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Some photos, decoded."""
+    """A unit of decoded photos."""
 
     names: tuple[str, ...]
     digests: tuple[bytes, ...]
     gray: Floats
-    """What models see, N x 1 x H x W in [0, 1]."""
+    """Input of the models, N x 1 x H x W in [0, 1]."""
     color: NDArray[np.uint8] | None
-    """The photos themselves, N x 3 x H x W, where they were asked for."""
+    """The photos in colour, N x 3 x H x W, None if not requested."""
     failures: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of the photos."""
+    """Digest of the photos that were decoded, and the failures."""
 
     sha256: str
-    """Of the digests of those that were decoded, in their order."""
+    """SHA-256 over the digests of the decoded photos, in order."""
     failures: dict[str, str]
-    """Name and reason of each that could not be read."""
+    """Reasons by the names of photos that could not be read."""
 
     def stamp(self, figures: dict[str, Measured]) -> dict[str, Measured]:
-        """Figures whose fingerprints say of which photos they are, and what decoded those."""
+        """Return the figures with the digest of the photos and the version of Pillow in their fingerprints."""
 
         def stamped(figure: Measured) -> Measured:
             versions = {**figure.fingerprint["versions"], "pillow": PIL.__version__}
@@ -89,20 +89,19 @@ class Seen:
 
 
 def photos_below(folder: Path) -> list[Source]:
-    """The photos of a folder, searched recursively, by their names relative to it.
+    """Return the photos below a folder, searched recursively, with names relative to it.
 
     Raises:
-        UserError: no such folder, or no photos in it.
+        UserError: the folder does not exist or has no photos.
     """
-
     return [(path.relative_to(folder).as_posix(), path) for path in scan(folder)]
 
 
 def by_content(photos: Iterable[Source], workers: int) -> Sample:
-    """Put photos in the order of their sha256, and those of equal content in that of their names.
+    """Sort photos by their SHA-256, and photos of equal content by name.
 
     Raises:
-        UserError: none can be read.
+        UserError: no photo can be read.
     """
 
     def digest(photo: Source) -> Entry | tuple[str, str]:
@@ -134,25 +133,24 @@ def work_through(
     color: bool,
     progress: Progress | None,
 ) -> Seen:
-    """Decode photos and work on them in threads, in the order of their content and with few in memory at a time.
+    """Decode photos and process them in threads, in the order of their content, with bounded memory.
 
     Args:
-        photos: in any order.
-        size: height and width at which models see them.
-        work: called in threads with each unit that has photos; what it raises is raised here.
-        add: called in order, in the calling thread, with what `work` made of a unit, and the size.
-        workers: threads; one for each core when None.
-        batch: photos in a run of a model at most, which a unit holds at least.
-        color: whether the photos themselves are wanted beside their luma.
-        progress: told of photos done.
+        photos: names, with files or contents, in any order.
+        size: height and width of the models' input.
+        work: called in threads with each non-empty unit; its exceptions are raised here.
+        add: called in order, in the calling thread, with the result of `work` and the size.
+        workers: threads; None for one per core.
+        batch: largest batch of the models; a unit holds at least as many photos.
+        color: whether units include the photos in colour.
+        progress: called after each unit.
 
     Returns:
-        Which photos were decoded, and which could not be read.
+        The digest of the decoded photos, and the failures.
 
     Raises:
-        UserError: none could.
+        UserError: no photo can be read.
     """
-
     workers = workers or available_cores()
     sample = by_content(photos, workers)
     length = -(-batch // UNIT) * UNIT
@@ -184,12 +182,12 @@ def _none_readable(failures: dict[str, str]) -> UserError:
 
 
 def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:
-    """The pictures that a model makes, batch by batch, clipped to [0, 1] as they are when they are written.
+    """Colour photos batch by batch, with values clipped to [0, 1] as in written files.
 
     Args:
         backend: the entered model.
         gray: N x 1 x H x W in [0, 1].
-        batch: photos in a run of the model.
+        batch: photos per batch.
 
     Returns:
         N x 3 x H x W float32 in [0, 1].
@@ -201,7 +199,7 @@ def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:
         rgb = np.concatenate([backend.run(gray[i : i + batch]) for i in range(0, len(gray), batch)])
     except OutOfMemory as error:
         raise UserError(
-            f"{backend.path}: found too little memory for batches of {batch} ({error}); give a smaller --batch-size"
+            f"{backend.path}: found too little memory for batches of {batch} ({error}); choose a smaller --batch-size"
         ) from error
     return np.clip(rgb, 0, 1, out=rgb)
 
@@ -213,7 +211,7 @@ def _decoded(entries: tuple[Entry, ...], size: tuple[int, int], color: bool) -> 
         try:
             gray = model_input(decode(entry.source, entry.name), *size)
             pixels = _color(entry.source, *size) if color else None
-        except Exception as error:  # as in a folder run: one photo's failure, whatever its kind
+        except Exception as error:  # as in a folder run, any error is the failure of this photo
             failures[entry.name] = str(error) or type(error).__name__
         else:
             names.append(entry.name)
@@ -226,12 +224,11 @@ def _decoded(entries: tuple[Entry, ...], size: tuple[int, int], color: bool) -> 
 
 
 def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """The photo itself as training sees it, 3 x height x width: upright, RGB, squashed.
+    """Return the photo in colour as in training, 3 x height x width: upright, RGB, squashed.
 
     Raises:
-        PhotoError: gray of more than 8 bits.
+        PhotoError: the photo is gray with more than 8 bits.
     """
-
     with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
         if image.mode in WIDE_MODES:
             raise PhotoError(f"gray of more than 8 bits ({image.mode}) has no colours to compare with")

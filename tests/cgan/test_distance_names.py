@@ -16,6 +16,7 @@ from cgan.metrics.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inc
 from cgan.metrics.measurement import Measured, by_today
 from infer.quality.evaluate import read_figures
 from infer.quality.gates import Gates
+from infer.quality.measured_model import MeasuredModel
 from infer.quality.parity import _verdicts
 
 PUBLISHED = "0cc3c7bd" + "0" * 56
@@ -108,11 +109,13 @@ def test_the_best_epoch_of_a_history_that_has_both_names() -> None:
 def test_the_gate_says_what_it_limits(network: str | None, gate: str) -> None:
     from cgan.metrics.bootstrap import Interval
 
-    model = {"weights_sha256": "a" * 64, "precision": "fp32"}
+    model = MeasuredModel(
+        path="", engine="", note=None, precision="fp32", color_space="rgb", weights_sha256="a" * 64, checkpoint=None
+    )
     figures = {
         name: Measured(value, {}) for name, value in (("psnr", 99.0), ("worst_psnr", 99.0), ("delta_e_p99", 0.0))
     }
-    verdicts = _verdicts((model, model), figures, Interval(0.0, 0.1, 0.95, 100), Gates(), network)
+    verdicts = _verdicts(model, model, figures, Interval(0.0, 0.1, 0.95, 100), Gates(), network)
     assert verdicts[-1].gate == gate
 
 

@@ -1,4 +1,4 @@
-"""What the tests of backends share: arrays, a model to spoil, and stubs of CUDA and TensorRT, since CI has no GPU.
+"""Fixtures of backends: arrays, a model to spoil, and stubs of CUDA and TensorRT, since CI has no GPU.
 
 The stubs keep "device" and page-locked memory on the host and do a stream's work only when it is waited for. They fail
 where the real ones would do something undefined. On the real modules the same is run by the tests marked gpu.
@@ -91,7 +91,7 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def answer(image: np.ndarray) -> np.ndarray:
-    """What the stubs' engines give."""
+    """Output of the engines of the stubs."""
     return np.concatenate([image, 1 - image, image / 2], axis=1)
 
 
@@ -268,7 +268,7 @@ class Library(ModuleType):
         super().__init__(name)
         self.__version__ = version
         self.refused: set[str] = set()
-        """What fails: engine, context, second context, execute, capture, shape, lean, refit."""
+        """Step that fails: engine, context, second context, execute, capture, shape, lean, refit."""
         self.leans: list[str | None] = []
         """Path of the lean runtime, None for the library's own, of each runtime made."""
         self.released: list[str] = []
@@ -360,7 +360,7 @@ class Library(ModuleType):
         self.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
 
     def compute(self, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
-        """What the engine does on the device."""
+        """Compute the output, as the engine does on the device."""
         self.meanwhile()
         self.shapes.append(shape)
         count, _, height, width = shape

@@ -15,7 +15,8 @@ from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import FORMAT_CHOICES, command, main
 from infer.folder import report
-from infer.photo.decode import MAX_PIXELS, WRITE_FORMATS
+from infer.photo.decode import MAX_PIXELS
+from infer.photo.formats import WRITE_FORMATS
 
 Call = Callable[..., Any]
 cpu_only = pytest.mark.skipif(gpu_present(), reason="a GPU is here")
@@ -160,7 +161,7 @@ def test_defaults_are_printed(photos: Path, out: Path, invoke: Call) -> None:
         (["folder", "{photos}", "out", "--backend", "tensorrt"], "use --backend ort"),
         (["folder", "{photos}", "out", "--dry-run", "--watch"], "leave one out"),
         (["folder", "{photos}", "out", "--dry-run", "--report", "r.json"], "--report: it has no effect with --dry-run"),
-        (["folder", "{photos}", "out", "--render-size", "96"], "takes 64 x 64 pixels alone"),
+        (["folder", "{photos}", "out", "--render-size", "96"], "takes only 64 x 64 pixels"),
         (["folder", "{photos}", "{photos}/0.png"], "found a file, expected a folder"),
         (["folder", "nope://x", "out"], "Protocol not known: nope"),
         (["folder", "{photos}", "nope://x"], "Protocol not known: nope"),
@@ -191,7 +192,7 @@ def test_bad_requests_are_one_line_exit_2_and_write_nothing(
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, ["--render-size", 64], "takes 32 x 32 pixels alone"),
+        ({}, ["--render-size", 64], "takes only 32 x 32 pixels"),
         ({"fixed_size": None}, ["--render-size", 50], "expected a multiple of 16"),
         ({"fixed_size": None}, ["--render-size", 100_000], "expected at most 4096"),
         ({"fixed_size": None, "size_range": (32, 64)}, ["--render-size", 96], "expected 32 to 64"),
@@ -298,10 +299,10 @@ def test_a_gpu_that_cannot_be_used_is_noted_everywhere(
 def test_a_model_that_nothing_vouches_for_is_said(
     photos: Path, out: Path, color: Call, tinted: Any, tmp_path: Path
 ) -> None:
-    assert "nothing vouches for it" not in color(photos, out).err
+    assert "its content cannot be verified" not in color(photos, out).err
     tinted.path = tmp_path / "model.onnx"
     tinted.path.write_bytes(b"x")
-    assert "note: no model.onnx.json beside the model, so nothing vouches for it" in color(photos, out).err
+    assert "note: no model.onnx.json beside the model, so its content cannot be verified" in color(photos, out).err
     assert color(photos, out).counts == (0, 3, 0)
 
 

@@ -30,14 +30,14 @@ def test_a_name_that_is_a_path_too_is_refused(capsys: pytest.CaptureFixture[str]
     Path("flowers").mkdir()
     with pytest.raises(SystemExit, match="2"):
         main(["info", "flowers"])
-    assert "flowers: found a path of this name, and a model in the package has it too" in capsys.readouterr().err
+    assert "flowers: found a path and a packaged model of this name" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["info"])  # nobody named it
     assert str(PACKAGED_MODELS["flowers"]) in capsys.readouterr().out
 
 
 def test_the_names_are_said_where_nothing_is_found() -> None:
-    with pytest.raises(UserError, match="the name of one in the package: flowers, flowers-int8"):
+    with pytest.raises(UserError, match="the name of a packaged model: flowers, flowers-int8"):
         open_model(model_path("roses"))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from infer.folder.archive import ArchiveFolder
-from infer.folder.places import open_storage
+from infer.folder.open_storage import open_storage
 from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Entry, Status, Storage
 from tests.infer.stores import write_archive

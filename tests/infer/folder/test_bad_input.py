@@ -1,4 +1,4 @@
-"""What bad input gets: one folder with a file of each kind, coloured by the command."""
+"""Bad input: one folder with a file of each kind, coloured by the command."""
 
 import json
 import os

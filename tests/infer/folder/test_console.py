@@ -1,4 +1,4 @@
-"""What a run tells people and machines: progress, JSON lines, silence, signals."""
+"""Output of a run: progress, JSON lines, --quiet, signals."""
 
 import json
 import os

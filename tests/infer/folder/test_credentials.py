@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.errors import UserError
 from infer.folder.credentials import Credentials
-from infer.folder.places import open_storage
+from infer.folder.open_storage import open_storage
 from infer.folder.remote import RemoteFolder
 from tests.infer.stores import PASSWORD, ftp_server
 

@@ -29,9 +29,10 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that opens the journal, runs some code, says so and waits to be killed."""
+    row = replace(ROW, state=ROW.state.value)  # type: ignore[arg-type]  # so that its repr is an expression
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom infer.folder.journal import *\n"
-        f"journal = Journal(Path(sys.argv[1]))\nrow = {ROW!r}\n{then}\nprint('ready', flush=True)\ntime.sleep(60)"
+        f"journal = Journal(Path(sys.argv[1]))\nrow = {row!r}\n{then}\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

@@ -15,8 +15,8 @@ from infer.folder.journal import BEGUN, DONE, FAILED, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.plan import Job, Plan, _output_names, check, content_decides, make_plan, replaceable_contents
 from infer.folder.remote import RemoteFolder
-from infer.folder.storage import Entry, Status, Storage, is_below
-from infer.photo.decode import WRITE_FORMATS
+from infer.folder.storage import Entry, Status, Storage
+from infer.photo.formats import WRITE_FORMATS
 
 FORMATS = ["same", *WRITE_FORMATS]
 
@@ -362,41 +362,6 @@ def test_a_photo_s_name_is_no_output_folder_for_a_single_photo(tmp_path: Path) -
         make_plan(LocalFile(photo), LocalFolder(tmp_path / "out" / "b.png"))
     (tmp_path / "c.png").mkdir()
     assert [job.output for job in make_plan(LocalFile(photo), LocalFolder(tmp_path / "c.png")).jobs] == ["a.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("name", "below"),
-    [
-        ("a.png", True),
-        ("sub/a.png", True),
-        ("..a/..b.png", True),
-        ("a b\n.png", True),
-        ("../a.png", False),
-        ("a/../../b.png", False),
-        ("a/..", False),
-        ("..\\a.png", False),
-        ("/a.png", False),
-        ("\\\\server\\a.png", False),
-        ("C:\\a.png", False),
-        ("c:/a.png", False),
-        ("a//b.png", False),  # on a disk the same file as a/b.png
-        ("a/./b.png", False),
-        ("a.png\0.txt", False),
-        ("", False),
-    ],
-)
-def test_names_that_lead_elsewhere_are_not_below(name: str, below: bool) -> None:
-    assert is_below(name, anywhere=True) is below
-    assert is_below(name) is (below or name in {"..\\a.png", "\\\\server\\a.png", "C:\\a.png", "c:/a.png"})
-
-
-@given(st.lists(st.sampled_from(["..", ".", "", "a", "/", "\\", "C:", "b.png"]), max_size=6).map("/".join), st.text())
-def test_names_below_a_folder_stay_there_and_are_one_file_each(parts: str, text: str) -> None:
-    for name in (parts, text):
-        assert is_below(name) or not is_below(name, anywhere=True)
-        if is_below(name):
-            path = os.path.normpath(os.path.join("/root", name))  # noqa: PTH118
-            assert path == f"/root/{name}"
 
 
 def test_photos_whose_names_lead_elsewhere_are_failures(tmp_path: Path) -> None:

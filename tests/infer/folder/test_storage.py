@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.errors import UserError
 from infer.folder.local_folder import LocalFolder
-from infer.folder.places import is_url, open_storage
+from infer.folder.open_storage import is_url, open_storage
 from infer.folder.plan import check_folders
 from infer.folder.publication import ATOMIC_PROTOCOLS
 from infer.folder.remote import RemoteFolder

@@ -15,7 +15,7 @@ from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.files import MARK, OccupiedError, temporary_name
-from infer.folder.places import open_storage
+from infer.folder.open_storage import open_storage
 from infer.folder.publication import Publication
 from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Storage

@@ -9,7 +9,7 @@ import pytest
 import s3fs
 
 from infer.folder.local_folder import LocalFolder
-from infer.folder.places import open_storage
+from infer.folder.open_storage import open_storage
 from tests.infer.stores import ftp_server, s3_server
 
 Color = Callable[..., Any]

@@ -14,6 +14,7 @@ from PIL import Image
 from infer.cli import FORMAT_CHOICES
 from infer.photo import decode as images
 from infer.photo.decode import Photo, PhotoError, decode, model_input, pixels_of, render_size_for
+from infer.photo.formats import WRITE_FORMATS
 from tests.infer.pictures import content_of, saved
 
 RNG = np.random.default_rng(0)
@@ -277,4 +278,4 @@ def test_model_input_of_sixteen_bits_agrees_with_eight() -> None:
 
 
 def test_choices_of_the_command_are_the_formats() -> None:
-    assert ("same", *images.WRITE_FORMATS) == FORMAT_CHOICES
+    assert ("same", *WRITE_FORMATS) == FORMAT_CHOICES

@@ -36,7 +36,7 @@ def colored(photo: Photo, gray: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 
 
 def ycbcr(photo: Photo, gray: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-    """What the encoder of a JPEG is given, H x W x 3."""
+    """Return the samples for a JPEG encoder, H x W x 3."""
     return np.asarray(render._ycbcr_image(photo, gray, rgb))
 
 

@@ -234,7 +234,7 @@ def test_features_that_cannot_be_kept_are_noted_and_change_nothing(
 
 
 class Page(html.parser.HTMLParser):
-    """What a page refers to, and whether its tags are closed."""
+    """Collects the references of a page, and checks that its tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -80,3 +80,12 @@ def test_one_document_does_not_take_the_place_of_another_or_of_the_model(
     content = model.read_bytes()
     assert refused in invoke(main, parity[0], model, *parity[2:], "--json", model).error(2)
     assert model.read_bytes() == content
+
+
+def test_a_missing_jinja2_is_named(
+    invoke: Invoke, parity: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "infer.quality.page", raising=False)
+    error = invoke(main, *parity, "--html", tmp_path / "a.html").error(2)
+    assert "--html needs the package jinja2; install it with pip install 'cgan[train]'" in error

@@ -111,7 +111,7 @@ def test_a_run_and_its_export_are_equally_good(exported_onnx: Path, trained_run:
     assert one.figures.keys() == other.figures.keys() and "fid" not in one.figures
     for difference in one.against(other.figures).values():
         assert difference == pytest.approx(0, abs=1e-4)
-    assert "PyTorch" in other.model["engine"] and "ONNX Runtime" in one.model["engine"]
+    assert "PyTorch" in other.model.engine and "ONNX Runtime" in one.model.engine
 
 
 def test_photos_that_cannot_be_measured_are_counted(exported_onnx: Path, photos: list[Source], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 from infer.quality.differences import LEVEL_EDGES, Differences, compare_pictures
 from infer.quality.gates import DEFAULT_GATES, Gates
+from infer.quality.measured_model import MeasuredModel
 from infer.quality.parity import Parity, _verdicts, check_parity
 from infer.quality.photos import Source, by_content, photos_below
 
@@ -69,7 +70,7 @@ def test_an_honest_export_passes(
     limits = DEFAULT_GATES[precision]
     assert limits.min_psnr
     assert [v.limit for v in result.verdicts[1:]] == [limits.min_psnr, limits.min_psnr - 15, limits.max_delta_e]
-    assert result.candidate["precision"] == precision
+    assert result.candidate.precision == precision
     assert (result.figures["psnr"].value == 100) == (precision == "fp32")
 
 
@@ -168,10 +169,12 @@ def test_the_strictest_gates_pass_equal_pictures() -> None:
 
 
 def test_one_wrong_photo_among_many_good_ones_fails_the_gate_of_the_worst() -> None:
-    model = {"weights_sha256": "a" * 64, "precision": "int8"}
+    model = MeasuredModel(
+        path="", engine="", note=None, precision="int8", color_space="rgb", weights_sha256="a" * 64, checkpoint=None
+    )
     values = {"psnr": 50.0, "worst_psnr": 32.0, "delta_e_p99": 0.0}
     figures = {name: Measured(value, {}) for name, value in values.items()}
-    failed = [v for v in _verdicts((model, model), figures, None, Gates()) if not v.passed]
+    failed = [v for v in _verdicts(model, model, figures, None, Gates()) if not v.passed]
     assert [str(v) for v in failed] == ["worst photo, 15 dB below --min-psnr: found 32, limit 33"]
 
 

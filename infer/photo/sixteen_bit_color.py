@@ -1,7 +1,7 @@
-"""Colour and alpha of 16 bits a channel, of which Pillow by itself reads the high bytes alone.
+"""Reading of colour and alpha with 16 bits a channel, of which Pillow reads only the high bytes.
 
-Its unpackers take the high byte of samples in a given byte order. Told of the other order they take the low one, so a
-file is decoded twice.
+Pillow's unpackers take the high byte of samples in a given byte order. With the other byte order they take the low
+byte, so a file is decoded twice.
 """
 
 import sys
@@ -15,36 +15,37 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from cgan.spec import LUMA_FIXED_POINT
 
 Tiles = list[ImageFile._Tile]
-"""What Pillow's decoders are told of where an image's samples lie and how."""
+"""Pillow's description of the location and layout of an image's samples, for its decoders."""
 
 ORDERS = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
-"""Byte orders in Pillow's raw modes, and what takes for the high bytes those that are the low ones."""
+"""Byte orders in Pillow's raw modes, and the order with which the low bytes are read as high bytes."""
 
 COLORS = frozenset({"RGB", "RGBX", "RGBA", *"RGBA"})
-"""What stands before the byte order in raw modes: the channels, or the one of a plane."""
+"""Channels in raw modes, before the byte order: all channels, or the single channel of a plane."""
 
 CHUNKY = 1
-"""A TIFF's planar configuration where a pixel's samples lie together."""
+"""Planar configuration of a TIFF with interleaved samples."""
 
 BAND_PIXELS = 2**20
+"""Pixels that are processed at a time."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read all bits of an image."""
+    """The two passes that read all bits of an image."""
 
     first: Tiles
-    """Gives the high bytes; of gray with alpha everything, each byte as a channel."""
+    """Tiles that give the high bytes; for gray with alpha both bytes, each as a channel."""
     second: Tiles | None
-    """Gives the low bytes; None of gray with alpha."""
+    """Tiles that give the low bytes; None for gray with alpha."""
 
 
 def reading_of(image: Image.Image) -> Reading | None:
-    """How to read an image that is not loaded yet.
+    """Return the passes for an image that is not loaded yet.
 
     Returns:
-        None of what has 8 bits or is gray alone, which Pillow reads whole, and of what cannot be read this way:
-        compressed planes, alpha multiplied in, CMYK.
+        None for images of 8 bits and gray images without alpha, which Pillow reads in full, and for images that cannot
+        be read this way: compressed planes, premultiplied alpha, CMYK.
     """
     tiles: Tiles = getattr(image, "tile", [])
     if not tiles:
@@ -54,14 +55,14 @@ def reading_of(image: Image.Image) -> Reading | None:
         if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, CHUNKY) != CHUNKY:
             if tiles[0].codec_name != "raw" or set(tags[TiffImagePlugin.BITSPERSAMPLE]) != {16}:
                 return None
-            # To Pillow each plane is of 8 bits: "R".
+            # Pillow describes each plane as 8 bits: "R".
             order = "16B" if tags.prefix == TiffImagePlugin.MM else "16L"
             tiles = [of_raw_mode(tile, f"{raw_mode(tile)};{order}") for tile in tiles]
     if image.format == "PPM" and tiles[0].codec_name == "ppm" and tiles[0].args == ("RGB", 65_535):
-        # Pillow would scale these to 8 bits one by one; they are what its raw decoder reads.
+        # Pillow's own decoder scales samples to 8 bits; its raw decoder reads the same layout.
         tiles = [tile._replace(codec_name="raw", args="RGB;16B") for tile in tiles]
     mode = raw_mode(tiles[0])
-    if image.format == "PNG" and mode == "LA;16B":  # of mode RGBA to Pillow
+    if image.format == "PNG" and mode == "LA;16B":  # Pillow opens it in mode RGBA
         return Reading([of_raw_mode(tile, "RGBA") for tile in tiles], None)
     channels, _, order = mode.partition(";")
     if channels not in COLORS or order not in ORDERS:
@@ -72,15 +73,15 @@ def reading_of(image: Image.Image) -> Reading | None:
 def luma_and_alpha(
     first: Image.Image, second: Image.Image | None, transparent: tuple[int, ...] | None
 ) -> tuple[Image.Image, Image.Image | None, bool]:
-    """Rec.601 luma of 16 bits, and alpha of 8.
+    """Return Rec.601 luma of 16 bits, and alpha of 8 bits.
 
     Args:
-        first: loaded with `Reading.first`.
-        second: loaded with `Reading.second`.
-        transparent: red, green and blue of 16 bits that stand for transparency in a photo without alpha.
+        first: image loaded with `Reading.first`.
+        second: image loaded with `Reading.second`.
+        transparent: 16-bit red, green and blue of the colour key of a photo without alpha.
 
     Returns:
-        Mode I;16; mode L of the same size or None; and whether alpha had more than the bits that are left of it.
+        Luma in mode I;16, alpha in mode L of the same size or None, and whether alpha lost bits.
     """
     size = first.height, first.width
     luma, cut = np.empty(size, np.uint16), False
@@ -105,7 +106,7 @@ def luma_and_alpha(
 
 
 def _bands(first: Image.Image, second: Image.Image | None) -> Iterator[tuple[slice, NDArray[np.uint16]]]:
-    """Samples of 16 bits, rows x width x channels, some rows at a time: numpy's copies of whole images are large."""
+    """Yield rows and their samples of 16 bits, rows x width x channels, in bands that keep numpy's copies small."""
     step = max(1, BAND_PIXELS // first.width)
     for top in range(0, first.height, step):
         box = (0, top, first.width, min(top + step, first.height))
@@ -117,12 +118,12 @@ def _bands(first: Image.Image, second: Image.Image | None) -> Iterator[tuple[sli
 
 
 def raw_mode(tile: ImageFile._Tile) -> str:
-    """What a decoder is told of the samples: "RGB;16B"."""
+    """Return the raw mode of a tile, such as "RGB;16B"."""
     return str(tile.args[0] if isinstance(tile.args, tuple) else tile.args)
 
 
 def of_raw_mode(tile: ImageFile._Tile, mode: str) -> ImageFile._Tile:
-    """The tile with its decoder told something else of the samples."""
+    """Return the tile with another raw mode."""
     rest = tile.args[1:] if isinstance(tile.args, tuple) else ()
     return tile._replace(args=(mode, *rest) if rest else mode)
 

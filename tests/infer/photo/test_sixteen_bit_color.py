@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cgan.spec import LUMA_REC601
-from infer.photo import wide_color
+from infer.photo import sixteen_bit_color
 from infer.photo.decode import PhotoError, decode
 from infer.photo.encode import write_photo
 from tests.infer.pictures import chunk, png_of, saved, tiff_of
@@ -91,7 +91,7 @@ def test_a_tiff_of_several_strips_and_compressed(tmp_path: Path, monkeypatch: py
     first = decode(saved(tmp_path, "a.png", Image.fromarray(gray)))
     content, _ = write_photo(first, np.zeros((1, 16, 16), np.float32), np.zeros((3, 16, 16), np.float32), "TIFF")
     with Image.open(io.BytesIO(content)) as image:
-        assert wide_color.reading_of(image)
+        assert sixteen_bit_color.reading_of(image)
     assert np.array_equal(decode(bytes(content), "b.tif").luma, gray)
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_whole_is_said(kind: str) -> None:
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.ppm", "a.jpg", "a.bmp", "a.webp", "a.gif"])
 def test_8_bits_are_read_as_ever(tmp_path: Path, name: str) -> None:
     with Image.open(saved(tmp_path, name, Image.linear_gradient("L").convert("RGB"))) as image:
-        assert wide_color.reading_of(image) is None
+        assert sixteen_bit_color.reading_of(image) is None
 
 
 def test_photos_are_turned_upright(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
 def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     content = png_of(noise(4), RGB_ALPHA)
     whole = decode(content, "a.png")
-    monkeypatch.setattr(wide_color, "BAND_PIXELS", rows * 14)
+    monkeypatch.setattr(sixteen_bit_color, "BAND_PIXELS", rows * 14)
     parts = decode(content, "a.png")
     assert np.array_equal(parts.luma, whole.luma)
     assert np.array_equal(np.asarray(parts.alpha), np.asarray(whole.alpha))

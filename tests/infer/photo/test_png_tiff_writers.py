@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin
 
 from cgan.spec import LUMA_REC601
 from infer.photo import encode as render
-from infer.photo import png_tiff as deep
+from infer.photo import png_tiff_writers
 from infer.photo.decode import Photo, decode, model_input
 from infer.photo.encode import write_photo
 
@@ -196,8 +196,8 @@ def test_png_rows_are_filtered_by_what_suits_them() -> None:
     noise = RNG.integers(0, 256, 600, np.uint8)
     flat, repeated = np.full(600, 200, np.uint8), noise
     rows = np.stack([noise, repeated, flat, flat])
-    filtered = deep._filtered(rows, np.zeros(600, np.uint8), 6)
-    assert filtered[1:, 0].tolist() == [deep.PNG_UP, deep.PNG_SUB, deep.PNG_UP]
+    filtered = png_tiff_writers._filtered(rows, np.zeros(600, np.uint8), 6)
+    assert filtered[1:, 0].tolist() == [png_tiff_writers.PNG_UP, png_tiff_writers.PNG_SUB, png_tiff_writers.PNG_UP]
     assert not filtered[1, 1:].any()
     assert not filtered[2, 7:].any()
 
@@ -223,5 +223,5 @@ def test_differences_make_files_smaller(format_: str) -> None:
     luma = np.asarray(Image.fromarray(gray16(9, 9)).resize((300, 300), Image.Resampling.BICUBIC))
     photo, answer = photo_of(luma), RNG.random((3, 16, 16), np.float32)
     content, _ = write_photo(photo, answer[:1], answer, format_)
-    plain = zlib.compress(SAMPLES[format_](bytes(content)).tobytes(), deep.COMPRESSION_LEVEL)
+    plain = zlib.compress(SAMPLES[format_](bytes(content)).tobytes(), png_tiff_writers.COMPRESSION_LEVEL)
     assert len(content) < 0.9 * len(plain)

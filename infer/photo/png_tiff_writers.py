@@ -1,7 +1,7 @@
-"""PNG and TIFF files as Pillow does not write them: 16 bits a channel, TIFF that is compressed and has EXIF, and PNG
-that lets other threads run meanwhile.
+"""Writers of PNG and TIFF files with 8 or 16 bits a channel.
 
-Both are written band by band, so that no second full-size copy of the samples is made. PNG follows the W3C
+Pillow writes no colour of 16 bits and no compressed TIFF with EXIF, and holds Python's lock while it writes PNG. Both
+formats are written band by band, without a second full-size copy of the samples. PNG follows the W3C
 specification, third edition; TIFF is revision 6.0 with Adobe's Deflate, and Pillow packs its directory.
 """
 
@@ -19,11 +19,11 @@ from infer.photo import iptc
 from infer.photo.decode import Photo, PhotoError
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
-"""A band of rows: rows x width x 3 (RGB) or 4 (RGBA, alpha not multiplied in), the full range of its type."""
+"""A band: rows x width x 3 (RGB) or 4 (RGBA, straight alpha), in the full range of its type."""
 
 COMPRESSION_LEVEL = 3
-"""Of zlib, 0 to 9. On coloured photos the default, 6, took 1.7 to 2.8 times as long, for files 5% smaller to 13%
-larger."""
+"""Compression level of zlib, 0 to 9. On coloured photos the default, 6, took 1.7 to 2.8 times as long, for files 5%
+smaller to 13% larger."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_RGB, PNG_RGBA = 2, 6
@@ -31,7 +31,7 @@ PNG_SUB, PNG_UP = 1, 2
 INCHES_PER_METRE = 1 / 0.0254
 
 TIFF_LIMIT = 2**32
-"""Bytes that a TIFF's 32-bit offsets reach."""
+"""Largest size of a TIFF in bytes, by its 32-bit offsets."""
 TIFF_INCH = 2
 TIFF_RGB = 2
 TIFF_HORIZONTAL_DIFFERENCES = 2
@@ -52,22 +52,22 @@ TIFF_LAYOUT_TAGS = frozenset(
         iptc.TIFF_TAG,
     }
 )
-"""Tags that lay out a file. An EXIF block should not hold them, and they would be wrong of this file."""
+"""Tags that describe the layout of a file. They do not belong in an EXIF block, and would be wrong in a new file."""
 
 
 def write_png(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Photo) -> None:
     """Write a PNG of 8 or 16 bits a channel.
 
     Args:
-        file: opened for writing.
-        bands: from top to bottom.
-        height: of them all, in pixels.
-        photo: where metadata come from.
+        file: file opened for writing.
+        bands: samples from top to bottom.
+        height: height of all bands, in pixels.
+        photo: source of the metadata.
     """
     band = next(bands)
     _, width, channels = band.shape
     color = PNG_RGB if channels == 3 else PNG_RGBA
-    depth = band.dtype.itemsize  # bytes of a sample
+    depth = band.dtype.itemsize  # bytes per sample
     file.write(PNG_SIGNATURE)
     _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8 * depth, color, 0, 0, 0))
     if photo.icc_profile:
@@ -96,21 +96,21 @@ def write_png(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Phot
 
 
 def png_xmp(xmp: bytes) -> tuple[bytes, bytes]:
-    """Type and content of the PNG chunk that holds XMP, not compressed (XMP specification part 3, section 1.1.5)."""
+    """Return type and content of an uncompressed PNG chunk with XMP (XMP specification part 3, section 1.1.5)."""
     return b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
 
 
 def write_tiff(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Photo) -> None:
-    """Write a TIFF of 8 or 16 bits a channel, in one strip a band.
+    """Write a TIFF of 8 or 16 bits a channel, with one strip per band.
 
     Args:
-        file: opened for writing, at its beginning.
-        bands: from top to bottom, each but the last of as many rows as the first.
-        height: of them all, in pixels.
-        photo: where metadata come from.
+        file: file opened for writing, at its beginning.
+        bands: samples from top to bottom; all bands but the last have the same number of rows.
+        height: height of all bands, in pixels.
+        photo: source of the metadata.
 
     Raises:
-        PhotoError: TIFF does not hold as much.
+        PhotoError: the file would exceed 4 GiB.
     """
     first = next(bands)
     rows, width, channels = first.shape
@@ -137,34 +137,34 @@ def write_tiff(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Pho
     if channels == 4:
         directory[TiffImagePlugin.EXTRASAMPLES] = TIFF_UNASSOCIATED_ALPHA
     directory[TiffImagePlugin.ROWSPERSTRIP] = rows
-    # The directory comes first in the file, and adds its own length to the strips' offsets.
+    # The directory comes first in the file; Pillow adds its length to the offsets of the strips.
     offsets = np.cumsum([0, *sizes[:-1]])
-    if offsets[-1] + sizes[-1] >= TIFF_LIMIT - 2**24:  # less metadata
+    if offsets[-1] + sizes[-1] >= TIFF_LIMIT - 2**24:  # room for metadata
         raise PhotoError(f"{sum(sizes)} bytes when compressed, TIFF holds 4 GiB; use --format png")
     _set(directory, TiffImagePlugin.STRIPOFFSETS, TiffTags.LONG, tuple(map(int, offsets)))
     _set(directory, TiffImagePlugin.STRIPBYTECOUNTS, TiffTags.LONG, tuple(sizes))
     directory.save(file)
-    while strips:  # each is let go as it is written
+    while strips:  # frees each strip once it is written
         file.write(strips.popleft())
 
 
 def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
-    """One chunk of a PNG: length, type, content and the check sum of both."""
+    """Write one chunk of a PNG: length, type, content and checksum."""
     file.write(struct.pack(">I", len(content)) + kind)
     file.write(content)
     file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))
 
 
 def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> NDArray[np.uint8]:
-    """A PNG's rows, each as its difference from the pixel to the left or above, whichever is smaller in sum.
+    """Filter rows of a PNG by the difference from the pixel to the left or above, whichever has the smaller sum.
 
     Args:
         rows: n x bytes.
-        above: the row before them.
-        pixel: bytes a pixel.
+        above: the row before the first one.
+        pixel: bytes per pixel.
 
     Returns:
-        n x (1 + bytes), the filter's number first.
+        n x (1 + bytes); the first column is the filter type.
     """
     sub, up = rows.copy(), rows.copy()
     sub[:, pixel:] -= rows[:, :-pixel]
@@ -181,13 +181,13 @@ def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> 
 
 
 def _strip(band: Samples) -> bytes:
-    """A TIFF's strip, little-endian: each sample as its difference from that of the pixel to the left."""
+    """Return a compressed, little-endian strip of a TIFF, with horizontal differences."""
     differences = np.diff(band, axis=1, prepend=band.dtype.type(0))
     return zlib.compress(differences.astype(band.dtype.newbyteorder("<"), copy=False).data, COMPRESSION_LEVEL)
 
 
 def _exif_directory(exif: bytes | None) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """A little-endian directory with the tags of an EXIF block and the folders in it."""
+    """Return a little-endian TIFF directory with the tags and sub-directories of an EXIF block."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=TiffImagePlugin.II)
     tags = Image.Exif()
     tags.load(exif or b"")

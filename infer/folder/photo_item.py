@@ -1,4 +1,4 @@
-"""A photo on its way through a folder run."""
+"""A photo in the pipeline of a folder run."""
 
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
@@ -11,34 +11,37 @@ from infer.photo.encode import Encoded
 
 @dataclass(eq=False)
 class Item:
-    """A photo under way."""
+    """A photo with the results of the stages that it has passed."""
 
     job: Job
     replaces: Collection[str] | None = ()
-    """SHA-256 of the contents that its output may replace; None stands for any."""
+    """SHA-256 digests of contents that the output may replace; None for any content."""
     content: Path | Encoded | None = None
-    """The photo's file, and later the output's."""
+    """File or content of the input before decoding, content of the output after encoding."""
     pixels: int = 0
+    """Pixels of the photo, known once it is fetched."""
     photo: Photo | None = None
     gray: Floats | None = None
+    """Input of the network, 1 x h x w in [0, 1]."""
     colors: Floats | None = None
+    """Output of the network, 3 x h x w in [0, 1]."""
     notes: tuple[str, ...] = ()
     size: int = 0
-    """Of the output, in bytes."""
+    """Size of the output in bytes."""
     digest: str = ""
     """SHA-256 of the output."""
 
     @property
     def weight(self) -> int:
-        """Pixels, of which about 8 bytes each are held."""
+        """Memory in pixels; each takes about 8 bytes."""
         return self.pixels
 
     @property
     def effort(self) -> int:
-        """Pixels of the photo, or of what the network sees, whichever are more."""
+        """Length of the work in pixels: those of the photo or of the network's input, whichever are more."""
         return max(self.pixels, self.gray.size if self.gray is not None else 0)
 
     @property
     def batch_key(self) -> Hashable:
-        """Shape of what the network sees."""
+        """Shape of the network's input."""
         return self.gray.shape if self.gray is not None else None

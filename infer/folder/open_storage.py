@@ -1,4 +1,4 @@
-"""INPUT and OUTPUT from what the user wrote: a path of this machine, or an fsspec URL such as s3://bucket/photos."""
+"""Opening of INPUT and OUTPUT from a local path or an fsspec URL such as s3://bucket/photos."""
 
 import re
 from pathlib import Path
@@ -9,30 +9,33 @@ from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.storage import Storage
 
 CACHES = re.compile(r"(?:(?:simplecache|filecache|blockcache|cached)(?:://[^:]*)?::)+")
-"""fsspec's caches, before what they cache. Each photo is read once, so they are left out."""
+"""Prefixes of fsspec's caches. They are removed, because each photo is read only once."""
 
 BROKEN_URL = re.compile(
     r"(?:^|::)([A-Za-z][A-Za-z0-9+.-]+):/(?!/)|^([A-Za-z][A-Za-z0-9+.-]+):[^/:]+:[^/]*@"
     r"|(?:^|::)(s?ftp|ssh|https?|smb|webdavs?):///"
 )
-"""A URL with other slashes than two, whose password would not be found, or be in the name of a folder that is made."""
+"""URLs without exactly two slashes. A password in them would not be hidden, and could become the name of a folder."""
 
 SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]+")
+"""Scheme of a URL, at least two characters, so that a drive letter is not one."""
 
 
 def open_storage(place: str) -> Storage:
-    """The folder for a path or an fsspec URL.
+    """Return the folder for a path or an fsspec URL.
 
     Raises:
-        UserError: a URL that cannot be opened with what is installed.
+        UserError: the path is empty, or the URL is invalid or cannot be opened.
     """
     if not place:
-        raise UserError("found an empty path for INPUT or OUTPUT, expected a folder; . is the current one")
+        raise UserError("found an empty path for INPUT or OUTPUT, expected a folder; write . for the current one")
     if is_url(place):
         place = CACHES.sub("", place, count=1) if CACHES.match(place) else place
     if broken := BROKEN_URL.search(place):
         name = next(filter(None, broken.groups()))
-        raise UserError(f"{name}:{HIDDEN}: found no URL, expected {name}://HOST/...; to name a folder put ./ before it")
+        raise UserError(
+            f"{name}:{HIDDEN}: found no URL, expected {name}://HOST/...; for a folder of this name, put ./ before it"
+        )
     if place.startswith("file://"):
         return LocalFolder(Path(place.removeprefix("file://")))
     if not is_url(place):
@@ -44,16 +47,16 @@ def open_storage(place: str) -> Storage:
 
 
 def open_source(place: str) -> Storage:
-    """The photos for a path or an fsspec URL: those of a folder, or a single file of this machine.
+    """Return the photos for a path or an fsspec URL: a folder, or a single local file.
 
     Raises:
-        UserError: as `open_storage`.
+        UserError: as `open_storage`, or the path cannot be accessed.
     """
     source = open_storage(place)
     try:
         return LocalFile(source.path) if isinstance(source, LocalFolder) and source.path.is_file() else source
     except OSError as error:
-        raise UserError(f"{place}: cannot be looked at ({error.strerror}); give permission to read it") from error
+        raise UserError(f"{place}: cannot be accessed ({error.strerror}); give permission to read it") from error
 
 
 def is_url(place: str) -> bool:

@@ -1,0 +1,34 @@
+"""Output formats and resolutions, as options give them; imports neither numpy nor Pillow."""
+
+from enum import StrEnum
+
+
+class PillowFormat(StrEnum):
+    """Formats that photos are written in, by Pillow's names."""
+
+    JPEG = "JPEG"
+    PNG = "PNG"
+    WEBP = "WEBP"
+    TIFF = "TIFF"
+    BMP = "BMP"
+
+
+WRITE_FORMATS: dict[str, PillowFormat] = {
+    "jpg": PillowFormat.JPEG,
+    "png": PillowFormat.PNG,
+    "webp": PillowFormat.WEBP,
+    "tiff": PillowFormat.TIFF,
+}
+"""Formats by the value of --format."""
+
+SAME = "same"
+"""Value of --format that keeps the format of each photo."""
+
+
+class Resolution(StrEnum):
+    """Size of the outputs."""
+
+    ORIGINAL = "original"
+    """Size and luma of the photo."""
+    MODEL = "model"
+    """Raw output of the network at its render size."""
