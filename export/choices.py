@@ -22,7 +22,7 @@ INT8_TARGETS: tuple[Int8Target, ...] = get_args(Int8Target)
 
 Preference = Literal["size", "speed"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
-"""What --precision auto minimises or maximises: the size of the file or the speed on the CPU."""
+"""Goal of --precision auto: the smallest file or the highest speed on the CPU."""
 
 Device = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = get_args(Device)

@@ -175,8 +175,7 @@ def check_parity(
 
     Args:
         candidate: the entered model.
-        run: run folder or checkpoint, which PyTorch runs in fp32. In a run folder the checkpoint is found by the
-            digest of the candidate's weights; without a match it is the best one.
+        run: run folder or checkpoint, for PyTorch in fp32; of a run, that of the candidate's weights, else the best.
         photos: names, with files or contents, in any order.
         gates: the limits; None in a field stands for the default of the candidate's precision.
         features: feature network for FID and KID; None leaves both out.
@@ -190,7 +189,6 @@ def check_parity(
         UserError: `run` is not a run, no photo can be read, or the models have different sizes.
         GateError: the candidate cannot be run on the photos.
     """
-
     with open_model(made_of(run, candidate.spec.weights_sha256), device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
         comparison = _Comparison(candidate, reference, batch_size, features, cache)
@@ -206,18 +204,17 @@ def check_parity(
                 progress=progress,
             )
         measured = MeasuredModel.of(candidate), MeasuredModel.of(reference)
-    differences = comparison.differences
     figures, interval = comparison.figures()
     return Parity(
         candidate=measured[0],
         reference=measured[1],
-        photos=differences.photos,
+        photos=comparison.differences.photos,
         failures=seen.failures,
         figures=seen.stamp(figures),
         interval=interval,
         verdicts=_verdicts(*measured, figures, interval, gates or Gates(), features.name if features else None),
-        worst=differences.worst,
-        level_bins=differences.level_bins,
+        worst=comparison.differences.worst,
+        level_bins=comparison.differences.level_bins,
         cache_note=distributions.note,
         network=features.name if features else None,
     )
