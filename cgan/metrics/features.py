@@ -101,7 +101,7 @@ def load_features(inception_weights: Path | None = None, features: Path | None =
         return load_inception(inception_weights)
     if inception_weights:
         raise UserError(
-            f"--inception-weights {inception_weights}: it has no effect with --features {features}; leave one out"
+            f"--inception-weights {inception_weights}: it has no effect beside --features {features}; leave one out"
         )
     return load_onnx_features(features)
 
@@ -224,7 +224,7 @@ class OnnxFeatures(nn.Module):
         except Exception as error:  # ONNX Runtime has an exception type for each status code
             reason = str(error).splitlines()[0][:200]
             raise UserError(
-                f"--features {path}: not a usable feature extractor ({reason}); expected a "
+                f"--features {path}: found no usable feature extractor ({reason}); expected a "
                 "self-contained ONNX file that takes float32 N x 3 x H x W in [0, 1]"
             ) from error
         self.dimensions = counts[sides[0]]
