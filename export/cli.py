@@ -11,6 +11,7 @@ from cgan.checkpoint_record import checkpoint_of, described
 from cgan.command import run_command
 from cgan.errors import UserError
 from cgan.extras import needed
+from cgan.progress import Progress
 from cgan.spec import SIZE_MULTIPLE
 from export.choices import (
     ENGINE_BATCHES,
@@ -167,8 +168,10 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     if engine is None:
         artefact = pipeline.make_onnx(source, out, options)
     else:
-        with _BuildProgress(given["quiet"]) as progress:
-            artefact = pipeline.make_engine(source, out, options, engine, progress.update)
+        with Progress(given["quiet"], say=None, unit="it") as progress:
+            artefact = pipeline.make_engine(
+                source, out, options, engine, lambda phase, done, total: progress.update(done, total, label=phase)
+            )
     _note(artefact.notes)
     _say(given["quiet"], f"{source}: {described(artefact.sidecar.build.get('checkpoint'))}")
     _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
@@ -336,34 +339,6 @@ def _row(c: dict[str, Any]) -> str:
         f"  {c['images']:<8} {c['batch_size']:>6}  {c['height']:>4} x {c['width']:<4} {c['max_difference']:9.2e} "
         f"{c['mean_difference']:9.2e}  {psnr:>6}  {c['off']:8.2%}"
     )
-
-
-class _BuildProgress:
-    """Progress bar for the current phase of the engine builder; shown only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.shown = not quiet and sys.stderr.isatty()
-        self.bar: Any = None
-        self.phase = ""
-
-    def __enter__(self) -> "_BuildProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.close()
-
-    def update(self, phase: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps of a phase are finished."""
-        if not self.shown:
-            return
-        from tqdm import tqdm
-
-        if phase != self.phase:
-            if self.bar:
-                self.bar.close()
-            self.bar, self.phase = tqdm(total=total, desc=phase, leave=False), phase
-        self.bar.update(done - self.bar.n)
 
 
 def _note(notes: tuple[str, ...]) -> None:

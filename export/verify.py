@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cgan.checkpoint_record import CheckpointRecord
 from cgan.errors import ChangedFileError, GateError
+from cgan.metrics.psnr import psnr_of_error
 from cgan.networks import GrayToRGB
 from cgan.spec import ModelSpec
 from cgan.training.checkpoint import load_checkpoint
@@ -272,7 +273,7 @@ def _compare(images: Images, gray: Gray, expected: Gray, found: Gray, rtol: floa
         width=gray.shape[3],
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
-        psnr=-10 * math.log10(error) if error else None,
+        psnr=psnr_of_error(error) if error else None,
         off=float((difference > LEVEL).mean()),
         excess=float((difference - rtol * np.abs(expected)).max()),
     )

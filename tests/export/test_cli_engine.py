@@ -14,10 +14,11 @@ import pytest
 
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
+from cgan.progress import Progress
 from cgan.spec import read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_generator
 from export import artefact as pipeline
-from export import cli, engine
+from export import engine
 from export.artefact import ExportOptions, make_engine
 from export.cli import main
 from export.engine_options import EngineOptions
@@ -318,9 +319,9 @@ def test_progress_is_shown_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, quiet: bool, stream: type[io.StringIO], shown: bool
 ) -> None:
     monkeypatch.setattr(sys, "stderr", stream())
-    with cli._BuildProgress(quiet) as progress:
+    with Progress(quiet, say=None, unit="it") as progress:  # as for the phases of the builder
         for phase in ("Parsing", "Building"):
             for done in range(3):
-                progress.update(phase, done, 2)
+                progress.update(done, 2, label=phase)
         text = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert all((phase in text) == bool(shown) for phase in ("Parsing", "Building"))
