@@ -108,7 +108,7 @@ def test_a_changed_byte_of_the_plan_is_refused(plan: Path, machine: Callable[...
     content = bytearray(plan.read_bytes())
     content[int(place * (len(content) - 1))] ^= 1
     plan.write_bytes(content)
-    with pytest.raises(ChangedFileError, match=r"found sha256 \w+\.\.\., its sidecar vouches for \w+"):
+    with pytest.raises(ChangedFileError, match=r"found sha256 \w+\.\.\., its sidecar names \w+"):
         open_model(plan).__enter__()
 
 
