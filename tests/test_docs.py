@@ -1,6 +1,7 @@
 """The README's commands run, and what it refers to exists."""
 
 import re
+import runpy
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert "://" in link or (path.parent / link).exists(), link
+
+
+def test_the_table_of_training_options_is_that_of_the_help() -> None:
+    """`python -m docs.training_options` writes it."""
+    document = runpy.run_path(str(ROOT / "docs" / "training_options.py"))
+    assert document["table"]().count("\n") > 40
+    assert document["with_table"](README) == README
 
 
 OPTIONS_OF_TORCHRUN = {"--nproc-per-node", "--no-python"}
