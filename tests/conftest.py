@@ -1,10 +1,12 @@
 """What test modules share: photos, a tiny trained run, its export, commands called in process, folder runs."""
 
+import atexit
 import errno
 import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
@@ -31,17 +33,29 @@ from tests.shortcuts import made_once, remember_exports, shared_folder
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Everything that the project writes is flushed to disk at once, which takes half the time of the smallest trainings.
-MEMORY = Path("/dev/shm")
-if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
-
 # Shells start background jobs with Ctrl-C ignored, which they and their children would keep.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+MEMORY = Path("/dev/shm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what tests write in memory where there is room; --basetemp or PYTEST_DEBUG_TEMPROOT name another place.
+
+    Everything that the project writes is flushed to disk, which takes half the time of the smallest trainings.
+    """
+    worker = "PYTEST_XDIST_WORKER" in os.environ  # which gets a folder below that of the main process
+    if worker or config.option.basetemp or "PYTEST_DEBUG_TEMPROOT" in os.environ:
+        return
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
+        folder = tempfile.mkdtemp(prefix="cgan-tests-", dir=MEMORY)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
 
 Main = Callable[[list[str]], None]
 
