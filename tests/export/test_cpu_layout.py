@@ -49,7 +49,7 @@ def moving_model(scale: str = "same_scale", zero: str = "same_zero", other: floa
     ]
     borders = {"starts": [1, 1], "ends": [-1, -1], "axes": [2, 3], "pads": [0, 0, 1, 1, 0, 0, 1, 1]}
     tensors = SCALES | {name: np.array(values) for name, values in borders.items()}
-    return model_of(between(moves, scale, zero), 12, tensors | {"same_scale": np.float32(other)})
+    return model_of(between(moves, scale, zero), 12, tensors | {"same_scale": np.array(other, np.float32)})
 
 
 def run(model: ModelProto, x: Floats) -> Floats:

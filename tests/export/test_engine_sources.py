@@ -17,7 +17,7 @@ from export import engine, produce, search
 from export.cli import main
 from export.engine import EngineOptions
 from export.produce import ExportOptions, make_engine
-from infer.backends.trt import Gpu
+from infer.backends.flavours import Gpu
 
 A10 = Gpu("NVIDIA A10", "8.6")
 RTX = ("--format", "tensorrt-rtx")

@@ -296,7 +296,7 @@ def test_nothing_is_left_behind_and_nothing_is_said(
 def test_wrong_requests_are_refused(
     tmp_path: Path, exported_onnx: Path, spec: ModelSpec, gray: Floats, change: dict[str, Any], message: str
 ) -> None:
-    arguments = {"calibration": gray, "target": "cpu"} | change
+    arguments: dict[str, Any] = {"calibration": gray, "target": "cpu"} | change
     with pytest.raises(ValueError, match=message):
         quantize_int8(exported_onnx, spec, **arguments, path=tmp_path / "int8.onnx")
     assert not list(tmp_path.iterdir())

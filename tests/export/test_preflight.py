@@ -65,6 +65,7 @@ def test_a_sound_generator_passes_and_stays_as_it_is(generator: Generator, preci
 def test_one_batch_norm_left_in_training_is_named(generator: Generator) -> None:
     name, layer = [(n, m) for n, m in generator.named_modules() if isinstance(m, nn.BatchNorm2d)][-1]
     layer.train()
+    assert layer.running_mean is not None
     before = layer.running_mean.clone()
     error = refusal(generator)
     assert error.startswith(f"{name}: batch norm")
@@ -194,7 +195,9 @@ def test_a_running_variance_beyond_half_precision_is_no_overflow(generator: Gene
     _, layer = first(generator, nn.BatchNorm2d)
     layer.running_var.fill_(1e5)
     check_model(generator, PHOTOS, "fp16")
-    set_one(generator.body.head.bias, 1e5)  # what is not folded away is found
+    bias = generator.body.head.bias
+    assert bias is not None
+    set_one(bias, 1e5)  # what is not folded away is found
     assert refusal(generator, "fp16").startswith("body.head.bias: found a weight of 1e+05")
 
 

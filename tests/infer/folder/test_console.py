@@ -185,10 +185,11 @@ def test_signals_that_were_ignored_stay_ignored() -> None:
 def test_output_that_nobody_can_take_does_not_end_the_run(
     tmp_path: Path, gray_photos: Callable[..., Path], stream: str
 ) -> None:
-    command = [sys.executable, "-c", "from infer.cli import main; main()", "folder", gray_photos(tmp_path / "in")]
+    photos = gray_photos(tmp_path / "in")
+    command = [sys.executable, "-c", "from infer.cli import main; main()", "folder", str(photos)]
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
-        done = subprocess.run([*command, tmp_path / "out", "--log-json"], **streams, text=True, check=False)
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run([*command, str(tmp_path / "out"), "--log-json"], **streams, text=True, check=False)
     assert done.returncode == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
     if stream == "stdout":
