@@ -30,7 +30,7 @@ from infer.backends import open_model
 from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NAMES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
 
 Make = Callable[..., Artefact]

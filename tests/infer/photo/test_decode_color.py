@@ -204,8 +204,8 @@ def test_a_coloured_edge_bleeds_less_than_with_bilinear_chroma() -> None:
     truth = np.broadcast_to(truth, (size, size, 3))
     picture = Image.fromarray((truth * 255).round().astype(np.uint8))
     photo = photo_of(np.asarray(picture.convert("L")))
-    answer = np.asarray(picture.resize((small, small), Image.Resampling.BOX), np.float32).transpose(2, 0, 1) / 255
-    answer = answer.astype(np.float32)
+    small_picture = np.asarray(picture.resize((small, small), Image.Resampling.BOX), np.float32)
+    answer = (small_picture.transpose(2, 0, 1) / 255).astype(np.float32)
     gray = model_input(photo, small, small)
     raw, _ = write_photo(photo, gray, answer, "PNG", raw=True)
     bilinear = np.asarray(Image.open(io.BytesIO(raw)).resize((size, size), Image.Resampling.BILINEAR)) / 255
