@@ -243,8 +243,15 @@ class Tinted(Backend):
 
     def _activate(self) -> ModelSpec:
         self.note = self.said
-        digests = {"config_sha256": "", "weights_sha256": self.weights}
-        return ModelSpec(model="unet", color_space="rgb", render_size=32, base_width=1, parameters=1, **digests)
+        return ModelSpec(
+            model="unet",
+            color_space="rgb",
+            render_size=32,
+            base_width=1,
+            parameters=1,
+            config_sha256="",
+            weights_sha256=self.weights,
+        )
 
     def _deactivate(self) -> None:
         pass
@@ -278,7 +285,7 @@ class FolderRun:
     @property
     def counts(self) -> tuple[int, int, int]:
         """Files that are done, skipped and failed."""
-        return tuple(self.report[state] for state in ("done", "skipped", "failed"))  # type: ignore[return-value]
+        return tuple(self.report[state] for state in ("done", "skipped", "failed"))
 
     @property
     def events(self) -> list[dict[str, Any]]:

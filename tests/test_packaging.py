@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infer.backends.trt import FLAVOURS
+from infer.backends.flavours import FLAVOURS
 
 ROOT = Path(__file__).parent.parent
 TORCH_FREE = {

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from cgan.spec import ModelSpec
 pytestmark = pytest.mark.benchmarks
 
 
-def spec(**changes: object) -> ModelSpec:
+def spec(**changes: Any) -> ModelSpec:
     plain = ModelSpec(
         model="unet",
         color_space="rgb",

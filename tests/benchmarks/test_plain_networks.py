@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks.plain_networks import use_plain_networks
 from benchmarks.training import make_run
-from cgan.config import TrainConfig
+from cgan.config import DiscriminatorName, TrainConfig
 from cgan.networks import ReflectConv2d
 from cgan.training.run import resolve
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.benchmarks
 
 
 @pytest.mark.parametrize("discriminator", ["unet", "patch", "dense", "none"])
-def test_plain_networks_compute_the_same(tmp_path: Path, discriminator: str) -> None:
+def test_plain_networks_compute_the_same(tmp_path: Path, discriminator: DiscriminatorName) -> None:
     options = TrainConfig(width=4, size=32, batch_size=2, discriminator=discriminator, device="cpu", precision="fp32")
     run = make_run(tmp_path, resolve(options))
     before = copy.deepcopy(run.networks)

@@ -18,7 +18,7 @@ def test_the_interval_is_the_narrowest_that_covers_enough(count: int) -> None:
 
     def coverage(place: int) -> float:
         """Of the interval from the place-th lowest to the place-th highest value, counted from 0."""
-        return 1 - 2 * sum(math.comb(count, k) for k in range(place + 1)) / 2**count
+        return 1 - 2 * sum(math.comb(count, k) for k in range(place + 1)) / math.pow(2, count)
 
     assert coverage(place) >= 0.95 > coverage(place + 1)
 

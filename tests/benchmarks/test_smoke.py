@@ -43,7 +43,9 @@ def test_ablation(
     def train_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         with pytest.raises(SystemExit) as end:
             cgan.cli.main(command[3:])  # after python -m cgan
-        return subprocess.CompletedProcess(command, end.value.code or 0, "", "")
+        code = end.value.code or 0
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(command, code, "", "")
 
     monkeypatch.setattr("benchmarks.ablation.subprocess", SimpleNamespace(run=train_here, PIPE=subprocess.PIPE))
     options = [option for option in tiny_options if option not in ("--quiet", "--no-fid")]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cgan.config import BestBy
 from cgan.networks import Generator
 from cgan.training.run_folder import RunFolder
 from tests.cgan.begun import CONFIG, RECORDS, SHEET, generator
@@ -34,7 +35,7 @@ def publish(folder: RunFolder) -> Publish:
     Each epoch's generator is that of its seed.
     """
 
-    def call(*values: Any, metric: str = "psnr", **options: Any) -> Generator:
+    def call(*values: Any, metric: BestBy = "psnr", **options: Any) -> Generator:
         history: list[dict[str, Any]] = []
         for epoch, value in enumerate(values, 1):
             history.append({"epoch": epoch, f"test_{metric}": value, "time_shares": {}, "finished_at": 1.0})

@@ -13,6 +13,7 @@ from cgan.cli import command, main
 from cgan.config import TrainConfig
 from cgan.training import loop as training
 from cgan.training.checkpoint import load_generator
+from cgan.training.evaluation import evaluate
 
 WASSERSTEIN = ("--gan-loss", "wasserstein")
 HSV = ("--color-space", "hsv")
@@ -152,7 +153,7 @@ def test_best_by_chooses_the_best_checkpoint(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], epoch: int
 ) -> None:
     values = iter([{"test_psnr": 20.0, "test_l1": 0.1}, {"test_psnr": 22.0, "test_l1": 0.3}, {"test_psnr": 21.0}])
-    measure = training.evaluate
+    measure = evaluate
     monkeypatch.setattr(training, "evaluate", lambda *run: {**measure(*run), **next(values)})
     assert train("--epochs", 3, "--save-every", 1, *options).code == 0
     checkpoints = tmp_path / "run" / "checkpoints"

@@ -21,7 +21,7 @@ from cgan.color import (
     rgb_to_ycbcr,
     ycbcr_to_rgb,
 )
-from cgan.spec import COLOR_SPACES, LUMA_FIXED_POINT, LUMA_REC601
+from cgan.spec import COLOR_SPACES, LUMA_FIXED_POINT, LUMA_REC601, ColorSpaceName
 
 Conversion = Callable[[Tensor], Tensor]
 
@@ -58,7 +58,7 @@ def photo_batch() -> Tensor:
 def in_mode(picture: NDArray[np.uint8], mode: str, target: str) -> NDArray[np.float32]:
     """Pillow's conversion, C x H x W in [0, 1]."""
     found = np.asarray(Image.fromarray(picture, mode=mode).convert(target), np.float32) / 255
-    return np.atleast_3d(found).transpose(2, 0, 1)
+    return np.atleast_3d(found).transpose(2, 0, 1).astype(np.float32)
 
 
 def hue_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ def test_targets_are_the_colour_spaces_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize("name", COLOR_SPACES)
-def test_gray_and_target_have_the_shapes_and_ranges_of_the_network(name: str) -> None:
+def test_gray_and_target_have_the_shapes_and_ranges_of_the_network(name: ColorSpaceName) -> None:
     space = COLOR_TARGETS[name]
     for tensor, channels in zip(space.split(photo_batch().expand(2, -1, -1, -1)), (1, space.channels), strict=True):
         assert tensor.shape == (2, channels, 256, 256)
@@ -261,7 +261,7 @@ def test_gray_and_target_have_the_shapes_and_ranges_of_the_network(name: str) ->
 
 
 @pytest.mark.parametrize("name", COLOR_SPACES)
-def test_gray_is_luma_or_value(name: str) -> None:
+def test_gray_is_luma_or_value(name: ColorSpaceName) -> None:
     gray, _ = COLOR_TARGETS[name].split(photo_batch())
     expected = photo().max(axis=-1)[None] / np.float32(255) if name == "hsv" else in_mode(photo(), "RGB", "L")
     assert np.array_equal(gray[0].numpy(), expected)
@@ -278,14 +278,14 @@ def test_gray_is_luma_or_value(name: str) -> None:
         ("ycbcr", (0, 255, 0), (0.5 - 0.587 / 1.772, 0.5 - 0.587 / 1.402)),
     ],
 )
-def test_target_of_a_known_colour(name: str, rgb: tuple[float, ...], target: tuple[float, ...]) -> None:
+def test_target_of_a_known_colour(name: ColorSpaceName, rgb: tuple[float, ...], target: tuple[float, ...]) -> None:
     _, found = COLOR_TARGETS[name].split(pixels(rgb, dtype=torch.uint8))
     assert found.flatten().tolist() == pytest.approx(target, abs=1e-6)
 
 
 # Rounded luma shifts R, G and B alike, by half a level and the little by which Pillow's weights are rounded.
 @pytest.mark.parametrize(("name", "levels"), [("rgb", 0), ("hsv", 2e-4), ("ycbcr", 0.505)])
-def test_a_photo_comes_back_from_gray_and_target(name: str, levels: float) -> None:
+def test_a_photo_comes_back_from_gray_and_target(name: ColorSpaceName, levels: float) -> None:
     space = COLOR_TARGETS[name]
     found = space.to_rgb(*space.split(photo_batch()))
     assert found.dtype == torch.float32
@@ -294,7 +294,7 @@ def test_a_photo_comes_back_from_gray_and_target(name: str, levels: float) -> No
 
 
 @pytest.mark.parametrize("name", COLOR_SPACES)
-def test_a_gray_photo_stays_gray(name: str) -> None:
+def test_a_gray_photo_stays_gray(name: ColorSpaceName) -> None:
     grays = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(-1, 3, -1, -1)
     space = COLOR_TARGETS[name]
     gray, target = space.split(grays)
@@ -308,7 +308,7 @@ def test_a_gray_photo_stays_gray(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hsv", "ycbcr"])
-def test_gray_keeps_its_meaning_whatever_is_predicted(name: str) -> None:
+def test_gray_keeps_its_meaning_whatever_is_predicted(name: ColorSpaceName) -> None:
     """The largest channel of the RGB picture is V, and its luma is Y, out of gamut too."""
     gray, color = seeded(2, 1, 8, 8).double(), seeded(2, 2, 8, 8, seed=1).double()
     rgb = COLOR_TARGETS[name].to_rgb(gray, color)
@@ -317,7 +317,7 @@ def test_gray_keeps_its_meaning_whatever_is_predicted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COLOR_SPACES)
-def test_a_loss_in_rgb_reaches_the_prediction(name: str) -> None:
+def test_a_loss_in_rgb_reaches_the_prediction(name: ColorSpaceName) -> None:
     space = COLOR_TARGETS[name]
     gray, color = seeded(1, 1, 4, 4).double(), seeded(1, space.channels, 4, 4, seed=1).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda prediction: space.to_rgb(gray, prediction), color)
@@ -333,7 +333,7 @@ def test_ycbcr_is_not_clamped_and_learns_out_of_gamut() -> None:
 
 
 @pytest.mark.parametrize("name", ["hsv", "ycbcr"])
-def test_a_prediction_in_half_precision_is_converted_in_that_of_gray(name: str) -> None:
+def test_a_prediction_in_half_precision_is_converted_in_that_of_gray(name: ColorSpaceName) -> None:
     gray, color = seeded(1, 1, 8, 8), seeded(1, 2, 8, 8, seed=1).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         found = COLOR_TARGETS[name].to_rgb(gray, color)
@@ -343,7 +343,7 @@ def test_a_prediction_in_half_precision_is_converted_in_that_of_gray(name: str) 
 class ToRGB(nn.Module):
     """`ColorSpace.to_rgb` as the exporter takes it: a module, of gray and colour stacked to N x 3 x H x W."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: ColorSpaceName) -> None:
         super().__init__()
         self.to_rgb = COLOR_TARGETS[name].to_rgb
 
@@ -352,7 +352,7 @@ class ToRGB(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["hsv", "ycbcr"])
-def test_onnx_computes_the_same_at_any_batch_and_size(name: str) -> None:
+def test_onnx_computes_the_same_at_any_batch_and_size(name: ColorSpaceName) -> None:
     module = ToRGB(name).eval()
     program = torch.onnx.export(
         module,

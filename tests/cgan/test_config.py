@@ -13,13 +13,15 @@ from cgan.config import (
     GAN_LOSS_CHOICES,
     LOSS_SPACE_CHOICES,
     PRECISION_CHOICES,
+    BestBy,
+    LossSpace,
     TrainConfig,
     options,
 )
 from cgan.errors import UserError
 from cgan.losses import GAN_LOSSES
 from cgan.networks import DISCRIMINATORS
-from cgan.spec import COLOR_SPACES
+from cgan.spec import COLOR_SPACES, ColorSpaceName
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -41,7 +43,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 }
 """Other fields that a field needs if it is not at its default."""
 
-OTHER_VALUES = {
+OTHER_VALUES: dict[str, Any] = {
     "color_space": "ycbcr",
     "discriminator": "patch",
     "gan_loss": "hinge",
@@ -127,7 +129,7 @@ def test_another_choice_is_refused_with_the_list(field: str, value: str) -> None
 FINITE = "a finite number of at least 0"
 SIZE = "a multiple of 16, at least 32"
 
-BAD_VALUES = {
+BAD_VALUES: dict[tuple[str, float], str] = {
     **{
         (name, value): FINITE
         for name in ("l1_weight", "color_weight", "gradient_penalty", "weight_clip", "r1")
@@ -229,13 +231,13 @@ def test_an_option_without_effect_is_refused(options: dict[str, Any], name: str,
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid"])
-def test_a_metric_that_is_not_measured_cannot_choose_the_best(metric: str) -> None:
+def test_a_metric_that_is_not_measured_cannot_choose_the_best(metric: BestBy) -> None:
     assert refusal(fid=False, best_by=metric) == f"--best-by: found {metric}, expected psnr or l1 with --no-fid"
     assert TrainConfig(fid=True, best_by=metric).best_by == metric
 
 
 @pytest.mark.parametrize("metric", ["auto", "psnr", "l1"])
-def test_a_metric_of_every_run_may_choose_the_best(metric: str) -> None:
+def test_a_metric_of_every_run_may_choose_the_best(metric: BestBy) -> None:
     assert TrainConfig(fid=False, best_by=metric).best_by == metric
 
 
@@ -268,7 +270,7 @@ def test_options_that_work_together_are_taken(values: dict[str, Any]) -> None:
         ("ycbcr", "rgb", 3),
     ],
 )
-def test_channels_that_the_losses_see(color_space: str, loss_space: str, channels: int) -> None:
+def test_channels_that_the_losses_see(color_space: ColorSpaceName, loss_space: LossSpace, channels: int) -> None:
     assert TrainConfig(color_space=color_space, loss_space=loss_space).loss_channels == channels
 
 

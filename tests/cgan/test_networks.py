@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cgan.config import TrainConfig
+from cgan.config import DiscriminatorName, LossSpace, TrainConfig
 from cgan.networks import (
     DISCRIMINATORS,
     DenseDiscriminator,
@@ -25,7 +25,7 @@ from cgan.networks import (
     down_block,
     up_block,
 )
-from cgan.spec import COLOR_SPACES
+from cgan.spec import COLOR_SPACES, ColorSpaceName
 
 REPORT_TOTALS = {"unet": 29_279_268, "patch": 20_494_884, "dense": 20_759_077}
 """Parameters of the generator for RGB and a discriminator together."""
@@ -60,7 +60,9 @@ def judge(name: str, **options: Any) -> nn.Module:
     [*((space, "native") for space in COLOR_SPACES), ("hsv", "rgb"), ("ycbcr", "rgb")],
 )
 @pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_the_networks_have_the_parameters_of_the_report(color_space: str, loss_space: str, name: str) -> None:
+def test_the_networks_have_the_parameters_of_the_report(
+    color_space: ColorSpaceName, loss_space: LossSpace, name: DiscriminatorName
+) -> None:
     config = TrainConfig(color_space=color_space, discriminator=name, loss_space=loss_space)
     with torch.device("meta"):
         generator, discriminator = build_generator(config), build_discriminator(config)
@@ -298,7 +300,8 @@ def test_weights_start_as_torch_draws_them(build: Callable[[], nn.Module]) -> No
 def test_equal_seeds_give_equal_weights() -> None:
     def head(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return PatchDiscriminator(4, 2)(seeded(1, 4, 32, 32))
+        logits: torch.Tensor = PatchDiscriminator(4, 2)(seeded(1, 4, 32, 32))
+        return logits
 
     assert torch.equal(head(1), head(1))
     assert not torch.equal(head(1), head(2))

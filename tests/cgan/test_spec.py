@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,7 +129,8 @@ def test_a_contract_without_one_of_its_fields_is_refused(name: str) -> None:
 def test_a_contract_from_before_a_field_has_what_models_were_then(name: str) -> None:
     values = {**SPEC.to_json(), "blocks": 3}
     del values[name]
-    assert ModelSpec.from_json(values, "file") == replace(SPEC, **{"blocks": 3, name: LATER_FIELDS[name]})
+    then: dict[str, Any] = {"blocks": 3, name: LATER_FIELDS[name]}
+    assert ModelSpec.from_json(values, "file") == replace(SPEC, **then)
 
 
 def test_models_had_one_block_at_each_scale_at_first() -> None:
@@ -211,7 +213,7 @@ def test_a_sidecar_of_another_schema_is_refused(artefact: Path) -> None:
 
 def test_a_spec_cannot_be_made_or_replaced_into_a_wrong_one() -> None:
     with pytest.raises(UserError):
-        replace(SPEC, precision="fp64")
+        replace(SPEC, precision="fp64")  # type: ignore[arg-type]
 
 
 def test_luma_weights_sum_to_one() -> None:

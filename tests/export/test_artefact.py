@@ -19,11 +19,12 @@ from cgan.cli import main as train
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.networks import build_generator
-from cgan.spec import COLOR_SPACES, ModelSpec, read_sidecar, sidecar_path
+from cgan.spec import COLOR_SPACES, ModelSpec, Precision, read_sidecar, sidecar_path
 from cgan.training.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
 from export import artefact as pipeline
 from export.artefact import Artefact, ExportOptions, artefact_name, make_onnx
 from export.calibration import DEFAULT_LIMIT, calibration_batches, with_sharper_copies
+from export.choices import Format
 from export.comparison_photos import COMPARED_PHOTOS
 from export.publish import FAILED_SUFFIX
 from export.tolerance import TOLERANCES, Tolerance
@@ -32,7 +33,7 @@ from infer.backends import open_model
 from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NAMES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
 
 Make = Callable[..., Artefact]
@@ -64,13 +65,13 @@ def runs(
 @pytest.fixture(scope="module")
 def exports(
     tmp_path_factory: pytest.TempPathFactory, runs: Callable[[str], Path], photo_folder: Path, exported_onnx: Path
-) -> Callable[[str, str], Artefact]:
+) -> Callable[[str, Precision], Artefact]:
     """`exports(color_space, precision)`: a verified file, made on the first call."""
     sidecar = read_sidecar(exported_onnx)
     assert sidecar is not None
-    made = {("rgb", "fp32"): Artefact(exported_onnx, sidecar)}
+    made: dict[tuple[str, Precision], Artefact] = {("rgb", "fp32"): Artefact(exported_onnx, sidecar)}
 
-    def export(color_space: str, precision: str) -> Artefact:
+    def export(color_space: str, precision: Precision) -> Artefact:
         if (color_space, precision) not in made:
             calibration = photo_folder if precision == "int8" else None
             options = ExportOptions(precision=precision, calibration=calibration)
@@ -86,7 +87,7 @@ def exports(
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 def test_a_trained_run_passes_the_gate_on_photos(
-    exports: Callable[[str, str], Artefact], runs: Callable[[str], Path], color_space: str, precision: str
+    exports: Callable[[str, Precision], Artefact], runs: Callable[[str], Path], color_space: str, precision: Precision
 ) -> None:
     artefact = exports(color_space, precision)
     assert artefact.path.name == f"unet-w4-{color_space}-32-{NAMES[precision]}.onnx"
@@ -109,7 +110,7 @@ def test_a_trained_run_passes_the_gate_on_photos(
 
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
-def test_sizes_fall_with_the_precision(exports: Callable[[str, str], Artefact], color_space: str) -> None:
+def test_sizes_fall_with_the_precision(exports: Callable[[str, Precision], Artefact], color_space: str) -> None:
     sizes = {}
     for precision, per_parameter in BYTES.items():
         artefact = exports(color_space, precision)
@@ -122,14 +123,14 @@ def test_sizes_fall_with_the_precision(exports: Callable[[str, str], Artefact], 
     assert exports(color_space, "int8").sidecar.build["onnx"]["weight_share"]["int8"] > 0.9
 
 
-def test_precisions_are_as_close_as_they_should_be(exports: Callable[[str, str], Artefact]) -> None:
+def test_precisions_are_as_close_as_they_should_be(exports: Callable[[str, Precision], Artefact]) -> None:
     psnr = [exports("rgb", p).sidecar.verification["min_psnr"] for p in ("fp32", "fp16", "int8")]
     assert psnr == sorted(psnr, reverse=True)
     assert psnr[0] > 110 and 60 < psnr[1] < 110 and 40 < psnr[2] < 60
 
 
 def test_the_sidecar_of_int8_says_how_it_was_calibrated(
-    exports: Callable[[str, str], Artefact],
+    exports: Callable[[str, Precision], Artefact],
     stub_export: Callable[..., None],
     trained_run: Path,
     photo_folder: Path,
@@ -158,7 +159,11 @@ def test_int8_needs_photos_before_anything_is_read(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_same_input_gives_the_same_bytes_and_sidecar(
-    exports: Callable[[str, str], Artefact], trained_run: Path, photo_folder: Path, tmp_path: Path, precision: str
+    exports: Callable[[str, Precision], Artefact],
+    trained_run: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    precision: Precision,
 ) -> None:
     before = exports("rgb", precision).path
     calibration = photo_folder if precision == "int8" else None
@@ -189,7 +194,7 @@ def test_a_dynamic_size_is_compared_and_named(trained_run: Path, tmp_path: Path)
     ],
 )
 def test_the_name_says_what_it_is(
-    exports: Callable[[str, str], Artefact], changes: dict[str, Any], format_: str, name: str
+    exports: Callable[[str, Precision], Artefact], changes: dict[str, Any], format_: Format, name: str
 ) -> None:
     assert artefact_name(replace(exports("rgb", "fp32").sidecar.spec, **changes), format_, "tensorrt") == name
 
@@ -260,7 +265,8 @@ def test_else_photos_are_those_that_the_run_held_out(
         held_out = np.load(trained_run / HELD_OUT_FILE)
         assert held_out.shape == (3, 1, 32, 32)
         assert np.array_equal(compared[-1]["photos"], held_out.astype(np.float32) / 255)
-        assert np.array_equal(held_out_photos(source, 32), compared[-1]["photos"])
+        photos = held_out_photos(source, 32)
+        assert photos is not None and np.array_equal(photos, compared[-1]["photos"])
 
 
 def test_else_there_are_none(compared: list[dict[str, Any]], trained_run: Path, tmp_path: Path) -> None:

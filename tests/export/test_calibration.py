@@ -120,13 +120,14 @@ def test_a_limit_below_the_least(photo_folder: Path) -> None:
 def test_sharper_copies_come_after_the_photos(photo_folder: Path) -> None:
     gray = calibration_batches(photo_folder, 32).gray
     both, behind_a_blur = (with_sharper_copies(gray, blurred) for blurred in (False, True))
-    assert (both.shape, both.dtype) == ((24, 1, 32, 32), np.float32)
+    assert both.shape == (24, 1, 32, 32) and both.dtype == np.float32
     assert np.array_equal(both[:12], gray)
     assert np.array_equal(both, both.clip(0, 1))
 
     def contrast(photos: np.ndarray) -> np.ndarray:
         """Mean difference of neighbours, N."""
-        return np.abs(np.diff(photos, axis=3)).mean(axis=(1, 2, 3))
+        means: np.ndarray = np.abs(np.diff(photos, axis=3)).mean(axis=(1, 2, 3))
+        return means
 
     assert (contrast(both[12:]) > 1.1 * contrast(gray)).all()
     assert (contrast(gray) < contrast(behind_a_blur[12:])).all()

@@ -164,6 +164,7 @@ def test_the_tolerances_change_the_verdict(
 ) -> None:
     fast_export(add_to_bias)
     failing = ("--atol", 1e-3), ("--atol", 1e-3, "--rtol", 1e-3), ("--atol", 1, "--min-psnr", 60)
+    options: tuple[object, ...]
     # Without a limit on the largest difference the default one of fp32 stands.
     for options in ((), *failing, ("--atol", 1, "--max-off", 0.5), ("--min-psnr", 30), ("--max-off", 1)):
         assert "is not the trained model" in invoke(main, trained_run, "--out", tmp_path, *options).error(1)
@@ -189,7 +190,9 @@ def test_the_reference_is_not_the_generator_that_was_exported(
 ) -> None:
     def load(source: Path) -> Any:
         loaded = load_checkpoint(source)
-        loaded.generator.body.head.bias.data += 0.05
+        bias = loaded.generator.body.head.bias
+        assert bias is not None
+        bias.data += 0.05
         return loaded
 
     monkeypatch.setattr(pipeline, "load_checkpoint", load)

@@ -272,7 +272,7 @@ def test_an_engine_is_compared_where_a_gpu_can_run_it(
     assert on_gpu[0]["plan"].parent == tmp_path and on_gpu[0]["plan"] != artefact.path
     assert "ONNX Runtime" in on_gpu[0]["reference"].name
     sidecar = read_sidecar(artefact.path)
-    assert sidecar == artefact.sidecar == sealed(sidecar)
+    assert sidecar is not None and sidecar == artefact.sidecar == sealed(sidecar)
     assert sidecar.verification["verified"] is True and sidecar.verification["onnx"]["verified"] is True
     before = files(tmp_path)
     assert before == [artefact.path.name, f"{artefact.path.name}.json"]
@@ -318,10 +318,11 @@ class Terminal(io.StringIO):
 def test_progress_is_shown_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, quiet: bool, stream: type[io.StringIO], shown: bool
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", stream())
+    errors = stream()
+    monkeypatch.setattr(sys, "stderr", errors)
     with Progress(quiet, say=None, unit="it") as progress:  # as for the phases of the builder
         for phase in ("Parsing", "Building"):
             for done in range(3):
                 progress.update(done, 2, label=phase)
-        text = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        text = errors.getvalue()
     assert all((phase in text) == bool(shown) for phase in ("Parsing", "Building"))

@@ -43,8 +43,10 @@ def test_a_changed_byte_fails_where_a_sidecar_vouches(
 def test_the_artefact_of_another_training_fails(exported_onnx: Path, trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     generator, spec = load_generator(run)
+    bias = generator.body.head.bias
+    assert bias is not None
     with torch.no_grad():
-        generator.body.head.bias += 1e-7  # far below the tolerance: it is the origin that is compared
+        bias += 1e-7  # far below the tolerance: it is the origin that is compared
     save_generator(run / "checkpoints" / "best.safetensors", generator, TrainConfig(width=4, size=32, device="cpu"))
     with pytest.raises(GateError, match=rf"comes from other weights \({spec.weights_sha256[:16]}.*export it again"):
         verify(exported_onnx, checkpoint_reference(run))

@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from torch import Tensor
 from cgan.config import TrainConfig
 from cgan.errors import GateError
 from cgan.networks import Generator, GrayToRGB, build_generator
-from cgan.spec import COLOR_SPACES, LUMA_REC601, ModelSpec
+from cgan.spec import COLOR_SPACES, LUMA_REC601, ColorSpaceName, ModelSpec
 from cgan.training.checkpoint import load_generator, save_generator
 from export.onnx_model import export_onnx
 from export.verify import checkpoint_reference, verify
@@ -47,15 +47,15 @@ def random_gray(count: int, seed: int = 9) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ColorSpaceName], Export]:
     """`exported(color_space)`: made on the first call; hsv has two blocks at each scale, ycbcr a blur before them."""
     made: dict[str, Export] = {}
 
-    def export(color_space: str) -> Export:
+    def export(color_space: ColorSpaceName) -> Export:
         if color_space not in made:
             folder = tmp_path_factory.mktemp(color_space)
-            change = {"hsv": {"blocks": 2}, "ycbcr": {"input_blur": 1.5}}.get(color_space, {})
-            config = TrainConfig(width=2, size=32, color_space=color_space, **change)
+            changes: dict[str, dict[str, Any]] = {"hsv": {"blocks": 2}, "ycbcr": {"input_blur": 1.5}}
+            config = TrainConfig(width=2, size=32, color_space=color_space, **changes.get(color_space, {}))
             generator = vivid_generator(config)
             spec = save_generator(folder / "last.safetensors", generator, config)
             export_onnx(generator, spec, folder / "model.onnx")
@@ -72,9 +72,9 @@ def run_onnx(artefact: Path, gray: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def rgb_by_hand(color_space: str, generator: Generator, gray: Tensor) -> np.ndarray:
+def rgb_by_hand(color_space: ColorSpaceName, generator: Generator, gray: Tensor) -> np.ndarray:
     """The generator's colours as RGB, by Python's colorsys and by the numbers of JPEG's YCbCr."""
-    colors = generator(gray).double().numpy()
+    colors: np.ndarray = generator(gray).double().numpy()
     if color_space == "rgb":
         return colors
     first, second, y = colors[:, 0], colors[:, 1], gray[:, 0].double().numpy()
@@ -88,7 +88,7 @@ def rgb_by_hand(color_space: str, generator: Generator, gray: Tensor) -> np.ndar
 
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
-def test_the_wrapper_gives_rgb_for_gray(color_space: str) -> None:
+def test_the_wrapper_gives_rgb_for_gray(color_space: ColorSpaceName) -> None:
     generator = vivid_generator(TrainConfig(width=2, size=32, color_space=color_space))
     gray = random_gray(2)
     with torch.no_grad():
@@ -111,7 +111,9 @@ def test_colours_beyond_rgb_are_clamped() -> None:
 
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
-def test_the_exported_file_passes_the_gate(exported: Callable[[str], Export], color_space: str) -> None:
+def test_the_exported_file_passes_the_gate(
+    exported: Callable[[ColorSpaceName], Export], color_space: ColorSpaceName
+) -> None:
     export = exported(color_space)
     numbers = verify(export.artefact, checkpoint_reference(export.checkpoint)).to_json()
     assert numbers["verified"] is True
@@ -124,7 +126,9 @@ def test_the_exported_file_passes_the_gate(exported: Callable[[str], Export], co
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_exported_file_gives_rgb_in_0_to_1(exported: Callable[[str], Export], color_space: str, count: int) -> None:
+def test_the_exported_file_gives_rgb_in_0_to_1(
+    exported: Callable[[ColorSpaceName], Export], color_space: ColorSpaceName, count: int
+) -> None:
     export, gray = exported(color_space), random_gray(count)
     found = run_onnx(export.artefact, gray)
     generator, spec = load_generator(export.checkpoint)
@@ -138,7 +142,7 @@ def test_the_exported_file_gives_rgb_in_0_to_1(exported: Callable[[str], Export]
     assert np.abs(found - rgb_by_hand(color_space, generator, gray)).max() < 1e-5
 
 
-def test_what_gray_means_in_each_colour_space(exported: Callable[[str], Export]) -> None:
+def test_what_gray_means_in_each_colour_space(exported: Callable[[ColorSpaceName], Export]) -> None:
     gray = random_gray(2)
     value = run_onnx(exported("hsv").artefact, gray).max(axis=1)
     assert np.abs(value - gray[:, 0].numpy()).max() < 1e-6
@@ -151,7 +155,7 @@ def test_what_gray_means_in_each_colour_space(exported: Callable[[str], Export])
 
 @pytest.mark.parametrize(("trained", "claimed"), [("hsv", "ycbcr"), ("ycbcr", "hsv")])
 def test_the_gate_notices_another_colour_space(
-    exported: Callable[[str], Export], tmp_path: Path, trained: str, claimed: str
+    exported: Callable[[ColorSpaceName], Export], tmp_path: Path, trained: ColorSpaceName, claimed: ColorSpaceName
 ) -> None:
     export = exported(trained)
     export_onnx(export.generator, replace(export.spec, color_space=claimed), tmp_path / "model.onnx")
@@ -160,7 +164,7 @@ def test_the_gate_notices_another_colour_space(
 
 
 def test_the_gate_notices_a_foreign_graph_under_the_right_contract(
-    exported: Callable[[str], Export], tmp_path: Path
+    exported: Callable[[ColorSpaceName], Export], tmp_path: Path
 ) -> None:
     rgb, ycbcr = exported("rgb"), exported("ycbcr")
     model = onnx.load(rgb.artefact)

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,10 +16,16 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from export.cpu_layout import MOVES, arrange_for_cpu
 
 Floats = NDArray[np.float32]
-SCALES = {"scale": np.float32(0.02), "zero": np.uint8(50), "same_scale": np.float32(0.02), "same_zero": np.uint8(50)}
+Tensors = dict[str, NDArray[Any] | np.generic]
+SCALES: Tensors = {
+    "scale": np.float32(0.02),
+    "zero": np.uint8(50),
+    "same_scale": np.float32(0.02),
+    "same_zero": np.uint8(50),
+}
 
 
-def model_of(nodes: list[onnx.NodeProto], channels: int, tensors: dict[str, NDArray[np.generic]]) -> ModelProto:
+def model_of(nodes: list[onnx.NodeProto], channels: int, tensors: Tensors) -> ModelProto:
     """x, N x channels x h x w, to y."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", channels, "h", "w"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", None, None, None])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cgan.color import COLOR_TARGETS
 from cgan.errors import GateError, UserError
 from cgan.networks import Generator
-from cgan.spec import ModelSpec
+from cgan.spec import ColorSpaceName, ModelSpec
 from export.engine import build_engine
 from export.engine_options import EngineOptions
 from export.engine_precision import FROM_NETWORK, LEAST_SHARE
@@ -34,7 +34,7 @@ RTX = EngineOptions(flavour="tensorrt-rtx", batch=(1, 4, 8))
 class Half(nn.Module):
     """Gray to RGB with the generator in half precision; both ends are float32."""
 
-    def __init__(self, color_space: str, width: int) -> None:
+    def __init__(self, color_space: ColorSpaceName, width: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.target = COLOR_TARGETS[color_space]
@@ -53,7 +53,7 @@ def make_onnx(tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path) -> 
 
     @cache
     def make(
-        precision: str = "fp16", color_space: str = "rgb", dynamic: bool = False, width: int = WIDTH
+        precision: str = "fp16", color_space: ColorSpaceName = "rgb", dynamic: bool = False, width: int = WIDTH
     ) -> tuple[Path, ModelSpec]:
         if precision == "fp32":
             return exported_onnx, fp32
@@ -77,7 +77,7 @@ def make_onnx(tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path) -> 
         assert program is not None
         onnx.save_model(program.model_proto, path)
         parameters = sum(p.numel() for p in model.parameters())
-        changes = {"color_space": color_space, "base_width": width, "dynamic_size": dynamic}
+        changes: dict[str, Any] = {"color_space": color_space, "base_width": width, "dynamic_size": dynamic}
         return path, replace(fp32, precision="fp16", parameters=parameters, **changes)
 
     return make

@@ -82,7 +82,7 @@ class Stub(ModuleType):
             def create_builder_config(self) -> "Config":
                 return Config(self.log)
 
-            def create_optimization_profile(self) -> SimpleNamespace:
+            def create_optimization_profile(self) -> "Profile":
                 return Profile()
 
             def build_serialized_network(self, network: Any, config: Any) -> bytes | None:

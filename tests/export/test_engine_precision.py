@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from cgan.errors import GateError
-from cgan.spec import ModelSpec
+from cgan.spec import ModelSpec, Precision
 from export.build_record import InspectedPrecision, NetworkPrecision
 from export.engine_precision import inspected_precision, network_precision, require_precision
 
 
-def spec(precision: str = "fp16", parameters: int = 14_639_267) -> ModelSpec:
+def spec(precision: Precision = "fp16", parameters: int = 14_639_267) -> ModelSpec:
     return ModelSpec(
         model="unet",
         color_space="rgb",

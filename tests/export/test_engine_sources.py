@@ -19,7 +19,7 @@ from export.artefact import ExportOptions, make_engine
 from export.cli import main
 from export.engine_options import EngineOptions
 from export.verify import Verification
-from infer.backends.trt import Gpu
+from infer.backends.flavours import Gpu
 
 A10 = Gpu("NVIDIA A10", "8.6")
 RTX = ("--format", "tensorrt-rtx")

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from cgan import __version__
 from cgan.errors import UserError
 from cgan.networks import Generator, GrayToRGB, count_parameters
-from cgan.spec import METADATA_KEY, ModelSpec
+from cgan.spec import METADATA_KEY, ColorSpaceName, ModelSpec, Precision
 from cgan.training.checkpoint import load_generator
 from export.onnx_model import OPSET, export_onnx, inspect_onnx
 
@@ -121,8 +121,10 @@ def test_a_generator_in_training_mode_is_refused(tmp_path: Path, trained_run: Pa
 def overflowing(generator: Generator) -> Generator:
     """The same function in float32, with a running variance that half precision takes for infinite."""
     conv, norm = generator.body.stem[0], generator.body.stem[1]
+    assert isinstance(conv, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
-        conv.weight *= 2000
+        conv.weight.mul_(2000)
         norm.running_mean *= 2000
         norm.running_var *= 2000**2
         assert norm.running_var.min() > torch.finfo(torch.half).max
@@ -134,7 +136,8 @@ def networks(trained_run: Path) -> dict[str, tuple[Generator, ModelSpec]]:
     """Generators with the contracts of the files that `files` makes of them."""
     generator, spec = load_generator(trained_run)
     found = {"rgb-fp16": (generator, replace(spec, precision="fp16"))}
-    for color_space, precision in (("hsv", "fp32"), ("ycbcr", "fp16")):
+    others: tuple[tuple[ColorSpaceName, Precision], ...] = (("hsv", "fp32"), ("ycbcr", "fp16"))
+    for color_space, precision in others:
         torch.manual_seed(2)
         generator = Generator(2, 4)
         with torch.no_grad():
@@ -169,7 +172,8 @@ def run(path: Path, gray: torch.Tensor) -> np.ndarray[Any, Any]:
 def expected(networks: dict[str, tuple[Generator, ModelSpec]], name: str, gray: torch.Tensor) -> np.ndarray[Any, Any]:
     generator, spec = networks[name]
     with torch.no_grad():
-        return GrayToRGB(generator, spec.color_space)(gray).numpy()
+        rgb: np.ndarray[Any, Any] = GrayToRGB(generator, spec.color_space)(gray).numpy()
+    return rgb
 
 
 @pytest.mark.parametrize("name", ["hsv-fp32", "ycbcr-fp16"])
@@ -226,7 +230,8 @@ def test_half_precision_is_inside_alone(files: dict[str, Path], name: str) -> No
 
 def test_four_and_two_bytes_a_parameter(tmp_path: Path, trained_run: Path) -> None:
     generator = Generator(3, 16).eval()
-    for precision, size in (("fp32", 4), ("fp16", 2)):
+    sizes: dict[Precision, int] = {"fp32": 4, "fp16": 2}
+    for precision, size in sizes.items():
         spec = replace(load_generator(trained_run)[1], precision=precision, parameters=count_parameters(generator))
         export_onnx(generator, spec, tmp_path / "model.onnx")
         assert (tmp_path / "model.onnx").stat().st_size / spec.parameters == pytest.approx(size, rel=0.01)

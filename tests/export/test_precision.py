@@ -66,9 +66,9 @@ def gray(photo_folder: Path) -> Floats:
 def quantized(tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path, spec: ModelSpec, gray: Floats) -> Files:
     """`trained_run` in int8, by target."""
     folder = tmp_path_factory.mktemp("int8")
-    files = {target: folder / f"{target}.onnx" for target in TARGETS}
-    for target, path in files.items():
-        quantize_int8(exported_onnx, spec, gray[:8], target, path)
+    files: dict[str, Path] = {target: folder / f"{target}.onnx" for target in TARGETS}
+    for target in TARGETS:
+        quantize_int8(exported_onnx, spec, gray[:8], target, files[target])
     return files
 
 
@@ -296,7 +296,7 @@ def test_nothing_is_left_behind_and_nothing_is_said(
 def test_wrong_requests_are_refused(
     tmp_path: Path, exported_onnx: Path, spec: ModelSpec, gray: Floats, change: dict[str, Any], message: str
 ) -> None:
-    arguments = {"calibration": gray, "target": "cpu"} | change
+    arguments: dict[str, Any] = {"calibration": gray, "target": "cpu"} | change
     with pytest.raises(ValueError, match=message):
         quantize_int8(exported_onnx, spec, **arguments, path=tmp_path / "int8.onnx")
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cgan.config import TrainConfig
 from cgan.errors import GateError
 from cgan.networks import Generator, build_generator
-from cgan.spec import METADATA_KEY
+from cgan.spec import METADATA_KEY, Precision
 from cgan.training.checkpoint import GENERATOR_FILE, load_checkpoint, load_generator, weights_digest
 from export import artefact as pipeline
 from export.cli import main
@@ -37,7 +37,7 @@ def first(generator: Generator, kind: type[nn.Module]) -> tuple[str, Any]:
     return next((name, layer) for name, layer in generator.named_modules() if isinstance(layer, kind))
 
 
-def refusal(generator: Generator, precision: str = "fp32", photos: np.ndarray = PHOTOS) -> str:
+def refusal(generator: Generator, precision: Precision = "fp32", photos: np.ndarray = PHOTOS) -> str:
     with pytest.raises(GateError) as caught:
         check_model(generator, photos, precision)
     assert caught.value.exit_code == 1
@@ -51,7 +51,7 @@ def set_one(parameter: Tensor, value: float) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("count", [1, 3, 8, 20])
-def test_a_sound_generator_passes_and_stays_as_it_is(generator: Generator, precision: str, count: int) -> None:
+def test_a_sound_generator_passes_and_stays_as_it_is(generator: Generator, precision: Precision, count: int) -> None:
     before = weights_digest(generator.state_dict())
     check_model(generator, natural_images(count, 32, 1), precision)
     assert weights_digest(generator.state_dict()) == before
@@ -65,6 +65,7 @@ def test_a_sound_generator_passes_and_stays_as_it_is(generator: Generator, preci
 def test_one_batch_norm_left_in_training_is_named(generator: Generator) -> None:
     name, layer = [(n, m) for n, m in generator.named_modules() if isinstance(m, nn.BatchNorm2d)][-1]
     layer.train()
+    assert layer.running_mean is not None
     before = layer.running_mean.clone()
     error = refusal(generator)
     assert error.startswith(f"{name}: batch norm")
@@ -194,7 +195,9 @@ def test_a_running_variance_beyond_half_precision_is_no_overflow(generator: Gene
     _, layer = first(generator, nn.BatchNorm2d)
     layer.running_var.fill_(1e5)
     check_model(generator, PHOTOS, "fp16")
-    set_one(generator.body.head.bias, 1e5)  # what is not folded away is found
+    bias = generator.body.head.bias
+    assert bias is not None
+    set_one(bias, 1e5)  # what is not folded away is found
     assert refusal(generator, "fp16").startswith("body.head.bias: found a weight of 1e+05")
 
 
@@ -252,7 +255,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_command_refuses_before_it_writes(
-    invoke: Callable[..., Any], run: Path, tmp_path: Path, precision: str, value: float, expected: str
+    invoke: Callable[..., Any], run: Path, tmp_path: Path, precision: Precision, value: float, expected: str
 ) -> None:
     def change(tensors: dict[str, Tensor]) -> None:
         tensors["body.head.weight"].abs_()

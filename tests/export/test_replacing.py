@@ -12,6 +12,7 @@ from cgan.spec import read_sidecar, sidecar_path
 from cgan.training.checkpoint import load_generator, save_generator
 from export import artefact as pipeline
 from export.artefact import ExportOptions, make_onnx
+from export.onnx_model import export_onnx
 from export.publish import Publication
 
 
@@ -44,7 +45,7 @@ def test_of_two_exports_at_once_the_second_is_refused(
     out, other = tmp_path / "out", tmp_path / "other.safetensors"
     config = TrainConfig(width=4, size=32, fid=False)
     save_generator(other, build_generator(config), config)
-    export = pipeline.export_onnx
+    export = export_onnx
 
     def export_while_another_finishes(*arguments: Any) -> None:
         monkeypatch.setattr(pipeline, "export_onnx", export)
@@ -65,7 +66,7 @@ def test_of_two_exports_at_once_the_second_is_refused(
 def test_what_appears_while_an_export_is_under_way_stays(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, overwrite: bool
 ) -> None:
-    out, export = tmp_path / "out", pipeline.export_onnx
+    out, export = tmp_path / "out", export_onnx
     name = pipeline.artefact_name(load_generator(trained_run)[1], "onnx", "cpu")
 
     def export_while_another_file_appears(*arguments: Any) -> None:

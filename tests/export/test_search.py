@@ -1,20 +1,28 @@
 """--precision auto: what is tried, what is chosen, and what is shown."""
 
 import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cgan.errors import GateError, UserError
 from cgan.spec import Sidecar, read_sidecar, sidecar_path
 from export import artefact as pipeline
 from export import search
 from export.artefact import Artefact, ExportOptions
+from export.choices import Preference
 from export.cli import main
 from export.search import Trial, search_precision
 from export.tolerance import Tolerance
+from infer.backends import open_model
+
+Floats = NDArray[np.float32]
 
 SIZES = {"int8": 1000, "fp16": 2000, "fp32": 4000}
 PSNR: dict[str, float | None] = {"int8": 45.0, "fp16": 80.0, "fp32": None}
@@ -39,7 +47,7 @@ class Tried:
             raise GateError(f"{options.precision} is not the trained model")
         path = out / f"{options.precision}.onnx"
         path.write_bytes(bytes(SIZES[options.precision]))
-        numbers = {"verified": True, "min_psnr": psnr, "comparisons": []}
+        numbers: dict[str, Any] = {"verified": True, "min_psnr": psnr, "comparisons": []}
         return Artefact(path, Sidecar(spec=self.sidecar.spec, file_sha256="", verification=numbers))
 
 
@@ -70,7 +78,7 @@ def options(min_psnr: float, calibration: Path | None = Path("photos"), **others
     ],
 )
 @pytest.mark.usefixtures("tried")
-def test_the_best_that_passes_is_chosen(min_psnr: float, prefer: str, expected: str) -> None:
+def test_the_best_that_passes_is_chosen(min_psnr: float, prefer: Preference, expected: str) -> None:
     chosen, trials = search_precision(Path("run"), options(min_psnr), prefer)
     assert chosen == expected
     assert [trial.precision for trial in trials] == ["int8", "fp16", "fp32"]
@@ -117,7 +125,7 @@ def test_a_wrong_request_is_no_failed_trial(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_is_left_of_the_trials(tried: Tried, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     search_precision(Path("run"), options(50), "size")
     assert list(tmp_path.iterdir()) == []
 
@@ -127,16 +135,20 @@ def test_the_speed_is_measured_at_the_largest_batch(exported_onnx: Path, monkeyp
     clock = iter(range(1000))
     sidecar = read_sidecar(exported_onnx)
     assert sidecar is not None
-    opened = search.open_model
 
     def open_and_watch(path: Path, device: str) -> Any:
-        backend = opened(path, device)
+        backend = open_model(path, device)
         run = backend.run
-        monkeypatch.setattr(backend, "run", lambda gray: (sizes.append(len(gray)), run(gray))[1])
+
+        def watched(gray: Floats) -> Floats:
+            sizes.append(len(gray))
+            return run(gray)
+
+        monkeypatch.setattr(backend, "run", watched)
         return backend
 
     monkeypatch.setattr(search, "open_model", open_and_watch)
-    monkeypatch.setattr(search.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     # Two seconds at a tick each reading: one run within them after the warm-up.
     assert search._speed(Artefact(exported_onnx, sidecar), 5) == 5 / 2
     assert sizes == [5, 5]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cgan.errors import UserError
-from cgan.spec import read_sidecar
+from cgan.spec import Precision, read_sidecar
 from export.cli import main
 from export.tolerance import TOLERANCES, Tolerance
 
@@ -31,7 +31,7 @@ def test_a_limit_out_of_its_range_is_refused_with_its_flag(field: str, value: fl
     [{}, {"atol": 0.5}, {"atol": 0.0}, {"atol": 0.5, "rtol": 0.25}, {"min_psnr": 0.0}, {"max_off": 0.0}],
     ids=str,
 )
-def test_limits_left_open_are_those_of_another_tolerance(precision: str, given: dict[str, float]) -> None:
+def test_limits_left_open_are_those_of_another_tolerance(precision: Precision, given: dict[str, float]) -> None:
     own = TOLERANCES[precision]
     assert Tolerance(**given).or_else(own) == replace(own, **given)
 

@@ -30,7 +30,7 @@ def doubling_model(activation: str | None = None, bias: bool = True) -> ModelPro
     inputs = ["x", "kernel", *(["bias"] if bias else [])]
     nodes = [helper.make_node("ConvTranspose", inputs, ["y"], "up", strides=[2, 2], pads=[1, 1, 1, 1])]
     if activation:
-        alpha = {"alpha": 0.3} if activation == "LeakyRelu" else {}
+        alpha: dict[str, Any] = {"alpha": 0.3} if activation == "LeakyRelu" else {}
         nodes.append(helper.make_node(activation, ["y"], ["z"], "act", **alpha))
     x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, "h", "w"])
     out = helper.make_tensor_value_info("z" if activation else "y", onnx.TensorProto.FLOAT, ["N", 5, None, None])

@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from cgan.errors import GateError
-from cgan.spec import ModelSpec
+from cgan.spec import ModelSpec, Precision
 from export import verify as gate
 from export.choices import ONNX_BATCHES
 from export.tolerance import TOLERANCES, Tolerance
@@ -66,7 +66,9 @@ def with_gray(operation: str, *constants: float) -> Callable[[ModelProto], None]
         graph = model.graph
         for node in graph.node:
             node.input[:] = ["luma" if name == "gray" else name for name in node.input]
-        graph.initializer.extend(numpy_helper.from_array(np.float32(c), f"c{i}") for i, c in enumerate(constants))
+        graph.initializer.extend(
+            numpy_helper.from_array(np.array(c, np.float32), f"c{i}") for i, c in enumerate(constants)
+        )
         others = [f"c{i}" for i in range(len(constants))]
         inputs = [*others, "gray"] if operation == "Sub" else ["gray", *others]
         graph.node.insert(0, helper.make_node(operation, inputs, ["luma"]))
@@ -340,7 +342,7 @@ def test_a_limit_that_is_left_open_is_the_precision_s_own(numbers_of: Callable[.
     ],
 )
 def test_each_precision_has_its_own_limits(
-    numbers_of: Callable[..., Any], precision: str, passing: Difference, failing: Difference
+    numbers_of: Callable[..., Any], precision: Precision, passing: Difference, failing: Difference
 ) -> None:
     spec = replace(SPEC, precision=precision)
     found = numbers_of(passing, spec, photos=PHOTOS, batch_sizes=(8,))
@@ -369,7 +371,7 @@ def test_every_batch_size_counts(numbers_of: Callable[..., Any], worst: int) -> 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_dynamic_size_is_compared_at_a_second_one(numbers_of: Callable[..., Any], precision: str) -> None:
+def test_a_dynamic_size_is_compared_at_a_second_one(numbers_of: Callable[..., Any], precision: Precision) -> None:
     spec = replace(SPEC, precision=precision)
     assert {c["height"] for c in numbers_of(lambda gray: 0.0, spec)["comparisons"]} == {16}
     dynamic = replace(spec, dynamic_size=True)

@@ -95,6 +95,10 @@ def answer(image: np.ndarray) -> np.ndarray:
     return np.concatenate([image, 1 - image, image / 2], axis=1)
 
 
+def enum(name: str, members: dict[str, int]) -> Any:
+    return Enum(name, members)
+
+
 class Work:
     """Something that a stream does later."""
 
@@ -114,11 +118,11 @@ class Cuda(ModuleType):
     def __init__(self) -> None:
         super().__init__("cuda.bindings.runtime")
         errors = {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2, "cudaErrorStreamCaptureUnsupported": 900}
-        self.cudaError_t = Enum("cudaError_t", errors)
-        self.cudaMemcpyKind = Enum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
+        self.cudaError_t = enum("cudaError_t", errors)
+        self.cudaMemcpyKind = enum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
         modes = ("Global", "ThreadLocal", "Relaxed")
         numbers = {f"cudaStreamCaptureMode{mode}": number for number, mode in enumerate(modes)}
-        self.cudaStreamCaptureMode = Enum("cudaStreamCaptureMode", numbers)
+        self.cudaStreamCaptureMode = enum("cudaStreamCaptureMode", numbers)
         self.modes = threading.local()
         """`now` is the capture mode of the calling thread."""
         self.device: dict[int, Any] = {}
@@ -267,6 +271,8 @@ class Library(ModuleType):
     def __init__(self, name: str, version: str, cuda: Cuda) -> None:
         super().__init__(name)
         self.__version__ = version
+        self.log: Any = None
+        """The logger of the runtime made last."""
         self.refused: set[str] = set()
         """Step that fails: engine, context, second context, execute, capture, shape, lean, refit."""
         self.leans: list[str | None] = []

@@ -4,12 +4,13 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 
-def saved(tmp_path: Path, name: str, image: Image.Image, **options: object) -> Path:
+def saved(tmp_path: Path, name: str, image: Image.Image, **options: Any) -> Path:
     path = tmp_path / name
     image.save(path, **options)
     return path
@@ -80,7 +81,7 @@ def tiff_of(samples: np.ndarray, byte_order: str = "<", planar: bool = False, co
     )
 
 
-def gray_tiff_of(values: np.ndarray, byte_order: str = "<", compressed: bool = False) -> bytes:
+def gray_tiff_of(values: np.ndarray, byte_order: Literal["<", ">"] = "<", compressed: bool = False) -> bytes:
     """A TIFF of one channel, H x W, with the kind and bits of the values, in either byte order."""
     data = values.astype(values.dtype.newbyteorder(byte_order)).tobytes()
     data = zlib.compress(data) if compressed else data

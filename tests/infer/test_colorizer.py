@@ -1,6 +1,7 @@
 """Photos one by one from Python: the same pictures as a folder run makes."""
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.infer.pictures import content_of, png_of
 
 
 @pytest.fixture(scope="module")
-def colorizer(exported_onnx: Path) -> Colorizer:
+def colorizer(exported_onnx: Path) -> Iterator[Colorizer]:
     with Colorizer(exported_onnx, device="cpu") as made:
         yield made
 
@@ -123,7 +124,7 @@ def test_images_that_cannot_be_meant_are_refused(colorizer: Colorizer, gray_imag
     assert colorizer.color(gray_image.convert("LA").convert("La")).mode == "RGBA"
     with pytest.raises(PhotoError, match="empty"):
         colorizer.color(Image.new("L", (0, 5)))
-    for mode, values in (("F", np.float32([[0, 60]])), ("I", np.int32([[0, 70_000]]))):
+    for mode, values in (("F", np.array([[0, 60]], np.float32)), ("I", np.array([[0, 70_000]], np.int32))):
         with pytest.raises(PhotoError, match=rf"stretched to the range of gray, expected 0 to \d+ in mode {mode}"):
             colorizer.color(Image.fromarray(values))
 
@@ -155,9 +156,9 @@ def test_the_default_is_the_package_s_whatever_lies_here(tmp_path: Path, monkeyp
 def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path, gray_image: Image.Image) -> None:
     photo = content_of(gray_image, "PNG")
     with pytest.raises(TypeError, match="found ndarray, expected a PIL"):
-        colorizer.color(np.zeros((4, 4), np.uint8))
+        colorizer.color(np.zeros((4, 4), np.uint8))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="found BytesIO, expected bytes or a path"):
-        colorizer.color_photo(io.BytesIO(photo))
+        colorizer.color_photo(io.BytesIO(photo))  # type: ignore[arg-type]
     for options, message in (({"format": "jpeg"}, "expected one of jpg"), ({"quality": 101}, "expected 1 to 100")):
         with pytest.raises(UserError, match=message):
             colorizer.color_photo(photo, **options)

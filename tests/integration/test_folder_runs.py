@@ -30,8 +30,9 @@ def started(*arguments: object, setup: str = "") -> Iterator[subprocess.Popen[st
     program = f"{setup}\nfrom infer.cli import main; main()"
     command = [sys.executable, "-c", program, "folder", *map(str, arguments), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         try:
             yield process
         finally:

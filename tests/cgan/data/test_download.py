@@ -118,11 +118,12 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def break_extraction(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Raise `error` when the fourth photo is half written."""
-    real, calls = tarfile.TarFile.makefile, []
+    real = tarfile.TarFile.makefile
+    calls: list[str] = []
 
     def makefile(self: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> None:
         calls.append(path)
-        real(self, info, path)  # type: ignore[attr-defined]
+        real(self, info, path)
         if len(calls) == 4:
             Path(path).write_bytes(Path(path).read_bytes()[:100])
             raise error

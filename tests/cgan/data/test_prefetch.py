@@ -42,7 +42,12 @@ def test_results_come_in_the_order_of_the_items(count: int, workers: int) -> Non
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_so_many_are_made_ahead_and_no_more(depth: int) -> None:
     made: list[int] = []
-    with contextlib.closing(prefetch(itertools.count(), lambda item: made.append(item) or item, depth)) as results:
+
+    def make(item: int) -> int:
+        made.append(item)
+        return item
+
+    with contextlib.closing(prefetch(itertools.count(), make, depth)) as results:
         for taken in range(1, 6):
             assert next(results) == taken - 1
             wait_for(taken + depth, made)  # while the consumer is at work here

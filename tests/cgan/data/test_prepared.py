@@ -44,6 +44,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, color: Any) -> None:
         image.putpalette([*range(30)])
     image.save(tmp_path / "photo.tif")
     expected = image.convert("RGB").getpixel((0, 0))
+    assert isinstance(expected, tuple)
     assert prepare(tmp_path, 32).pixels[0, :, 5, 5].tolist() == list(expected)
 
 

@@ -73,7 +73,7 @@ def test_a_set_gives_its_features_back_in_order_from_memory_or_disk(
     assert torch.equal(next(iterator), rows[16:32])
     assert torch.equal(torch.cat(list(found.blocks(16))), torch.cat([rows, rows[:3]]))
     assert torch.allclose(found.products, torch.cat([rows, rows[:3]]).double().T @ torch.cat([rows, rows[:3]]).double())
-    assert kid(found, found) == pytest.approx(kid(*[torch.cat([rows, rows[:3]])] * 2), rel=1e-9)
+    assert kid(found, found) == pytest.approx(kid(torch.cat([rows, rows[:3]]), torch.cat([rows, rows[:3]])), rel=1e-9)
 
 
 def test_a_set_holds_no_more_memory_for_more_features(monkeypatch: pytest.MonkeyPatch) -> None:

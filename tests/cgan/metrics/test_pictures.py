@@ -163,11 +163,12 @@ def test_ssim_is_that_of_scikit_image(size: tuple[int, int]) -> None:
     for picture in ((truth + 0.1 * noise).clamp(0, 1), truth**1.5, 0.9 + 0.01 * noise.double(), 1 - truth):
         expected = [
             structural_similarity(
-                *(x.numpy() for x in pair),
+                one.numpy(),
+                other.numpy(),
                 **{"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False},
                 **{"data_range": 1.0, "channel_axis": 0},
             )
-            for pair in zip(picture, truth, strict=True)
+            for one, other in zip(picture, truth, strict=True)
         ]
         assert ssim(picture, truth).tolist() == pytest.approx(expected, abs=1e-9)
         assert ssim(picture.float(), truth.float()).tolist() == pytest.approx(expected, abs=1e-5)

@@ -58,7 +58,7 @@ def assert_equal_gradients(
         output = function(*copies)
         weights = torch.rand(output.shape, generator=torch.Generator().manual_seed(seed))
         first = torch.autograd.grad((output.pow(3) * weights).sum(), copies, create_graph=True)
-        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), copies)
+        second = torch.autograd.grad(torch.stack([gradient.square().sum() for gradient in first]).sum(), copies)
         return output, *first, *second
 
     output, *found = derivatives(ours)

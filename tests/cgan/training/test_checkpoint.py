@@ -14,15 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cgan.checkpoint_record import checkpoint_path
 from cgan.config import TrainConfig
 from cgan.data.prepared import Photos
 from cgan.data.split import split
 from cgan.errors import GateError, UserError
 from cgan.networks import Generator, build_generator, count_parameters
-from cgan.spec import COLOR_SPACES, METADATA_KEY, ModelSpec
+from cgan.spec import COLOR_SPACES, METADATA_KEY, ColorSpaceName, ModelSpec
 from cgan.training.checkpoint import (
     GENERATOR_FILE,
-    checkpoint_path,
     load_generator,
     load_training,
     model_spec,
@@ -72,7 +72,9 @@ def test_a_generator_comes_back_bit_by_bit(checkpoint: Path, generator: Generato
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_a_generator_of_any_colour_space_and_blocks_comes_back(tmp_path: Path, color_space: str, blocks: int) -> None:
+def test_a_generator_of_any_colour_space_and_blocks_comes_back(
+    tmp_path: Path, color_space: ColorSpaceName, blocks: int
+) -> None:
     config = replace(CONFIG, color_space=color_space, blocks=blocks, input_blur=blocks - 1)
     generator = build_generator(config).eval()
     written = save_generator(tmp_path / "file.safetensors", generator, config)

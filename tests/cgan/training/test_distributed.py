@@ -192,7 +192,7 @@ def test_ten_steps_of_two_processes_are_those_of_one(told: Told) -> None:
         assert len(one["ten steps"]["steps"]) == 10
         for found, expected in zip(one["ten steps"]["steps"], alone["ten steps"]["steps"], strict=True):
             assert found["photos"] == expected["photos"] == 16
-            names = ("l1", "adversarial", "discriminator_loss")
+            names: tuple[str, ...] = ("l1", "adversarial", "discriminator_loss")
             assert difference(losses(found, *names), losses(expected, *names)) < 1e-4
             names = ("generator_gradient_norm", "discriminator_gradient_norm")
             assert difference(losses(found, *names), losses(expected, *names)) < 0.03

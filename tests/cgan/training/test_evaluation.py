@@ -22,7 +22,7 @@ from cgan.errors import GateError
 from cgan.metrics.distances import kid
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import colorfulness, psnr
-from cgan.spec import COLOR_SPACES
+from cgan.spec import COLOR_SPACES, ColorSpaceName
 from cgan.training import evaluation
 from cgan.training import loop as training
 from cgan.training.checkpoint import load_generator, weights_digest
@@ -208,7 +208,7 @@ def test_without_a_discriminator_nothing_is_said_of_one(trained: Start) -> None:
 @pytest.mark.parametrize("loss_space", ["native", "rgb"])
 @pytest.mark.parametrize("space", ["hsv", "ycbcr"])
 def test_psnr_and_colourfulness_are_of_rgb_and_l1_of_the_loss_s_space(
-    trained: Start, space: str, loss_space: str
+    trained: Start, space: ColorSpaceName, loss_space: str
 ) -> None:
     run = trained(color_space=space, loss_space=loss_space)
     metrics = evaluate(run, None)
@@ -326,7 +326,7 @@ def test_pictures_that_are_no_numbers_are_not_blamed_on_the_feature_network(star
 
 
 @pytest.mark.parametrize("space", COLOR_SPACES)
-def test_fid_and_kid_are_between_pictures_and_held_out_photos(trained: Start, space: str) -> None:
+def test_fid_and_kid_are_between_pictures_and_held_out_photos(trained: Start, space: ColorSpaceName) -> None:
     run = trained(test_fraction=0.6, color_space=space)
     found = evaluate(run, colors())
     assert (found["test_fid"]["photos"], found["test_fid"]["network"]) == (7, "random colours")
@@ -345,9 +345,12 @@ def test_fid_and_kid_reach_metrics_curves_events_and_the_best_checkpoint(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[dict[str, Any]]] = []
-    monkeypatch.setattr(
-        "cgan.training.run_folder.save_curves", lambda epochs, path: drawn.append(epochs) or path.touch()
-    )
+
+    def draw(epochs: list[dict[str, Any]], path: Path) -> None:
+        drawn.append(epochs)
+        path.touch()
+
+    monkeypatch.setattr("cgan.training.run_folder.save_curves", draw)
     run = start(epochs=2, fid=True, best_by="kid")
     fit(run, colors())
     lines = [json.loads(line) for line in (run.folder.path / "metrics.jsonl").read_text().splitlines()]

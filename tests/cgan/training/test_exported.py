@@ -67,6 +67,7 @@ def test_batch_norm_has_the_statistics_of_the_photos(exported_onnx: Path) -> Non
     assert len(seen) == len(norms(generator)) == 18
     for norm in norms(generator):
         variance, mean = torch.var_mean(seen[norm], dim=(0, 2, 3), correction=0)
+        assert norm.running_mean is not None and norm.running_var is not None
         assert torch.allclose(norm.running_mean, mean, atol=1e-5)
         assert torch.allclose(norm.running_var, variance, atol=1e-5, rtol=1e-3)
 

@@ -99,7 +99,7 @@ def charts(epochs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dic
 
 def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
     """The points of each line, by its label."""
-    return {str(line.get_label()): [(x, y) for x, y in line.get_xydata()] for line in axes.lines}
+    return {str(line.get_label()): [(x, y) for x, y in np.asarray(line.get_xydata())] for line in axes.lines}
 
 
 def test_the_curves_are_a_picture(tmp_path: Path) -> None:

@@ -188,7 +188,8 @@ def test_every_training_photo_is_seen_once_in_an_order_of_seed_and_epoch(
         mix = torch.cat(mixes)
         assert len(mix.unique()) == 9 and mix.min() >= 0 and mix.max() <= 1
         found.append((order.tolist(), flips.tolist(), mix.tolist()))
-        seen.clear(), mixes.clear()
+        seen.clear()
+        mixes.clear()
     orders, flips, all_mixes = zip(*found, strict=True)
     for columns in (orders, flips, all_mixes):
         assert columns[3] == columns[0] != columns[1] != columns[2] != columns[0]
@@ -203,7 +204,11 @@ def test_the_warm_up_is_the_first_epochs(start: Start, monkeypatch: pytest.Monke
     assert "train_adversarial" not in epoch_of(run, 2)
     assert states(run)["discriminator"] == before
 
-    steps_of(monkeypatch, lambda run, batch, warmup: warm.append(warmup) or {"l1": torch.zeros(())})
+    def step(run: Run, batch: Batch, warmup: bool) -> dict[str, Tensor]:
+        warm.append(warmup)
+        return {"l1": torch.zeros(())}
+
+    steps_of(monkeypatch, step)
     for epoch in (1, 2, 3):
         epoch_of(run, epoch)
     assert warm == [True] * 4 + [False] * 2
@@ -222,6 +227,7 @@ def test_the_learning_rate_falls_in_the_last_epochs(start: Start, monkeypatch: p
 
 def test_networks_are_in_training_mode_whatever_was_before(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     def step(run: Run, batch: Batch, warmup: bool) -> dict[str, Tensor]:
+        assert run.discriminator is not None
         assert all(network.training for network in (run.generator, run.discriminator))
         return {"l1": torch.zeros(())}
 

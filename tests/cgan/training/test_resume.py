@@ -302,7 +302,8 @@ def test_an_epoch_is_written_as_it_ended(start: Start, monkeypatch: pytest.Monke
     """Write each epoch after the next one has changed the weights and the history."""
     one, run = start("one", epochs=1), start("run")
     fit(one)
-    save, written = run.folder.save, []
+    save = run.folder.save
+    written: list[tuple[int, str]] = []
 
     def late(tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         epoch = len(written) + 1

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import cgan
 from cgan.color import COLOR_TARGETS, luma_uint8
-from cgan.config import ADAM_BETAS, TrainConfig
+from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision
 from cgan.data.prepared import Photos, prepare
 from cgan.data.split import split
 from cgan.errors import UserError
-from cgan.spec import COLOR_SPACES
+from cgan.spec import COLOR_SPACES, ColorSpaceName
 from cgan.training.checkpoint import weights_digest
 from cgan.training.distributed import World
 from cgan.training.run import Run, build, environment, resolve
@@ -62,7 +62,12 @@ def digests(run: Run) -> dict[str, str]:
     ],
 )
 def test_auto_becomes_what_this_machine_has(
-    monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, device: str, precision: str, expected: tuple[str, str]
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: bool,
+    bf16: bool,
+    device: Device,
+    precision: TrainPrecision,
+    expected: tuple[str, str],
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bf16})
@@ -76,7 +81,7 @@ def test_auto_becomes_what_this_machine_has(
     ("fid", "best_by", "expected"),
     [(True, "auto", "fid"), (False, "auto", "psnr"), (True, "kid", "kid"), (False, "l1", "l1"), (True, "psnr", "psnr")],
 )
-def test_the_metric_of_the_best_checkpoint(fid: bool, best_by: str, expected: str) -> None:
+def test_the_metric_of_the_best_checkpoint(fid: bool, best_by: BestBy, expected: str) -> None:
     assert resolve(replace(CONFIG, fid=fid, best_by=best_by)).best_by == expected
 
 
@@ -202,7 +207,9 @@ def test_every_process_has_a_photo_of_every_step(
 
 
 @pytest.mark.parametrize("space", COLOR_SPACES)
-def test_gray_and_truth_are_of_the_colour_space(begin: Callable[..., Run], photos: Photos, space: str) -> None:
+def test_gray_and_truth_are_of_the_colour_space(
+    begin: Callable[..., Run], photos: Photos, space: ColorSpaceName
+) -> None:
     gray, truth = begin(color_space=space).gray_and_truth(photos.pixels)
     expected = COLOR_TARGETS[space].split(photos.pixels)
     assert torch.equal(gray, expected[0])
@@ -214,7 +221,9 @@ def test_gray_and_truth_are_of_the_colour_space(begin: Callable[..., Run], photo
 
 
 @pytest.mark.parametrize("space", ["hsv", "ycbcr"])
-def test_with_the_loss_in_rgb_both_sides_are_rgb(begin: Callable[..., Run], photos: Photos, space: str) -> None:
+def test_with_the_loss_in_rgb_both_sides_are_rgb(
+    begin: Callable[..., Run], photos: Photos, space: ColorSpaceName
+) -> None:
     run = begin(color_space=space, loss_space="rgb")
     gray, truth = run.gray_and_truth(photos.pixels)
     assert torch.equal(gray, COLOR_TARGETS[space].split(photos.pixels)[0])
@@ -259,11 +268,11 @@ def test_a_picture_is_of_the_average(begin: Callable[..., Run], photos: Photos) 
     gray = luma_uint8(photos.pixels).float() / 255
     run.result.eval()
     before = run.picture(gray)
-    with torch.no_grad():
-        run.generator.body.head.bias += 1
+    bias, result_bias = run.generator.body.head.bias, run.result.body.head.bias
+    assert bias is not None and result_bias is not None
+    bias.data += 1
     assert torch.equal(run.picture(gray), before)
-    with torch.no_grad():
-        run.result.body.head.bias += 1
+    result_bias.data += 1
     assert (run.picture(gray) > before).all()
 
 

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cgan.checkpoint_record import best_epoch
 from cgan.errors import GateError, UserError
 from cgan.networks import Generator
 from cgan.training.checkpoint import load_generator, training_tensors, weights_digest
 from cgan.training.ledger import LEDGER_FILE
-from cgan.training.run_folder import LOCK_FILE, RunFolder, best_epoch
+from cgan.training.run_folder import LOCK_FILE, RunFolder
 from tests.cgan.begun import CONFIG, ENDED, LEFT, RECORDS, SHEET, generator
 
 Publish = Callable[..., Generator]
@@ -220,11 +221,12 @@ def test_other_photos_are_refused(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "split.json"])
 def test_missing_and_broken_records_are_refused(folder: RunFolder, name: str) -> None:
-    for change, advice in (
+    changes: tuple[tuple[Callable[[Path], object], str], ...] = (
         (lambda path: path.write_text("{"), "restore it, or begin a run with another --out"),
         (lambda path: path.unlink(), "start without --resume"),
         (lambda path: path.mkdir(), "restore it, or begin a run with another --out"),
-    ):
+    )
+    for change, advice in changes:
         change(folder.path / name)
         with pytest.raises(UserError, match=rf"--resume: .*{name} cannot be read .*; {advice}"):
             folder.check_resumable(RECORDS)
@@ -349,12 +351,13 @@ def test_what_cannot_be_written_is_said(
 
     monkeypatch.setattr("os.fsync", fails)
     metrics = {"epoch": 1, "test_psnr": 20.0, "time_shares": {}, "finished_at": 1.0}
-    for write, code in (
+    writes: tuple[tuple[Callable[[], object], int], ...] = (
         (lambda: folder.save(training_tensors({"generator": generator(1)}, {}), {"history": []}), 1),
         (lambda: folder.publish(generator(1), CONFIG, [metrics], SHEET), 1),
         (lambda: folder.write_records(RECORDS), at_the_start),
         (lambda: RunFolder(folder.path / "new").create(RECORDS), at_the_start),
-    ):
+    )
+    for write, code in writes:
         with pytest.raises(UserError, match=r"cannot be written") as caught:
             write()
         assert caught.value.exit_code == code

@@ -14,7 +14,7 @@ from cgan.color import COLOR_TARGETS
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.data.augment import exposed
 from cgan.data.prepared import Photos, prepare
-from cgan.spec import COLOR_SPACES
+from cgan.spec import COLOR_SPACES, ColorSpaceName
 from cgan.training.checkpoint import weights_digest
 from cgan.training.loop import setup
 from cgan.training.run import Run
@@ -78,7 +78,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
 
 
 def norm(tensors: list[Tensor]) -> float:
-    return torch.cat([tensor.flatten() for tensor in tensors]).norm().item()
+    return float(torch.cat([tensor.flatten() for tensor in tensors]).norm())
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,17 @@ def test_gradients_come_through_the_networks_as_they_are_stepped(start: Callable
     # Several processes average them there; what the generator learns from the discriminator has none to average.
     run = start(**WASSERSTEIN, gradient_penalty=1.0, r1=1.0)
     calls: list[str] = []
+
+    def noted(label: str, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def call(x: Tensor) -> Tensor:
+            calls.append(label)
+            return network(x)
+
+        return call
+
     for kind in ("stepped", "compiled"):
         for name, network in list(getattr(run, kind).items()):
-            label = f"{kind} {name}"
-            getattr(run, kind)[name] = lambda x, label=label, network=network: (calls.append(label), network(x))[1]
+            getattr(run, kind)[name] = noted(f"{kind} {name}", network)
     step(run)
     assert calls == ["stepped generator", *["stepped discriminator"] * 4, "compiled discriminator"]
 
@@ -284,7 +291,7 @@ def test_penalties_are_computed_in_fp32_beside_mixed_precision(start: Callable[.
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 @pytest.mark.parametrize("loss_space", ["native", "rgb"])
 def test_the_discriminator_sees_gray_and_the_colours_of_the_loss(
-    start: Callable[..., Run], color_space: str, loss_space: str
+    start: Callable[..., Run], color_space: ColorSpaceName, loss_space: str
 ) -> None:
     native = loss_space == "native" or color_space == "rgb"
     run = start(color_space=color_space, loss_space="native" if native else "rgb")

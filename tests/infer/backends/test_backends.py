@@ -239,7 +239,7 @@ def test_an_int8_model_runs_on_the_cpu(
     assert invoke(export, trained_run, *arguments).code == 0
     (artefact,) = tmp_path.glob("*.onnx")
     photos = [Image.open(path).convert("L").resize((32, 32)) for path in sorted(photo_folder.rglob("*.*"))[:3]]
-    image = np.stack([np.asarray(photo, np.float32)[None] / 255 for photo in photos])
+    image = np.stack([np.asarray(photo, np.float32)[None] / 255 for photo in photos]).astype(np.float32)
     with open_model(artefact, "cpu") as backend, open_model(trained_run, "cpu") as reference:
         assert backend.spec.precision == "int8"
         difference = np.abs(backend.run(image) - reference.run(image))

@@ -277,7 +277,7 @@ def test_batches_go_through_buffers_on_the_device_that_are_kept(
         assert (backend.on_gpu, backend.pads, backend.default_batch) == (True, True, 64)
         assert backend.note is None
         for count in (3, 3, 2, 3, 2):
-            image = gray(count, 1, 32, 32) / (1 + count)
+            image = (gray(count, 1, 32, 32) / (1 + count)).astype(np.float32)
             assert np.array_equal(backend.run(image), reference.run(image))
         assert [value.shape[0] for value in runtime.values] == [3, 3, 2, 2]
 
@@ -386,7 +386,7 @@ def test_a_provider_agrees_with_the_cpu(model: Path, gray: Array, provider: str)
         pytest.skip(f"this build of ONNX Runtime has no {PROVIDERS[provider]}")
     if provider == "tensorrt":
         pytest.importorskip("tensorrt")
-    images = [gray(count, 1, 32, 32) / (1 + count) for count in (3, 3, 2, 3)] * 4
+    images = [(gray(count, 1, 32, 32) / (1 + count)).astype(np.float32) for count in (3, 3, 2, 3)] * 4
     with open_model(model, provider=provider) as backend, open_model(model, "cpu") as reference:
         with ThreadPoolExecutor(2) as pool:
             answers = list(pool.map(backend.run, images))

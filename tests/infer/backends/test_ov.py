@@ -67,7 +67,7 @@ def test_any_size_where_the_model_takes_any(trained_run: Path, tmp_path: Path, g
 
 
 def test_threads_share_a_model(exported_onnx: Path, gray: Array) -> None:
-    images = [gray(3, 1, 32, 32) * (i + 1) / 16 for i in range(16)]
+    images = [(gray(3, 1, 32, 32) * (i + 1) / 16).astype(np.float32) for i in range(16)]
     with open_model(exported_onnx, "cpu", 1, backend="openvino") as backend:
         expected = [backend.run(image) for image in images]
         with ThreadPoolExecutor(4) as pool:

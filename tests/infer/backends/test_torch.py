@@ -5,13 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from cgan.checkpoint_record import checkpoint_path
 from cgan.errors import GateError, UserError
-from cgan.training.checkpoint import checkpoint_path, load_generator
+from cgan.training.checkpoint import load_generator
 from infer.backends import open_model, pytorch
 from infer.backends.base import OutOfMemory
 from infer.backends.flavours import Gpu
@@ -53,7 +55,7 @@ def test_a_run_and_its_checkpoint_are_the_same_model(trained_run: Path, gray: Ar
             )
             assert (backend.on_gpu, backend.pads, backend.default_batch) == (False, False, 4)
             answers.append(backend.run(image))
-    assert np.array_equal(*answers)
+    assert np.array_equal(answers[0], answers[1])
 
 
 def test_it_takes_other_sizes_than_it_was_trained_at(trained_run: Path, gray: Array) -> None:
@@ -188,7 +190,7 @@ def test_on_a_gpu_it_computes_in_fp32_and_always_the_same(trained_run: Path, mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A10")
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.allow_tf32, cudnn.conv.fp32_precision
     assert before[1] is True
     with open_model(trained_run, "cuda") as backend:

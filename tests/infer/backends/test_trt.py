@@ -1,5 +1,6 @@
 """Plans: what is refused before anything of them is loaded. How they run is in test_trt_run.py."""
 
+import ctypes
 import json
 import shutil
 import sys
@@ -19,7 +20,7 @@ from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, sidecar_path, write_sidecar
 from export.engine import build_engine
 from export.engine_options import EngineOptions
-from infer.backends import flavours, open_model, trt
+from infer.backends import open_model, trt
 from infer.backends.flavours import Gpu, find_gpu, messages, release, runs_on
 from infer.backends.trt import Machine, TrtBackend, check_machine, sealed
 
@@ -303,7 +304,7 @@ class Driver:
 
 def test_the_driver_describes_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for driver, found in ((Driver(), A10), (Driver(0), None)):
-        monkeypatch.setattr(flavours.ctypes, "CDLL", lambda name, driver=driver: driver)
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, driver=driver: driver)
         assert find_gpu() == found
 
 

@@ -44,7 +44,7 @@ def test_batches_run_one_after_another_and_all_is_released(
         assert backend.note is None
         assert backend.spec.render_size == 32
         for count in (2, 1, 4, 3, 3, 3):
-            image = gray(count, 1, 32, 32) / (1 + len(library.shapes))
+            image = (gray(count, 1, 32, 32) / (1 + len(library.shapes))).astype(np.float32)
             assert np.array_equal(backend.run(image), stubs.expected(image))
         assert library.released == []
     assert library.released == ["Context", "Context", "Engine", "Runtime"]

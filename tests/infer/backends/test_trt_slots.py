@@ -27,7 +27,7 @@ def plan(stub_plan: Path, write_record: Write) -> Path:
 def check_runs(backend: Backend, stubs: SimpleNamespace, gray: Array, *counts: int) -> None:
     """Batches of these sizes, each of other numbers, give the right ones."""
     for number, count in enumerate(counts):
-        image = gray(count, 1, 32, 32) / (number + 1)
+        image = (gray(count, 1, 32, 32) / (number + 1)).astype(np.float32)
         assert np.array_equal(backend.run(image), stubs.expected(image))
 
 

@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rgb = color.convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
-    frames = {"save_all": True, "append_images": [rgb.rotate(90)]}
+    frames: dict[str, Any] = {"save_all": True, "append_images": [rgb.rotate(90)]}
     gray.save(folder / "gray.jpg")
     gray.save(folder / "progressive.jpg", progressive=True)
     Image.fromarray(GRAY.astype(np.uint16) * 257).save(folder / "gray16.png")

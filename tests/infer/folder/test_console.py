@@ -14,8 +14,9 @@ from PIL import Image
 
 from cgan import progress
 from infer.folder.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
-from infer.folder.options import Event, Outcome
+from infer.folder.options import Event, Outcome, State
 from infer.folder.plan import Job
+from infer.photo.formats import PillowFormat
 
 Color = Callable[..., Any]
 BYTES_NAME = os.fsdecode(b"latin-\xe9.png")
@@ -27,7 +28,7 @@ def settle(console: Console, count: int) -> None:
     console.begin(count)
     for number in range(count):
         outcome.done += 1
-        console.update(Event(Job(f"{number}.png", f"{number}.png", "PNG", "1:1"), "done"), outcome)
+        console.update(Event(Job(f"{number}.png", f"{number}.png", PillowFormat.PNG, "1:1"), State.DONE), outcome)
     console.end()
 
 
@@ -55,8 +56,8 @@ def test_quiet_leaves_out_what_goes_well_for_machines_too(capsys: pytest.Capture
     for quiet, expected in ((False, ["begin", "file", "file", "warning"]), (True, ["begin", "file", "warning"])):
         shown = Console(quiet, log_json=True)
         shown.log("begin")
-        for state in ("done", "failed"):
-            shown.update(Event(Job("a.png", "a.png", "PNG", "1:1"), state), Outcome())
+        for state in (State.DONE, State.FAILED):
+            shown.update(Event(Job("a.png", "a.png", PillowFormat.PNG, "1:1"), state), Outcome())
         shown.warn("disk")
         out, err = capsys.readouterr()
         assert [json.loads(line)["event"] for line in out.splitlines()] == expected
@@ -185,10 +186,11 @@ def test_signals_that_were_ignored_stay_ignored() -> None:
 def test_output_that_nobody_can_take_does_not_end_the_run(
     tmp_path: Path, gray_photos: Callable[..., Path], stream: str
 ) -> None:
-    command = [sys.executable, "-c", "from infer.cli import main; main()", "folder", gray_photos(tmp_path / "in")]
+    photos = gray_photos(tmp_path / "in")
+    command = [sys.executable, "-c", "from infer.cli import main; main()", "folder", str(photos)]
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
-        done = subprocess.run([*command, tmp_path / "out", "--log-json"], **streams, text=True, check=False)
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+        done = subprocess.run([*command, str(tmp_path / "out"), "--log-json"], **streams, text=True, check=False)
     assert done.returncode == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
     if stream == "stdout":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer.folder.journal import Journal
+from infer.folder.journal import Journal, RowState
 
 Color = Callable[..., Any]
 
@@ -90,7 +90,7 @@ def test_checksums_count(photos: Path, tmp_path: Path, color: Color) -> None:
 def test_it_looks_on_while_a_run_is_under_way(photos: Path, tmp_path: Path, color: Color) -> None:
     color(photos, tmp_path / "out")
     with closing(Journal(tmp_path / "out" / ".cgan" / "journal.sqlite")) as journal:
-        journal.settle("001.png", "failed", reason="x")
+        journal.settle("001.png", RowState.FAILED, reason="x")
         journal.commit()  # in the write-ahead log alone
         before = everything(tmp_path)
         ran = color(photos, tmp_path / "out", "--dry-run", "--log-json")

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer.backends.base import Backend
 from infer.cli import main
 from infer.folder import bookkeeping
 from infer.folder.journal import DONE, Journal, JournalError
 from infer.folder.local_folder import LocalFolder
 from infer.packaged import DEFAULT_MODEL
 from infer.quality.gates import DEFAULT_GATES, Gates
+from tests.conftest import Tinted
 
 Color = Callable[..., Any]
 
@@ -41,7 +41,7 @@ def versions(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in out.glob("*.png")}
 
 
-def test_the_same_command_again_does_nothing(photos: Path, out: Path, color: Color, tinted: Backend) -> None:
+def test_the_same_command_again_does_nothing(photos: Path, out: Path, color: Color, tinted: Tinted) -> None:
     assert color(photos, out).counts == (3, 0, 0)
     before = versions(out)
     again = color(photos, out)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from infer.folder import pipeline
 from infer.folder import thread_pools as dispatch
+from infer.photo.decode import decode
 
 Photos = Callable[..., Path]
 
@@ -105,7 +106,6 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
         gray_photos(run.source.path / str(number), 1, (128, 16 * number))
     run.backend.fixed_size = None
     ran = threading.Event()
-    decode = pipeline.decode
 
     def decoding(source: Path, name: str, max_pixels: int) -> Any:
         assert not name.startswith("5") or ran.wait(20), "no batch before this photo is decoded"
@@ -185,7 +185,12 @@ def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos, monkeypatch
                     blocked.set()
 
     fetch = run.source.fetch
-    run.source.fetch = lambda name: fetched.append(name) or fetch(name)  # type: ignore[func-returns-value,method-assign]
+
+    def noted(name: str) -> Any:
+        fetched.append(name)
+        return fetch(name)
+
+    run.source.fetch = noted
     run.target.before = slow
     outcome = run(batch_size=2, workers=2)
     assert (outcome.done, len(fetched)) == (60, 60)
@@ -197,7 +202,6 @@ def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> lis
     """Run with a limit of pixels under way; the pixels of all photos between decoding and the end, over time."""
     held: dict[str, int] = {}
     seen: list[int] = []
-    decode = pipeline.decode
 
     def decoding(source: Any, name: str, max_pixels: int) -> Any:
         photo = decode(source, name, max_pixels)

@@ -101,9 +101,10 @@ def test_file_that_vanishes_fails_with_the_reason(run: Any, gray_photos: Photos)
     def vanish(name: str) -> Path:
         if name == "001.png":
             (run.source.path / name).unlink()
-        return fetch(name)
+        found: Path = fetch(name)
+        return found
 
-    run.source.fetch = vanish  # type: ignore[method-assign]
+    run.source.fetch = vanish
     outcome = run()
     assert outcome.done == 2
     assert "FileNotFoundError" in outcome.failed["001.png"]
@@ -292,7 +293,7 @@ def test_done_is_flushed_to_disk_within_a_second(
         commits.append(sum(event.state == "done" for event in run.events))
         commit()
 
-    run.journal.commit = counted  # type: ignore[method-assign]
+    run.journal.commit = counted
     run.target.before = lambda name: time.sleep(0.02)
     run(batch_size=1)
     assert any(0 < done < 8 for done in commits)

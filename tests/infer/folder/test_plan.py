@@ -16,7 +16,7 @@ from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.plan import Job, Plan, _output_names, check, content_decides, make_plan, replaceable_contents
 from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Entry, Status, Storage
-from infer.photo.formats import WRITE_FORMATS
+from infer.photo.formats import WRITE_FORMATS, PillowFormat
 
 FORMATS = ["same", *WRITE_FORMATS]
 
@@ -149,7 +149,7 @@ def test_a_job_tells_size_and_time_of_its_photo(tmp_path: Path) -> None:
     assert [job.identity for job in plan_of(source, tmp_path / "out").jobs] == ["1:1234567891"]
 
 
-JOB = Job("a.gif", "a.png", "PNG", "10:1")
+JOB = Job("a.gif", "a.png", PillowFormat.PNG, "10:1")
 ROW = Row("a.gif", "10:1", "", "recipe", "/in", DONE, 7, "", "own")
 NEW = replace(ROW, state=BEGUN, size=0, digest="", publishing="new")
 THERE = Status(7, "5")

@@ -247,11 +247,12 @@ def test_a_store_that_shows_unfinished_files_has_them_renamed(tmp_path: Path, pl
 def test_a_store_that_shows_whole_objects_alone_needs_no_rename(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     pipe = MemoryFileSystem.pipe_file
-    monkeypatch.setattr(
-        MemoryFileSystem,
-        "pipe_file",
-        lambda self, path, *arguments, **options: written.append(path) or pipe(self, path, *arguments, **options),
-    )
+
+    def noted(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        written.append(path)
+        return pipe(self, path, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", noted)
     open_storage("memory://direct").publish("a.png", b"x")
     assert written == ["/direct/a.png"]
     assert "sftp" not in ATOMIC_PROTOCOLS

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cgan.errors import UserError
 from infer.folder import folder_run as folder
+from infer.folder.journal import Journal
+from infer.folder.request import plan_of
 
 Photos = Callable[..., Path]
 
@@ -165,8 +168,8 @@ def test_a_second_run_is_kept_out(watch: Watch, gray_photos: Photos) -> None:
 
     def open_another() -> None:
         try:
-            folder.Journal(watch.target / ".cgan" / "journal.sqlite")
-        except folder.UserError as error:
+            Journal(watch.target / ".cgan" / "journal.sqlite")
+        except UserError as error:
             journals.append(error)
 
     watch(open_another, 1)
@@ -186,8 +189,12 @@ def test_the_pause_grows_with_the_search(watch: Watch, monkeypatch: pytest.Monke
     monkeypatch.setattr(threading.Event, "wait", noted)
     watch.run(watch.source, watch.target, "--watch")
     assert pauses == [folder.WATCH_SECONDS]
-    plan = folder.plan_of
-    monkeypatch.setattr(folder, "plan_of", lambda *arguments: time.sleep(0.25) or plan(*arguments))
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.25)
+        return plan_of(*arguments)
+
+    monkeypatch.setattr(folder, "plan_of", slowly)
     watch.run(watch.source, watch.target, "--watch")
     assert pauses[1] >= folder.WATCH_SHARE * 0.25 > folder.WATCH_SECONDS
 
@@ -198,10 +205,9 @@ def test_a_photo_that_was_away_at_its_turn_is_tried_again(
     gray_photos(watch.source, 1)
     (photo,) = watch.source.glob("*.png")
     away = tmp_path / "away.png"
-    plan = folder.plan_of
 
     def planned(*arguments: Any) -> Any:
-        made = plan(*arguments)
+        made = plan_of(*arguments)
         if made.jobs and not away.exists() and not watch.outputs():
             photo.rename(away)
         return made
@@ -210,7 +216,7 @@ def test_a_photo_that_was_away_at_its_turn_is_tried_again(
 
     def back() -> None:
         assert watch.outputs() == []
-        monkeypatch.setattr(folder, "plan_of", plan)
+        monkeypatch.setattr(folder, "plan_of", plan_of)
         away.rename(photo)
 
     ran = watch(2, back, 3)

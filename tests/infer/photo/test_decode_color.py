@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from cgan.spec import LUMA_REC601
 from infer.photo import encode as render
@@ -42,7 +43,8 @@ def ycbcr(photo: Photo, gray: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 
 def luma_of(rgb: np.ndarray) -> np.ndarray:
     """Not rounded."""
-    return rgb @ np.array(LUMA_REC601)
+    luma: np.ndarray = rgb @ np.array(LUMA_REC601)
+    return luma
 
 
 def uniform(color: tuple[float, float, float], size: int = 16) -> np.ndarray:
@@ -123,6 +125,7 @@ def test_jpeg_of_best_quality_has_the_luma_of_the_photo() -> None:
     content, notes = write_photo(photo, model_input(photo, 16, 16), rgb, "JPEG", quality=100)
     assert notes == ()
     with Image.open(io.BytesIO(content)) as image:
+        assert isinstance(image, JpegImageFile)
         assert {(vertical, horizontal) for _, vertical, horizontal, _ in image.layer} == {(1, 1)}  # 4:4:4
         image.draft("YCbCr", None)
         assert np.abs(np.asarray(image)[..., 0].astype(int) - luma).max() <= 1
@@ -189,7 +192,7 @@ def test_colours_out_of_gamut_are_the_same_few_or_many_at_a_time(monkeypatch: py
     for share in (0.0, 1.0):
         monkeypatch.setattr(render, "GAMUT_SHARE", share)
         results.append(colored(photo, *answer))
-    assert np.array_equal(*results)
+    assert np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0][..., 0], photo.luma)
 
 
@@ -201,7 +204,8 @@ def test_a_coloured_edge_bleeds_less_than_with_bilinear_chroma() -> None:
     truth = np.broadcast_to(truth, (size, size, 3))
     picture = Image.fromarray((truth * 255).round().astype(np.uint8))
     photo = photo_of(np.asarray(picture.convert("L")))
-    answer = np.asarray(picture.resize((small, small), Image.Resampling.BOX), np.float32).transpose(2, 0, 1) / 255
+    small_picture = np.asarray(picture.resize((small, small), Image.Resampling.BOX), np.float32)
+    answer = (small_picture.transpose(2, 0, 1) / 255).astype(np.float32)
     gray = model_input(photo, small, small)
     raw, _ = write_photo(photo, gray, answer, "PNG", raw=True)
     bilinear = np.asarray(Image.open(io.BytesIO(raw)).resize((size, size), Image.Resampling.BILINEAR)) / 255
@@ -209,7 +213,8 @@ def test_a_coloured_edge_bleeds_less_than_with_bilinear_chroma() -> None:
 
     def chroma_error(rgb: np.ndarray) -> float:
         def chroma(values: np.ndarray) -> np.ndarray:
-            return (values - luma_of(values)[..., None])[:, edge - 24 : edge + 24]
+            found: np.ndarray = (values - luma_of(values)[..., None])[:, edge - 24 : edge + 24]
+            return found
 
         return float(np.abs(chroma(rgb) - chroma(truth)).mean())
 

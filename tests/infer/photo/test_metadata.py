@@ -198,7 +198,9 @@ def test_names_of_document_page_and_scanner_of_a_tiff_are_kept(tmp_path: Path) -
     named = {269: "document", 285: "page", 316: "scanner"}
     tags.update(named)
     exif = Image.Exif()
-    exif.load(decode(saved(tmp_path, "a.tif", Image.new("L", (4, 4)), exif=tags)).exif)
+    found = decode(saved(tmp_path, "a.tif", Image.new("L", (4, 4)), exif=tags)).exif
+    assert found is not None
+    exif.load(found)
     assert dict(exif) == named
 
 

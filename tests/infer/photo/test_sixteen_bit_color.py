@@ -26,7 +26,8 @@ def noise(channels: int, height: int = 11, width: int = 14) -> np.ndarray:
 
 
 def luma_of(samples: np.ndarray) -> np.ndarray:
-    return samples[..., :3] @ np.array(LUMA_REC601)
+    luma: np.ndarray = samples[..., :3] @ np.array(LUMA_REC601)
+    return luma
 
 
 def deviation(luma: np.ndarray, samples: np.ndarray) -> float:

@@ -50,10 +50,8 @@ def files(tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path) -> File
         onnx.helper.make_node("Relu", ["c"], ["r"]),
         onnx.helper.make_node("GlobalAveragePool", ["r"], ["y"]),
     ]
-    ends = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in (("x", ["n", 3, 24, 24]), ("y", ["n", 12, 1, 1]))
-    ]
+    shapes: dict[str, list[str | int]] = {"x": ["n", 3, 24, 24], "y": ["n", 12, 1, 1]}
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = onnx.helper.make_graph(nodes, "f", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weights, "w")])
     features = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(features, folder / "features.onnx")

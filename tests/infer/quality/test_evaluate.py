@@ -68,7 +68,7 @@ def test_figures_are_those_of_training_s_functions_on_the_same_pictures(
     gray = np.stack([model_input(decode(path), 32, 32) for path in paths])
     real = np.stack(
         [np.asarray(Image.open(p).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)) for p in paths]
-    )  # type: ignore[arg-type]
+    )
     truth = torch.from_numpy(real).permute(0, 3, 1, 2).float() / 255
     with open_model(exported_onnx, "cpu", 1) as backend:
         pictures = torch.from_numpy(backend.run(gray))

@@ -208,7 +208,7 @@ def test_nor_do_they_change_a_distance_of_more_features_than_photos(
     expected = parity(model, trained_run, photos, features=network, cache=tmp_path / "a", batch_size=4, workers=2)
     assert expected.interval and expected.figures["fid_between"].value > 0
     for i, (batch, workers) in enumerate([(1, 1), (40, 3)]):
-        options = {"cache": tmp_path / str(i), "batch_size": batch, "workers": workers}
+        options: dict[str, Any] = {"cache": tmp_path / str(i), "batch_size": batch, "workers": workers}
         found = parity(model, trained_run, photos[::-1], features=network, **options)
         assert figures_of(found) == pytest.approx(figures_of(expected), rel=0, abs=1e-6)
         assert found.interval == expected.interval
