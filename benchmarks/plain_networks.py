@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cgan.networks import ReflectConv2d, UNet
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 
 
 class PlainUNet(nn.Module):

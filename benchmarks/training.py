@@ -27,8 +27,8 @@ from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, Device, TrainConfig, 
 from cgan.data.prepared import Photos
 from cgan.data.split import Split
 from cgan.training.distributed import World
-from cgan.training.run import AUTOCAST_DTYPES, Run, build, resolve
 from cgan.training.run_folder import RunFolder
+from cgan.training.run_state import AUTOCAST_DTYPES, Run, build, resolve
 from cgan.training.steps import Batch, train_step
 from cgan.training.stopwatch import Stopwatch
 

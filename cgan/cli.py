@@ -87,7 +87,7 @@ def command(
 
         from cgan.metrics.features import load_inception
         from cgan.training import distributed, run_folder
-        from cgan.training.run import begin_with
+        from cgan.training.run_state import begin_with
     config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(values)) if resume else values))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
@@ -127,7 +127,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
     """Return the configuration for this machine; a resumed run has one already, which may not suit the machine."""
-    from cgan.training.run import resolve
+    from cgan.training.run_state import resolve
 
     try:
         return resolve(config)

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
-from cgan.training.run import Metrics
+from cgan.training.run_state import Metrics
 
 
 class EpochWriter:

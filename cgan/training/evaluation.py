@@ -12,7 +12,7 @@ from cgan.losses import GAN_LOSSES, discriminator_accuracy
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import means, scores
-from cgan.training.run import Metrics, Run
+from cgan.training.run_state import Metrics, Run
 
 CALIBRATION_PHOTOS = 512
 """Training photos in the batch norm statistics after an epoch."""

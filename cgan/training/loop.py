@@ -27,8 +27,8 @@ from cgan.training.distributed import World
 from cgan.training.epoch_writer import EpochWriter
 from cgan.training.evaluation import calibrate_batch_norm, evaluate
 from cgan.training.figures import sample_grid
-from cgan.training.run import Metrics, Run, build, environment
 from cgan.training.run_folder import RunFolder
+from cgan.training.run_state import Metrics, Run, build, environment
 from cgan.training.steps import Batch, Losses, train_step
 from cgan.training.stopwatch import Stopwatch
 
@@ -63,11 +63,11 @@ def setup(
 
     Args:
         folder: the run folder; without `resume` it must be free, with `resume` it holds this run.
-        config: resolved configuration (see `cgan.training.run.resolve`).
+        config: resolved configuration (see `cgan.training.run_state.resolve`).
         photos: prepared photos of config.size.
         resume: continue after the last finished epoch.
         world: the processes that train together; this one alone when None.
-        start: the generator to begin with (see `cgan.training.run.begin_with`); random weights when None.
+        start: the generator to begin with (see `cgan.training.run_state.begin_with`); random weights when None.
 
     Raises:
         UserError: there are too few photos, all are near gray, the folder holds another run, or a resumed run has

@@ -14,7 +14,7 @@ from cgan.losses import (
     r1_penalty,
     reconstruction_loss,
 )
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 from cgan.training.stopwatch import Stopwatch
 
 Losses = dict[str, Tensor]

@@ -11,7 +11,7 @@ from benchmarks.plain_networks import use_plain_networks
 from benchmarks.training import make_run
 from cgan.config import DiscriminatorName, TrainConfig
 from cgan.networks import ReflectConv2d
-from cgan.training.run import resolve
+from cgan.training.run_state import resolve
 
 pytestmark = pytest.mark.benchmarks
 

@@ -11,7 +11,7 @@ import torch
 from cgan.cli import main
 from cgan.training import loop as training
 from cgan.training.checkpoint import load_generator, weights_digest
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 
 Train = Callable[..., Any]
 

@@ -126,8 +126,8 @@ def test_device_cuda_without_one_is_refused(train: Train, tmp_path: Path, monkey
 
 
 def test_missing_packages_are_named_with_the_extra(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("cgan.training.run")
-    monkeypatch.setitem(sys.modules, "cgan.training.run", None)
+    monkeypatch.delattr("cgan.training.run_state")
+    monkeypatch.setitem(sys.modules, "cgan.training.run_state", None)
     assert "pip install 'cgan[train]'" in train().error(2)
 
 

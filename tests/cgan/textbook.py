@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgan.config import TrainConfig
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 
 MIX = torch.tensor([0.0, 0.3, 0.6, 1.0])
 """Share of the photo in the mixture of photo and picture, for the gradient penalty of four photos."""

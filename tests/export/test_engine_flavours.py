@@ -4,10 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from enum import Enum, IntEnum
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +18,7 @@ from export.engine import build_engine
 from export.engine_options import EngineOptions, flag
 from export.engine_precision import FROM_ENGINE, FROM_NETWORK
 from infer.backends.flavours import FLAVOURS, Gpu, messages
+from tests.export.tensorrt_stub import Stub
 
 A10 = Gpu("NVIDIA A10", "8.6")
 SPEC = ModelSpec(
@@ -32,124 +31,6 @@ SPEC = ModelSpec(
     config_sha256="",
     weights_sha256="",
 )
-
-Kind = Enum("Kind", ["CONVOLUTION"])
-Type = Enum("Type", ["HALF"])
-
-
-def members(*names: str) -> Any:
-    return IntEnum("Members", {name: i for i, name in enumerate(names)})
-
-
-class Stub(ModuleType):
-    """A module like tensorrt that writes down what it is told."""
-
-    def __init__(self, name: str, version: str = "11.4.0.106", typed: bool = True) -> None:
-        super().__init__(name)
-        calls: list[tuple[Any, ...]] = []
-        self.calls = calls
-        self.__version__ = version
-        self.plan: bytes | None = b"a plan"
-        self.on_build: Callable[[], object] = lambda: None
-        self.engine: Any = None
-        self.cache_error: str | None = None
-        stub = self
-
-        class ILogger:
-            INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
-
-        class Builder:
-            def __init__(self, log: Any) -> None:
-                self.log = log
-
-            def create_network(self, flags: int) -> SimpleNamespace:
-                calls.append(("create_network", flags))
-                self.log.log(ILogger.ERROR, "no driver")  # as TensorRT for RTX does where there is none
-                tensor = SimpleNamespace(name="gray", shape=(-1, 1, 32, 32))
-                half = SimpleNamespace(name="a", dtype=Type.HALF)
-                layer = SimpleNamespace(
-                    type=Kind.CONVOLUTION, num_outputs=1, get_output=lambda i: half, get_input=lambda i: tensor
-                )
-                return SimpleNamespace(
-                    num_inputs=1,
-                    get_input=lambda i: tensor,
-                    num_outputs=1,
-                    get_output=lambda i: SimpleNamespace(name="rgb"),
-                    num_layers=1,
-                    get_layer=lambda i: layer,
-                )
-
-            def create_builder_config(self) -> "Config":
-                return Config(self.log)
-
-            def create_optimization_profile(self) -> "Profile":
-                return Profile()
-
-            def build_serialized_network(self, network: Any, config: Any) -> bytes | None:
-                self.log.log(ILogger.WARNING, "slow\n  tactics")
-                stub.on_build()
-                if stub.plan is None:
-                    self.log.log(ILogger.INTERNAL_ERROR, "a thread has no context")
-                    self.log.log(ILogger.ERROR, "IBuilder::build: no tactics")
-                config.progress_monitor.phase_start("build", None, 2)
-                config.progress_monitor.step_complete("build", 0)
-                config.progress_monitor.phase_finish("build")
-                return stub.plan
-
-        class Profile:
-            def __repr__(self) -> str:
-                return "profile"
-
-            def set_shape(self, *shapes: Any) -> None:
-                calls.append(("set_shape", *shapes))
-
-        class Config:
-            def __init__(self, log: Any) -> None:
-                object.__setattr__(self, "log", log)
-
-            def __setattr__(self, name: str, value: Any) -> None:
-                if name != "progress_monitor":
-                    calls.append((name, value))
-                object.__setattr__(self, name, value)
-
-            def add_optimization_profile(self, profile: Profile) -> None:
-                calls.append(("add_optimization_profile", str(profile)))
-
-            def __getattr__(self, name: str) -> Any:
-                return lambda *values: calls.append((name, *values))
-
-            def create_timing_cache(self, content: bytes) -> bytes:
-                calls.append(("create_timing_cache", content))
-                if stub.cache_error:
-                    self.log.log(ILogger.ERROR, stub.cache_error)
-                return content
-
-            def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
-                calls.append(("set_timing_cache", cache, ignore_mismatch))
-                return cache != b"of another GPU"
-
-            def get_timing_cache(self) -> SimpleNamespace:
-                return SimpleNamespace(serialize=lambda: b"kernel times")
-
-        class Runtime:
-            def __init__(self, log: Any) -> None: ...
-
-            def deserialize_cuda_engine(self, plan: bytes) -> Any:
-                assert plan == stub.plan
-                return stub.engine
-
-        self.ILogger, self.Builder, self.Runtime = ILogger, Builder, Runtime
-        self.OnnxParser = lambda network, log: SimpleNamespace(parse=lambda model: True)
-        self.IProgressMonitor = type("IProgressMonitor", (), {})
-        self.NetworkDefinitionCreationFlag = members("OTHER", "STRONGLY_TYPED") if typed else members("OTHER")
-        self.BuilderFlag = members("VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME", "STRIP_PLAN", "REFIT_IDENTICAL")
-        self.MemoryPoolType = members("WORKSPACE")
-        self.HardwareCompatibilityLevel = members("NONE", "AMPERE_PLUS")
-        self.ProfilingVerbosity = members("NONE", "DETAILED")
-        self.LayerInformationFormat = members("JSON")
-        self.ComputeCapability = members("NONE", "CURRENT", "SM86", "SM120")
-
-
 Install = Any
 
 

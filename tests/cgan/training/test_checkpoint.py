@@ -32,8 +32,8 @@ from cgan.training.checkpoint import (
     weights_digest,
 )
 from cgan.training.distributed import World
-from cgan.training.run import Run, build
 from cgan.training.run_folder import RunFolder
+from cgan.training.run_state import Run, build
 
 CONFIG = TrainConfig(width=2, size=32, epochs=1, device="cpu", precision="fp32", fid=False)
 

@@ -29,7 +29,7 @@ from cgan.training.checkpoint import load_generator, weights_digest
 from cgan.training.distributed import World
 from cgan.training.evaluation import calibrate_batch_norm, evaluate
 from cgan.training.loop import fit, setup, train_epoch
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 from cgan.training.stopwatch import Stopwatch
 
 BASE = TrainConfig(width=2, size=32, epochs=1, batch_size=4, test_fraction=0.25, fid=False, best_by="psnr", lr=0.01)

@@ -24,7 +24,7 @@ from cgan.training.distributed import World
 from cgan.training.evaluation import evaluate
 from cgan.training.ledger import LEDGER_FILE
 from cgan.training.loop import PHASES, fit, setup, train_epoch
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 from cgan.training.steps import Batch
 from cgan.training.stopwatch import Stopwatch
 

@@ -17,7 +17,7 @@ from cgan.data.prepared import Photos, prepare
 from cgan.spec import COLOR_SPACES, ColorSpaceName
 from cgan.training.checkpoint import weights_digest
 from cgan.training.loop import setup
-from cgan.training.run import Run
+from cgan.training.run_state import Run
 from cgan.training.steps import Batch, Losses, train_step
 from cgan.training.stopwatch import Stopwatch
 from tests.cgan.textbook import MIX, flattery, judged

@@ -19,8 +19,8 @@ from cgan.errors import UserError
 from cgan.spec import COLOR_SPACES, ColorSpaceName
 from cgan.training.checkpoint import weights_digest
 from cgan.training.distributed import World
-from cgan.training.run import Run, build, environment, resolve
 from cgan.training.run_folder import RunFolder
+from cgan.training.run_state import Run, build, environment, resolve
 
 CONFIG = TrainConfig(width=2, size=32, batch_size=4, test_fraction=0.25, device="cpu", precision="fp32", fid=False)
 
