@@ -1,12 +1,9 @@
 """What test modules share: photos, a tiny trained run, its export, commands called in process, folder runs."""
 
-import atexit
 import errno
 import json
 import os
-import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
@@ -28,7 +25,7 @@ from infer.folder.local_folder import LocalFolder
 from infer.folder.options import Event, FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
 from infer.folder.plan import make_plan
-from tests.shortcuts import made_once, remember_exports, shared_folder
+from tests.shortcuts import keep_in_memory, made_once, remember_exports, shared_folder
 
 # Before torch is loaded: on networks this small a second thread only waits, and beside another job it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,21 +37,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-MEMORY = Path("/dev/shm")
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what tests write in memory where there is room; --basetemp or PYTEST_DEBUG_TEMPROOT name another place.
-
-    Everything that the project writes is flushed to disk, which takes half the time of the smallest trainings.
-    """
-    worker = "PYTEST_XDIST_WORKER" in os.environ  # which gets a folder below that of the main process
-    if worker or config.option.basetemp or "PYTEST_DEBUG_TEMPROOT" in os.environ:
-        return
-    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 * 2**30:
-        folder = tempfile.mkdtemp(prefix="cgan-tests-", dir=MEMORY)
-        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Keep what tests write in memory where there is room; --basetemp or PYTEST_DEBUG_TEMPROOT name another place."""
+    if not config.option.basetemp:
+        keep_in_memory()
 
 
 Main = Callable[[list[str]], None]

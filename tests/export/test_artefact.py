@@ -81,9 +81,6 @@ def exports(
     return export
 
 
-# every colour space and precision
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 def test_a_trained_run_passes_the_gate_on_photos(

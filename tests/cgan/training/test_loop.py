@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from cgan import files
-from cgan.config import DISCRIMINATOR_CHOICES, TrainConfig
-from cgan.data.prepared import Photos, prepare
+from cgan.config import DISCRIMINATOR_CHOICES
+from cgan.data.prepared import Photos
 from cgan.errors import GateError, UserError
 from cgan.training import loop as training
 from cgan.training import stopwatch
@@ -28,26 +28,7 @@ from cgan.training.run_state import Run
 from cgan.training.steps import Batch
 from cgan.training.stopwatch import Stopwatch
 
-BASE = TrainConfig(width=2, size=32, epochs=1, batch_size=4, test_fraction=0.25, fid=False, best_by="psnr")
-CONFIG = replace(BASE, device="cpu", precision="fp32")
-
 Start = Callable[..., Run]
-
-
-@pytest.fixture(scope="module")
-def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """The 12 photos of `photo_folder` at 32 pixels: 9 train, 3 are held out."""
-    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def start(tmp_path: Path, photos: Photos) -> Start:
-    """`start(name, **options)`: a new run in tmp_path / name."""
-
-    def new(name: str = "run", resume: bool = False, world: World | None = None, **options: Any) -> Run:
-        return setup(tmp_path / name, replace(CONFIG, **options), photos, resume, world)
-
-    return new
 
 
 def epoch_of(run: Run, epoch: int = 1, **more: Any) -> dict[str, Any]:
@@ -68,7 +49,7 @@ def steps_of(monkeypatch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
 
 def test_a_run_begins_with_its_records(start: Start, tmp_path: Path, photos: Photos) -> None:
     run = start()
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG.to_json()
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == run.config.to_json()
     parts = json.loads((tmp_path / "run" / "split.json").read_text())
     assert parts.keys() == {"train", "test", "photos_sha256"}
     for side in ("train", "test"):
@@ -400,7 +381,7 @@ def test_training_learns_what_is_learnable(tmp_path: Path, start: Start, photos:
     # Every photo is orange of some lightness: the colours are a function of luma.
     lightness = photos.pixels[:, :1].float()
     orange = (lightness * torch.tensor([1.0, 0.6, 0.1]).view(1, 3, 1, 1)).to(torch.uint8)
-    config = replace(CONFIG, discriminator="patch", epochs=10, lr=2e-2, batch_size=3)
+    config = replace(start().config, discriminator="patch", epochs=10, lr=2e-2, batch_size=3)
     run = setup(tmp_path / "orange", config, replace(photos, pixels=orange))
     fit(run)
     first, last = run.history[0], run.history[-1]

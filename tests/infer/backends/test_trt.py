@@ -26,6 +26,7 @@ from infer.backends.trt import Machine, TrtBackend, check_machine, sealed
 
 A10 = Gpu("NVIDIA A10", "8.6")
 NO_GPU = find_gpu() is None
+on_a_gpu = pytest.mark.skipif(NO_GPU, reason="needs an NVIDIA GPU")
 
 
 def write_plan(onnx_file: Path, folder: Path, **options: Any) -> Path:
@@ -340,9 +341,6 @@ def test_the_real_library_says_why_it_cannot_load(
     assert "cannot load it (IRuntime::deserializeCudaEngine: " in refusal(plan)
     assert "CUDA driver version is insufficient" in refusal(plan)
     assert capfd.readouterr() == ("", "")
-
-
-on_a_gpu = pytest.mark.skipif(NO_GPU, reason="needs an NVIDIA GPU")
 
 
 @pytest.mark.gpu
