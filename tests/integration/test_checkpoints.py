@@ -181,4 +181,4 @@ def test_a_checkpoint_that_the_run_does_not_have_is_refused(
 def test_a_choice_has_no_effect_beside_a_checkpoint(invoke: Invoke, run: Path, tmp_path: Path) -> None:
     file = checkpoints(run)["last"]
     error = invoke(export, file, "--out", tmp_path / "out", "--checkpoint", "best").error(2)
-    assert "--checkpoint best: no effect beside" in error
+    assert "--checkpoint best: no effect with" in error
