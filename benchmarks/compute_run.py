@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cgan.errors import UserError
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT
 from infer.backends.base import Backend
-from infer.backends.ort import OrtBackend, engine_cache
+from infer.backends.ort import PROVIDERS, OrtBackend, provider_settings
 from infer.backends.trt import TrtBackend, check_sidecar
 
 Gray = NDArray[np.float32]
@@ -70,7 +70,8 @@ def _onnx_run(backend: OrtBackend, gray: Gray) -> Callable[[], None]:
     import onnxruntime as ort
 
     provider = backend.engine.rpartition(", ")[2]
-    settings = _provider_settings(provider, backend)
+    (name,) = (name for name, full in PROVIDERS.items() if full == provider)
+    settings = provider_settings(name, backend.digest, backend.spec.precision)
     session = ort.InferenceSession(backend.path, providers=[(provider, settings)], enable_fallback=False)
     count, _, height, width = gray.shape
     given = ort.OrtValue.ortvalue_from_numpy(gray, "cuda", 0)
@@ -79,24 +80,6 @@ def _onnx_run(backend: OrtBackend, gray: Gray) -> Callable[[], None]:
     binding.bind_ortvalue_input(SOURCE, given)
     binding.bind_ortvalue_output(TARGET, made)
     return lambda: session.run_with_iobinding(binding)  # returns when the device is done
-
-
-def _provider_settings(provider: str, backend: OrtBackend) -> dict[str, str]:
-    """Return the options that the backend gives a provider of ONNX Runtime; engines come from the same cache."""
-    precision = backend.spec.precision
-    if provider == "CUDAExecutionProvider":
-        return {"use_tf32": str(int(precision == "fp16"))}
-    if provider == "NvTensorRTRTXExecutionProvider":
-        return {"nv_runtime_cache_path": str(engine_cache(backend.digest, "nv-tensorrt-rtx"))}
-    folder = str(engine_cache(backend.digest, "tensorrt"))
-    return {
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": folder,
-        "trt_timing_cache_enable": "True",
-        "trt_timing_cache_path": folder,
-        "trt_fp16_enable": str(precision == "fp16"),
-        "trt_int8_enable": str(precision == "int8"),
-    }
 
 
 def _engine_run(backend: TrtBackend, gray: Gray) -> Callable[[], None]:

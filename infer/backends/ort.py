@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cgan.errors import UserError
 from cgan.onnx_file import check_self_contained
-from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
+from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, Precision
 from cgan.user_folders import cache_folder
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
@@ -123,7 +123,8 @@ class OrtBackend(Backend):
             self._prepare_gpu(ort, provider)
             options.log_severity_level = FATAL_ONLY
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            settings = self._settings(ort, provider)
+            precision = read_contract(self._content, self.path).precision
+            settings = provider_settings(provider, self.digest, precision)
         self._session = _open(ort, self._content, self.path, options, provider, settings)
         self._assert_provider(provider)
         self._chosen = provider
@@ -147,26 +148,6 @@ class OrtBackend(Backend):
             with contextlib.suppress(ImportError, OSError, RuntimeError):
                 import_module("tensorrt")  # loads the libraries in its package, which the dynamic loader does not find
         ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
-
-    def _settings(self, ort: ModuleType, provider: str) -> dict[str, str]:
-        """Return the options of a GPU provider."""
-        if provider == "nv-tensorrt-rtx":
-            return {"nv_runtime_cache_path": str(engine_cache(self.digest, provider))}
-        precision = read_contract(self._content, self.path).precision
-        if provider == "cuda":
-            # The gate verified fp32 without TF32. For fp16, disabling TF32 would only keep cuDNN off tensor cores;
-            # benchmarks/results/latency-h200-no-tf32.json has the measurement.
-            return {"use_tf32": str(int(precision == "fp16"))}
-        folder = str(engine_cache(self.digest, provider))
-        return {
-            "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": folder,
-            "trt_timing_cache_enable": "True",
-            "trt_timing_cache_path": folder,
-            # The provider builds weakly typed networks, in which half precision and integers must be enabled.
-            "trt_fp16_enable": str(precision == "fp16"),
-            "trt_int8_enable": str(precision == "int8"),
-        }
 
     def _assert_provider(self, provider: str) -> None:
         """Check that no node runs on another provider; ONNX Runtime only warns when it falls back to the CPU.
@@ -242,6 +223,32 @@ class _Binding:
         self.session.run_with_iobinding(self.binding)  # returns when the device is done
         rgb: NDArray[np.float32] = self.rgb.numpy()
         return rgb
+
+
+def provider_settings(provider: str, digest: str, precision: Precision) -> dict[str, str]:
+    """Return the options of a GPU provider for a model.
+
+    Args:
+        provider: a key of PROVIDERS.
+        digest: digest of the file, for the cache of its engines.
+        precision: precision of the file.
+    """
+    if provider == Provider.NV_TENSORRT_RTX:
+        return {"nv_runtime_cache_path": str(engine_cache(digest, provider))}
+    if provider == Provider.CUDA:
+        # The gate verified fp32 without TF32. For fp16, disabling TF32 would only keep cuDNN off tensor cores;
+        # benchmarks/results/latency-h200-no-tf32.json has the measurement.
+        return {"use_tf32": str(int(precision == "fp16"))}
+    folder = str(engine_cache(digest, provider))
+    return {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": folder,
+        # The provider builds weakly typed networks, in which half precision and integers must be enabled.
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_int8_enable": str(precision == "int8"),
+    }
 
 
 def read_contract(content: bytes, path: Path) -> ModelSpec:
