@@ -80,7 +80,7 @@ def build_engine(
         platform=sysconfig.get_platform(),
         onnx_sha256=hashlib.sha256(content).hexdigest(),
         profiles=[profile],
-        flags=_flags(options),
+        flags=flags_of(options),
         plan_bytes=target.stat().st_size,
         bytes_per_parameter=round(target.stat().st_size / spec.parameters, 3),
         precision=_precision(trt, network, plan, options.flavour, _targets(options, gpu)),
@@ -308,7 +308,8 @@ def _targets(options: EngineOptions, gpu: Gpu | None) -> list[str]:
     return [AMPERE_PLUS if gpu is None or options.hardware_compatible else gpu.compute_capability]
 
 
-def _flags(options: EngineOptions) -> EngineFlags:
+def flags_of(options: EngineOptions) -> EngineFlags:
+    """Return the options of the builder that a build record keeps."""
     return EngineFlags(
         version_compatible=options.version_compatible,
         hardware_compatible=options.hardware_compatible,

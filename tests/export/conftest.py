@@ -13,7 +13,8 @@ from cgan.files import file_sha256
 from cgan.spec import ModelSpec
 from export import artefact as pipeline
 from export.artefact import ExportOptions, make_onnx
-from export.build_record import EngineFlags, EnginePrecision, EngineRecord, NetworkPrecision
+from export.build_record import EnginePrecision, EngineRecord, NetworkPrecision
+from export.engine import flags_of
 from export.engine_options import EngineOptions
 from export.engine_precision import FROM_NETWORK
 from export.tolerance import Tolerance
@@ -73,15 +74,7 @@ def engine_record(options: EngineOptions, onnx: Path) -> EngineRecord:
         platform="linux-x86_64",
         onnx_sha256=file_sha256(onnx),
         profiles=[],
-        flags=EngineFlags(
-            version_compatible=options.version_compatible,
-            hardware_compatible=options.hardware_compatible,
-            strip_weights=options.strip_weights,
-            detailed_profiling=options.detailed_profiling,
-            optimization_level=options.optimization_level,
-            workspace_mib=options.workspace_mib,
-            timing_cache=options.timing_cache is not None,
-        ),
+        flags=flags_of(options),
         plan_bytes=6,
         bytes_per_parameter=0.0,
         precision=EnginePrecision(1.0, FROM_NETWORK, layers, None),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import TrainConfig
-from cgan.data.prepared import Photos, prepare
+from cgan.data.prepared import Photos
 from cgan.data.split import epoch_batches
 from cgan.errors import GateError
 from cgan.metrics.distances import kid
@@ -36,12 +36,6 @@ BASE = TrainConfig(width=2, size=32, epochs=1, batch_size=4, test_fraction=0.25,
 CONFIG = replace(BASE, device="cpu", precision="fp32")
 
 Start = Callable[..., Run]
-
-
-@pytest.fixture(scope="module")
-def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """The 12 photos of `photo_folder` at 32 pixels."""
-    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from cgan import files
-from cgan.data.prepared import Photos, prepare
+from cgan.data.prepared import Photos
 from cgan.errors import GateError
 from cgan.training import events, run_folder, stopwatch
 from cgan.training import loop as training
@@ -38,12 +38,6 @@ class Killed(BaseException):
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs are written while the next one trains, which is the harder way to be killed."""
     monkeypatch.setattr(training, "WRITES_BESIDE", ("cpu",))
-
-
-@pytest.fixture(scope="module")
-def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """The 12 photos of `photo_folder` at 32 pixels: 9 train, two steps an epoch."""
-    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module", autouse=True)

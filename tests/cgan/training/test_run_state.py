@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import cgan
 from cgan.color import COLOR_TARGETS, luma_uint8
 from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision
-from cgan.data.prepared import Photos, prepare
+from cgan.data.prepared import Photos
 from cgan.data.split import split
 from cgan.errors import UserError
 from cgan.spec import COLOR_SPACES, ColorSpaceName
@@ -23,12 +23,6 @@ from cgan.training.run_folder import RunFolder
 from cgan.training.run_state import Run, build, environment, resolve
 
 CONFIG = TrainConfig(width=2, size=32, batch_size=4, test_fraction=0.25, device="cpu", precision="fp32", fid=False)
-
-
-@pytest.fixture(scope="module")
-def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """The 12 photos of `photo_folder` at 32 pixels."""
-    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from cgan.color import COLOR_TARGETS
 from cgan.config import ADAM_BETAS, TrainConfig
 from cgan.data.augment import exposed
-from cgan.data.prepared import Photos, prepare
+from cgan.data.prepared import Photos
 from cgan.spec import COLOR_SPACES, ColorSpaceName
 from cgan.training.checkpoint import weights_digest
 from cgan.training.loop import setup
@@ -32,12 +31,6 @@ WITH_DISCRIMINATOR = {
 }
 
 WASSERSTEIN = {"gan_loss": "wasserstein"}
-
-
-@pytest.fixture(scope="module")
-def photos(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    """The 12 photos of `photo_folder` at 32 pixels."""
-    return prepare(photo_folder, 32, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture
