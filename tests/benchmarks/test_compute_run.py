@@ -25,11 +25,16 @@ def test_on_a_cpu_the_backend_runs_the_batch(exported_onnx: Path, monkeypatch: p
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("source", ["exported_onnx", "trained_run"])
-def test_on_a_gpu_the_batch_stays_there(source: str, request: pytest.FixtureRequest) -> None:
+def test_on_a_gpu_the_batch_stays_there(
+    source: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU that PyTorch can use")
     with open_model(request.getfixturevalue(source), "cuda") as backend:
+        copied: list[np.ndarray] = []
+        monkeypatch.setattr(backend, "run", copied.append)
         run = compute_run(backend, GRAY)
         run()
         run()
+    assert copied == []
