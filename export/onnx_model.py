@@ -27,18 +27,18 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 class HalfGenerator(nn.Module):
-    """A copy of a generator that computes in half precision between a float32 input and a float32 output.
+    """A generator that computes in half precision between a float32 input and a float32 output.
 
-    The conversion to RGB after it stays in float32, where hue and the clamp lose no accuracy. Batch norm is folded into
-    the convolutions in float32: in half precision a running variance above 65504 is infinite and its channel dead.
+    The conversion to RGB after it stays in float32, where hue and the clamp lose no accuracy.
 
     Args:
-        generator: in evaluation mode; is not changed.
+        generator: of `simplified`, since in half precision a running variance above 65504 is infinite and its channel
+            dead; is converted in place.
     """
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.generator = fold_batch_norm(copy.deepcopy(generator)).half()
+        self.generator = generator.half()
 
     def forward(self, gray: Tensor) -> Tensor:
         """Colours in [0, 1], N x channels x H x W float32, for luma in [0, 1], N x 1 x H x W float32."""
@@ -66,11 +66,11 @@ def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
         raise ValueError("the generator is in training mode; batch norm would depend on the batch")
     if spec.precision not in ("fp32", "fp16"):
         raise ValueError(f"export_onnx writes fp32 and fp16, not {spec.precision}")
-    network = HalfGenerator(generator) if spec.precision == "fp16" else generator
+    network = simplified(generator)
     example, dynamic_shape = _example(spec)
     gray, rgb = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
     program = torch.onnx.export(
-        GrayToRGB(network, spec.color_space).eval(),
+        GrayToRGB(HalfGenerator(network) if spec.precision == "fp16" else network, spec.color_space).eval(),
         kwargs={gray: example},
         dynamo=True,
         opset_version=OPSET,
@@ -172,8 +172,16 @@ def _example(spec: ModelSpec) -> tuple[Tensor, dict[int, Any]]:
     return torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0)), dynamic
 
 
-def fold_batch_norm(network: Generator) -> Generator:
-    """Fold each batch norm into the convolution before it, in place."""
+def simplified(generator: Generator) -> Generator:
+    """Return a copy that is traced in half the time: batch norm folded into convolutions, no operation in place.
+
+    Args:
+        generator: in evaluation mode, float32.
+    """
+    network = copy.deepcopy(generator)
+    for module in network.modules():
+        if isinstance(module, nn.LeakyReLU | nn.ReLU):
+            module.inplace = False
     for sequence in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index in range(len(sequence) - 1):
             conv, norm = sequence[index], sequence[index + 1]

@@ -1,7 +1,5 @@
 """Preflight checks: faults of a model that would make its export wrong, found before anything is written."""
 
-import copy
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from cgan.errors import GateError
 from cgan.networks import Generator
 from cgan.spec import Precision
-from export.onnx_model import fold_batch_norm
+from export.onnx_model import simplified
 
 BATCH = 8
 BATCH_TOLERANCE = 1e-4
@@ -38,7 +36,7 @@ def check_model(generator: Generator, photos: NDArray[np.float32], precision: Pr
     gray = torch.from_numpy(photos[np.arange(BATCH) % len(photos)])
     _check_batch(generator, gray)
     if precision == "fp16":
-        _check_half(fold_batch_norm(copy.deepcopy(generator)), gray)  # as the file will hold it
+        _check_half(simplified(generator), gray)  # as the file will hold it
 
 
 def _check_modes(generator: Generator) -> None:

@@ -191,7 +191,7 @@ def test_activations_are_measured_on_the_photos_given(generator: Generator) -> N
 
 
 def test_a_running_variance_beyond_half_precision_is_no_overflow(generator: Generator) -> None:
-    """HalfGenerator folds batch norm in float32 for that very case."""
+    """An export folds batch norm in float32 for that very case."""
     _, layer = first(generator, nn.BatchNorm2d)
     layer.running_var.fill_(1e5)
     check_model(generator, PHOTOS, "fp16")

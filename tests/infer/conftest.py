@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -265,6 +266,100 @@ class Cuda(ModuleType):
         return self.result("cudaGraphLaunch")
 
 
+class Logger:
+    """Severities; the project derives its own from it."""
+
+    INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
+
+
+class Counted:
+    """Something of a library, which notes its release."""
+
+    def __init__(self, library: "Library") -> None:
+        self.library = library
+
+    def __del__(self) -> None:
+        self.library.released.append(type(self).__name__)
+
+
+class Context(Counted):
+    def __init__(self, library: "Library") -> None:
+        super().__init__(library)
+        self.addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        captured = {work.context for works in self.library.cuda.executables.values() for work in works}
+        assert self not in captured, "a graph of this context is still there"
+        self.shape = tuple(shape)
+        return name == "gray" and "shape" not in self.library.refused
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return address in self.library.cuda.device
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if "execute" in self.library.refused or (
+            "capture" in self.library.refused and stream in self.library.cuda.captures
+        ):
+            self.library.log.log(Logger.ERROR, "IExecutionContext::enqueueV3: no")
+            return False
+        if "stream" not in self.library.refused:
+            shape, addresses = self.shape, dict(self.addresses)
+            work = Work(lambda: self.library.compute(shape, addresses), addresses.values(), self)
+            self.library.cuda.enqueue(stream, work)
+        return True
+
+
+class Engine(Counted):
+    contexts = 0
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(cuda_graph_strategy="DISABLED")
+
+    def create_execution_context(self, config: Any = None) -> Context | None:
+        self.contexts += 1
+        if config is not None:
+            self.library.strategies.append(config.cuda_graph_strategy)
+        refused = "context" in self.library.refused or ("second context" in self.library.refused and self.contexts > 1)
+        return None if refused else Context(self.library)
+
+
+class Runtime(Counted):
+    engine_host_code_allowed: bool | None = None
+
+    def __init__(self, library: "Library", log: Any, lean: str | None = None) -> None:
+        super().__init__(library)
+        library.log = log
+        library.leans.append(lean)
+
+    def load_runtime(self, path: str) -> "Runtime | None":
+        return None if "lean" in self.library.refused else Runtime(self.library, self.library.log, path)
+
+    def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
+        assert self.engine_host_code_allowed is False
+        if "engine" in self.library.refused:
+            self.library.log.log(Logger.ERROR, "IRuntime::deserializeCudaEngine: version tag does not match")
+            return None
+        return Engine(self.library)
+
+
+class Refitter:
+    def __init__(self, library: "Library", engine: Engine, log: Any) -> None:
+        self.library = library
+
+    def refit_cuda_engine(self) -> bool:
+        return "refit" not in self.library.refused
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter: Refitter, log: Any) -> None:
+        self.library = refitter.library
+
+    def refit_from_bytes(self, model: bytes) -> bool:
+        self.library.refitted.append(model)
+        return True
+
+
 class Library(ModuleType):
     """A flavour's module."""
 
@@ -285,84 +380,10 @@ class Library(ModuleType):
         """Of each batch that ran."""
         self.meanwhile: Callable[[], object] = lambda: None
         """Called while the engine computes."""
-        library = self
-
-        class ILogger:
-            INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
-
-        class Counted:
-            def __del__(self) -> None:
-                library.released.append(type(self).__name__)
-
-        class Context(Counted):
-            def __init__(self) -> None:
-                self.addresses: dict[str, int] = {}
-
-            def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-                captured = {work.context for works in cuda.executables.values() for work in works}
-                assert self not in captured, "a graph of this context is still there"
-                self.shape = tuple(shape)
-                return name == "gray" and "shape" not in library.refused
-
-            def set_tensor_address(self, name: str, address: int) -> bool:
-                self.addresses[name] = address
-                return address in cuda.device
-
-            def execute_async_v3(self, stream: int) -> bool:
-                if "execute" in library.refused or ("capture" in library.refused and stream in cuda.captures):
-                    library.log.log(ILogger.ERROR, "IExecutionContext::enqueueV3: no")
-                    return False
-                if "stream" not in library.refused:
-                    shape, addresses = self.shape, dict(self.addresses)
-                    work = Work(lambda: library.compute(shape, addresses), addresses.values(), self)
-                    cuda.enqueue(stream, work)
-                return True
-
-        class Engine(Counted):
-            contexts = 0
-
-            def create_runtime_config(self) -> Any:
-                return SimpleNamespace(cuda_graph_strategy="DISABLED")
-
-            def create_execution_context(self, config: Any = None) -> Context | None:
-                self.contexts += 1
-                if config is not None:
-                    library.strategies.append(config.cuda_graph_strategy)
-                refused = "context" in library.refused or ("second context" in library.refused and self.contexts > 1)
-                return None if refused else Context()
-
-        class Runtime(Counted):
-            engine_host_code_allowed: bool | None = None
-
-            def __init__(self, log: Any, lean: str | None = None) -> None:
-                library.log = log
-                library.leans.append(lean)
-
-            def load_runtime(self, path: str) -> "Runtime | None":
-                return None if "lean" in library.refused else Runtime(library.log, path)
-
-            def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
-                assert self.engine_host_code_allowed is False
-                if "engine" in library.refused:
-                    library.log.log(ILogger.ERROR, "IRuntime::deserializeCudaEngine: version tag does not match")
-                    return None
-                return Engine()
-
-        class Refitter:
-            def __init__(self, engine: Engine, log: Any) -> None: ...
-
-            def refit_cuda_engine(self) -> bool:
-                return "refit" not in library.refused
-
-        class OnnxParserRefitter:
-            def __init__(self, refitter: Refitter, log: Any) -> None: ...
-
-            def refit_from_bytes(self, model: bytes) -> bool:
-                library.refitted.append(model)
-                return True
-
-        self.ILogger, self.Runtime, self.IExecutionContext, self.ICudaEngine = ILogger, Runtime, Context, Engine
-        self.Refitter, self.OnnxParserRefitter = Refitter, OnnxParserRefitter
+        self.cuda = cuda
+        self.ILogger, self.Runtime = Logger, partial(Runtime, self)
+        self.IExecutionContext, self.ICudaEngine = Context, Engine
+        self.Refitter, self.OnnxParserRefitter = partial(Refitter, self), OnnxParserRefitter
         self.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="WHOLE_GRAPH_CAPTURE")
 
     def compute(self, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
