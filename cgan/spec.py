@@ -180,7 +180,7 @@ class Sidecar:
     verification: dict[str, Any]
     """The comparison of the artefact with the trained model: method and figures."""
     build: dict[str, Any] = field(default_factory=dict)
-    """How the file was made and what it needs; for an engine flavour, TensorRT version, targets, profiles, flags."""
+    """Provenance and requirements of the file; for an engine flavour, TensorRT version, targets, profiles, flags."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the sidecar as JSON values."""

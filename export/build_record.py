@@ -39,7 +39,7 @@ class OnnxFacts(TypedDict):
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How an int8 file was quantised."""
+    """Quantisation of an int8 file."""
 
     int8_target: Int8Target
     calibration_photos: int

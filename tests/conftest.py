@@ -1,4 +1,4 @@
-"""What test modules share: photos, a tiny trained run, its export, commands called in process, folder runs."""
+"""Fixtures of all tests: photos, a tiny trained run, its export, commands called in process, folder runs."""
 
 import errno
 import json
@@ -48,7 +48,7 @@ Main = Callable[[list[str]], None]
 
 
 class Result(NamedTuple):
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -222,11 +222,11 @@ class Tinted(Backend):
         self.weights = "first"
         """Stands for the weights' digest."""
         self.said: str | None = None
-        """What a user should know about its device."""
+        """Its note about the device, if any."""
         self.before: Callable[[np.ndarray], object] = lambda gray: None
         """Called with each batch; may raise."""
         self.opened: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-        """How a folder run asked for its model."""
+        """Arguments with which a folder run opened its model."""
 
     def _activate(self) -> ModelSpec:
         self.note = self.said
@@ -251,7 +251,7 @@ class Tinted(Backend):
 
 @dataclass(frozen=True)
 class FolderRun:
-    """How `cgan-infer folder` ended."""
+    """Result and OUTPUT of `cgan-infer folder`."""
 
     result: Result
     target: Path
@@ -276,7 +276,7 @@ class FolderRun:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What --log-json printed."""
+        """Objects that --log-json printed."""
         return [json.loads(line) for line in self.result.out.splitlines()]
 
 

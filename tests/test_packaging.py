@@ -30,7 +30,7 @@ TORCH_FREE = {
         "user_folders",
     )
 }
-"""What infer may import of cgan."""
+"""Modules of cgan that infer may import."""
 
 HEAVY = ("torch", "torchvision", "torcheval", "onnx", "onnxscript", "tensorrt", "tensorrt_rtx", "cuda", "safetensors")
 

@@ -1,4 +1,4 @@
-"""How surely a median is known, against the binomial distribution and against draws."""
+"""Confidence intervals of a median, against the binomial distribution and against draws."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What test modules of export share: a verified fp16 file, an exporter and a builder that do next to nothing."""
+"""Fixtures of export: a verified fp16 file, an exporter and a builder that do next to nothing."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -246,7 +246,7 @@ def test_no_verify_is_said_with_its_reason(
 def on_gpu(
     monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None], passed: Verification
 ) -> list[dict[str, Any]]:
-    """What the comparison of an engine was given; it finds a sealed sidecar beside the plan."""
+    """Arguments of an engine's comparison, which finds a sealed sidecar beside the plan."""
     calls: list[dict[str, Any]] = []
 
     def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str) -> Verification:

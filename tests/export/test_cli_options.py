@@ -24,7 +24,7 @@ TRT = ("--format", "tensorrt")
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, ExportOptions, EngineOptions | None]]:
-    """What the command asked to be made: source, folder and options; nothing is."""
+    """Source, folder and options that the command asked for; nothing is made."""
     calls: list[Any] = []
 
     def make(source: Path, out: Path, options: ExportOptions, engine: Any = None, progress: Any = None) -> None:

@@ -116,7 +116,7 @@ def plan_bytes(onnx_file: Path, spec: ModelSpec, folder: Path, **changes: Any) -
 
 
 def differ(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two plans differ by more than the few dozen bytes that differ between equal builds."""
+    """Return True if two plans differ by more than the few dozen bytes that differ between equal builds."""
     return len(first) != len(second) or int((first != second).sum()) > 1000
 
 

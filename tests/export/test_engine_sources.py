@@ -1,4 +1,4 @@
-"""What an engine is built from: refused early, vouched for, and beside the plan where that holds no weights."""
+"""Sources of an engine: refused early, vouched for, and beside the plan where that holds no weights."""
 
 import shutil
 import sys

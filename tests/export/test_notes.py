@@ -1,4 +1,4 @@
-"""What cgan-export says of how an artefact was made, beside the numbers; and what it spares the user."""
+"""Notes of cgan-export on how an artefact was made, and lines of libraries that it keeps off the terminal."""
 
 import shutil
 from collections.abc import Callable

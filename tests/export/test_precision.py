@@ -33,7 +33,7 @@ HAS_VNNI = "vnni" in CPUINFO.read_text() if CPUINFO.exists() else True
 
 
 def run(model: ModelProto | Path, gray: Floats) -> Floats:
-    """What ONNX Runtime answers; for any model with one input and one output."""
+    """Output of ONNX Runtime for a model with one input and one output."""
     content = model.read_bytes() if isinstance(model, Path) else model.SerializeToString()
     session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
     answer: Floats = session.run(None, {session.get_inputs()[0].name: gray})[0]

@@ -1,4 +1,4 @@
-"""What an export may replace: an earlier export of the same weights, and no other model unasked."""
+"""Replacing exports: an earlier export of the same weights, and no other model unasked."""
 
 from pathlib import Path
 from typing import Any

@@ -30,7 +30,7 @@ SPEEDS = {"int8": 30.0, "fp16": 10.0, "fp32": 20.0}
 
 
 class Tried:
-    """What the stub was asked to make."""
+    """Calls of the stub."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self.sidecar = sidecar

@@ -60,7 +60,7 @@ def reference(trained_run: Path) -> Reference:
 
 
 def with_gray(operation: str, *constants: float) -> Callable[[ModelProto], None]:
-    """What the network reads becomes operation(gray, constant), or operation(constant, gray) for Sub."""
+    """Feed the network operation(gray, constant), or operation(constant, gray) for Sub."""
 
     def apply(model: ModelProto) -> None:
         graph = model.graph

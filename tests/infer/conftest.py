@@ -141,7 +141,7 @@ class Cuda(ModuleType):
         self.handles = iter(range(1000, 10**9))
 
     def left(self) -> dict[str, int]:
-        """How many of what are not yet released."""
+        """Count of what is not yet released, by kind."""
         kinds = ("device", "pinned", "streams", "graphs", "executables", "captures")
         return {kind: len(getattr(self, kind)) for kind in kinds if getattr(self, kind)}
 

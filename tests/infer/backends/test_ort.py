@@ -103,7 +103,7 @@ def test_the_providers_have_the_names_of_onnx_runtime() -> None:
 
 
 def test_nodes_of_the_library_are_told_apart_by_provider(model: Path) -> None:
-    """What the refusal of nodes left to the CPU relies on."""
+    """The refusal of nodes left to the CPU relies on it."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = onnxruntime.InferenceSession(str(model), options, providers=[PROVIDERS["cpu"]])

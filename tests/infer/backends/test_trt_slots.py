@@ -163,7 +163,7 @@ def test_where_graphs_fail_it_goes_on_without_and_says_so_once(
 
 
 def test_an_empty_graph_is_not_replayed(plan: Path, stubs: SimpleNamespace, gray: Array) -> None:
-    """What an engine does on another stream or device is not in the graph, and CUDA does not complain."""
+    """Work of an engine on another stream or device is not in the graph, and CUDA does not complain."""
     with open_model(plan) as backend:
         image = gray(1, 1, 32, 32)
         backend.run(image)

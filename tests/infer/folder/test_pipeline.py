@@ -118,7 +118,7 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """How many photos each task of a run had, by stage."""
+    """Photos of each task of a run, by stage."""
     found: dict[str, list[int]] = {}
     submit = dispatch.Dispatcher.submit
 

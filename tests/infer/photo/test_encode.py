@@ -67,7 +67,7 @@ def test_metadata_is_kept(format_: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_metadata_survive_a_whole_round(tmp_path: Path, format_: str) -> None:
-    """What is read from an output is what was read from its source."""
+    """An output reads as its source does."""
     photo = photo_of(gray(), exif=exif_block(), icc_profile=PROFILE, xmp=XMP, dpi=(300.0, 300.0))
     for _ in range(2):
         content, _ = write_photo(photo, np.zeros((1, 4, 4), np.float32), np.zeros((3, 4, 4), np.float32), format_)
