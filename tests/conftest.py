@@ -168,7 +168,7 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def remembered_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Trace each network once in a test run; the exporter itself, for tests that are about it."""
+    """Trace each architecture once in a test run; the exporter itself, for tests that are about it."""
     import torch
 
     export = torch.onnx.export

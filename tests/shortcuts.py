@@ -1,6 +1,7 @@
 """Slow steps that many tests repeat, done once for all workers of a test run."""
 
 import atexit
+import copy
 import fcntl
 import hashlib
 import os
@@ -57,10 +58,9 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 def remember_exports(export: Callable[..., Any], folder: Path) -> Callable[..., Any]:
-    """Return `torch.onnx.export` that traces each network of the same weights and shapes once.
+    """Return `torch.onnx.export` that traces each architecture once and puts the weights of each network in.
 
-    Tracing a network of 230,000 parameters takes some 5 seconds. What is remembered is the exporter's own output, so
-    everything behind it (metadata, checker, quantisation, verification) still runs.
+    Tracing takes some 5 seconds. Everything behind it (metadata, checker, quantisation, verification) still runs.
     """
 
     def call(network: Any, *arguments: Any, **options: Any) -> Any:
@@ -69,17 +69,27 @@ def remember_exports(export: Callable[..., Any], folder: Path) -> Callable[..., 
 
         if arguments or not {"kwargs", "dynamic_shapes"} <= options.keys():
             return export(network, *arguments, **options)
+        stand_in = copy.deepcopy(network)  # of other weights: equal ones would become one constant
+        random = torch.Generator().manual_seed(0)
+        for weight in stand_in.parameters():
+            torch.nn.init.uniform_(weight, -0.1, 0.1, generator=random)
         digest = hashlib.sha256(f"{network!r}{options['dynamic_shapes']!r}".encode())
-        with torch.no_grad():  # colour space, blur and whatever else no weight shows
+        with torch.no_grad():  # colour space, blur and whatever else no module's text shows
             ramps = {name: torch.linspace(0, 1, x.numel()).view_as(x) for name, x in options["kwargs"].items()}
-            shown = network(**ramps)
-        for tensor in (*network.parameters(), *network.buffers(), *ramps.values(), shown):
+            shown = stand_in(**ramps)
+        for tensor in (*stand_in.buffers(), *stand_in.parameters(), *ramps.values(), shown):
             digest.update(f"{tensor.dtype}{tensor.shape}".encode() + tensor.detach().numpy().tobytes())
         path = folder / f"{digest.hexdigest()}.onnx"
         with held(path.with_suffix(".lock")):
             if not path.exists():
-                program = export(network, **options)
+                program = export(stand_in, **options)
                 path.write_bytes(program.model_proto.SerializeToString())
-        return SimpleNamespace(model_proto=onnx.load_model(path))
+        model = onnx.load_model(path)
+        weights = dict(network.named_parameters())
+        for tensor in model.graph.initializer:
+            if (weight := weights.pop(tensor.name, None)) is not None:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(weight.detach().numpy(), tensor.name))
+        assert not weights, "the exporter left out weights"
+        return SimpleNamespace(model_proto=model)
 
     return call

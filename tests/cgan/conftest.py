@@ -17,7 +17,7 @@ Publish = Callable[..., Generator]
 
 @pytest.fixture(autouse=True)
 def quick(no_curves: None, remembered_exports: object) -> None:
-    """Draw no curves, trace each network once."""
+    """Draw no curves, trace each architecture once."""
 
 
 @pytest.fixture

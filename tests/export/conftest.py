@@ -23,7 +23,7 @@ from export.verify import Comparison, Verification
 
 @pytest.fixture(autouse=True)
 def quick(no_curves: None, remembered_exports: object) -> None:
-    """Draw no curves, trace each network once."""
+    """Draw no curves, trace each architecture once."""
 
 
 @pytest.fixture(scope="session")

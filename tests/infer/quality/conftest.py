@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def quick(no_curves: None, remembered_exports: object) -> None:
-    """Draw no curves, trace each network once."""
+    """Draw no curves, trace each architecture once."""
