@@ -14,34 +14,21 @@ import onnx
 import pytest
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from torch import Tensor, nn
 
 from cgan.color import COLOR_TARGETS
 from cgan.errors import GateError, UserError
-from cgan.networks import Generator
+from cgan.networks import Generator, count_parameters
 from cgan.spec import ColorSpaceName, ModelSpec
 from export.engine import build_engine
 from export.engine_options import EngineOptions
 from export.engine_precision import FROM_NETWORK, LEAST_SHARE
+from export.onnx_model import export_onnx
 from infer.backends.flavours import find_gpu
 
 SIZE, WIDTH = 32, 4
 NO_GPU = find_gpu() is None
 MakeOnnx = Callable[..., tuple[Path, ModelSpec]]
 RTX = EngineOptions(flavour="tensorrt-rtx", batch=(1, 4, 8))
-
-
-class Half(nn.Module):
-    """Gray to RGB with the generator in half precision; both ends are float32."""
-
-    def __init__(self, color_space: ColorSpaceName, width: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.target = COLOR_TARGETS[color_space]
-        self.generator = Generator(self.target.channels, width).half()
-
-    def forward(self, gray: Tensor) -> Tensor:
-        return self.target.to_rgb(gray, self.generator(gray.half()).float())
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +47,12 @@ def make_onnx(tmp_path_factory: pytest.TempPathFactory, exported_onnx: Path) -> 
         if precision == "int8":
             return quantize(exported_onnx, folder / "int8.onnx"), replace(fp32, precision="int8")
         path = folder / f"{color_space}-{dynamic}-{width}.onnx"
-        model = Half(color_space, width).eval()
-        shapes: dict[int, Any] = {0: torch.export.Dim("N", min=1)}
-        if dynamic:
-            shapes |= {2: 16 * torch.export.Dim("h", min=1), 3: 16 * torch.export.Dim("w", min=1)}
-        program = torch.onnx.export(
-            model,
-            kwargs={"gray": torch.rand(2, 1, SIZE, SIZE)},
-            dynamo=True,
-            input_names=["gray"],
-            output_names=["rgb"],
-            dynamic_shapes={"gray": shapes},
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        onnx.save_model(program.model_proto, path)
-        parameters = sum(p.numel() for p in model.parameters())
+        torch.manual_seed(0)
+        generator = Generator(COLOR_TARGETS[color_space].channels, width).eval()
         changes: dict[str, Any] = {"color_space": color_space, "base_width": width, "dynamic_size": dynamic}
-        return path, replace(fp32, precision="fp16", parameters=parameters, **changes)
+        spec = replace(fp32, precision="fp16", parameters=count_parameters(generator), **changes)
+        export_onnx(generator, spec, path)
+        return path, spec
 
     return make
 
