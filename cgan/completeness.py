@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageFile
 
 from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
+from cgan.photo_limits import check_time
 
 PNG_SIGNATURE_SIZE = 8
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -121,6 +122,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
     """Yield name, body and checksum of each chunk; the last chunk may be truncated."""
     view, place = memoryview(content), PNG_SIGNATURE_SIZE
     while place + 8 <= len(content):
+        check_time()
         end = place + 8 + int.from_bytes(content[place : place + 4])
         yield content[place + 4 : place + 8], view[place + 8 : end], content[end : end + 4]
         place = end + 4
@@ -139,6 +141,7 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
         for piece in pieces:
             rest: bytes | memoryview = piece
             while rest and found < wanted:
+                check_time()
                 found += len(stream.decompress(rest, PIECE))
                 rest = stream.unconsumed_tail
     except zlib.error as error:
@@ -177,6 +180,7 @@ def _gif_ends(content: bytes) -> bool:
         else:
             place += 2
         while place < len(content) and content[place]:
+            check_time()
             place += content[place] + 1
         place += 1
     return content[place : place + 1] == GIF_TRAILER

@@ -11,9 +11,10 @@ from typing import Self
 from PIL import Image
 
 from cgan.errors import UserError
+from cgan.photo_limits import MAX_PIXELS
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.photo.decode import MAX_PIXELS, Floats, Photo, decode, model_input, photo_of
+from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
 from infer.photo.formats import WRITE_FORMATS
 from infer.photo.metadata import other_profile

@@ -126,7 +126,9 @@ class ArchiveFolder(RemoteFolder):
                 raise OSError(errno.EIO, f"read {len(content)} of {member.status.size} bytes", name)
         return content
 
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         """Refused."""
         raise OSError(errno.EROFS, "archives are only read", name)
 

@@ -175,6 +175,7 @@ class _Run:
 
     def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
         self.console.begin(len(plan.jobs))
+        self.stop.answered = True
         try:
             outcome = Pipeline(
                 self.source,
@@ -185,10 +186,12 @@ class _Run:
                 self.recipe,
                 self.console.update,
                 self.stop.event,
+                self.console.stopping,
             ).color(plan.jobs)
         except OSError as error:
             raise unwritable(self.target, error) from error
         finally:
+            self.stop.answered = False
             self.console.end()
         outcome.failed.update(plan.unreadable)
         return outcome

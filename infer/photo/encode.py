@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from cgan.photo_limits import check_time
 from cgan.spec import LUMA_REC601
 from infer.photo import iptc, png_tiff_writers
 from infer.photo.chroma import BAND_ROWS, color_maps, interpolation
@@ -37,6 +38,9 @@ DEEP_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.TIFF})
 
 SIDE_LIMITS = {"JPEG": 65_500, "WEBP": 16_383}
 """Largest side in pixels that the libraries write: JPEG_MAX_DIMENSION, WEBP_MAX_DIMENSION."""
+
+ENCODER_BYTES = {"WEBP": 40}
+"""Bytes of memory a pixel that a library's encoder takes beside the photo, where they are many; measured."""
 
 METADATA = {"exif": "EXIF", "xmp": "XMP", "icc_profile": "ICC profile", "iptc": "IPTC captions", "comment": "comment"}
 """Fields of `Photo` that hold metadata, and their names in notes."""
@@ -234,6 +238,7 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
     step = min(height, max(1, BAND_PIXELS // width), BAND_ROWS)
     memory = np.empty(7 * step * width, np.float32)
     for rows, source, weights in interpolation(maps.shape[1], height, step):
+        check_time()
         planes = memory[: 7 * (rows.stop - rows.start) * width].reshape(7, -1, width)
         luma, red, blue, *others = planes  # slopes, later scratch memory
         np.copyto(luma, photo.luma[rows])  # converting first is twice as fast as multiplying integers

@@ -122,9 +122,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     submit = dispatch.Dispatcher.submit
 
-    def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any) -> None:
+    def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any, *halted: bool) -> None:
         found.setdefault(stage, []).append(len(items))
-        submit(self, pool, stage, work, items, then)
+        submit(self, pool, stage, work, items, then, *halted)
 
     monkeypatch.setattr(dispatch.Dispatcher, "submit", counted)
     return found
@@ -211,7 +211,7 @@ def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> lis
 
     run.on_event = lambda event, outcome: held.pop(event.job.name)
     monkeypatch.setattr(pipeline, "decode", decoding)
-    monkeypatch.setattr(pipeline, "PIXELS_UNDER_WAY", limit)
+    monkeypatch.setattr(pipeline, "MEMORY_UNDER_WAY", limit)
     outcome = run(batch_size=2, workers=4)
     assert outcome.done == outcome.settled
     return seen
