@@ -64,8 +64,7 @@ def check_file_size(size: int, max_pixels: int = MAX_PIXELS) -> None:
     """
     most = MAX_PIXEL_BYTES * max_pixels + MAX_METADATA
     if size > most:
-        largest = f"{most} of an uncompressed photo of {max_pixels} pixels"
-        raise LimitError(f"{size} bytes, more than the {largest}", "--max-pixels")
+        raise LimitError(f"{size} bytes, the limit is {most}", "--max-pixels")
 
 
 @contextmanager
@@ -128,9 +127,9 @@ def opened(source: Path | bytes, formats: tuple[str, ...], max_pixels: int = MAX
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE:
-        raise LimitError(f"{width} x {height} pixels, more than {MAX_SIDE} a side")
+        raise LimitError(f"{width} x {height} pixels, the limit is {MAX_SIDE} a side")
     if width * height > max_pixels:
-        raise LimitError(f"{width} x {height} pixels, more than {max_pixels}", "--max-pixels")
+        raise LimitError(f"{width} x {height} pixels, the limit is {max_pixels}", "--max-pixels")
 
 
 def metadata_of(image: Image.Image) -> int:
@@ -143,7 +142,7 @@ def metadata_of(image: Image.Image) -> int:
     values = [*image.info.values(), *(tags._tagdata.values() if tags is not None else ())]
     size = sum(len(value) for value in values if isinstance(value, bytes | str))
     if size > MAX_METADATA:
-        raise LimitError(f"{size} bytes of metadata, more than {MAX_METADATA}")
+        raise LimitError(f"{size} bytes of metadata, the limit is {MAX_METADATA}")
     return size
 
 
@@ -165,9 +164,9 @@ class _Reads(io.BufferedIOBase):
         content = super().read(min(size, self.left[1] + 1) if size is not None and size >= 0 else self.left[1] + 1)
         self.left = [self.left[0] - 1, self.left[1] - len(content)]
         if self.left[1] < 0:
-            raise LimitError(f"more than {MAX_METADATA} bytes before its pixels")
+            raise LimitError(f"more than {MAX_METADATA} bytes before its pixels, the limit of metadata")
         if self.left[0] < 0:
-            raise LimitError(f"a header of more than {MAX_HEADER_READS} parts or bytes of comments")
+            raise LimitError(f"more than {MAX_HEADER_READS} parts before its pixels, the limit of a header")
         return content
 
 

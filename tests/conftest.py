@@ -311,9 +311,11 @@ class WatchedFolder(LocalFolder):
         super().__init__(path)
         self.before: Callable[[str], object] = lambda name: None
 
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         self.before(name)
-        super().publish(name, content, replaces)
+        super().publish(name, content, replaces, mode)
 
 
 class PipelineRun:

@@ -1,7 +1,6 @@
 """Base class of all backends: lifecycle and checks. Subclasses implement the calls of one engine."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -31,11 +30,6 @@ MEMORY_MESSAGES = (
 
 LEAST_MULTIPLES = 2
 """Least height and width of a dynamic size, in multiples: reflect padding needs two pixels at the smallest scale."""
-
-
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OutOfMemory(RuntimeError):  # noqa: N818 (the usual name)

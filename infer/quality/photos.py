@@ -15,12 +15,13 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from cgan.cores import available_cores
 from cgan.data.prefetch import prefetch
 from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.metrics.measurement import Measured
-from infer.backends.base import Backend, OutOfMemory, available_cores
+from infer.backends.base import Backend, OutOfMemory
 from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
 
 Source = tuple[str, Path | bytes]

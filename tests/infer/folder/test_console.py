@@ -128,7 +128,7 @@ def test_the_first_signal_asks_and_the_second_ends(
         signal.raise_signal(number)
         assert stop.event.wait(10)
         assert stop.exit_code == code
-    assert capfd.readouterr().err == "finishing the photos under way; a second signal ends at once\n"
+    assert capfd.readouterr().err == "stopping as soon as possible; a second signal ends at once\n"
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -146,7 +146,7 @@ with stop_on_signal() as stop:
 def test_a_second_signal_ends_at_once_whatever_runs() -> None:
     done = subprocess.run([sys.executable, "-c", SECOND], stderr=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode in (130, 143)
-    assert done.stderr == b"finishing the photos under way; a second signal ends at once\n"
+    assert done.stderr == b"stopping as soon as possible; a second signal ends at once\n"
 
 
 MANY = """
