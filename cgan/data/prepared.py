@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
@@ -23,11 +23,21 @@ from cgan.files import atomic_path, json_sha256, remove_temporaries
 from cgan.formats import PHOTO_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.marks import Sharing, noted
+from cgan.memory_budget import MemoryBudget
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.photo_limits import MAX_SECONDS, LimitError, check_file_size, opened, time_limit
 from cgan.user_folders import cache_folder
 
 CACHE_VERSION = 3
 """Increased when the preparation changes, so that older caches are not read."""
+
+CONTENTS_UNDER_WAY = 2**29
+MEMORY_UNDER_WAY = 2**31
+"""Limits in bytes of the contents of all files that are read at a time, and of the memory in which they are decoded. A
+single larger photo is decoded alone."""
+
+DECODED_BYTES = 24
+"""Most bytes of memory a pixel: a progressive JPEG is decoded twice, then turned upright and converted to RGB."""
 
 MAX_UNREADABLE = 0.05
 """A larger share of unreadable photos is an error rather than a warning."""
@@ -264,38 +274,57 @@ def _digest_or_empty(path: Path) -> str:
         return ""  # decoding fails too, with the reason
 
 
-def _decode(photo: _Photo, size: int) -> np.ndarray | str:
-    """Return the pixels of a photo, or the reason why it cannot be read.
+class _Decoder:
+    """Decodes photos in several threads, within the limits of memory.
 
-    Raises:
-        UserError: the file has changed since its digest was computed.
+    Args:
+        size: height and width of the results in pixels.
     """
-    content, failure = b"", ""
-    try:
-        content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
-    except OSError as error:
-        failure = f"{type(error).__name__}: {error}"
-    except MemoryError:
-        return "MemoryError: the file is larger than the memory"
-    if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
-        raise UserError(
-            f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
-        )
-    return failure or _pixels(content, size)
 
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._contents, self._memory = MemoryBudget(CONTENTS_UNDER_WAY), MemoryBudget(MEMORY_UNDER_WAY)
 
-def _pixels(content: bytes, size: int) -> np.ndarray | str:
-    try:
-        with Image.open(io.BytesIO(content), formats=tuple(set(PHOTO_FORMATS.values()))) as image:
-            if image.mode.startswith(("I", "F")):
-                return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
-            return resized_rgb(image, size, size)
-    except MissingPixelsError as error:
-        return str(error)
-    except UnidentifiedImageError:  # its message contains a memory address
-        return "UnidentifiedImageError: cannot identify image file"
-    except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
-        return f"{type(error).__name__}: {error}"
+    def __call__(self, photo: _Photo) -> np.ndarray | str:
+        """Return the pixels of a photo, or the reason why it cannot be read.
+
+        Raises:
+            UserError: the file has changed since its digest was computed.
+        """
+        try:
+            length = photo.path.stat().st_size
+            check_file_size(length)
+        except OSError:
+            length = 0  # reading it fails too, with the reason
+        except LimitError as error:
+            return str(error)
+        with self._contents.taken(length):
+            content, failure = b"", ""
+            try:
+                content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
+            except OSError as error:
+                failure = f"{type(error).__name__}: {error}"
+            except MemoryError:
+                return "MemoryError: the file is larger than the memory"
+            if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
+                raise UserError(
+                    f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
+                )
+            return failure or self._pixels(content)
+
+    def _pixels(self, content: bytes) -> np.ndarray | str:
+        try:
+            with time_limit(MAX_SECONDS), opened(content, tuple(set(PHOTO_FORMATS.values()))) as image:
+                if image.mode.startswith(("I", "F")):
+                    return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
+                with self._memory.taken(image.width * image.height * DECODED_BYTES):
+                    return resized_rgb(image, self._size, self._size)
+        except (MissingPixelsError, LimitError) as error:
+            return str(error)
+        except UnidentifiedImageError:  # its message contains a memory address
+            return "UnidentifiedImageError: cannot identify image file"
+        except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
+            return f"{type(error).__name__}: {error}"
 
 
 def _decode_all(
@@ -308,7 +337,7 @@ def _decode_all(
     with atomic_path(target) as temporary:
         with temporary.open("wb") as file:
             file.write(_npy_header(len(photos), size))
-            decoded = prefetch(photos, lambda photo: _decode(photo, size), PREPARE_AHEAD, PREPARE_THREADS)
+            decoded = prefetch(photos, _Decoder(size), PREPARE_AHEAD, PREPARE_THREADS)
             with contextlib.closing(decoded):
                 for i, result in enumerate(decoded):
                     if isinstance(result, str):

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cgan.cores import available_cores, quota_is_tighter
 from cgan.errors import UserError
 from cgan.spec import ModelSpec, Sidecar, read_sidecar
 from infer.backends.names import Device
@@ -51,7 +52,8 @@ class Backend(ABC):
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         self.path = path
         self.device = Device(device)
-        self.threads = threads
+        # Engines know of no quota: they would choose a thread for each core of the machine.
+        self.threads = threads or (available_cores() if quota_is_tighter() else 0)
         self.sidecar: Sidecar | None = None
         """Sidecar that confirms the file's digest; None if there is none beside the file."""
         self.note: str | None = None

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cgan.photo_limits import MAX_PIXELS
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import FORMAT_CHOICES, command, main
 from infer.folder import report
-from infer.photo.decode import MAX_PIXELS
 from infer.photo.formats import WRITE_FORMATS
 
 Call = Callable[..., Any]
