@@ -59,8 +59,10 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
                 ) from error
             if "temporary directory" in str(error):  # from tempfile; its message lists the folders that it tried
                 raise GateError(f"{error.strerror}; make room in one of them, or name another as TMPDIR") from error
-            if error.errno not in FULL_DISK or error.filename is not None:
+            if error.errno not in FULL_DISK:
                 raise
+            if error.filename is not None:
+                raise GateError(f"{error.filename}: cannot be written ({error.strerror}); make room there") from error
             # Otherwise Python tries to write the rest at exit and prints another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise GateError(f"the output cannot be written ({error}); make room where it goes") from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
+from cgan import libtiff_messages
 from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
 from cgan.photo_limits import check_time
 
@@ -47,7 +48,7 @@ def load(image: Image.Image) -> tuple[str, ...]:
         image: opened by Pillow, after `draft`. Loaded images, and images that come from no file, stay as they are.
 
     Returns:
-        Notes for the user: a missing end marker, or data left over.
+        Notes for the user: a missing end marker, data left over, or errors that libtiff went on after.
 
     Raises:
         MissingPixelsError: pixels are missing.
@@ -63,8 +64,14 @@ def load(image: Image.Image) -> tuple[str, ...]:
             _check_tiff(opened)
         elif image.format in ("PNG", "GIF"):
             content = _content(opened)
-    with _no_truncated_images():
-        image.load()
+    with _no_truncated_images(), libtiff_messages.collected() as messages:
+        try:
+            image.load()
+        except OSError as error:
+            if messages:
+                raise OSError("; ".join((str(error), *messages))) from error
+            raise
+    notes += messages
     if content and image.format == "PNG":
         _check_png(image, content, notes)
     elif content and not _gif_ends(content):

@@ -18,7 +18,7 @@ BROKEN_URL = re.compile(
 """URLs without exactly two slashes. A password in them would not be hidden, and could become the name of a folder."""
 
 NO_PATH = re.compile(r"(?:[A-Za-z][A-Za-z0-9+-]+::)*(?:(?:file|local|simplecache|filecache|blockcache|cached)://)?")
-"""URLs of this machine or of caches that name nothing. Read as a path they would be the current folder, or a new one."""
+"""URLs of this machine or of caches that name nothing. As a path they would be the current folder, or a new one."""
 
 SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]+")
 """Scheme of a URL, at least two characters, so that a drive letter is not one."""

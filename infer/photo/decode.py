@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cgan import libtiff_messages
 from cgan.completeness import load
 from cgan.formats import PHOTO_FORMATS
 from cgan.photo_limits import MAX_PIXELS, LimitError, check_time, metadata_of, opened
@@ -314,7 +315,8 @@ def _split_wide(
         if reading.second:
             low = stack.enter_context(again())
             low.tile = reading.second  # type: ignore[attr-defined]
-            low.load()
+            with libtiff_messages.collected():  # the same as those of the first pass
+                low.load()
         luma, alpha, cut = sixteen_bit_color.luma_and_alpha(image, low, transparent)
     if cut:
         notes.append("transparency read with 8 of its 16 bits")
