@@ -138,8 +138,8 @@ def metadata_of(image: Image.Image) -> int:
     Raises:
         LimitError: they are more than MAX_METADATA.
     """
-    tags: Any = getattr(image, "tag_v2", None)
-    values = [*image.info.values(), *(tags._tagdata.values() if tags is not None else ())]
+    tags: Any = getattr(image, "tag_v2", None)  # of a TIFF, whose `info` is made of them
+    values = image.info.values() if tags is None else tags._tagdata.values()
     size = sum(len(value) for value in values if isinstance(value, bytes | str))
     if size > MAX_METADATA:
         raise LimitError(f"{size} bytes of metadata, the limit is {MAX_METADATA}")

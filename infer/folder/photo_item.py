@@ -6,7 +6,7 @@ from pathlib import Path
 
 from infer.folder.plan import Job
 from infer.photo.decode import Floats, Photo
-from infer.photo.encode import ENCODER_BYTES, Encoded
+from infer.photo.encode import Encoded
 
 
 @dataclass(eq=False)
@@ -22,7 +22,7 @@ class Item:
     """Permission bits of the input, which the output gets where they are stricter."""
     pixels: int = 0
     memory: int = 0
-    """Pixels of the photo and the bytes of memory that it takes (`infer.photo.decode.Header`), once it is fetched."""
+    """Pixels of the photo, and the bytes of memory that it takes from decoding to encoding, once it is fetched."""
     spent: float = 0.0
     """Seconds that its stages have taken, of those that --timeout bounds."""
     until: float | None = None
@@ -46,7 +46,7 @@ class Item:
     @property
     def weight(self) -> int:
         """Memory in bytes."""
-        return self.memory + self.pixels * ENCODER_BYTES.get(self.job.format, 0)
+        return self.memory
 
     @property
     def effort(self) -> int:

@@ -24,8 +24,8 @@ from infer.folder.plan import Job
 from infer.folder.scheduler import AfterFailure, Limits, Scheduler
 from infer.folder.storage import Storage
 from infer.folder.thread_pools import Dispatcher
-from infer.photo.decode import Photo, decode, header_of, model_input, render_size_for
-from infer.photo.encode import write_photo
+from infer.photo.decode import decode, header_of, model_input, render_size_for
+from infer.photo.encode import encoding_bytes, write_photo
 from infer.photo.formats import Resolution
 
 MEMORY_UNDER_WAY = 2**30
@@ -81,7 +81,8 @@ class PhotoWork:
         item.content = content
         with self._timed(item):
             header = header_of(content, item.job.name, self.options.max_pixels)
-        item.pixels, item.memory = header.pixels, header.memory
+        item.pixels = header.pixels
+        item.memory = header.memory + encoding_bytes(header.size, self._render_size(header.size)[0], item.job.format)
 
     def decode(self, item: Item) -> None:
         """Decode the photo, and scale its luma to the render size."""
@@ -89,12 +90,12 @@ class PhotoWork:
         with self._timed(item):
             photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
             item.content = None
-            item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo)), photo.notes
+            item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo.size)), photo.notes
 
-    def _render_size(self, photo: Photo) -> tuple[int, int]:
+    def _render_size(self, size: tuple[int, int]) -> tuple[int, int]:
         spec, longest = self.backend.spec, self.options.render_longest
         if longest:
-            height, width = render_size_for(photo.size, longest, spec.size_multiple)
+            height, width = render_size_for(size, longest, spec.size_multiple)
             least = self.backend.least_side
             return max(height, least), max(width, least)
         return self.backend.own_size

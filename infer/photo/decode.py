@@ -32,8 +32,8 @@ READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 PIXEL_BYTES = 8
 DEEP_PIXEL_BYTES = 16
 """With more than 8 bits a channel."""
-TWICE_DECODED_BYTES = 24
-"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, and in CMYK.
+COSTLY_PIXEL_BYTES = 24
+"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, CMYK and WebP.
 
 Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
 
@@ -140,17 +140,23 @@ def photo_of(image: Image.Image) -> Photo:
 class Header:
     """Size of a photo that is not decoded yet."""
 
-    pixels: int
+    size: tuple[int, int]
+    """Height and width in pixels, before orientation is applied."""
     memory: int
-    """Largest number of bytes that the photo takes at a time until its output is written."""
+    """Largest number of bytes that it takes at a time; `infer.photo.encode.encoding_bytes` adds to them."""
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.size[0] * self.size[1]
 
 
 def header_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Header:
     """Return the size of a photo from its header, without decoding. Arguments and errors are those of `decode`."""
     with _opened(source, name, max_pixels) as image:
-        pixels = image.width * image.height
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
-        return Header(pixels, pixels * _pixel_bytes(image) + size + METADATA_COPIES * metadata_of(image))
+        length = source.stat().st_size if isinstance(source, Path) else len(source)
+        pixels = image.height * image.width * _pixel_bytes(image)
+        return Header((image.height, image.width), pixels + length + METADATA_COPIES * metadata_of(image))
 
 
 def reason_of(error: Exception) -> str:
@@ -284,8 +290,8 @@ def _source_bits(image: Image.Image) -> int:
 
 def _pixel_bytes(image: Image.Image) -> int:
     """Return the bytes of memory a pixel of an image that is not loaded yet."""
-    if image.mode == "CMYK" or "progressive" in image.info:
-        return TWICE_DECODED_BYTES
+    if image.mode == "CMYK" or image.format == "WEBP" or "progressive" in image.info:
+        return COSTLY_PIXEL_BYTES
     return DEEP_PIXEL_BYTES if _source_bits(image) > 8 or image.mode in WIDE_MODES else PIXEL_BYTES
 
 

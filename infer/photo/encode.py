@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 from cgan.photo_limits import check_time
 from cgan.spec import LUMA_REC601
 from infer.photo import iptc, png_tiff_writers
-from infer.photo.chroma import BAND_ROWS, color_maps, interpolation
+from infer.photo.chroma import BAND_ROWS, MAP_BYTES, color_maps, interpolation
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import PillowFormat
 
@@ -109,6 +109,18 @@ def write_photo(
     else:
         image = _ycbcr_image(photo, gray, rgb) if format_ == "JPEG" else rgb_image(kept, gray, rgb)
     return _encoded(image, kept, format_, quality), tuple(notes)
+
+
+def encoding_bytes(size: tuple[int, int], rows: int, format_: str) -> int:
+    """Return the bytes of memory that encoding a photo takes beside the photo itself.
+
+    Args:
+        size: height and width of the photo.
+        rows: height of the network's output.
+        format_: Pillow's name of the format.
+    """
+    height, width = size
+    return height * width * ENCODER_BYTES.get(format_, 0) + width * min(height, rows) * MAP_BYTES
 
 
 def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
