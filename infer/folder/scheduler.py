@@ -9,9 +9,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from infer.folder.thread_pools import IO_THREADS, TICK, Dispatcher, Ended, NotBegunError, Task
+from infer.folder.thread_pools import IO_THREADS, TICK, Dispatcher, Ended, NotBegunError
 
 GRACE_SECONDS = 1.5
 """Time that photos in hand have to be finished after the run was told to stop. Those that are then still being read,
@@ -164,12 +164,15 @@ class Scheduler(Generic[T]):
     def _wind_up(self) -> None:
         """Drop all items that no thread is processing, except encoded ones, which only need to be written."""
         self._end = time.monotonic() + GRACE_SECONDS
+        in_hand = 0
         for task in self.pools.tasks:
-            task.halted = task.stage != "publish"
+            items = task.items if task.stage == "publish" else task.halt()
+            if task.stage != "fetch":  # what is only read is dropped
+                in_hand += sum(len(item) if isinstance(item, list) else 1 for item in items)
         self._fetched.clear()
         self._drop(self._decoded)
         self._decoded.clear()
-        self.work.winding_up(sum(map(_in_hand, self.pools.tasks)))
+        self.work.winding_up(in_hand)
 
     def _give_up_hanging(self) -> None:
         """Give up the tasks of items that are overdue, and all that the grace of a stop does not wait for."""
@@ -332,11 +335,3 @@ class Scheduler(Generic[T]):
             else:
                 raise error
         return well
-
-
-def _in_hand(task: Task[Any]) -> int:
-    """Return the number of a task's items that are finished if the run stops now."""
-    if task.stage == "publish":
-        return len(task.items)
-    current = task.current if task.stage != "fetch" else None
-    return len(current) if isinstance(current, list) else int(current is not None)

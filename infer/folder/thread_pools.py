@@ -73,6 +73,13 @@ class Task(Generic[Item]):
         self.seconds = time.perf_counter() - begun
         return not self.given_up
 
+    def halt(self) -> list[Item]:
+        """Begin no further item, and return those that were begun."""
+        with self._lock:
+            self.halted = True
+            begun = [item for item, error in self.ended if not isinstance(error, NotBegunError)]
+            return begun if self.current is None else [*begun, self.current]
+
     def give_up(self, item: Item, error: Exception) -> bool:
         """Let an item end with an error; return False if its work has returned meanwhile."""
         with self._lock:

@@ -3,6 +3,7 @@
 import io
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_restart_markers_are_kept_for_the_units_that_there_are() -> None:
 
 def test_time_is_limited_and_counts_what_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(photo_limits.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     check_time()
     with time_limit(10, spent=4):
         now += 6
@@ -175,6 +176,6 @@ def test_decoding_looks_at_the_time(monkeypatch: pytest.MonkeyPatch, make: Calla
     content = make()
     with opened(content, FORMATS) as image:
         ticks = iter(range(10**6))
-        monkeypatch.setattr(photo_limits.time, "monotonic", lambda: float(next(ticks)))
+        monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
         with time_limit(0.5), pytest.raises(LimitError, match="not done after"):
             load(image)
