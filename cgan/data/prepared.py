@@ -268,9 +268,10 @@ def _npy_header(count: int, size: int) -> bytes:
 
 def _digest_or_empty(path: Path) -> str:
     try:
+        check_file_size(path.stat().st_size)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, LimitError):
         return ""  # decoding fails too, with the reason
 
 

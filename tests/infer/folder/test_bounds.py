@@ -1,7 +1,9 @@
 """Bounds of a folder run: threads that hang, photos in hand when it stops, contents that are fetched, permissions."""
 
+import errno
 import os
 import stat
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from PIL import Image
 from cgan.photo_limits import check_time
 from infer.folder import folder_run, pipeline, scheduler
 from infer.folder.archive import ArchiveFolder
-from infer.folder.journal import BEGUN
+from infer.folder.journal import BEGUN, JournalError
 from infer.folder.pipeline import PhotoWork
 from infer.photo import encode
 from infer.photo.decode import header_of
@@ -264,3 +266,32 @@ def test_an_archive_in_an_archive_is_refused(tmp_path: Path, color: Color) -> No
     ran = color(f"tar://::zip://::file://{tmp_path}/x.zip", tmp_path / "out")
     assert ran.code == 2
     assert "found an archive in an archive" in ran.err
+
+
+def test_a_journal_that_finds_a_full_disk_is_no_fault_of_the_request(
+    tmp_path: Path, gray_photos: Photos, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def unopened(path: Path, shown: Path | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(tempfile, "TemporaryFile", full)
+        raise JournalError("the journal cannot be used (unable to open database file)")
+
+    monkeypatch.setattr("infer.folder.request.Journal", unopened)
+    ran = color(gray_photos(tmp_path / "in", 1), tmp_path / "out")
+    assert ran.code == 1
+    assert "unable to open database file" in ran.err
+
+
+def test_an_archive_that_cannot_be_unpacked_to_a_full_disk_is_no_fault_of_the_request(
+    tmp_path: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Iterator[None]:
+        raise OSError(errno.ENOSPC, "TMPDIR is too small")
+
+    (tmp_path / "x.tar").touch()
+    monkeypatch.setattr("infer.folder.archive._opened", full)
+    ran = color(f"tar://::file://{tmp_path}/x.tar", tmp_path / "out")
+    assert (ran.code, ran.err.count("TMPDIR is too small")) == (1, 1)

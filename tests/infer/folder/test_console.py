@@ -52,6 +52,28 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_signal_is_answered_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console, outcome = Console(), Outcome()
+    console.begin(3)
+    console.stopping(2)
+    outcome.done += 1
+    console.update(Event(Job("0.png", "0.png", PillowFormat.PNG, "1:1"), State.DONE), outcome)
+    console.end()
+    err = capsys.readouterr().err
+    assert err.endswith("\nfinishing the 2 photos in hand; a second signal ends at once\n")
+
+
+def test_a_signal_that_other_code_answers_is_not_answered_twice(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signal() as stop:
+        stop.answered = True
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.event.wait(10)
+    assert capfd.readouterr().err == ""
+
+
 def test_quiet_leaves_out_what_goes_well_for_machines_too(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet, expected in ((False, ["begin", "file", "file", "warning"]), (True, ["begin", "file", "warning"])):
         shown = Console(quiet, log_json=True)
