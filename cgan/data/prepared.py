@@ -31,9 +31,8 @@ from cgan.user_folders import cache_folder
 CACHE_VERSION = 3
 """Increased when the preparation changes, so that older caches are not read."""
 
-CONTENTS_UNDER_WAY = 2**29
-MEMORY_UNDER_WAY = 2**31
-"""Limits in bytes of the contents of all files that are read at a time, and of the memory in which they are decoded. A
+_contents, _memory = MemoryBudget(2**29), MemoryBudget(2**31)
+"""Budgets in bytes of the contents of all files that are read at a time, and of the memory in which they are decoded. A
 single larger photo is decoded alone."""
 
 DECODED_BYTES = 24
@@ -275,57 +274,47 @@ def _digest_or_empty(path: Path) -> str:
         return ""  # decoding fails too, with the reason
 
 
-class _Decoder:
-    """Decodes photos in several threads, within the limits of memory.
+def _decode(photo: _Photo, size: int) -> np.ndarray | str:
+    """Return the pixels of a photo, or the reason why it cannot be read.
 
-    Args:
-        size: height and width of the results in pixels.
+    Raises:
+        UserError: the file has changed since its digest was computed.
     """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._contents, self._memory = MemoryBudget(CONTENTS_UNDER_WAY), MemoryBudget(MEMORY_UNDER_WAY)
-
-    def __call__(self, photo: _Photo) -> np.ndarray | str:
-        """Return the pixels of a photo, or the reason why it cannot be read.
-
-        Raises:
-            UserError: the file has changed since its digest was computed.
-        """
+    try:
+        length = photo.path.stat().st_size
+        check_file_size(length)
+    except OSError:
+        length = 0  # reading it fails too, with the reason
+    except LimitError as error:
+        return str(error)
+    with _contents.taken(length):
+        content, failure = b"", ""
         try:
-            length = photo.path.stat().st_size
-            check_file_size(length)
-        except OSError:
-            length = 0  # reading it fails too, with the reason
-        except LimitError as error:
-            return str(error)
-        with self._contents.taken(length):
-            content, failure = b"", ""
-            try:
-                content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
-            except OSError as error:
-                failure = f"{type(error).__name__}: {error}"
-            except MemoryError:
-                return "MemoryError: the file is larger than the memory"
-            if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
-                raise UserError(
-                    f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
-                )
-            return failure or self._pixels(content)
+            content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
+        except OSError as error:
+            failure = f"{type(error).__name__}: {error}"
+        except MemoryError:
+            return "MemoryError: the file is larger than the memory"
+        if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
+            raise UserError(
+                f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
+            )
+        return failure or _pixels(content, size)
 
-    def _pixels(self, content: bytes) -> np.ndarray | str:
-        try:
-            with time_limit(MAX_SECONDS), opened(content, tuple(set(PHOTO_FORMATS.values()))) as image:
-                if image.mode.startswith(("I", "F")):
-                    return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
-                with self._memory.taken(image.width * image.height * DECODED_BYTES):
-                    return resized_rgb(image, self._size, self._size)
-        except (MissingPixelsError, LimitError) as error:
-            return str(error)
-        except UnidentifiedImageError:  # its message contains a memory address
-            return "UnidentifiedImageError: cannot identify image file"
-        except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
-            return f"{type(error).__name__}: {error}"
+
+def _pixels(content: bytes, size: int) -> np.ndarray | str:
+    try:
+        with opened(content, tuple(set(PHOTO_FORMATS.values()))) as image:
+            if image.mode.startswith(("I", "F")):
+                return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
+            with _memory.taken(image.width * image.height * DECODED_BYTES), time_limit(MAX_SECONDS):
+                return resized_rgb(image, size, size)
+    except (MissingPixelsError, LimitError) as error:
+        return str(error)
+    except UnidentifiedImageError:  # its message contains a memory address
+        return "UnidentifiedImageError: cannot identify image file"
+    except Exception as error:  # decoders also raise struct.error, TypeError and others on broken files
+        return f"{type(error).__name__}: {error}"
 
 
 def _decode_all(
@@ -338,7 +327,7 @@ def _decode_all(
     with atomic_path(target) as temporary:
         with temporary.open("wb") as file:
             file.write(_npy_header(len(photos), size))
-            decoded = prefetch(photos, _Decoder(size), PREPARE_AHEAD, PREPARE_THREADS)
+            decoded = prefetch(photos, lambda photo: _decode(photo, size), PREPARE_AHEAD, PREPARE_THREADS)
             with contextlib.closing(decoded):
                 for i, result in enumerate(decoded):
                     if isinstance(result, str):

@@ -135,10 +135,10 @@ class stop_on_signal:  # noqa: N801 (used like a function)
                 # Waiting for threads could take minutes; a killed run is taken up where it was.
                 os._exit(128 + number)
             self.received = number
-            self.event.set()
             with contextlib.suppress(OSError):  # not through sys.stderr, which other code may be writing to
                 if not self.answered:
                     os.write(2, f"stopping as soon as possible; {SECOND_SIGNAL}\n".encode())
+            self.event.set()
 
 
 def counts(outcome: "Outcome") -> str:

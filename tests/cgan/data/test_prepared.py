@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from cgan.data import prepared as prepared_module
-from cgan.data.prepared import prepare
+from cgan.data.prepared import DECODED_BYTES, prepare
+from cgan.data.scan import scan
 from cgan.errors import UserError
+from cgan.memory_budget import MemoryBudget
 
 MakePhotos = Callable[..., Path]
 
@@ -197,18 +199,17 @@ def test_limits_of_photos_hold_in_training(tmp_path: Path, make_photos: MakePhot
 
 def test_photos_wait_for_memory(tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    original = prepared_module.MemoryBudget.taken
 
-    def noted(self: Any, size: int) -> Any:
-        taken.append(size)
-        return original(self, size)
+    class Noted(MemoryBudget):
+        def taken(self, size: int) -> Any:
+            taken.append(size)
+            return super().taken(size)
 
-    monkeypatch.setattr(prepared_module.MemoryBudget, "taken", noted)
-    monkeypatch.setattr(prepared_module, "MEMORY_UNDER_WAY", 1)
-    monkeypatch.setattr(prepared_module, "CONTENTS_UNDER_WAY", 1)
+    monkeypatch.setattr(prepared_module, "_contents", Noted(1))
+    monkeypatch.setattr(prepared_module, "_memory", Noted(1))
     folder = make_photos(tmp_path / "photos", 5)
     assert len(prepare(folder, 32).names) == 5
-    with Image.open(next(folder.iterdir())) as image:
+    paths = scan(folder)
+    with Image.open(paths[0]) as image:
         pixels = image.width * image.height
-    assert taken.count(pixels * prepared_module.DECODED_BYTES) == 5
-    assert set(taken) >= {path.stat().st_size for path in folder.iterdir()}
+    assert sorted(taken) == sorted([*(path.stat().st_size for path in paths), *[pixels * DECODED_BYTES] * 5])
