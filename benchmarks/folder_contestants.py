@@ -18,8 +18,9 @@ from typing import Self
 import numpy as np
 
 from benchmarks.peers import PEERS
+from cgan.cores import available_cores
 from infer.backends import open_model
-from infer.backends.base import Backend, available_cores
+from infer.backends.base import Backend
 from infer.folder.journal import Journal
 from infer.folder.local_folder import LocalFolder
 from infer.folder.options import FolderOptions

@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from infer.backends.base import available_cores
+from cgan.cores import available_cores
 
 PACKAGES = (
     "cgan",

@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.command import benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
 from benchmarks.rounds import rounds_of_turns
+from cgan.cores import available_cores
 from cgan.data.prefetch import prefetch
 from infer.backends import open_model
-from infer.backends.base import available_cores
 from infer.packaged import DEFAULT_MODEL
 from infer.photo.decode import Floats, decode, model_input
 from infer.quality.parity import THREADS, Parity, check_parity

@@ -5,11 +5,13 @@ It imports neither torch nor numpy, because `infer` imports it.
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from cgan.cores import available_cores, quota_is_tighter
 from cgan.errors import FULL_DISK, GateError, UserError
 
 BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
@@ -32,7 +34,11 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
 
     if sys.stderr is None:  # closed: the next opened file would get descriptor 2, and the messages of libraries
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if quota_is_tighter():  # read by torch and numpy when they are imported; they know nothing of quotas
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
     with exit_on_user_error():
+        if any(argument == "" or re.fullmatch("--[a-z0-9-]+=", argument) for argument in arguments or sys.argv[1:]):
+            raise UserError("found an empty argument, expected a value; write . for the current folder")
         try:
             try:
                 sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
@@ -53,8 +59,10 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
                 ) from error
             if "temporary directory" in str(error):  # from tempfile; its message lists the folders that it tried
                 raise GateError(f"{error.strerror}; make room in one of them, or name another as TMPDIR") from error
-            if error.errno not in FULL_DISK or error.filename is not None:
+            if error.errno not in FULL_DISK:
                 raise
+            if error.filename is not None:
+                raise GateError(f"{error.filename}: cannot be written ({error.strerror}); make room there") from error
             # Otherwise Python tries to write the rest at exit and prints another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise GateError(f"the output cannot be written ({error}); make room where it goes") from error

@@ -11,7 +11,9 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
+from cgan import libtiff_messages
 from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
+from cgan.photo_limits import check_time
 
 PNG_SIGNATURE_SIZE = 8
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -46,7 +48,7 @@ def load(image: Image.Image) -> tuple[str, ...]:
         image: opened by Pillow, after `draft`. Loaded images, and images that come from no file, stay as they are.
 
     Returns:
-        Notes for the user: a missing end marker, or data left over.
+        Notes for the user: a missing end marker, data left over, or errors that libtiff went on after.
 
     Raises:
         MissingPixelsError: pixels are missing.
@@ -62,8 +64,14 @@ def load(image: Image.Image) -> tuple[str, ...]:
             _check_tiff(opened)
         elif image.format in ("PNG", "GIF"):
             content = _content(opened)
-    with _no_truncated_images():
-        image.load()
+    with _no_truncated_images(), libtiff_messages.collected() as messages:
+        try:
+            image.load()
+        except OSError as error:
+            if messages:
+                raise OSError("; ".join((str(error), *messages))) from error
+            raise
+    notes += messages
     if content and image.format == "PNG":
         _check_png(image, content, notes)
     elif content and not _gif_ends(content):
@@ -121,6 +129,7 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
     """Yield name, body and checksum of each chunk; the last chunk may be truncated."""
     view, place = memoryview(content), PNG_SIGNATURE_SIZE
     while place + 8 <= len(content):
+        check_time()
         end = place + 8 + int.from_bytes(content[place : place + 4])
         yield content[place + 4 : place + 8], view[place + 8 : end], content[end : end + 4]
         place = end + 4
@@ -139,6 +148,7 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
         for piece in pieces:
             rest: bytes | memoryview = piece
             while rest and found < wanted:
+                check_time()
                 found += len(stream.decompress(rest, PIECE))
                 rest = stream.unconsumed_tail
     except zlib.error as error:
@@ -177,6 +187,7 @@ def _gif_ends(content: bytes) -> bool:
         else:
             place += 2
         while place < len(content) and content[place]:
+            check_time()
             place += content[place] + 1
         place += 1
     return content[place : place + 1] == GIF_TRAILER

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageFile
 
 from cgan.jpeg_scans import ARITHMETIC, PROGRESSIVE, Layout, Scan, layout_of
+from cgan.photo_limits import check_time
 
 JPEG_CODEC = "cgan_jpeg"
 """Name under which `JpegDecoder` is registered with Pillow."""
@@ -64,7 +65,7 @@ class JpegDecoder(ImageFile.PyDecoder):
     im: Any
 
     def decode(self, buffer: "Image.DecoderInput") -> tuple[int, int]:
-        """Decode the file. Returns -1 and Pillow's error code; raises MissingPixelsError."""
+        """Decode the file. Returns -1 and Pillow's error code; raises MissingPixelsError and LimitError."""
         assert self.fd is not None
         data = self.fd.read()
         layout = layout_of(data)
@@ -205,6 +206,7 @@ class _Feed:
         """Feed bytes to the decoder."""
         if self.code is not None:
             return
+        check_time()
         piece = self.waiting + bytes(piece) if self.waiting else piece
         taken, code = self.decoder.decode(piece)
         if taken < 0:

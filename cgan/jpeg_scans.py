@@ -2,7 +2,12 @@
 
 import math
 import re
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+
+from cgan.photo_limits import LimitError, check_time
 
 DHT, EOI, SOS, DQT, DRI = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD
 FRAMES = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}  # JPG and DAC
@@ -12,12 +17,17 @@ ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB})
 BARE = frozenset({0x01, 0xD8})
 """TEM and SOI, which have no segment."""
 
-MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
-"""A marker that ends entropy-coded data, after any fill bytes; other bytes of 0xFF are stuffed or restart markers."""
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""A marker that ends entropy-coded data; other bytes of 0xFF are fill bytes before it, stuffed or restart markers. The
+pattern leaves fill bytes out, because a search for any number of them takes the square of their number."""
 
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 
 COEFFICIENTS = 64
+
+MAX_SCANS = 200
+"""Largest number of scans. libjpeg passes over the whole picture in each one; encoders write about ten, and one scan
+for each bit of each band that they use comes to less than a hundred."""
 
 MEANS = 2048
 """Range of the dequantised DC coefficient, which is eight times a block's mean."""
@@ -77,7 +87,7 @@ class Scan:
     """First and last coefficient, 0 to 63; in lossless pictures the predictor and 0."""
     low_bit: int
     """Number of low bits of each coefficient that later scans hold."""
-    restarts: tuple[int, ...]
+    restarts: Sequence[int]
     """Positions of restart markers."""
     interval: int
     """Minimum coded units between restart markers; 0 without markers."""
@@ -136,11 +146,16 @@ class Layout:
 
 
 def layout_of(data: bytes) -> Layout:
-    """Return frame and scans of the JPEG at the beginning of `data`; bytes after its end marker are ignored."""
+    """Return frame and scans of the JPEG at the beginning of `data`; bytes after its end marker are ignored.
+
+    Raises:
+        LimitError: it has more than MAX_SCANS scans, or the time of the photo is up.
+    """
     layout, interval, place = Layout(), 0, 2
     shortest: dict[int, tuple[int, int]] = {}
     steps: dict[int, int] = {}
     while (found := MARKER.search(data, place)) and not layout.ended:
+        check_time()
         marker, place = data[found.end() - 1], found.end()
         length = int.from_bytes(data[place : place + 2])
         segment = data[place + 2 : place + length]
@@ -163,6 +178,8 @@ def layout_of(data: bytes) -> Layout:
         place += length if marker != EOI else 0
         if marker == SOS:
             assert layout.frame is not None
+            if len(layout.scans) == MAX_SCANS:
+                raise LimitError(f"more than {MAX_SCANS} scans")
             layout.scans.append(_scan(data, place, segment, interval, layout.frame, _Tables(shortest, steps)))
             place = layout.scans[-1].end
     return layout
@@ -223,7 +240,7 @@ def _is_header(segment: bytes, frame: Frame | None) -> bool:
 
 def _scan(data: bytes, begin: int, segment: bytes, interval: int, frame: Frame, known: _Tables) -> Scan:
     after = MARKER.search(data, begin)
-    end = after.start() if after else len(data.rstrip(b"\xff"))  # without a truncated marker
+    end = begin + len(data[begin : after.start() if after else None].rstrip(b"\xff"))  # without a truncated marker
     count = segment[0]
     components, tables = segment[1 : 1 + 2 * count : 2], segment[2 : 2 + 2 * count : 2]
     first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
@@ -239,11 +256,16 @@ def _scan(data: bytes, begin: int, segment: bytes, interval: int, frame: Frame, 
         first,
         last,
         bits & 15,
-        tuple(found.start() for found in RESTART.finditer(data, begin, end)) if interval else (),
+        _restarts(data, begin, end, frame.units(tuple(components))) if interval else (),
         interval,
         refines_means,
         longest,
     )
+
+
+def _restarts(data: bytes, begin: int, end: int, most: int) -> Sequence[int]:
+    """Return the positions of restart markers, at most one for each unit: a file can be full of them."""
+    return array("Q", (found.start() for found in islice(RESTART.finditer(data, begin, end), most)))
 
 
 def _longest_fall(frame: Frame, tables: dict[int, int], low_bit: int, has_ac: bool, known: _Tables) -> float:

@@ -73,6 +73,12 @@ def command() -> None:
 @click.option("--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]")
 @click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more files than this have failed.")
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger photos.  [default: 268435456]")
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Fail photos that take longer to open, decode and encode; 0 for no limit.  [default: 300]",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done with each file; write nothing.")
 @click.option("--watch", is_flag=True, help="Keep running, and colour files as they arrive.")
 @click.option("--log-json", is_flag=True, help="Write JSON objects to standard output, one per line, for programs.")
@@ -84,6 +90,7 @@ def folder(
     format_: str,
     render_size: int | None,
     max_pixels: int | None,
+    timeout: int | None,
     max_failures: int | None,
     dry_run: bool,
     watch: bool,
@@ -102,11 +109,11 @@ def folder(
         raise UserError(f"{other}: it has no effect with --dry-run; leave one out")
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the workers already use all cores
+    from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
     from infer.folder.console import Console
     from infer.folder.dry_run import show_plan
     from infer.folder.folder_run import run_folder
     from infer.folder.request import FolderRequest
-    from infer.photo.decode import MAX_PIXELS
 
     request = FolderRequest(
         source=source,
@@ -117,6 +124,7 @@ def folder(
         render_longest=render_size,
         max_failures=max_failures,
         max_pixels=max_pixels or MAX_PIXELS,
+        timeout=MAX_SECONDS if timeout is None else timeout,
         watch=watch,
         **given,
     )

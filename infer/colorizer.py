@@ -11,9 +11,10 @@ from typing import Self
 from PIL import Image
 
 from cgan.errors import UserError
+from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS, time_limit
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.photo.decode import MAX_PIXELS, Floats, Photo, decode, model_input, photo_of
+from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
 from infer.photo.formats import WRITE_FORMATS
 from infer.photo.metadata import other_profile
@@ -103,7 +104,13 @@ class Colorizer:
         return colored
 
     def color_photo(
-        self, source: bytes | str | Path, format: str = "png", *, quality: int = 95, max_pixels: int = MAX_PIXELS
+        self,
+        source: bytes | str | Path,
+        format: str = "png",
+        *,
+        quality: int = 95,
+        max_pixels: int = MAX_PIXELS,
+        timeout: float = MAX_SECONDS,
     ) -> Colored:
         """Colour a file or its content. Bit depth, metadata and orientation are kept as in a folder run.
 
@@ -113,10 +120,12 @@ class Colorizer:
             quality: quality of JPEG and WebP, 1 to 100.
             max_pixels: limit of pixels, checked on the header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, applies
                 too: above it Pillow warns, above twice the limit it raises.
+            timeout: limit in seconds of decoding and of encoding, checked between their steps; 0 for no limit.
 
         Raises:
             PhotoError: the content is empty, not an image, damaged, in another format than its suffix says, or too
-                large for `max_pixels` or for the output format.
+                large for `max_pixels`, for the other limits of `cgan.photo_limits` or for the output format.
+            LimitError: encoding took longer than `timeout`.
             OSError: the file cannot be read.
             UserError: unknown format, or quality out of range.
         """
@@ -128,8 +137,11 @@ class Colorizer:
             raise TypeError(
                 f"found {type(source).__name__}, expected bytes or a path; pass the result of read() for a file object"
             )
-        photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
-        content, notes = write_photo(photo, *self._colors(photo), WRITE_FORMATS[format], quality=quality)
+        with time_limit(timeout):
+            photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
+        colors = self._colors(photo)
+        with time_limit(timeout):
+            content, notes = write_photo(photo, *colors, WRITE_FORMATS[format], quality=quality)
         return Colored(bytes(content), photo.notes + notes)
 
     def _colors(self, photo: Photo) -> tuple[Floats, Floats]:

@@ -311,9 +311,11 @@ class WatchedFolder(LocalFolder):
         super().__init__(path)
         self.before: Callable[[str], object] = lambda name: None
 
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         self.before(name)
-        super().publish(name, content, replaces)
+        super().publish(name, content, replaces, mode)
 
 
 class PipelineRun:
@@ -327,6 +329,8 @@ class PipelineRun:
         self.recipe = "recipe"
         self.events: list[Event] = []
         self.on_event: Callable[[Event, Outcome], object] = lambda event, outcome: None
+        self.in_hand: list[tuple[int, int]] = []
+        """Photos that were settled, and those that were said to be finished, when runs were stopped."""
 
     def __call__(self, **options: Any) -> Outcome:
         self.events = []
@@ -339,10 +343,12 @@ class PipelineRun:
         plan = make_plan(self.source, self.target, known=list(self.journal.outputs()))
         values = FolderOptions(**{"batch_size": 4, "workers": 2, **options})
         with self.backend:
-            pipeline = Pipeline(
-                self.source, self.target, self.backend, values, self.journal, self.recipe, note, self.stop
-            )
-            return pipeline.color(plan.jobs)
+            parts = self.source, self.target, self.backend, values, self.journal, self.recipe
+
+            def stopped(in_hand: int) -> None:
+                self.in_hand.append((len(self.events), in_hand))
+
+            return Pipeline(*parts, note, self.stop, stopped).color(plan.jobs)
 
     def states(self) -> dict[str, str]:
         """By output, as the journal has it."""

@@ -16,6 +16,7 @@ TORCH_FREE = {
     for name in (
         "command",
         "completeness",
+        "cores",
         "checkpoint_record",
         "documents",
         "errors",
@@ -24,7 +25,9 @@ TORCH_FREE = {
         "formats",
         "jpeg_decoder",
         "jpeg_scans",
+        "libtiff_messages",
         "onnx_file",
+        "photo_limits",
         "progress",
         "spec",
         "user_folders",

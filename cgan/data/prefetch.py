@@ -1,12 +1,13 @@
 """Results computed by background threads ahead of their consumer."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-PREPARE_THREADS = min(32, (os.cpu_count() or 1) + 4)
+from cgan.cores import available_cores
+
+PREPARE_THREADS = min(32, available_cores() + 4)
 """Threads that read and decode photos."""
 
 PREPARE_AHEAD = 4 * PREPARE_THREADS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
@@ -23,11 +23,20 @@ from cgan.files import atomic_path, json_sha256, remove_temporaries
 from cgan.formats import PHOTO_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.marks import Sharing, noted
+from cgan.memory_budget import MemoryBudget
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.photo_limits import MAX_SECONDS, LimitError, check_file_size, opened, time_limit
 from cgan.user_folders import cache_folder
 
 CACHE_VERSION = 3
 """Increased when the preparation changes, so that older caches are not read."""
+
+_contents, _memory = MemoryBudget(2**29), MemoryBudget(2**31)
+"""Budgets in bytes of the contents of all files that are read at a time, and of the memory in which they are decoded. A
+single larger photo is decoded alone."""
+
+DECODED_BYTES = 24
+"""Most bytes of memory a pixel: a progressive JPEG is decoded twice, then turned upright and converted to RGB."""
 
 MAX_UNREADABLE = 0.05
 """A larger share of unreadable photos is an error rather than a warning."""
@@ -258,9 +267,10 @@ def _npy_header(count: int, size: int) -> bytes:
 
 def _digest_or_empty(path: Path) -> str:
     try:
+        check_file_size(path.stat().st_size)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, LimitError):
         return ""  # decoding fails too, with the reason
 
 
@@ -270,27 +280,36 @@ def _decode(photo: _Photo, size: int) -> np.ndarray | str:
     Raises:
         UserError: the file has changed since its digest was computed.
     """
-    content, failure = b"", ""
     try:
-        content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
-    except OSError as error:
-        failure = f"{type(error).__name__}: {error}"
-    except MemoryError:
-        return "MemoryError: the file is larger than the memory"
-    if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
-        raise UserError(
-            f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
-        )
-    return failure or _pixels(content, size)
+        length = photo.path.stat().st_size
+        check_file_size(length)
+    except OSError:
+        length = 0  # reading it fails too, with the reason
+    except LimitError as error:
+        return str(error)
+    with _contents.taken(length):
+        content, failure = b"", ""
+        try:
+            content = photo.path.read_bytes()  # read once, so that the digest is of the bytes that are decoded
+        except OSError as error:
+            failure = f"{type(error).__name__}: {error}"
+        except MemoryError:
+            return "MemoryError: the file is larger than the memory"
+        if ("" if failure else hashlib.sha256(content).hexdigest()) != photo.sha256:
+            raise UserError(
+                f"{photo.name} changed while it was prepared; run the command again when nothing changes the folder"
+            )
+        return failure or _pixels(content, size)
 
 
 def _pixels(content: bytes, size: int) -> np.ndarray | str:
     try:
-        with Image.open(io.BytesIO(content), formats=tuple(set(PHOTO_FORMATS.values()))) as image:
+        with opened(content, tuple(set(PHOTO_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
                 return f"gray of more than 8 bits ({image.mode}) has no colours to learn from"
-            return resized_rgb(image, size, size)
-    except MissingPixelsError as error:
+            with _memory.taken(image.width * image.height * DECODED_BYTES), time_limit(MAX_SECONDS):
+                return resized_rgb(image, size, size)
+    except (MissingPixelsError, LimitError) as error:
         return str(error)
     except UnidentifiedImageError:  # its message contains a memory address
         return "UnidentifiedImageError: cannot identify image file"

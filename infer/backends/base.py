@@ -1,7 +1,6 @@
 """Base class of all backends: lifecycle and checks. Subclasses implement the calls of one engine."""
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cgan.cores import available_cores, quota_is_tighter
 from cgan.errors import UserError
 from cgan.spec import ModelSpec, Sidecar, read_sidecar
 from infer.backends.names import Device
@@ -33,11 +33,6 @@ LEAST_MULTIPLES = 2
 """Least height and width of a dynamic size, in multiples: reflect padding needs two pixels at the smallest scale."""
 
 
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class OutOfMemory(RuntimeError):  # noqa: N818 (the usual name)
     """The engine ran out of GPU or host memory on a batch; a smaller one may fit."""
 
@@ -57,7 +52,8 @@ class Backend(ABC):
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         self.path = path
         self.device = Device(device)
-        self.threads = threads
+        # Engines know of no quota: they would choose a thread for each core of the machine.
+        self.threads = threads or (available_cores() if quota_is_tighter() else 0)
         self.sidecar: Sidecar | None = None
         """Sidecar that confirms the file's digest; None if there is none beside the file."""
         self.note: str | None = None

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cgan.cores import available_cores
 from cgan.errors import UserError
 from cgan.extras import needed
 from cgan.onnx_file import check_self_contained
 from cgan.spec import ModelSpec
-from infer.backends.base import Backend, available_cores
+from infer.backends.base import Backend
 from infer.backends.ort import SOURCE, TARGET, read_contract
 
 _DTYPES = threading.Lock()

@@ -84,6 +84,8 @@ class ArchiveFolder(RemoteFolder):
                 f"{self}: found no archive in it, expected FOLDER::ARCHIVE after {self._kind}://, as in "
                 f"{self._kind}://photos::s3://bucket/x.{self._kind} (FOLDER can be empty)"
             )
+        if re.match(r"(?:\w+::)*(?:tar|zip)://", rest):
+            raise UserError(f"{self}: found an archive in an archive, which is not read; unpack the outer one")
         self._files, self._archive = opened(rest, self.credentials)
         self._container = identity_of(rest, self._files, self._archive)
         self._reading = threading.RLock()
@@ -126,7 +128,9 @@ class ArchiveFolder(RemoteFolder):
                 raise OSError(errno.EIO, f"read {len(content)} of {member.status.size} bytes", name)
         return content
 
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         """Refused."""
         raise OSError(errno.EROFS, "archives are only read", name)
 

@@ -5,18 +5,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import ParamSpec
 
 from cgan.files import OccupiedError
+from cgan.photo_limits import LimitError, check_file_size
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
 from infer.folder.photo_item import Item
 from infer.folder.plan import Action, Job, judge, known_contents, refused, replaceable_contents
 from infer.folder.storage import Status, Storage
-from infer.folder.thread_pools import IO_THREADS
+from infer.folder.thread_pools import IO_THREADS, TICK, Dispatcher
 from infer.photo.decode import reason_of
 
 P = ParamSpec("P")
@@ -44,8 +45,8 @@ class Bookkeeper:
     outcome: Outcome
     on_event: OnEvent | None
     """Called after each file."""
-    io_pool: Executor
-    """Threads that compute checksums of inputs."""
+    pools: Dispatcher
+    """Its threads for I/O compute checksums of inputs."""
     stop: threading.Event
     """When set, no further jobs are begun."""
     undo: dict[str, Row | None] = field(default_factory=dict)
@@ -92,16 +93,24 @@ class Bookkeeper:
         waiting = iter(jobs)
         while True:
             while len(ahead) < 4 * IO_THREADS and (job := next(waiting, None)):
-                ahead.append((job, self.io_pool.submit(self.source.checksum, job.name)))
+                ahead.append((job, self.pools.call(self._checksum, job)))
             if not ahead:
                 return
             job, future = ahead.popleft()
+            while not future.done() and not self.stopping:
+                wait([future], TICK)
+            if self.stopping:
+                return
             try:
                 checksum = future.result()
-            except OSError as error:
+            except (OSError, LimitError) as error:
                 self.failed(job, error)
             else:
                 yield job, checksum
+
+    def _checksum(self, job: Job) -> str:
+        check_file_size(job.size, self.options.max_pixels)
+        return self.source.checksum(job.name)
 
     def _begin(self, job: Job, checksum: str) -> tuple[Item, Row] | None:
         """Return item and row of a job; None for a job that is skipped or fails, which is then settled."""

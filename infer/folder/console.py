@@ -51,6 +51,13 @@ class Console:
             found = {"done": outcome.done, "skipped": outcome.skipped, "failed": len(outcome.failed)}
             self._progress.update(outcome.settled, self._total, line, beside=found)
 
+    def stopping(self, in_hand: int) -> None:
+        """Say after a signal how many photos are being finished, on a line of its own; also if quiet."""
+        if self._progress:
+            self._progress.close()
+            self._progress = None
+        say(f"finishing the {in_hand} photos in hand; {SECOND_SIGNAL}")
+
     def end(self) -> None:
         """End the progress; all files are settled, or the run stopped."""
         if self._progress:
@@ -77,6 +84,9 @@ class Console:
             _print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), sys.stdout)
 
 
+SECOND_SIGNAL = "a second signal ends at once"
+
+
 class stop_on_signal:  # noqa: N801 (used like a function)
     """Sets an event on the first Ctrl-C or SIGTERM, so that photos in progress are finished; a second signal exits.
 
@@ -88,6 +98,8 @@ class stop_on_signal:  # noqa: N801 (used like a function)
         self.event = threading.Event()
         self.received: int | None = None
         """Number of the first signal, None before it."""
+        self.answered = False
+        """True while other code answers the first signal, which knows of the progress on the terminal."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "stop_on_signal":
@@ -124,7 +136,8 @@ class stop_on_signal:  # noqa: N801 (used like a function)
                 os._exit(128 + number)
             self.received = number
             with contextlib.suppress(OSError):  # not through sys.stderr, which other code may be writing to
-                os.write(2, b"finishing the photos under way; a second signal ends at once\n")
+                if not self.answered:
+                    os.write(2, f"stopping as soon as possible; {SECOND_SIGNAL}\n".encode())
             self.event.set()
 
 

@@ -25,7 +25,7 @@ from infer.folder.request import (
     work_folder,
 )
 from infer.folder.storage import Storage
-from infer.photo.decode import PhotoError, pixels_of, reason_of, use_own_pixel_limit
+from infer.photo.decode import PhotoError, header_of, reason_of, use_own_pixel_limit
 
 
 def show_plan(request: FolderRequest, console: Console) -> int:
@@ -101,7 +101,7 @@ def _action_for(
         ):
             return Action.FAIL, changed(job.output)
         if found.action is Action.DO and not source.waits:  # of a store the whole file would have to be fetched
-            pixels_of(source.fetch(job.name), job.name, request.max_pixels)
+            header_of(source.fetch(job.name), job.name, request.max_pixels)
     except JournalError as error:
         raise unwritable(target, error) from error
     except (PhotoError, OSError) as error:

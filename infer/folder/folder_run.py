@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cgan.cores import available_cores
 from cgan.errors import GateError, UserError
 from cgan.extras import needed
-from infer.backends.base import Backend, available_cores
+from infer.backends.base import Backend
 from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
 from infer.folder.local_folder import LocalFile
@@ -58,6 +59,10 @@ def run_folder(request: FolderRequest, console: Console) -> int:
             raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
         cores = available_cores()
         workers = request.workers or cores
+        if workers > cores:
+            console.note(
+                f"note: --workers {workers}: this process may use {cores} cores; more workers take memory only"
+            )
         path = journal_path(target.identity, work_folder(target))
         first = None if path.exists() or request.watch else plan_of(request, source, target)
         with opened_model(request, max(1, cores // workers)) as backend:
@@ -175,6 +180,7 @@ class _Run:
 
     def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
         self.console.begin(len(plan.jobs))
+        self.stop.answered = True
         try:
             outcome = Pipeline(
                 self.source,
@@ -185,10 +191,12 @@ class _Run:
                 self.recipe,
                 self.console.update,
                 self.stop.event,
+                self.console.stopping,
             ).color(plan.jobs)
         except OSError as error:
             raise unwritable(self.target, error) from error
         finally:
+            self.stop.answered = False
             self.console.end()
         outcome.failed.update(plan.unreadable)
         return outcome

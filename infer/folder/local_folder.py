@@ -78,13 +78,15 @@ class LocalFolder(Storage):
         """Return the path of a file."""
         return self.path / name
 
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         """Write to the folder for unfinished files, flush to disk, then rename; no link is followed."""
         check_below(name)
         assert self._work is not None, "the folder is prepared"
         temporary = temporary_name()
         try:
-            with open(os.open(temporary, NEW_FILE, 0o666, dir_fd=self._work), "wb") as file:  # noqa: PTH123
+            with open(os.open(temporary, NEW_FILE, mode & 0o666 | stat.S_IRUSR, dir_fd=self._work), "wb") as file:  # noqa: PTH123
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -17,6 +17,9 @@ BROKEN_URL = re.compile(
 )
 """URLs without exactly two slashes. A password in them would not be hidden, and could become the name of a folder."""
 
+NO_PATH = re.compile(r"(?:[A-Za-z][A-Za-z0-9+-]+::)*(?:(?:file|local|simplecache|filecache|blockcache|cached)://)?")
+"""URLs of this machine or of caches that name nothing. As a path they would be the current folder, or a new one."""
+
 SCHEME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]+")
 """Scheme of a URL, at least two characters, so that a drive letter is not one."""
 
@@ -36,6 +39,8 @@ def open_storage(place: str) -> Storage:
         raise UserError(
             f"{name}:{HIDDEN}: found no URL, expected {name}://HOST/...; for a folder of this name, put ./ before it"
         )
+    if NO_PATH.fullmatch(place):
+        raise UserError(f"{place}: found no path in it, expected one, such as file:///FOLDER or s3://BUCKET/FOLDER")
     if place.startswith("file://"):
         return LocalFolder(Path(place.removeprefix("file://")))
     if not is_url(place):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.folder.plan import Job, Plan
-from infer.photo.decode import MAX_PIXELS
 from infer.photo.formats import Resolution
 
 
@@ -27,6 +27,8 @@ class ColoringOptions:
     """Number of failed files above which the run stops; None for no limit."""
     max_pixels: int = MAX_PIXELS
     """Largest number of pixels of a photo."""
+    timeout: float = MAX_SECONDS
+    """Longest time in seconds in which a photo is opened, decoded and encoded; 0 for no limit."""
 
     def recipe(self) -> dict[str, Any]:
         """Return the options that change the picture, for the digest in the journal."""

@@ -18,8 +18,15 @@ class Item:
     """SHA-256 digests of contents that the output may replace; None for any content."""
     content: Path | Encoded | None = None
     """File or content of the input before decoding, content of the output after encoding."""
+    mode: int = 0o666
+    """Permission bits of the input, which the output gets where they are stricter."""
     pixels: int = 0
-    """Pixels of the photo, known once it is fetched."""
+    memory: int = 0
+    """Pixels of the photo, and the bytes of memory that it takes from decoding to encoding, once it is fetched."""
+    spent: float = 0.0
+    """Seconds that its stages have taken, of those that --timeout bounds."""
+    until: float | None = None
+    """Time at which the limit is reached, None outside of such a stage."""
     photo: Photo | None = None
     gray: Floats | None = None
     """Input of the network, 1 x h x w in [0, 1]."""
@@ -32,9 +39,14 @@ class Item:
     """SHA-256 of the output."""
 
     @property
+    def fetch_weight(self) -> int:
+        """Size of the input in bytes, for its content or what is read of it."""
+        return self.job.size
+
+    @property
     def weight(self) -> int:
-        """Memory in pixels; each takes about 8 bytes."""
-        return self.pixels
+        """Memory in bytes."""
+        return self.memory
 
     @property
     def effort(self) -> int:

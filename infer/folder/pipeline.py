@@ -4,14 +4,17 @@ This module implements the work on one photo, and connects it with `Scheduler` (
 """
 
 import hashlib
+import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from cgan.photo_limits import check_file_size, out_of_time, time_limit
 from infer.backends.base import Backend, OutOfMemory
 from infer.folder.bookkeeping import Bookkeeper
 from infer.folder.journal import Journal
@@ -21,12 +24,16 @@ from infer.folder.plan import Job
 from infer.folder.scheduler import AfterFailure, Limits, Scheduler
 from infer.folder.storage import Storage
 from infer.folder.thread_pools import Dispatcher
-from infer.photo.decode import Photo, decode, model_input, pixels_of, render_size_for
-from infer.photo.encode import write_photo
+from infer.photo.decode import decode, header_of, model_input, render_size_for
+from infer.photo.encode import encoding_bytes, write_photo
 from infer.photo.formats import Resolution
 
-PIXELS_UNDER_WAY = 2**26
-"""Limit of the total pixels of photos in progress, about 8 bytes each. A single larger photo is processed alone."""
+MEMORY_UNDER_WAY = 2**30
+"""Limit in bytes of the memory of all photos in progress. A single larger photo is processed alone."""
+
+HANGING_SECONDS = 5.0
+"""Time after the limit of a photo's time from which its thread is taken to hang in a library. Until then it has the
+opportunity to end with the reason itself."""
 
 GROUP = 4
 """Largest number of photos per task. Submitting a task costs as much as decoding a thumbnail."""
@@ -47,26 +54,48 @@ class PhotoWork:
     options: FolderOptions
     books: Bookkeeper
     waiting: Iterator[Item]
+    on_stop: Callable[[int], None] | None = None
+    """Called with the number of photos in hand once a signal was received."""
 
     def __post_init__(self) -> None:
         self.batch_size = self.options.batch_size
 
+    @contextmanager
+    def _timed(self, item: Item) -> Iterator[None]:
+        """Count the time of the block to that of the photo, which `check_time` bounds."""
+        begun, limit = time.monotonic(), self.options.timeout
+        item.until = begun + limit - item.spent if limit else None
+        try:
+            with time_limit(limit, item.spent):
+                yield
+        finally:
+            item.until = None
+            item.spent += time.monotonic() - begun
+
     def fetch(self, item: Item) -> None:
         """Fetch the photo's path or content, and read its size from the header."""
-        item.content = self.source.fetch(item.job.name)
-        item.pixels = pixels_of(item.content, item.job.name, self.options.max_pixels)
+        check_file_size(item.job.size, self.options.max_pixels)
+        content = self.source.fetch(item.job.name)
+        if isinstance(content, Path):
+            item.mode = stat.S_IMODE(content.stat().st_mode)
+        item.content = content
+        with self._timed(item):
+            header = header_of(content, item.job.name, self.options.max_pixels)
+        item.pixels = header.pixels
+        item.memory = header.memory + encoding_bytes(header.size, self._render_size(header.size)[0], item.job.format)
 
     def decode(self, item: Item) -> None:
         """Decode the photo, and scale its luma to the render size."""
         assert isinstance(item.content, Path | bytes)
-        photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
-        item.content = None
-        item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo)), photo.notes
+        with self._timed(item):
+            photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
+            item.content = None
+            item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo.size)), photo.notes
 
-    def _render_size(self, photo: Photo) -> tuple[int, int]:
+    def _render_size(self, size: tuple[int, int]) -> tuple[int, int]:
         spec, longest = self.backend.spec, self.options.render_longest
         if longest:
-            height, width = render_size_for(photo.size, longest, spec.size_multiple)
+            height, width = render_size_for(size, longest, spec.size_multiple)
             least = self.backend.least_side
             return max(height, least), max(width, least)
         return self.backend.own_size
@@ -80,14 +109,15 @@ class PhotoWork:
     def encode(self, item: Item) -> None:
         """Merge colours and luma at the photo's own size, and encode the output."""
         assert item.photo is not None and item.gray is not None and item.colors is not None
-        item.content, notes = write_photo(
-            item.photo,
-            item.gray,
-            item.colors,
-            item.job.format,
-            quality=self.options.quality,
-            raw=self.options.resolution == Resolution.MODEL,
-        )
+        with self._timed(item):
+            item.content, notes = write_photo(
+                item.photo,
+                item.gray,
+                item.colors,
+                item.job.format,
+                quality=self.options.quality,
+                raw=self.options.resolution == Resolution.MODEL,
+            )
         item.notes += notes
         item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
         item.photo = item.gray = item.colors = None
@@ -95,7 +125,7 @@ class PhotoWork:
     def publish(self, item: Item) -> None:
         """Write the output."""
         assert isinstance(item.content, bytes | memoryview)
-        self.target.publish(item.job.output, item.content, item.replaces)
+        self.target.publish(item.job.output, item.content, item.replaces, item.mode)
         item.content = None
 
     @property
@@ -131,6 +161,17 @@ class PhotoWork:
         """Note that a photo failed; the run continues."""
         self.books.failed(item.job, error)
 
+    def overdue(self, item: Item) -> Exception | None:
+        """Return the error of a photo that took longer than --timeout and did not end by itself."""
+        until = item.until
+        hangs = until is not None and time.monotonic() > until + HANGING_SECONDS
+        return out_of_time(self.options.timeout) if hangs else None
+
+    def winding_up(self, in_hand: int) -> None:
+        """Say how many photos are being finished after a signal."""
+        if self.on_stop and self.books.stop.is_set():
+            self.on_stop(in_hand)
+
     def tick(self) -> None:
         """Flush the journal if it is due."""
         self.books.commit_if_due()
@@ -154,7 +195,9 @@ class Pipeline:
     on_event: OnEvent | None = None
     """Called after each file."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """When set, no further files are begun and those in progress are finished."""
+    """When set, no further files are begun and those in hand are finished."""
+    on_stop: Callable[[int], None] | None = None
+    """Called with the number of photos in hand once `stop` is noticed."""
 
     def color(self, jobs: tuple[Job, ...]) -> Outcome:
         """Colour the photos of all jobs; the run continues after failures of single files. Call this once.
@@ -184,10 +227,10 @@ class Pipeline:
             recipe=self.recipe,
             outcome=outcome,
             on_event=self.on_event,
-            io_pool=pools.io_pool,
+            pools=pools,
             stop=self.stop,
         )
-        work = PhotoWork(self.source, self.target, self.backend, self.options, books, books.to_do(jobs))
+        work = PhotoWork(self.source, self.target, self.backend, self.options, books, books.to_do(jobs), self.on_stop)
         try:
             with pools:
                 Scheduler(work, pools, self._limits()).run_all()
@@ -203,7 +246,7 @@ class Pipeline:
         return Limits(
             workers=self.options.workers,
             streams=self.options.streams,
-            weight=PIXELS_UNDER_WAY,
+            weight=MEMORY_UNDER_WAY,
             group=GROUP,
             group_effort=GROUP_PIXELS,
             fetch_singly=self.source.waits,  # content from a store is held in memory

@@ -42,6 +42,11 @@ class Job:
     identity: str
     """Size and version of the input at the time of the search, see `identity_of`."""
 
+    @property
+    def size(self) -> int:
+        """Size of the input in bytes; 0 also where a store does not tell it."""
+        return int(self.identity.partition(":")[0] or 0)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -170,7 +170,9 @@ class RemoteFolder(Storage):
             content: bytes = files.cat_file(self._path(name))
         return content
 
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         """Write a file. Conditional writes of the store prevent replacing another file; stores without them are checked
         immediately before the write.
         """

@@ -199,6 +199,10 @@ class ReportFile:
             self._own_in_store()
         elif self._asked or self.path.parent.is_dir():  # a new OUTPUT has no report
             check_document(self.path, self._is_own, "--report" if self._asked else "")
+        if not self._asked and plan and any(job.output.casefold().startswith(f"{REPORT_NAME}/") for job in plan.jobs):
+            raise UserError(
+                f"{self}: found a folder of photos of this name in {source}; give another name with --report"
+            )
         if self._asked and self.path and plan:  # the default name is never that of a photo
             for folder, names in (
                 (self.target, (job.output for job in plan.jobs)),

@@ -1,6 +1,7 @@
 """The request of `cgan-infer folder`, and the steps that runs and dry runs share."""
 
 import errno
+import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def plan_of(
     except OSError as error:
         if error.errno == errno.EBADMSG:  # the file exists but is not an archive
             raise UserError(f"{source}: cannot be searched ({error.strerror})") from error
+        if error.errno in FULL_DISK:  # an archive is unpacked into a temporary file
+            raise GateError(f"{source}: cannot be searched ({error.strerror})") from error
         raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
 
 
@@ -105,7 +108,20 @@ def opened_journal(path: Path | None, target: Storage, shown: Path | None = None
     try:
         return Journal(path, shown)
     except OSError as error:
+        if path and error.errno is None:
+            error.errno = _error_of_writing(path.parent)
         raise unwritable(target, error) from error
+
+
+def _error_of_writing(folder: Path) -> int | None:
+    """Return the errno of writing a file to a folder, None if it can be written: SQLite tells no full disk by errno."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**15))
+            file.flush()
+    except OSError as error:
+        return error.errno
+    return None
 
 
 def unwritable(target: Storage, error: OSError) -> UserError:

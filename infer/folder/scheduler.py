@@ -4,25 +4,37 @@ fetch -> decode -> run (in batches) -> encode -> publish. One thread submits all
 locks are needed. The scheduler knows nothing about photos: `Work` implements the stages.
 """
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from infer.folder.thread_pools import IO_THREADS, Dispatcher, Ended
+from infer.folder.thread_pools import IO_THREADS, TICK, Dispatcher, Ended, NotBegunError
+
+GRACE_SECONDS = 1.5
+"""Time that photos in hand have to be finished after the run was told to stop. Those that are then still being read,
+decoded or encoded are left to the next run, so that a signal is answered within two seconds."""
+
+ABANDONED = frozenset({"fetch", "decode", "encode"})
+"""Stages that are not waited for. Outputs that are being written are, and so is the engine."""
 
 
 class Item(Protocol):
     """An item that passes through the stages."""
 
     @property
+    def fetch_weight(self) -> int:
+        """Memory in bytes of the item while it is fetched, and until it is decoded."""
+
+    @property
     def weight(self) -> int:
-        """Memory of the item from decoding to its end, in any unit; known once it is fetched."""
+        """Memory in bytes of the item from decoding to its end; known once it is fetched."""
 
     @property
     def effort(self) -> int:
-        """Length of the work on the item, in the same unit; short items share a task."""
+        """Length of the work on the item, in any unit; short items share a task."""
 
     @property
     def batch_key(self) -> Hashable:
@@ -58,7 +70,7 @@ class Work(Protocol[T]):
 
     @property
     def stopping(self) -> bool:
-        """True if no further items are begun; decoded items are finished."""
+        """True if no further items are begun; those in hand are finished."""
 
     def next(self) -> T | None:
         """Return the next item to begin, None if there is none."""
@@ -75,6 +87,12 @@ class Work(Protocol[T]):
     def failed(self, item: T, error: Exception) -> None:
         """Called when a stage failed on an item."""
 
+    def overdue(self, item: T) -> Exception | None:
+        """Return the error of an item in a stage that hangs, None for other items."""
+
+    def winding_up(self, in_hand: int) -> None:
+        """Called once if the run stops, with the number of items that are still being finished."""
+
     def tick(self) -> None:
         """Called after each task."""
 
@@ -88,7 +106,8 @@ class Limits:
     streams: int
     """Largest number of batches that are submitted to the engine at a time."""
     weight: int
-    """Limit of the total weight of decoded items. A single heavier item is processed alone."""
+    """Limit in bytes of the total weight of decoded items, and also of that of fetched ones. A single heavier item is
+    processed alone."""
     group: int
     """Largest number of items per task."""
     group_effort: int
@@ -116,12 +135,21 @@ class Scheduler(Generic[T]):
         """Items in tasks, by stage."""
         self._batches = 0
         """Batches in tasks."""
+        self._fetch_weight = 0
+        """Total weight of items between fetching and decoding."""
         self._weight = 0
         """Total weight of items between decoding and their end."""
+        self._next: T | None = None
+        """An item that waits for room to be fetched."""
+        self._end: float | None = None
+        """Time at which items in hand are abandoned, if the run stops."""
 
     def run_all(self) -> None:
-        """Work until there is no next item and all begun items have ended."""
+        """Work until there is no next item and all begun items have ended, or the run stops."""
+        checked = time.monotonic()
         while True:
+            if self.work.stopping and self._end is None:
+                self._wind_up()
             self._fetch()
             self._decode()
             self._run()
@@ -129,15 +157,49 @@ class Scheduler(Generic[T]):
                 return
             self.pools.take_in()
             self.work.tick()
+            if time.monotonic() - checked > TICK:
+                checked = time.monotonic()
+                self._give_up_hanging()
+
+    def _wind_up(self) -> None:
+        """Drop all items that no thread is processing, except encoded ones, which only need to be written."""
+        self._end = time.monotonic() + GRACE_SECONDS
+        in_hand = 0
+        for task in self.pools.tasks:
+            items = task.items if task.stage == "publish" else task.halt()
+            if task.stage != "fetch":  # what is only read is dropped
+                in_hand += sum(len(item) if isinstance(item, list) else 1 for item in items)
+        self._fetched.clear()
+        self._drop(self._decoded)
+        self._decoded.clear()
+        self.work.winding_up(in_hand)
+
+    def _give_up_hanging(self) -> None:
+        """Give up the tasks of items that are overdue, and all that the grace of a stop does not wait for."""
+        late = self._end is not None and time.monotonic() > self._end
+        for task in [task for task in self.pools.tasks if task.stage in ABANDONED]:
+            item = task.current
+            if item is not None and (error := NotBegunError() if late else self.work.overdue(item)):
+                self.pools.give_up(task, item, error)
+
+    def _drop(self, items: Iterable[T]) -> None:
+        """Forget decoded items, which have left no trace yet."""
+        for item in items:
+            self._weight -= item.weight
 
     def _fetch(self) -> None:
-        if self.work.stopping:
+        if self._end is not None:
             self._fetched.clear()  # they have left no trace yet
             return
         share = 1 if self.limits.fetch_singly else self.limits.group
         room = 2 * IO_THREADS * share - self._active["fetch"] - len(self._fetched)
         begun: list[T] = []
-        while len(begun) < room and not self.work.stopping and (item := self.work.next()) is not None:
+        while len(begun) < room and not self.work.stopping and (item := self._next or self.work.next()) is not None:
+            self._next = item
+            if self._fetch_weight and self._fetch_weight + item.fetch_weight > self.limits.weight:
+                break
+            self._next = None
+            self._fetch_weight += item.fetch_weight
             begun.append(item)
         self._submit("fetch", begun, share, self._fetched.extend)
 
@@ -145,6 +207,7 @@ class Scheduler(Generic[T]):
         admitted: list[T] = []
         while self._fetched and self._has_room(self._fetched[0].weight, len(admitted)):
             item = self._fetched.popleft()
+            self._fetch_weight -= item.fetch_weight
             self._weight += item.weight
             admitted.append(item)
         self._submit("decode", admitted, self._share, self._decoded.extend)
@@ -205,7 +268,8 @@ class Scheduler(Generic[T]):
         ((batch, error),) = ended
         self._batches -= 1
         self._active["run"] -= len(batch)
-        after = AfterFailure.FAIL if error is None else self.work.batch_failed(batch, error)
+        failed = error is not None and not isinstance(error, NotBegunError)
+        after = self.work.batch_failed(batch, error) if failed and error else AfterFailure.FAIL
         if after is AfterFailure.AGAIN:
             self._decoded.extendleft(reversed(batch))
         elif after is AfterFailure.SINGLY:
@@ -233,6 +297,9 @@ class Scheduler(Generic[T]):
             self._active[stage] -= len(results)
             then(self._succeeded(results, admitted=stage != "fetch"))
 
+        if self._end is not None and stage != "publish" and time.monotonic() > self._end:
+            self._drop(items)
+            return
         for group in self._groups(items, share):
             self._active[stage] += len(group)
             self.pools.submit(pool, stage, getattr(self.work, stage), group, ended)
@@ -262,7 +329,9 @@ class Scheduler(Generic[T]):
                 well.append(item)
             elif isinstance(error, Exception):
                 self._weight -= item.weight if admitted else 0
-                self.work.failed(item, error)
+                self._fetch_weight -= 0 if admitted else item.fetch_weight
+                if not isinstance(error, NotBegunError):
+                    self.work.failed(item, error)
             else:
                 raise error
         return well

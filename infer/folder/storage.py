@@ -111,7 +111,9 @@ class Storage(ABC):
         return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
     @abstractmethod
-    def publish(self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = ()) -> None:
+    def publish(
+        self, name: str, content: bytes | memoryview, replaces: Collection[str] | None = (), mode: int = 0o666
+    ) -> None:
         """Write a file atomically: it appears complete and flushed to disk under its name, or not at all.
 
         Args:
@@ -119,6 +121,7 @@ class Storage(ABC):
             content: content of the file.
             replaces: SHA-256 digests of contents that may be replaced; empty if no file may be replaced, None if any
                 file may. A file that already has the new content is left as it is.
+            mode: largest permission bits of the file, of which the umask takes more away; stores have none.
 
         Raises:
             OccupiedError: another file has this name; it is kept.

@@ -21,6 +21,9 @@ GUIDED_EPSILON = 1e-3
 BAND_ROWS, BAND_COLUMNS = 512, 128
 """Largest number of rows and columns that are enlarged at a time, so that each block depends on few source values."""
 
+MAP_BYTES = 16
+"""Bytes of a pixel of `color_maps`: offsets and slopes of two colour differences in float32."""
+
 KEPT_WEIGHTS = 16
 """Number of lengths whose weights are cached for photos of the same size. For thumbnails, computing weights takes as
 long as using them. Each entry takes a few MiB at most."""

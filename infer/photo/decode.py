@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from cgan import libtiff_messages
 from cgan.completeness import load
 from cgan.formats import PHOTO_FORMATS
+from cgan.photo_limits import MAX_PIXELS, LimitError, check_time, metadata_of, opened
 from infer.photo import iptc, metadata, sixteen_bit_color
 from infer.photo.pillow_fixes import mend
 
@@ -28,8 +29,16 @@ WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
-MAX_PIXELS = 2**28
-"""Default limit of pixels, checked before decoding: 268 megapixels, 16,384 x 16,384."""
+PIXEL_BYTES = 8
+DEEP_PIXEL_BYTES = 16
+"""With more than 8 bits a channel."""
+COSTLY_PIXEL_BYTES = 24
+"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, CMYK and WebP.
+
+Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
+
+METADATA_COPIES = 4
+"""Copies of the metadata: Pillow's, the photo's, and two in the output while it is put together."""
 
 REDUCING_GAP = 2.0
 """Pillow's reducing_gap. Photos of at least twice this factor times the render size are first reduced by box means to
@@ -99,15 +108,14 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
         source: the file, or its content.
         name: name whose suffix gives the expected format; None for the name of the file. Bytes without a name may have
             any supported format.
-        max_pixels: limit of pixels, checked on the header.
+        max_pixels: limit of pixels, checked on the header; the other limits are in `cgan.photo_limits`.
 
     Raises:
         PhotoError: the content is empty, not an image, truncated, too large, or in another format than its suffix says.
         OSError: the file cannot be read.
     """
-    with _opened(source, name) as image:
-        _checked(image, max_pixels)
-        return _decode(image, lambda: _opened(source, name))
+    with _opened(source, name, max_pixels) as image:
+        return _decode(image, lambda: _opened(source, name, max_pixels))
 
 
 def photo_of(image: Image.Image) -> Photo:
@@ -128,14 +136,33 @@ def photo_of(image: Image.Image) -> Photo:
     return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=())
 
 
-def pixels_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> int:
-    """Return width times height from the header, without decoding. Arguments and errors are those of `decode`."""
-    with _opened(source, name) as image:
-        return _checked(image, max_pixels)
+@dataclass(frozen=True)
+class Header:
+    """Size of a photo that is not decoded yet."""
+
+    size: tuple[int, int]
+    """Height and width in pixels, before orientation is applied."""
+    memory: int
+    """Largest number of bytes that it takes at a time; `infer.photo.encode.encoding_bytes` adds to them."""
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.size[0] * self.size[1]
+
+
+def header_of(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Header:
+    """Return the size of a photo from its header, without decoding. Arguments and errors are those of `decode`."""
+    with _opened(source, name, max_pixels) as image:
+        length = source.stat().st_size if isinstance(source, Path) else len(source)
+        pixels = image.height * image.width * _pixel_bytes(image)
+        return Header((image.height, image.width), pixels + length + METADATA_COPIES * metadata_of(image))
 
 
 def reason_of(error: Exception) -> str:
     """Return the reason of a failure as text for the report."""
+    if isinstance(error, LimitError):
+        return f"{error}; raise {error.option}" if error.option else str(error)
     return str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
 
 
@@ -167,7 +194,7 @@ def render_size_for(photo_size: tuple[int, int], longest: int, multiple: int) ->
 
 
 @contextlib.contextmanager
-def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image and read its header; errors of Pillow on its content are raised as PhotoError."""
     if name is None and isinstance(source, Path):
         name = source.name
@@ -175,12 +202,14 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
     if not (source.stat().st_size if isinstance(source, Path) else source):
         raise PhotoError("the file is empty")
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
+        with opened(source, READ_FORMATS, max_pixels) as image:
             found = "JPEG" if image.format == "MPO" else image.format  # MPO is a JPEG with more than one picture
             if expected and found != expected:
                 raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
             mend(image)
             yield image
+    except LimitError as error:
+        raise PhotoError(reason_of(error)) from error
     except UnidentifiedImageError as error:
         raise PhotoError(f"not an image, or a kind of {expected or 'image'} that Pillow cannot read") from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
@@ -191,12 +220,6 @@ def _opened(source: Path | bytes, name: str | None) -> Iterator[Image.Image]:
         if error.errno not in (None, errno.EINVAL):  # EINVAL comes from seeking before the start of the file
             raise  # an error of the disk or the network
         raise PhotoError(f"damaged: {error}") from error
-
-
-def _checked(image: Image.Image, max_pixels: int) -> int:
-    if (pixels := image.width * image.height) > max_pixels:
-        raise PhotoError(f"{image.width} x {image.height} pixels, the limit is {max_pixels}; raise --max-pixels")
-    return pixels
 
 
 def _format_of(name: str) -> str:
@@ -265,6 +288,13 @@ def _source_bits(image: Image.Image) -> int:
     return 16 if image.format == "PNG" and arguments in PNG_DEEP else 8
 
 
+def _pixel_bytes(image: Image.Image) -> int:
+    """Return the bytes of memory a pixel of an image that is not loaded yet."""
+    if image.mode == "CMYK" or image.format == "WEBP" or "progressive" in image.info:
+        return COSTLY_PIXEL_BYTES
+    return DEEP_PIXEL_BYTES if _source_bits(image) > 8 or image.mode in WIDE_MODES else PIXEL_BYTES
+
+
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Return the image, and its alpha in mode L or None."""
     if not image.has_transparency_data and "transparency" not in image.info:
@@ -287,10 +317,12 @@ def _split_wide(
     transparent = image.info.get("transparency")
     with contextlib.ExitStack() as stack:
         low = None
+        check_time()
         if reading.second:
             low = stack.enter_context(again())
             low.tile = reading.second  # type: ignore[attr-defined]
-            low.load()
+            with libtiff_messages.collected():  # the same as those of the first pass
+                low.load()
         luma, alpha, cut = sixteen_bit_color.luma_and_alpha(image, low, transparent)
     if cut:
         notes.append("transparency read with 8 of its 16 bits")

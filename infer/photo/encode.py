@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from cgan.photo_limits import check_time
 from cgan.spec import LUMA_REC601
 from infer.photo import iptc, png_tiff_writers
-from infer.photo.chroma import BAND_ROWS, color_maps, interpolation
+from infer.photo.chroma import BAND_ROWS, MAP_BYTES, color_maps, interpolation
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import PillowFormat
 
@@ -37,6 +38,9 @@ DEEP_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.TIFF})
 
 SIDE_LIMITS = {"JPEG": 65_500, "WEBP": 16_383}
 """Largest side in pixels that the libraries write: JPEG_MAX_DIMENSION, WEBP_MAX_DIMENSION."""
+
+ENCODER_BYTES = {"WEBP": 40}
+"""Bytes of memory a pixel that a library's encoder takes beside the photo, where they are many; measured."""
 
 METADATA = {"exif": "EXIF", "xmp": "XMP", "icc_profile": "ICC profile", "iptc": "IPTC captions", "comment": "comment"}
 """Fields of `Photo` that hold metadata, and their names in notes."""
@@ -105,6 +109,18 @@ def write_photo(
     else:
         image = _ycbcr_image(photo, gray, rgb) if format_ == "JPEG" else rgb_image(kept, gray, rgb)
     return _encoded(image, kept, format_, quality), tuple(notes)
+
+
+def encoding_bytes(size: tuple[int, int], rows: int, format_: str) -> int:
+    """Return the bytes of memory that encoding a photo takes beside the photo itself.
+
+    Args:
+        size: height and width of the photo.
+        rows: height of the network's output.
+        format_: Pillow's name of the format.
+    """
+    height, width = size
+    return height * width * ENCODER_BYTES.get(format_, 0) + width * min(height, rows) * MAP_BYTES
 
 
 def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
@@ -234,6 +250,7 @@ def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
     step = min(height, max(1, BAND_PIXELS // width), BAND_ROWS)
     memory = np.empty(7 * step * width, np.float32)
     for rows, source, weights in interpolation(maps.shape[1], height, step):
+        check_time()
         planes = memory[: 7 * (rows.stop - rows.start) * width].reshape(7, -1, width)
         luma, red, blue, *others = planes  # slopes, later scratch memory
         np.copyto(luma, photo.luma[rows])  # converting first is twice as fast as multiplying integers

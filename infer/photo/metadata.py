@@ -5,6 +5,8 @@ import re
 
 from PIL import ExifTags, Image
 
+from cgan.photo_limits import LimitError
+
 PAGE_NAME = 285
 
 TIFF_DESCRIPTIVE_TAGS = frozenset(
@@ -90,6 +92,8 @@ def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, by
             exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = down, across
         exif.bigtiff = False  # EXIF of a BigTIFF would be packed as BigTIFF, which EXIF does not allow
         return exif.tobytes() if len(exif) else None, kept_xmp, orientation
+    except LimitError:
+        raise
     except Exception as error:  # Pillow's parser raises many types
         notes.append(f"EXIF and orientation left out: damaged ({error})")
         return None, kept_xmp, 1

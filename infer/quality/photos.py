@@ -4,7 +4,6 @@ Figures do not depend on names or on the order of a folder, and photos that cann
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import TypeVar
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
 
+from cgan.cores import available_cores
 from cgan.data.prefetch import prefetch
 from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
 from cgan.errors import UserError
 from cgan.metrics.measurement import Measured
-from infer.backends.base import Backend, OutOfMemory, available_cores
+from cgan.photo_limits import opened
+from infer.backends.base import Backend, OutOfMemory
 from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
 
 Source = tuple[str, Path | bytes]
@@ -229,7 +229,7 @@ def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
     Raises:
         PhotoError: the photo is gray with more than 8 bits.
     """
-    with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=READ_FORMATS) as image:
+    with opened(source, READ_FORMATS) as image:
         if image.mode in WIDE_MODES:
             raise PhotoError(f"gray of more than 8 bits ({image.mode}) has no colours to compare with")
         pixels = resized_rgb(image, height, width)

@@ -1,12 +1,15 @@
 """Commands run as programs: a user error is one line and an exit code."""
 
+import errno
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from cgan.command import exit_on_user_error
+from cgan.command import exit_on_user_error, run_command
 from cgan.errors import ChangedFileError, GateError, UserError
 
 
@@ -88,3 +91,25 @@ def test_output_that_nobody_takes_is_no_error() -> None:
     command = f'{sys.executable} -c "{COMMAND.format("print")}" >&-'
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [[""], ["photos", "--out", ""], ["--out="]])
+def test_an_empty_argument_is_refused_by_all_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cgan.cli", "export.cli", "infer.cli"):
+        with pytest.raises(SystemExit) as caught:
+            importlib.import_module(name).main(arguments)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.startswith("error: found an empty argument")
+
+
+def test_a_full_disk_under_any_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def command() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x/journal.sqlite")
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, [], "c")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: /tmp/x/journal.sqlite: cannot be written (No space left on device); make room there\n"
+    )

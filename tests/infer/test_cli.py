@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import FORMAT_CHOICES, command, main
 from infer.folder import report
-from infer.photo.decode import MAX_PIXELS
 from infer.photo.formats import WRITE_FORMATS
 
 Call = Callable[..., Any]
@@ -38,6 +38,7 @@ def test_choices_are_those_that_the_code_knows() -> None:
     assert tuple(PROVIDERS) == PROVIDER_CHOICES
     options = {option.name: option for option in command.commands["folder"].params}
     assert str(MAX_PIXELS) in str(getattr(options["max_pixels"], "help", ""))
+    assert f"default: {MAX_SECONDS:g}]" in str(getattr(options["timeout"], "help", ""))
     assert f"{CPU_BATCH}, on a GPU {GPU_BATCH}" in str(getattr(options["batch_size"], "help", ""))
 
 
@@ -77,6 +78,7 @@ RECORDED: list[tuple[list[object], str, object, object]] = [
     (["--checksum"], "checksum", True, False),
     (["--max-failures", 7], "max_failures", 7, None),
     (["--max-pixels", 10_000], "max_pixels", 10_000, MAX_PIXELS),
+    (["--timeout", 0], "timeout", 0, MAX_SECONDS),
 ]
 
 
@@ -318,6 +320,5 @@ def test_control_c_before_the_run_is_exit_code_130(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_empty_path_is_not_the_current_folder(photos: Path, tmp_path: Path, color: Call) -> None:
-    for source, target in (("", tmp_path / "out"), (photos, "")):
-        assert "found an empty path" in color(source, target).result.error(2)
-    assert "found an empty name of a model" in color(photos, tmp_path / "out", "--model", "").result.error(2)
+    for given in (("", tmp_path / "out"), (photos, ""), (photos, tmp_path / "out", "--model", "")):
+        assert "found an empty argument" in color(*given).result.error(2)

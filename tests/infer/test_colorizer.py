@@ -164,6 +164,8 @@ def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path, gray_
             colorizer.color_photo(photo, **options)
     with pytest.raises(PhotoError, match="the limit is 100"):
         colorizer.color_photo(photo, max_pixels=100)
+    with pytest.raises(PhotoError, match="not done after 1e-09 s"):
+        colorizer.color_photo(photo, timeout=1e-9)
     with pytest.raises(PhotoError, match="empty"):
         colorizer.color_photo(b"")
     with pytest.raises(PhotoError, match="not an image"):

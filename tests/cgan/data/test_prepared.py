@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from cgan.data import prepared as prepared_module
-from cgan.data.prepared import prepare
+from cgan.data.prepared import DECODED_BYTES, prepare
+from cgan.data.scan import scan
 from cgan.errors import UserError
+from cgan.memory_budget import MemoryBudget
 
 MakePhotos = Callable[..., Path]
 
@@ -183,3 +185,31 @@ def test_a_format_that_is_no_photo_is_not_decoded_whatever_its_suffix(tmp_path: 
     Image.new("RGB", (20, 20)).save(tmp_path / "photo.eps")  # Pillow would start Ghostscript on it
     shutil.move(tmp_path / "photo.eps", folder / "photo.jpg")
     assert prepare(folder, 32).unreadable["photo.jpg"] == "UnidentifiedImageError: cannot identify image file"
+
+
+def test_limits_of_photos_hold_in_training(tmp_path: Path, make_photos: MakePhotos) -> None:
+    folder = make_photos(tmp_path / "photos", 40)
+    Image.new("RGB", (70_000, 2)).save(folder / "wide.png")
+    with (folder / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    reasons = prepare(folder, 32).unreadable
+    assert reasons["wide.png"] == "70000 x 2 pixels, the limit is 65500 a side"
+    assert "1099511627776 bytes, the limit is" in reasons["sparse.png"]
+
+
+def test_photos_wait_for_memory(tmp_path: Path, make_photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    class Noted(MemoryBudget):
+        def taken(self, size: int) -> Any:
+            taken.append(size)
+            return super().taken(size)
+
+    monkeypatch.setattr(prepared_module, "_contents", Noted(1))
+    monkeypatch.setattr(prepared_module, "_memory", Noted(1))
+    folder = make_photos(tmp_path / "photos", 5)
+    assert len(prepare(folder, 32).names) == 5
+    paths = scan(folder)
+    with Image.open(paths[0]) as image:
+        pixels = image.width * image.height
+    assert sorted(taken) == sorted([*(path.stat().st_size for path in paths), *[pixels * DECODED_BYTES] * 5])

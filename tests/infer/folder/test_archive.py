@@ -289,7 +289,7 @@ def test_a_compressed_archive_that_has_no_room_is_one_line(
 
     archive = write_archive(tmp_path / "x.tar.gz", ENTRIES)
     monkeypatch.setattr(tempfile, "TemporaryFile", Full)
-    assert "set TMPDIR to another folder" in color(f"tar://::file://{archive}", tmp_path / "out").result.error(2)
+    assert "set TMPDIR to another folder" in color(f"tar://::file://{archive}", tmp_path / "out").result.error(1)
 
 
 @pytest.mark.parametrize("suffix", ["tar", "zip"])

@@ -52,6 +52,28 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_signal_is_answered_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console, outcome = Console(), Outcome()
+    console.begin(3)
+    console.stopping(2)
+    outcome.done += 1
+    console.update(Event(Job("0.png", "0.png", PillowFormat.PNG, "1:1"), State.DONE), outcome)
+    console.end()
+    err = capsys.readouterr().err
+    assert err.endswith("\nfinishing the 2 photos in hand; a second signal ends at once\n")
+
+
+def test_a_signal_that_other_code_answers_is_not_answered_twice(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signal() as stop:
+        stop.answered = True
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.event.wait(10)
+    assert capfd.readouterr().err == ""
+
+
 def test_quiet_leaves_out_what_goes_well_for_machines_too(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet, expected in ((False, ["begin", "file", "file", "warning"]), (True, ["begin", "file", "warning"])):
         shown = Console(quiet, log_json=True)
@@ -128,7 +150,7 @@ def test_the_first_signal_asks_and_the_second_ends(
         signal.raise_signal(number)
         assert stop.event.wait(10)
         assert stop.exit_code == code
-    assert capfd.readouterr().err == "finishing the photos under way; a second signal ends at once\n"
+    assert capfd.readouterr().err == "stopping as soon as possible; a second signal ends at once\n"
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -146,7 +168,7 @@ with stop_on_signal() as stop:
 def test_a_second_signal_ends_at_once_whatever_runs() -> None:
     done = subprocess.run([sys.executable, "-c", SECOND], stderr=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode in (130, 143)
-    assert done.stderr == b"finishing the photos under way; a second signal ends at once\n"
+    assert done.stderr == b"stopping as soon as possible; a second signal ends at once\n"
 
 
 MANY = """

@@ -11,7 +11,7 @@ from PIL import Image
 
 from infer.folder import pipeline
 from infer.folder import thread_pools as dispatch
-from infer.photo.decode import decode
+from infer.photo.decode import decode, header_of
 
 Photos = Callable[..., Path]
 
@@ -122,9 +122,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     submit = dispatch.Dispatcher.submit
 
-    def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any) -> None:
+    def counted(self: Any, pool: Any, stage: str, work: Any, items: list[Any], then: Any, *halted: bool) -> None:
         found.setdefault(stage, []).append(len(items))
-        submit(self, pool, stage, work, items, then)
+        submit(self, pool, stage, work, items, then, *halted)
 
     monkeypatch.setattr(dispatch.Dispatcher, "submit", counted)
     return found
@@ -198,8 +198,9 @@ def test_photos_under_way_are_bounded(run: Any, gray_photos: Photos, monkeypatch
     assert under_way[0] <= fetched_only + decoded + encoded
 
 
-def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> list[int]:
-    """Run with a limit of pixels under way; the pixels of all photos between decoding and the end, over time."""
+def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, photos: int) -> list[int]:
+    """Run with a limit of so many photos like 000.png; the pixels between decoding and the end, over time."""
+    limit = photos * header_of(run.source.path / "000.png").memory
     held: dict[str, int] = {}
     seen: list[int] = []
 
@@ -211,7 +212,7 @@ def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> lis
 
     run.on_event = lambda event, outcome: held.pop(event.job.name)
     monkeypatch.setattr(pipeline, "decode", decoding)
-    monkeypatch.setattr(pipeline, "PIXELS_UNDER_WAY", limit)
+    monkeypatch.setattr(pipeline, "MEMORY_UNDER_WAY", limit)
     outcome = run(batch_size=2, workers=4)
     assert outcome.done == outcome.settled
     return seen
@@ -219,7 +220,7 @@ def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, limit: int) -> lis
 
 def test_pixels_under_way_are_bounded(run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     gray_photos(run.source.path, 20)
-    seen = pixels_at_once(run, monkeypatch, 3 * 40 * 30)
+    seen = pixels_at_once(run, monkeypatch, 3)
     assert len(seen) == 20
     assert max(seen) <= 3 * 40 * 30
 
@@ -227,7 +228,7 @@ def test_pixels_under_way_are_bounded(run: Any, gray_photos: Photos, monkeypatch
 def test_a_photo_above_the_bound_goes_alone(run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     gray_photos(run.source.path, 6)
     Image.new("L", (200, 100)).save(run.source.path / "003.png")
-    seen = pixels_at_once(run, monkeypatch, 2 * 40 * 30)
+    seen = pixels_at_once(run, monkeypatch, 2)
     assert max(seen) == 200 * 100
     assert 1 in run.batch_sizes
     assert len(seen) == 6

@@ -18,6 +18,7 @@ from infer.folder.journal import BEGUN, DONE, FAILED, JournalError, Row
 from infer.folder.options import FolderOptions
 from infer.folder.pipeline import PhotoWork, Pipeline
 from infer.folder.scheduler import Scheduler
+from infer.photo.decode import header_of
 
 Photos = Callable[..., Path]
 
@@ -56,8 +57,9 @@ def test_photos_that_share_a_task_fail_one_by_one(
 def test_more_failures_than_photos_under_way_leave_room_for_the_rest(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "PIXELS_UNDER_WAY", 2 * 40 * 30)
-    for path in sorted(gray_photos(run.source.path, 60).iterdir())[:55]:
+    photos = sorted(gray_photos(run.source.path, 60).iterdir())
+    monkeypatch.setattr(pipeline, "MEMORY_UNDER_WAY", 2 * header_of(photos[0]).memory)
+    for path in photos[:55]:
         path.write_bytes(path.read_bytes()[:600])  # its header is whole
     outcome = run(batch_size=2, workers=1)
     assert (outcome.done, len(outcome.failed), outcome.stopped) == (5, 55, None)
