@@ -48,14 +48,14 @@ def random_gray(count: int, seed: int = 9) -> Tensor:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ColorSpaceName], Export]:
-    """`exported(color_space)`: made on the first call; hsv has two blocks at each scale, ycbcr a blur before them."""
+    """`exported(color_space)`: made on the first call; rgb has two blocks at each scale and a blur before them."""
     made: dict[str, Export] = {}
 
     def export(color_space: ColorSpaceName) -> Export:
         if color_space not in made:
             folder = tmp_path_factory.mktemp(color_space)
-            changes: dict[str, dict[str, Any]] = {"hsv": {"blocks": 2}, "ycbcr": {"input_blur": 1.5}}
-            config = TrainConfig(width=2, size=32, color_space=color_space, **changes.get(color_space, {}))
+            changes: dict[str, Any] = {"blocks": 2, "input_blur": 1.5} if color_space == "rgb" else {}
+            config = TrainConfig(width=4, size=32, color_space=color_space, **changes)
             generator = vivid_generator(config)
             spec = save_generator(folder / "last.safetensors", generator, config)
             export_onnx(generator, spec, folder / "model.onnx")
@@ -120,8 +120,8 @@ def test_the_exported_file_passes_the_gate(
     assert numbers["max_difference"] < 1e-4
     metadata = {entry.key: entry.value for entry in onnx.load(export.artefact).metadata_props}
     found = ModelSpec.from_metadata(metadata, export.artefact)
-    assert (found.color_space, found.blocks) == (color_space, 2 if color_space == "hsv" else 1)
-    assert found.input_blur == (1.5 if color_space == "ycbcr" else 0)
+    more = (2, 1.5) if color_space == "rgb" else (1, 0)
+    assert (found.color_space, found.blocks, found.input_blur) == (color_space, *more)
 
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)

@@ -77,9 +77,9 @@ def test_training(away: Away, photo_folder: Path, tiny_options: tuple[str, ...])
     away.run(*program("cgan"), photo_folder, "--out", away.folder / "run", *tiny_options, "--epochs", 1)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_export(away: Away, trained_run: Path, photo_folder: Path, precision: str) -> None:
-    out = ["--out", away.folder / "out", "--precision", precision, "--calibration", photo_folder, "--no-verify"]
+def test_export(away: Away, trained_run: Path, photo_folder: Path) -> None:
+    """An int8 file is made of an fp32 file."""
+    out = ["--out", away.folder / "out", "--precision", "int8", "--calibration", photo_folder, "--no-verify"]
     away.run(*program("export"), trained_run, *out)
 
 
