@@ -8,20 +8,24 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 USER, PASSWORD = "photographer", "hunter2-Aj9x"
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Endpoint of an S3 in this process."""
+    """Endpoint of an empty S3 in this process."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    with urlopen(f"{endpoint}/moto-api/reset", data=b""):  # all servers of a process share their buckets
+        pass
     try:
-        yield f"http://{host}:{port}"
+        yield endpoint
     finally:
         server.stop()
 
