@@ -55,9 +55,6 @@ def _from_to(least: float, most: float) -> Bounds:
 MOST_WEIGHT = 1e9
 """Largest weight of a loss: beside it fp32 resolves no other loss above 60."""
 
-MOST_LR = 1e3
-"""Largest learning rate: Adam moves each weight by up to this in a step, and weights begin below 1."""
-
 MOST_BATCH = 2**16
 """Largest batch: more photos than most data sets have; memory has a limit of its own, see `cgan.training.memory`."""
 
@@ -158,8 +155,8 @@ class TrainConfig:
     lr: float = _option(
         5e-4,
         "Adam's learning rate of both networks.",
-        lambda value: 0 < value <= MOST_LR,
-        f"a number above 0, at most {MOST_LR:g}",
+        lambda value: 0 < value < float("inf"),
+        "a finite number above 0",
     )
     ema: float = _option(
         0.0,

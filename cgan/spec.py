@@ -178,7 +178,7 @@ class ModelSpec:
         data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():
             raise UserError(
-                f"{source}: model contract has fields {reprlib.repr(sorted(data))}, expected {sorted(known)}; "
+                f"{source}: model contract lacks or adds the fields {reprlib.repr(sorted(data.keys() ^ known.keys()))}; "
                 "export the model again"
             )
         for name, kind in known.items():

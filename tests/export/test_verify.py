@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from cgan.errors import GateError
-from cgan.spec import ModelSpec, Precision
+from cgan.spec import ModelSpec, Precision, generator_parameters
 from export import verify as gate
 from export.choices import ONNX_BATCHES
 from export.tolerance import TOLERANCES, Tolerance
@@ -227,7 +227,7 @@ SPEC = ModelSpec(
     color_space="rgb",
     render_size=16,
     base_width=1,
-    parameters=1,
+    parameters=generator_parameters("rgb", 1, 1),
     config_sha256="",
     weights_sha256="0",
 )
