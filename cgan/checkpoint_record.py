@@ -55,8 +55,8 @@ class CheckpointRecord:
         """
         try:
             values = json.loads(metadata[RECORD_KEY])
-            return cls(path, int(values["epoch"]), dict(values["metrics"]), note)
-        except (KeyError, ValueError, TypeError):
+            return cls(path, int(values["epoch"]), _numbers(values["metrics"]), note)
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
             return cls(path, *_in_run(path), note)
 
 
@@ -159,9 +159,25 @@ def _in_run(path: Path) -> tuple[int | None, dict[str, Any]]:
             epoch = len(history)
         else:
             epoch = int(path.stem.removeprefix("epoch-"))
-        return epoch, held_out(history[epoch - 1]) if epoch > 0 else {}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, StopIteration, AttributeError):
+        return epoch, _numbers(held_out(history[epoch - 1])) if epoch > 0 else {}
+    except (
+        OSError,
+        ArithmeticError,
+        ValueError,
+        LookupError,
+        TypeError,
+        StopIteration,
+        AttributeError,
+        RecursionError,
+    ):
         return None, {}
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics; raise KeyError, TypeError, ValueError or OverflowError if one of those shown is no number."""
+    for name in SHOWN:
+        _value(metrics.get(name))
+    return dict(metrics)
 
 
 def _value(metric: Any) -> float:

@@ -10,7 +10,16 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from cgan.errors import UserError
 from cgan.files import json_sha256
-from cgan.spec import LEAST_BLUR, MOST_BLOCKS, MOST_BLUR, MOST_SIZE, MOST_WIDTH, SIZE_MULTIPLE, ColorSpaceName
+from cgan.spec import (
+    LEAST_BLUR,
+    MOST_BATCH,
+    MOST_BLOCKS,
+    MOST_BLUR,
+    MOST_SIZE,
+    MOST_WIDTH,
+    SIZE_MULTIPLE,
+    ColorSpaceName,
+)
 
 DiscriminatorName = Literal["unet", "patch", "dense", "none"]
 """The keys of `cgan.networks.DISCRIMINATORS`, and none: repeated here so that --help imports no torch (a test compares
@@ -54,9 +63,6 @@ def _from_to(least: float, most: float) -> Bounds:
 
 MOST_WEIGHT = 1e9
 """Largest weight of a loss: beside it fp32 resolves no other loss above 60."""
-
-MOST_BATCH = 2**16
-"""Largest batch: more photos than most data sets have; memory has a limit of its own, see `cgan.training.memory`."""
 
 MOST_EPOCHS = 10**6
 """Most epochs: each writes its metrics and its curves anew."""

@@ -42,6 +42,9 @@ MOST_BLOCKS = 64
 MOST_SIZE = 4096
 """Largest height and width in pixels: a convolution of base width 32 then gives 2 GiB for each photo."""
 
+MOST_BATCH = 2**16
+"""Largest batch, in training and later: more photos than most data sets have, and no engine gains from so many."""
+
 LEAST_BLUR, MOST_BLUR = 0.1, 8.0
 """Range of the input blur's standard deviation in pixels. A smaller one changes no pixel; the kernel of the largest has
 49 pixels a side, more than the smallest photo."""
@@ -177,10 +180,8 @@ class ModelSpec:
         known = {f.name: f.type for f in fields(cls)}
         data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():
-            raise UserError(
-                f"{source}: model contract lacks or adds the fields {reprlib.repr(sorted(data.keys() ^ known.keys()))}; "
-                "export the model again"
-            )
+            wrong = reprlib.repr(sorted(data.keys() ^ known.keys()))
+            raise UserError(f"{source}: model contract lacks or adds the fields {wrong}; export the model again")
         for name, kind in known.items():
             expected_type = kind if isinstance(kind, type) else str if get_origin(kind) is Literal else dict
             if type(data[name]) is not expected_type:  # an int field takes no bool

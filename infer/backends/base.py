@@ -46,6 +46,10 @@ class OutOfMemory(RuntimeError):  # noqa: N818 (the usual name)
     """The engine ran out of GPU or host memory on a batch; a smaller one may fit."""
 
 
+class UnsuitedMachineError(UserError):
+    """The file is whole and known, but this machine cannot run it. The backend keeps its sidecar."""
+
+
 class Backend(ABC):
     """Runs one model on one device. Use it as a context manager; `run` is thread-safe.
 

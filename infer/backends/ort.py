@@ -43,8 +43,11 @@ BOUND = (Provider.CUDA, Provider.TENSORRT)
 
 SOURCE, TARGET = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
 
-ERRORS_ONLY, FATAL_ONLY = 3, 4
-"""Log severities of ONNX Runtime."""
+FATAL_ONLY = 4
+"""Log severity of ONNX Runtime; its errors are raised too, and it prints what a model file says as it is."""
+
+LONGEST_REASON = 600
+"""Most characters of a message of ONNX Runtime; those of its arena name a path and a signature before the cause."""
 
 _STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 """Beginning of ONNX Runtime's messages; its status means nothing to users."""
@@ -119,13 +122,13 @@ class OrtBackend(Backend):
 
     def _load(self, ort: ModuleType, provider: str, precision: Precision) -> None:
         options, settings = ort.SessionOptions(), {}
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
+        ort.set_default_logger_severity(FATAL_ONLY)
         options.intra_op_num_threads = self.threads
         # Threads that spin between two runs take the cores from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if provider != "cpu":
             self._prepare_gpu(ort, provider)
-            options.log_severity_level = FATAL_ONLY
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             settings = provider_settings(provider, self.digest, precision)
         self._session = _open(ort, self._content, self.path, options, provider, settings)
@@ -149,7 +152,6 @@ class OrtBackend(Backend):
         if provider == "tensorrt":
             with contextlib.suppress(ImportError, OSError, RuntimeError):
                 import_module("tensorrt")  # loads the libraries in its package, which the dynamic loader does not find
-        ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
 
     def _assert_provider(self, provider: str) -> None:
         """Check that no node runs on another provider; ONNX Runtime only warns when it falls back to the CPU.
@@ -184,7 +186,7 @@ class OrtBackend(Backend):
                 return self._run_bound(gray)
             rgb: NDArray[np.float32] = self._session.run([TARGET], {SOURCE: gray})[0]
         except Exception as error:  # as in _load
-            raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {error}") from error
+            raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {_reason(error)}") from error
         return rgb
 
     def _run_bound(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -261,7 +263,7 @@ def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: s
             content, options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
         )
     except Exception as error:  # the bindings raise a type per status code
-        reason = _STATUS.sub("", " ".join(str(error).split()))[:300]
+        reason = _reason(error)
         if provider == "cpu":
             raise UserError(
                 f"{path}: no ONNX model that ONNX Runtime {ort.__version__} can load, or a damaged one ({reason}); "
@@ -270,6 +272,11 @@ def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: s
         raise ProviderError(
             f"{path}: {PROVIDERS[provider]} cannot load it ({reason}); {NEEDS[provider]}, or use --device cpu"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error of ONNX Runtime in one line, without its status."""
+    return _STATUS.sub("", " ".join(str(error).split()))[:LONGEST_REASON]
 
 
 def gpu_present() -> bool:

@@ -62,7 +62,7 @@ class TorchBackend(Backend):
         return None
 
     def _activate(self) -> ModelSpec:
-        with needed(f"{self.path}: a run or checkpoint", "train"):
+        with needed(f"{self.path}: a run or checkpoint", "train", "give an exported model"):
             import torch
 
             from cgan.networks import GrayToRGB
