@@ -306,7 +306,7 @@ def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
             verification=dict(data["verification"]),
             build=dict(data.get("build", {})),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a readable sidecar ({error!r}); export the model again") from error
     found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:

@@ -22,6 +22,7 @@ CONFIG = TrainConfig(width=4, size=32, batch_size=8, device="cpu", precision="fp
 
 def kept_by_autograd(network: torch.nn.Module, channels: int, size: int) -> int:
     """Bytes that autograd keeps of a pass for each photo, weights aside."""
+    network.to(memory_format=torch.channels_last)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
     kept: dict[int, Any] = {}
 
@@ -33,7 +34,7 @@ def kept_by_autograd(network: torch.nn.Module, channels: int, size: int) -> int:
 
     photos = torch.rand(2, channels, size, size).to(memory_format=torch.channels_last)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = network.to(memory_format=torch.channels_last)(photos)
+        result = network(photos)
     del result
     return sum(storage.nbytes() for storage in kept.values()) // 2
 
