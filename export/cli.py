@@ -46,11 +46,12 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
         """Return the numbers; raise UserError where the value is anything else."""
         parts = str(value).split(",")
-        numbers = [int(part) for part in parts if part.isdecimal() and 0 < int(part) <= self.most]
+        short = [int(part) for part in parts if part.isdecimal() and len(part) <= len(str(self.most))]
+        numbers = [number for number in short if 0 < number <= self.most]
         if len(parts) != 3 or len(numbers) != 3 or numbers != sorted(numbers):
             flag = param.opts[0] if param else "value"
             raise UserError(
-                f"{flag}: found {value}, expected three non-decreasing numbers up to {self.most}, such as 1,16,64"
+                f"{flag}: found {str(value)[:80]}, expected three non-decreasing numbers up to {self.most}, such as 1,16,64"
             )
         return numbers[0], numbers[1], numbers[2]
 

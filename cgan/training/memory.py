@@ -72,7 +72,7 @@ def need_of(config: TrainConfig, processes: int = 1) -> Need:
     """Return an estimate of the memory of one process, without FID's network and the photos, which are mapped.
 
     Peak RSS of runs of an epoch on 65 photos on the CPU in fp32 was from 0.90 to 1.08 of it: of widths 4 to 32, sizes
-    32 to 128 and batches 4 to 64, 0.9 to 2.9 GiB.
+    32 to 128 and batches 4 to 64, 0.9 to 2.8 GiB.
 
     Args:
         config: resolved configuration, see `cgan.training.run_state.resolve`.
