@@ -51,7 +51,8 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
         if len(parts) != 3 or len(numbers) != 3 or numbers != sorted(numbers):
             flag = param.opts[0] if param else "value"
             raise UserError(
-                f"{flag}: found {str(value)[:80]}, expected three non-decreasing numbers up to {self.most}, such as 1,16,64"
+                f"{flag}: found {str(value)[:80]}, expected three non-decreasing numbers up to {self.most}, such as "
+                "1,16,64"
             )
         return numbers[0], numbers[1], numbers[2]
 
