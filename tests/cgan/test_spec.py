@@ -43,8 +43,8 @@ SPEC = ModelSpec(
 
 def consistent(color_space: ColorSpaceName, base_width: int, blocks: int, **others: Any) -> ModelSpec:
     count = generator_parameters(color_space, base_width, blocks)
-    values = {"model": "unet", "color_space": color_space, "base_width": base_width, "blocks": blocks}
-    return ModelSpec(**values, parameters=count, **others)
+    values: dict[str, Any] = {"color_space": color_space, "base_width": base_width, "blocks": blocks, **others}
+    return ModelSpec(model="unet", parameters=count, **values)
 
 
 specs = st.builds(

@@ -24,7 +24,7 @@ def kept_by_autograd(network: torch.nn.Module, channels: int, size: int) -> int:
     """Bytes that autograd keeps of a pass for each photo, weights aside."""
     network.to(memory_format=torch.channels_last)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, Any] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
