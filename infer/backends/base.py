@@ -62,6 +62,9 @@ class Backend(ABC):
     arithmetic: str | None = None
     """Arithmetic that differs from the precision of the file, such as "bf16"; None if it does not."""
 
+    most_bytes = MOST_BYTES
+    """Largest file."""
+
     loads_content = True
     """True if `_activate` loads the model from `_content`; a backend that reads the file itself saves the memory."""
 
@@ -84,7 +87,7 @@ class Backend(ABC):
         """Load the model and check that it runs on the requested device.
 
         Raises:
-            UserError: the file was changed, was not written by this project, has more than MOST_BYTES, or the device
+            UserError: the file was changed, was not written by this project, has more than `most_bytes`, or the device
                 is missing.
         """
         self.note = None
@@ -116,8 +119,10 @@ class Backend(ABC):
 
     def _read(self) -> None:
         """Read the file, or its digest alone."""
-        if (size := self.path.stat().st_size) > MOST_BYTES:
-            raise UserError(f"{self.path}: found {size} bytes, expected a model of at most {MOST_BYTES}; name another")
+        if (size := self.path.stat().st_size) > self.most_bytes:
+            raise UserError(
+                f"{self.path}: found {size} bytes, expected a model of at most {self.most_bytes}; name another"
+            )
         if not self.loads_content:
             self._sha256 = file_sha256(self.path)
             return

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
-from cgan.onnx_file import read_contract
+from cgan.onnx_file import MOST_BYTES, read_contract
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, Precision
 from cgan.user_folders import cache_folder
 from infer.backends.base import Backend
@@ -66,6 +66,8 @@ class OrtBackend(Backend):
         threads: CPU threads for one run; 0 leaves the choice to ONNX Runtime.
         provider: a `Provider`, which is then the only one tried; None chooses by the device.
     """
+
+    most_bytes = MOST_BYTES
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0, provider: str | None = None) -> None:
         super().__init__(path, device, threads)

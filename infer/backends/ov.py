@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.onnx_file import read_contract
+from cgan.onnx_file import MOST_BYTES, read_contract
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend, available_cores
 from infer.backends.ort import SOURCE, TARGET
@@ -56,6 +56,8 @@ class OpenVinoBackend(Backend):
     By default OpenVINO computes in bf16 on processors that support it. The gate did not verify the model in bf16, so
     bf16 is a backend of its own: `OpenVinoBf16Backend`.
     """
+
+    most_bytes = MOST_BYTES
 
     hint = "f32"
     """OpenVINO's name of the precision for all operations that are not quantised."""

@@ -1,6 +1,7 @@
 """Crafted and damaged models: every command that opens one refuses it in one line."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +229,17 @@ def test_a_record_of_no_numbers_is_taken_for_none(
     record = json.dumps({"epoch": 1, "metrics": {"test_psnr": {"value": {}}}})
     save_file(load_file(path), path, {**metadata, "cgan.training.checkpoint": record})
     assert invoke(infer, "info", tmp_path / "crafted").code == 0
+
+
+@pytest.mark.parametrize(("name", "limit"), [("m.onnx", 2**31 - 1), ("m.safetensors", 2**34), ("m.plan", 2**34)])
+def test_a_file_beyond_the_limit_is_not_read(
+    name: str, limit: int, tmp_path: Path, trained_run: Path, photo_folder: Path, invoke: Callable[..., Any]
+) -> None:
+    path = tmp_path / name
+    path.touch()
+    os.truncate(path, limit + 1)  # without blocks
+    (tmp_path / "run").symlink_to(trained_run)
+    *opening, init = commands(path, photo_folder, tmp_path)
+    for main, arguments in [*opening, init] if name == "m.onnx" else opening:
+        assert f"found {limit + 1} bytes, expected " in (line := invoke(main, *arguments).error(2)), line
+        assert str(limit) in line
