@@ -270,7 +270,7 @@ def test_a_changed_byte_is_refused(model: Path) -> None:
 def test_a_changed_sidecar_is_refused(model: Path) -> None:
     path = sidecar_path(model)
     data = json.loads(path.read_text())
-    data["spec"]["base_width"] += 1
+    data["spec"]["render_size"] += 16
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="not the one in its sidecar"):
         open_model(model, "cpu").__enter__()
