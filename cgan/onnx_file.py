@@ -127,7 +127,9 @@ def _whole(content: bytes, path: Path) -> "_Contents":
     try:
         found = _contents(content)
     except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: no ONNX file, or a damaged one ({error}); copy it or export it again") from error
+        raise UserError(
+            f"{path}: no ONNX file, or a damaged one ({error}); copy it, or export it again with cgan-export"
+        ) from error
     if found.outside:
         raise UserError(
             f"{path}: found {found.outside}, expected a file that holds the whole model, because a digest covers one "

@@ -62,7 +62,9 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
         tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in graph.initializer}
     except (DecodeError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: no ONNX file, or a damaged one ({reason}); copy it or export it again") from error
+        raise UserError(
+            f"{path}: no ONNX file, or a damaged one ({reason}); copy it, or export it again with cgan-export"
+        ) from error
     generator = ExportedGenerator.of(spec).eval()
     try:
         _fill(generator, graph, tensors)
