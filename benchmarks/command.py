@@ -1,5 +1,6 @@
 """The click command that every benchmark is: it keeps its arguments for the record and reports user errors."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,31 @@ benchmark: Callable[[Callable[..., None]], click.Command] = click.command(
     cls=Benchmark, context_settings={"help_option_names": ["-h", "--help"]}
 )
 """Decorator: makes a function the command of a benchmark."""
+
+
+MOST = 10**6
+"""Largest count of photos, steps or rounds; at a millisecond each it takes a quarter of an hour."""
+
+MOST_TIME = 10_000.0
+"""Longest time in the unit of an option: a week in minutes."""
+
+COUNTS = click.IntRange(1, MOST)
+"""Type of options that count something."""
+
+
+class Duration(click.FloatRange):
+    """Type of options that are a time: a number from 0 to a limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fail for nan, which no range excludes."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self.min}<=x<={self.max}.", param, ctx)
+        return number
+
+
+DURATION = Duration(0, MOST_TIME)
+"""Type of options in seconds or minutes."""
 
 
 def existing_path(resolve: bool = False) -> "click.Path[Path]":

@@ -21,13 +21,15 @@ from pathlib import Path
 
 import click
 
-from benchmarks.command import benchmark, existing_path
+from benchmarks.command import COUNTS, DURATION, benchmark, existing_path
 from benchmarks.folder_contestants import BARE, CORES, FOLDER, Contestant, Measured, take_turns
 from benchmarks.machine import has_bf16
 from benchmarks.peers import NEEDED, PEERS
 from benchmarks.photos import make_photos
 from benchmarks.records import json_option, record, write_record
 from benchmarks.rounds import rounds_of_turns, summary, worst
+from cgan.spec import MOST_SIZE
+from infer.backends.cli_options import BATCH_SIZES, WORKERS
 from infer.packaged import DEFAULT_MODEL
 
 BACKENDS = ("openvino", "openvino-bf16")
@@ -41,18 +43,12 @@ WARM_UP = 8
 @benchmark
 @click.option("--photos", type=existing_path(), help="Folder of photos, copied and repeated.")
 @click.option("--model", type=existing_path(), default=DEFAULT_MODEL, help="ONNX file.  [default: the packaged model]")
-@click.option("--files", type=click.IntRange(min=1), default=100, show_default=True, help="Photos in a turn.")
-@click.option("--side", type=click.IntRange(min=16), help="Photos are resized to this height and width first.")
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=LEAST_ROUNDS, show_default=True, help="Least number of rounds."
-)
-@click.option(
-    "--minutes", type=click.FloatRange(min=0), help=f"Time after which no further round begins.  [default: {MINUTES:g}]"
-)
-@click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True, help="Photos in a batch.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=CORES, show_default=True, help="Threads for decoding and encoding."
-)
+@click.option("--files", type=COUNTS, default=100, show_default=True, help="Photos in a turn.")
+@click.option("--side", type=click.IntRange(16, MOST_SIZE), help="Photos are resized to this height and width first.")
+@click.option("--rounds", type=COUNTS, default=LEAST_ROUNDS, show_default=True, help="Least number of rounds.")
+@click.option("--minutes", type=DURATION, help=f"Time after which no further round begins.  [default: {MINUTES:g}]")
+@click.option("--batch-size", type=BATCH_SIZES, default=4, show_default=True, help="Photos in a batch.")
+@click.option("--workers", type=WORKERS, default=CORES, show_default=True, help="Threads for decoding and encoding.")
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Include the peers.")
 @json_option
 @click.option("--quick", is_flag=True, help=f"{QUICK_MINUTES:g} minutes, unless --minutes is given.")

@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from benchmarks.command import benchmark, existing_path
+from benchmarks.command import COUNTS, benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
 from export.artefact import ExportOptions, make_onnx
 from export.calibration import DEFAULT_LIMIT
@@ -34,7 +34,7 @@ FIGURES = ("psnr", "worst_psnr", "delta_e_p99")
 @click.option("--reference", type=existing_path(), required=True, help="Run or checkpoint.")
 @click.option("--calibration", type=existing_path(), required=True, help="Photos for int8.")
 @click.option("--other", type=existing_path(), help="Checkpoint of another epoch.")
-@click.option("--photos", "count", default=100, show_default=True, help="Photos to compare on.")
+@click.option("--photos", "count", type=COUNTS, default=100, show_default=True, help="Photos to compare on.")
 @json_option
 def main(
     photos: Path, reference: Path, calibration: Path, other: Path | None, count: int, json_file: Path | None

@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from benchmarks.accuracy import psnr_of_all, psnr_of_each
-from benchmarks.command import benchmark, existing_path
+from benchmarks.command import COUNTS, benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
 from benchmarks.rounds import rounds_of_turns
 from cgan.spec import ModelSpec
@@ -41,8 +41,8 @@ BATCH = 8
 @click.argument("photos", type=existing_path(), nargs=-1, required=True)
 @click.option("--calibration", type=existing_path(), required=True, help="Calibration photos.")
 @click.option("--model", type=existing_path(), default=DEFAULT_MODEL, help="An fp32 ONNX file.")
-@click.option("--photos", "count", default=60, show_default=True, help="Photos of each folder.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds of turns.")
+@click.option("--photos", "count", type=COUNTS, default=60, show_default=True, help="Photos of each folder.")
+@click.option("--rounds", type=COUNTS, default=5, show_default=True, help="Rounds of turns.")
 @json_option
 def main(
     photos: tuple[Path, ...], calibration: Path, model: Path, count: int, rounds: int, json_file: Path | None

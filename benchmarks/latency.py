@@ -35,7 +35,7 @@ import click
 import numpy as np
 
 from benchmarks.accuracy import psnr_of_all
-from benchmarks.command import benchmark, existing_path
+from benchmarks.command import DURATION, benchmark, existing_path
 from benchmarks.compute_run import compute_run
 from benchmarks.contestants import check_settings, default_contestants, labels, open_contestant
 from benchmarks.latency_report import KINDS, PERCENTILES, changes, chart, document, ratios, shares, table
@@ -108,7 +108,7 @@ class Row:
 )
 @click.option("--photos", type=existing_path(), help="Folder of photos.  [default: examples/]")
 @click.option(
-    "--seconds", type=float, help=f"Least time for each figure; up to five times that.  [default: {LEAST_SECONDS:g}]"
+    "--seconds", type=DURATION, help=f"Least time for each figure; up to five times that.  [default: {LEAST_SECONDS:g}]"
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for latency.json, latency.md and latency.png.")
 @click.option("--compare", type=existing_path(), help="latency.json of an earlier run.")

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks.command import benchmark, existing_path
+from benchmarks.command import COUNTS, benchmark, existing_path
 from benchmarks.records import json_option, record, write_record
 from benchmarks.rounds import rounds_of_turns
 from cgan.cores import available_cores
@@ -35,8 +35,8 @@ from infer.quality.photos import UNIT, Source, photos_below, run_batches
 @click.option(
     "--candidate", type=existing_path(), default=DEFAULT_MODEL, help="Model file.  [default: the packaged model]"
 )
-@click.option("--photos", "count", default=1000, show_default=True, help="Photos to compare on.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds.")
+@click.option("--photos", "count", type=COUNTS, default=1000, show_default=True, help="Photos to compare on.")
+@click.option("--rounds", type=COUNTS, default=3, show_default=True, help="Rounds.")
 @json_option
 def main(photos: Path, reference: Path, candidate: Path, count: int, rounds: int, json_file: Path | None) -> None:
     """Time `cgan-infer parity --no-fid` against the inference runs that it contains.

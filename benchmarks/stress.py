@@ -30,7 +30,7 @@ from typing import Any
 import click
 from PIL import Image
 
-from benchmarks.command import benchmark, existing_path
+from benchmarks.command import COUNTS, MOST, benchmark, existing_path
 from benchmarks.dropped import Dropper
 from benchmarks.hostile import make_mixed
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
@@ -354,11 +354,11 @@ def check_all(names: Iterable[str], setup: Setup) -> dict[str, dict[str, Any]]:
     help="Check to run; repeatable.  [default: all]",
 )
 @click.option(
-    "--files", type=click.IntRange(min=10), help="Photos of each check; the memory check compares with a fifth of them."
+    "--files",
+    type=click.IntRange(10, MOST),
+    help="Photos of each check; the memory check compares a fifth of them.",
 )
-@click.option(
-    "--kills", "kill_count", type=click.IntRange(min=1), help="Number of kills.  [default: 30, with --quick 5]"
-)
+@click.option("--kills", "kill_count", type=COUNTS, help="Number of kills.  [default: 30, with --quick 5]")
 @json_option
 @click.option("--quick", is_flag=True, help="Fewer files and kills, a photo of 6 megapixels.")
 def main(

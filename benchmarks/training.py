@@ -17,7 +17,7 @@ import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.command import benchmark
+from benchmarks.command import COUNTS, benchmark
 from benchmarks.machine import machine
 from benchmarks.matrix import matrix_product_rate
 from benchmarks.plain_networks import use_plain_networks
@@ -26,6 +26,7 @@ from benchmarks.rounds import rounds_of_turns
 from cgan.config import DEVICE_CHOICES, PRECISION_CHOICES, Device, TrainConfig, TrainPrecision
 from cgan.data.prepared import Photos
 from cgan.data.split import Split
+from cgan.spec import MOST_BATCH, MOST_WIDTH
 from cgan.training.distributed import World
 from cgan.training.run_folder import RunFolder
 from cgan.training.run_state import AUTOCAST_DTYPES, Run, build, resolve
@@ -34,13 +35,13 @@ from cgan.training.stopwatch import Stopwatch
 
 
 @benchmark
-@click.option("--width", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=2), default=32, show_default=True)
+@click.option("--width", type=click.IntRange(1, MOST_WIDTH), default=16, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2, MOST_BATCH), default=32, show_default=True)
 @click.option("--size", default=128, show_default=True)
 @click.option("--precision", type=click.Choice(PRECISION_CHOICES), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(DEVICE_CHOICES), default="auto", show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Steps in a round.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--steps", type=COUNTS, default=5, show_default=True, help="Steps in a round.")
+@click.option("--rounds", type=COUNTS, default=3, show_default=True)
 @json_option
 def main(
     width: int,

@@ -19,6 +19,9 @@ CHECKPOINTS = "checkpoints"
 RECORD_KEY = "cgan.training.checkpoint"
 """Key of epoch and metrics in safetensors metadata."""
 
+BROKEN_JSON = (LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+"""Errors of JSON values that have another form than expected."""
+
 SHOWN = ("test_fid", "test_frechet_distance", "test_psnr", "test_l1")
 """Metrics shown to users."""
 
@@ -55,8 +58,8 @@ class CheckpointRecord:
         """
         try:
             values = json.loads(metadata[RECORD_KEY])
-            return cls(path, int(values["epoch"]), dict(values["metrics"]), note)
-        except (KeyError, ValueError, TypeError):
+            return cls(path, int(values["epoch"]), _numbers(values["metrics"]), note)
+        except BROKEN_JSON:
             return cls(path, *_in_run(path), note)
 
 
@@ -69,13 +72,17 @@ def described(checkpoint: Mapping[str, Any] | None) -> str:
     """Return file, epoch and metrics as text: "best.safetensors, epoch 37, test_psnr 24.1".
 
     Args:
-        checkpoint: from `CheckpointRecord.to_json`; None if an artefact names no checkpoint.
+        checkpoint: from `CheckpointRecord.to_json`, also in a sidecar, where anything can stand; None if an artefact
+            names no checkpoint.
     """
-    if checkpoint is None:
+    try:
+        metrics = _numbers((checkpoint or {}).get("metrics", {}))
+    except (AttributeError, *BROKEN_JSON):
+        metrics = {}
+    if not isinstance(checkpoint, Mapping):
         return "checkpoint unknown"
     if checkpoint.get("epoch") is None:
         return f"{checkpoint.get('file')}, epoch and metrics unknown"
-    metrics = checkpoint.get("metrics", {})
     shown = [f"{name} {_value(metrics[name]):.4g}" for name in SHOWN if metrics.get(name) is not None]
     return ", ".join([str(checkpoint["file"]), f"epoch {checkpoint['epoch']}", *shown])
 
@@ -159,9 +166,16 @@ def _in_run(path: Path) -> tuple[int | None, dict[str, Any]]:
             epoch = len(history)
         else:
             epoch = int(path.stem.removeprefix("epoch-"))
-        return epoch, held_out(history[epoch - 1]) if epoch > 0 else {}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, StopIteration, AttributeError):
+        return epoch, _numbers(held_out(history[epoch - 1])) if epoch > 0 else {}
+    except (OSError, StopIteration, AttributeError, *BROKEN_JSON):
         return None, {}
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics; raise KeyError, TypeError, ValueError or OverflowError if one of those shown is no number."""
+    for name in SHOWN:
+        _value(metrics.get(name))
+    return dict(metrics)
 
 
 def _value(metric: Any) -> float:

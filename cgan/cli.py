@@ -61,7 +61,9 @@ def _config_options(function: F) -> F:
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out after its last finished epoch, with its options."
 )
-@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and touch nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved configuration and the memory that it needs; touch nothing."
+)
 @click.option("--quiet", is_flag=True, help="No progress, only warnings and errors.")
 @click.version_option(package_name="cgan")
 def command(
@@ -87,11 +89,14 @@ def command(
 
         from cgan.metrics.features import load_inception
         from cgan.training import distributed, run_folder
+        from cgan.training.memory import check_memory
         from cgan.training.run_state import begin_with
     config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(values)) if resume else values))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
-    config, start = begin_with(_resolved(config, resume), init)
+    config = _resolved(config, resume)
+    memory = check_memory(config)
+    config, start = begin_with(config, init)
     if init is not None and init.is_dir() and not quiet:
         print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
     features = load_inception(inception_weights) if config.fid else None
@@ -100,7 +105,7 @@ def command(
             distributed.joined(config.device) as world,
             _TrainingProgress(config.epochs, quiet or not world.main) as progress,
         ):
-            _train(data, out, config, start, features, world, progress, resume, dry_run)
+            _train(data, out, config, start, features, world, progress, resume, memory if dry_run else None)
     except KeyboardInterrupt:
         world = distributed.this_process()
         if world.main:
@@ -159,9 +164,12 @@ def _train(
     world: "World",
     progress: "_TrainingProgress",
     resume: bool,
-    dry_run: bool,
+    dry_run: dict[str, Any] | None,
 ) -> None:
-    """Prepare the photos and train, in each process of the world; the options are checked already."""
+    """Prepare the photos and train, in each process of the world; the options are checked already.
+
+    With `dry_run`, the estimate of the memory, only print the configuration.
+    """
     from cgan.data import download, prepared
     from cgan.data.scan import scan
     from cgan.training import loop as training
@@ -170,10 +178,10 @@ def _train(
     run_folder = RunFolder(out)
     if not resume and world.main:
         run_folder.check_free()
-    if dry_run:
+    if dry_run is not None:
         folder, count = download.planned_folder(data)
         if world.main:
-            plan = {"folder": str(folder), "photos": count, "out": str(out)}
+            plan = {"folder": str(folder), "photos": count, "out": str(out), "memory_bytes": dry_run}
             print(json.dumps({**plan, **config.to_json()}, indent=2))
             if count is None:
                 progress.say(f"note: {data} is missing; a run downloads it into {folder.parent}")

@@ -10,7 +10,16 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from cgan.errors import UserError
 from cgan.files import json_sha256
-from cgan.spec import SIZE_MULTIPLE, ColorSpaceName
+from cgan.spec import (
+    LEAST_BLUR,
+    MOST_BATCH,
+    MOST_BLOCKS,
+    MOST_BLUR,
+    MOST_SIZE,
+    MOST_WIDTH,
+    SIZE_MULTIPLE,
+    ColorSpaceName,
+)
 
 DiscriminatorName = Literal["unet", "patch", "dense", "none"]
 """The keys of `cgan.networks.DISCRIMINATORS`, and none: repeated here so that --help imports no torch (a test compares
@@ -48,9 +57,17 @@ class Bounds:
     """The valid values in words, for help and messages: "at least 1"."""
 
 
-_COUNT = Bounds(lambda value: value >= 1, "at least 1")
-_COUNT_OR_ZERO = Bounds(lambda value: value >= 0, "at least 0")
-_WEIGHT = Bounds(lambda value: 0 <= value < float("inf"), "a finite number of at least 0")
+def _from_to(least: float, most: float) -> Bounds:
+    return Bounds(lambda value: least <= value <= most, f"{least:,} to {most:,}")
+
+
+MOST_WEIGHT = 1e9
+"""Largest weight of a loss: beside it fp32 resolves no other loss above 60."""
+
+MOST_EPOCHS = 10**6
+"""Most epochs: each writes its metrics and its curves anew."""
+
+_WEIGHT = Bounds(lambda value: 0 <= value <= MOST_WEIGHT, f"a number from 0 to {MOST_WEIGHT:g}")
 
 
 def _option(
@@ -113,17 +130,17 @@ class TrainConfig:
     discriminator_norm: DiscriminatorNorm = _option(
         "batch", "Normalisation in the discriminator; with none colours err less."
     )
-    width: int = _option(32, "Channels of the generator's first convolution block.", _COUNT)
-    blocks: int = _option(1, "Convolution blocks at each scale of the generator.", _COUNT)
+    width: int = _option(32, "Channels of the generator's first convolution block.", _from_to(1, MOST_WIDTH))
+    blocks: int = _option(1, "Convolution blocks at each scale of the generator.", _from_to(1, MOST_BLOCKS))
     input_blur: float = _option(
         0.0,
         "Standard deviation in pixels of a Gaussian blur in front of the generator, often 2 at size 128; colours then "
         "depend less on sharpness. 0 is off.",
-        lambda value: value == 0 or 0.1 <= value <= 8,
-        "0, or a standard deviation from 0.1 to 8 pixels",
+        lambda value: value == 0 or LEAST_BLUR <= value <= MOST_BLUR,
+        f"0, or a standard deviation from {LEAST_BLUR:g} to {MOST_BLUR:g} pixels",
     )
     discriminator_width: int = _option(
-        0, "Channels of the discriminator's first convolution block; 0 is --width.", _COUNT_OR_ZERO
+        0, "Channels of the discriminator's first convolution block; 0 is --width.", _from_to(0, MOST_WIDTH)
     )
     discriminator_scales: int = _option(
         5, "Scales of the U-Net discriminator; fewer than 5 truncate it.", lambda value: 2 <= value <= 5, "2 to 5"
@@ -131,16 +148,16 @@ class TrainConfig:
     size: int = _option(
         128,
         "Photos are resized to this height and width in pixels, without keeping their aspect ratio.",
-        lambda value: value >= 2 * SIZE_MULTIPLE and value % SIZE_MULTIPLE == 0,
-        f"a multiple of {SIZE_MULTIPLE}, at least {2 * SIZE_MULTIPLE}",
+        lambda value: 2 * SIZE_MULTIPLE <= value <= MOST_SIZE and value % SIZE_MULTIPLE == 0,
+        f"a multiple of {SIZE_MULTIPLE}, from {2 * SIZE_MULTIPLE} to {MOST_SIZE}",
     )
-    epochs: int = _option(100, "Passes over the training photos.", _COUNT)
+    epochs: int = _option(100, "Passes over the training photos.", _from_to(1, MOST_EPOCHS))
     warmup_epochs: int = _option(
         0,
         "First epochs with L1 alone, without the discriminator, at a third of the cost of a GAN epoch; 0 to --epochs.",
     )
     decay_epochs: int = _option(0, "Last epochs over which the learning rate falls linearly towards 0; 0 to --epochs.")
-    batch_size: int = _option(64, "Photos in a step, over all processes.", _COUNT)
+    batch_size: int = _option(64, "Photos in a step, over all processes.", _from_to(1, MOST_BATCH))
     lr: float = _option(
         5e-4,
         "Adam's learning rate of both networks.",
@@ -192,7 +209,7 @@ class TrainConfig:
     best_by: BestBy = _option(
         "auto", "Held-out metric that chooses the best checkpoint; auto: fid, with --no-fid psnr."
     )
-    save_every: int = _option(0, "Epochs from one kept checkpoint to the next; 0 keeps none.", _COUNT_OR_ZERO)
+    save_every: int = _option(0, "Epochs from one kept checkpoint to the next; 0 keeps none.", _from_to(0, MOST_EPOCHS))
     init_sha256: str = ""
     """Digest of the generator weights that the run begins with (--init); empty for random weights. Not an option."""
 

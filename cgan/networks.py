@@ -16,16 +16,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
 from cgan.cpu_autograd import concatenate, reflect_pad
-from cgan.spec import SIZE_MULTIPLE, ColorSpaceName, ModelSpec
+from cgan.spec import ENCODER_MULTIPLES, SIZE_MULTIPLE, ColorSpaceName, ModelSpec
 
 LEAK = 0.2
 """Negative slope of LeakyReLU (Radford et al. 2016)."""
 
 BLUR_REACH = 3
 """Standard deviations at which a Gaussian is cut off."""
-
-ENCODER_MULTIPLES = (1, 2, 4, 8, 16)
-"""Channels of the U-Net's encoder scales, in base widths."""
 
 
 def leaky_relu() -> nn.Module:

@@ -7,7 +7,10 @@ imports neither torch nor numpy, because `infer` imports it.
 
 import json
 import os
+import re
+import reprlib
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -21,8 +24,33 @@ LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
 METADATA_KEY = "cgan.model_spec"
 """Key of the JSON form in safetensors metadata and in ONNX metadata_props."""
 
-SIZE_MULTIPLE = 16
-"""The U-Net halves its input four times, so height and width are multiples of 2**4."""
+MODEL_NAME = "unet"
+"""The only network architecture."""
+
+ENCODER_MULTIPLES = (1, 2, 4, 8, 16)
+"""Channels of the U-Net's encoder scales, in base widths."""
+
+SIZE_MULTIPLE = 2 ** (len(ENCODER_MULTIPLES) - 1)
+"""The U-Net halves its input four times, so height and width are multiples of 16."""
+
+MOST_WIDTH = 512
+"""Largest base width: 3.7 billion parameters, whose training takes 60 GB for weights, gradients and Adam alone."""
+
+MOST_BLOCKS = 64
+"""Most convolution blocks at a scale: 649 convolutions, far more than a U-Net without residuals can learn with."""
+
+MOST_SIZE = 4096
+"""Largest height and width in pixels: a convolution of base width 32 then gives 2 GiB for each photo."""
+
+MOST_BATCH = 2**16
+"""Largest batch, in training and later: more photos than most data sets have, and no engine gains from so many."""
+
+LEAST_BLUR, MOST_BLUR = 0.1, 8.0
+"""Range of the input blur's standard deviation in pixels. A smaller one changes no pixel; the kernel of the largest has
+49 pixels a side, more than the smallest photo."""
+
+MOST_CONTRACT = 2**16
+"""Most characters of a contract as text; one has about 900."""
 
 LUMA_REC601 = (0.299, 0.587, 0.114)
 """Weights of R, G and B in luma (ITU-R BT.601-7, section 2.5.1); what Pillow's mode "L" uses."""
@@ -32,6 +60,9 @@ LUMA_FIXED_POINT = tuple(round(weight * 2**16) for weight in LUMA_REC601)
 
 ColorSpaceName = Literal["rgb", "hsv", "ycbcr"]
 COLOR_SPACES: tuple[ColorSpaceName, ...] = get_args(ColorSpaceName)
+
+COLOR_CHANNELS: dict[ColorSpaceName, int] = {"rgb": 3, "hsv": 2, "ycbcr": 2}
+"""Channels that a generator predicts in each colour space; the gray input has the third one."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 """Arithmetic of an artefact."""
@@ -62,15 +93,15 @@ class ModelSpec:
     """
 
     model: str
-    """Name of the network architecture, "unet"."""
+    """Name of the network architecture, MODEL_NAME."""
     color_space: ColorSpaceName
     """Colour space of the training target."""
     render_size: int
     """Height and width in pixels at which the model was trained."""
     base_width: int
-    """Channels of the first convolution block."""
+    """Channels of the first convolution block, 1 to MOST_WIDTH."""
     parameters: int
-    """Trainable parameters of the generator."""
+    """Trainable parameters of the generator: `generator_parameters`."""
     precision: Precision = "fp32"
     """Arithmetic of the artefact."""
     config_sha256: str
@@ -95,19 +126,30 @@ class ModelSpec:
                 f"model contract has schema {self.schema!r}, this version reads {SCHEMA_VERSION}; "
                 "export the model again or install the matching version"
             )
-        if self.color_space not in COLOR_SPACES:
-            raise UserError(f"model contract names colour space {self.color_space!r}, not one of {COLOR_SPACES}")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"model contract names precision {self.precision!r}, not one of {PRECISIONS}")
-        if self.base_width < 1 or self.blocks < 1 or self.parameters < 1:
-            counts = f"base width {self.base_width}, {self.blocks} blocks and {self.parameters} parameters"
-            raise UserError(f"model contract has {counts}, expected at least 1 of each")
-        if not 0 <= self.input_blur < float("inf"):
-            raise UserError(f"model contract has an input blur of {self.input_blur} pixels, expected 0 or more")
-        if self.size_multiple < 1 or self.render_size < 1 or self.render_size % self.size_multiple:
-            raise UserError(
-                f"model contract has render size {self.render_size}, not a multiple of {self.size_multiple}"
-            )
+        choices = {"model": (MODEL_NAME,), "color_space": COLOR_SPACES, "precision": PRECISIONS}
+        for name, known in choices.items():
+            self._check(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        self._check("base_width", 1 <= self.base_width <= MOST_WIDTH, f"1 to {MOST_WIDTH}")
+        self._check("blocks", 1 <= self.blocks <= MOST_BLOCKS, f"1 to {MOST_BLOCKS}")
+        self._check("size_multiple", self.size_multiple == SIZE_MULTIPLE, str(SIZE_MULTIPLE))
+        fits = 1 <= self.render_size <= MOST_SIZE and self.render_size % SIZE_MULTIPLE == 0
+        self._check("render_size", fits, f"a multiple of {SIZE_MULTIPLE} up to {MOST_SIZE}")
+        blurs = self.input_blur == 0 or LEAST_BLUR <= self.input_blur <= MOST_BLUR
+        self._check("input_blur", blurs, f"0, or {LEAST_BLUR:g} to {MOST_BLUR:g} pixels")
+        count = generator_parameters(self.color_space, self.base_width, self.blocks)
+        self._check(
+            "parameters", self.parameters == count, f"{count} of base width {self.base_width}, {self.blocks} block(s)"
+        )
+
+    def _check(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            found = reprlib.repr(getattr(self, name))
+            raise UserError(f"model contract has {name} {found}, expected {expected}; export the model again")
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width of the artefact's input in pixels; None if it is of dynamic size."""
+        return None if self.dynamic_size else (self.render_size, self.render_size)
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the contracts of input and output."""
@@ -129,7 +171,7 @@ class ModelSpec:
         data = dict(values)
         if data.get("schema") != SCHEMA_VERSION:
             raise UserError(
-                f"{source}: model contract has schema {data.get('schema')!r}, this version reads "
+                f"{source}: model contract has schema {reprlib.repr(data.get('schema'))}, this version reads "
                 f"{SCHEMA_VERSION}; export the model again or install the matching version"
             )
         for side, expected in (("input", INPUT_CONTRACT), ("output", OUTPUT_CONTRACT)):
@@ -138,14 +180,23 @@ class ModelSpec:
         known = {f.name: f.type for f in fields(cls)}
         data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():
-            raise UserError(
-                f"{source}: model contract has fields {sorted(data)}, expected {sorted(known)}; export the model again"
-            )
+            wrong = reprlib.repr(sorted(data.keys() ^ known.keys()))
+            raise UserError(f"{source}: model contract lacks or adds the fields {wrong}; export the model again")
         for name, kind in known.items():
             expected_type = kind if isinstance(kind, type) else str if get_origin(kind) is Literal else dict
             if type(data[name]) is not expected_type:  # an int field takes no bool
-                raise UserError(f"{source}: model contract field {name} is {data[name]!r}; export the model again")
-        return cls(**data)
+                found = reprlib.repr(data[name])
+                raise UserError(f"{source}: model contract field {name} is {found}; export the model again")
+        for name in ("config_sha256", "weights_sha256"):
+            if not re.fullmatch("[0-9a-f]{64}", data[name]):
+                found = reprlib.repr(data[name])
+                raise UserError(f"{source}: model contract has {name} {found}, expected 64 hexadecimal digits")
+        if not all(isinstance(version, str) for version in data["created_with"].values()):
+            raise UserError(f"{source}: model contract names versions in created_with that are no texts")
+        try:
+            return cls(**data)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], source: str | os.PathLike[str]) -> Self:
@@ -160,15 +211,42 @@ class ModelSpec:
                 f"{source}: found no model contract, so this project did not write it; "
                 "make the file with cgan-train or cgan-export"
             )
+        if len(text) > MOST_CONTRACT:
+            raise UserError(
+                f"{source}: model contract has {len(text)} characters, expected at most {MOST_CONTRACT}; "
+                "export the model again"
+            )
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{source}: model contract is not JSON ({error}); export the model again") from error
         return cls.from_json(values, source)
 
     def to_metadata(self) -> dict[str, str]:
         """Return the spec as string metadata."""
         return {METADATA_KEY: canonical_json(self.to_json())}
+
+
+def generator_parameters(color_space: ColorSpaceName, width: int, blocks: int) -> int:
+    """Return the number of parameters of `cgan.networks.Generator`, without building it.
+
+    Args:
+        color_space: colour space that it predicts.
+        width: channels of its first convolution block.
+        blocks: convolution blocks at each scale.
+    """
+
+    def layer(kernel: int, channels_in: int, channels_out: int) -> int:
+        """Return the parameters of a convolution without bias and of the batch norm after it."""
+        return kernel**2 * channels_in * channels_out + 2 * channels_out
+
+    channels = [width * multiple for multiple in ENCODER_MULTIPLES]
+    top, bottom, out = channels[0], channels[-1], COLOR_CHANNELS[color_space]
+    count = layer(3, 1, top) + (blocks - 1) * layer(3, top, top) + blocks * layer(3, bottom, bottom)
+    for small, large in pairwise(channels):
+        count += layer(4, small, large) + blocks * layer(3, large, large)
+        count += layer(4, 2 * large, large // 2) + blocks * layer(3, large // 2, large // 2)
+    return count + 2 * top * out + out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +306,7 @@ def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
             verification=dict(data["verification"]),
             build=dict(data.get("build", {})),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a readable sidecar ({error!r}); export the model again") from error
     found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:

@@ -13,6 +13,7 @@ import onnxruntime
 
 from cgan.checkpoint_record import CheckpointRecord
 from cgan.errors import ChangedFileError, GateError, UserError
+from cgan.extras import needed
 from cgan.files import file_sha256
 from cgan.networks import Generator
 from cgan.spec import ModelSpec, Precision, Sidecar, read_sidecar, sidecar_path, write_sidecar
@@ -224,6 +225,8 @@ def _prepare_onnx(source: Path, options: ExportOptions) -> PreparedOnnx:
         raise UserError(
             "--precision int8: found no --calibration FOLDER, expected photos like those that the model will colour"
         )
+    with needed("export", "export"):
+        import onnxscript  # noqa: F401  # torch's exporter needs it
     generator, spec, checkpoint = load_checkpoint(source)
     created = {**spec.created_with, **{name: version(name) for name in ("onnx", "onnxscript")}}
     if options.precision == "int8":

@@ -12,7 +12,7 @@ from cgan.command import run_command
 from cgan.errors import UserError
 from cgan.extras import needed
 from cgan.progress import Progress
-from cgan.spec import SIZE_MULTIPLE
+from cgan.spec import MOST_BATCH, MOST_SIZE, SIZE_MULTIPLE
 from export.choices import (
     ENGINE_BATCHES,
     FORMATS,
@@ -32,17 +32,28 @@ if TYPE_CHECKING:
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
-    """Three non-decreasing positive integers: min,opt,max."""
+    """Three non-decreasing positive integers: min,opt,max.
+
+    Args:
+        most: the largest number.
+    """
 
     name = "min,opt,max"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sizes:
         """Return the numbers; raise UserError where the value is anything else."""
         parts = str(value).split(",")
-        numbers = [int(part) for part in parts if part.isdecimal() and int(part) > 0]
+        short = [int(part) for part in parts if part.isdecimal() and len(part) <= len(str(self.most))]
+        numbers = [number for number in short if 0 < number <= self.most]
         if len(parts) != 3 or len(numbers) != 3 or numbers != sorted(numbers):
             flag = param.opts[0] if param else "value"
-            raise UserError(f"{flag}: found {value}, expected three non-decreasing numbers, such as 1,16,64")
+            raise UserError(
+                f"{flag}: found {str(value)[:80]}, expected three non-decreasing numbers up to {self.most}, such as "
+                "1,16,64"
+            )
         return numbers[0], numbers[1], numbers[2]
 
 
@@ -54,6 +65,9 @@ BATCH_HELP = (
     "Batch sizes to compare with; of engines, also the batch sizes that they accept.  "
     f"[default: {_listed(ONNX_BATCHES)}; engines: {_listed(ENGINE_BATCHES)}]"
 )
+MOST_WORKSPACE = 2**20
+"""Largest --workspace in MiB: 1 TiB, more than a GPU has."""
+
 FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
 
 
@@ -72,9 +86,11 @@ FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
     help="Checkpoint of the run SOURCE to export; FILE lies in its checkpoints folder.  [default: best]",
 )
 @click.option("--prefer", type=click.Choice(PREFERENCES), help="Criterion of --precision auto.  [default: size]")
-@click.option("--batch", type=_Numbers(), help=BATCH_HELP)
+@click.option("--batch", type=_Numbers(MOST_BATCH), help=BATCH_HELP)
 @click.option("--dynamic-size", is_flag=True, help=f"Accept any height and width in multiples of {SIZE_MULTIPLE}.")
-@click.option("--size", "sizes", type=_Numbers(), help="Engines of dynamic size: heights and widths in pixels.")
+@click.option(
+    "--size", "sizes", type=_Numbers(MOST_SIZE), help="Engines of dynamic size: heights and widths in pixels."
+)
 @click.option(
     "--calibration", type=click.Path(path_type=Path), help="Folder of photos to calibrate int8 and to compare on."
 )
@@ -97,7 +113,11 @@ FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
 @click.option("--no-verify", is_flag=True, help="Do not compare the artefact with the model; its sidecar records that.")
 @click.option("--keep-failed", is_flag=True, help="Keep an artefact that fails the comparison as NAME.failed.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing artefact of other weights.")
-@click.option("--workspace", type=click.IntRange(min=1), help="Engines: limit on the scratch memory of a layer in MiB.")
+@click.option(
+    "--workspace",
+    type=click.IntRange(1, MOST_WORKSPACE),
+    help="Engines: limit on the scratch memory of a layer in MiB.",
+)
 @click.option(
     "--optimization-level", type=click.IntRange(0, 5), help="Engines: effort of the search for faster kernels."
 )

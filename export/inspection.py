@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from cgan.errors import UserError
-from cgan.spec import ModelSpec, read_sidecar
+from cgan.onnx_file import read_contract, read_onnx
+from cgan.spec import read_sidecar
 from export.choices import DEVICES, ONNX_SUFFIX, PLAN_SUFFIX, Device
 from infer.backends import ARTEFACTS, open_model
 from infer.backends.trt import check_sidecar
@@ -36,13 +37,13 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
     if path.suffix.lower() == PLAN_SUFFIX:
         check_sidecar(sidecar, path)
     facts: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size}
-    spec: ModelSpec | None = sidecar.spec if sidecar else None
     if path.suffix.lower() == ONNX_SUFFIX:
+        spec = read_contract(read_onnx(path), path)
         facts["onnx"] = inspect_onnx(path)
+    else:
+        assert sidecar is not None
+        spec = sidecar.spec
     facts["runs_here"] = {device: _tried(path, device) for device in DEVICES}
-    if spec is None:
-        with open_model(path, "cpu") as backend:
-            spec = backend.spec
     facts["spec"] = spec.to_json()
     facts["verification"] = sidecar.verification if sidecar else "no sidecar beside it: nothing vouches for the file"
     facts["build"] = sidecar.build if sidecar else None

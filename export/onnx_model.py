@@ -122,7 +122,9 @@ def inspect_onnx(path: Path) -> OnnxFacts:
         raise
     except Exception as error:  # protobuf, the file system and shape inference raise types of their own
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: not a readable ONNX file ({reason}); give a model that cgan-export wrote") from error
+        raise UserError(
+            f"{path}: no ONNX file, or a damaged one ({reason}); give a model that cgan-export wrote"
+        ) from error
     if not model.graph.node:
         raise UserError(f"{path}: an ONNX file without any node; give a model that cgan-export wrote")
     sizes, weights = Counter[str](), Counter[str]()

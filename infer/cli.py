@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from cgan.command import run_command
 from cgan.errors import UserError
-from infer.backends.cli_options import backend_option, device_option, provider_option
+from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.formats import SAME, WRITE_FORMATS, Resolution
 from infer.quality.cli import evaluate, parity
@@ -37,10 +38,8 @@ def command() -> None:
 @backend_option
 @provider_option
 @device_option
-@click.option("--batch-size", type=click.IntRange(min=1), help="Photos per batch.  [default: 4, on a GPU 64]")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Threads that decode, run the model and encode.  [default: all cores]"
-)
+@click.option("--batch-size", type=BATCH_SIZES, help="Photos per batch.  [default: 4, on a GPU 64]")
+@click.option("--workers", type=WORKERS, help="Threads that decode, run the model and encode.  [default: all cores]")
 @click.option(
     "--format",
     "format_",
@@ -137,20 +136,32 @@ def folder(
 @provider_option
 @device_option
 def info(model: Path, backend: str, provider: str | None, device: str) -> None:
-    """Print the contract of MODEL (default: the packaged model flowers) and its engine on this machine, as JSON."""
-    from infer.backends import open_model
+    """Print the contract of MODEL (default: the packaged model flowers) and its engine on this machine, as JSON.
 
-    with open_model(model, device, backend=backend, provider=provider) as loaded:
+    Of an engine that this machine cannot run, "engine" is null and "note" says why.
+    """
+    from infer.backends import open_model
+    from infer.backends.base import UnsuitedMachineError
+
+    opened = open_model(model, device, backend=backend, provider=provider)
+    with ExitStack() as stack:
+        try:
+            spec, engine = stack.enter_context(opened).spec, opened.engine
+            note = opened.note
+        except UnsuitedMachineError as error:  # the sidecar has vouched for the file
+            assert opened.sidecar is not None
+            spec, engine = opened.sidecar.spec, None
+            note = f"cannot run here: {error}"
         values: dict[str, Any] = {
-            "file": str(loaded.path),
-            "bytes": loaded.path.stat().st_size if loaded.path.is_file() else None,
-            "engine": loaded.engine,
-            "note": loaded.note,
-            "fixed_size": loaded.fixed_size,
-            "checkpoint": loaded.checkpoint or "unknown",
-            "spec": loaded.spec.to_json(),
-            "sidecar": loaded.sidecar
-            and {name: value for name, value in loaded.sidecar.to_json().items() if name != "spec"},
+            "file": str(opened.path),
+            "bytes": opened.path.stat().st_size if opened.path.is_file() else None,
+            "engine": engine,
+            "note": note,
+            "fixed_size": opened.fixed_size,
+            "checkpoint": opened.checkpoint or "unknown",
+            "spec": spec.to_json(),
+            "sidecar": opened.sidecar
+            and {name: value for name, value in opened.sidecar.to_json().items() if name != "spec"},
         }
     print(json.dumps(values, indent=2))
 

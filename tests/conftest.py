@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from cgan.spec import ModelSpec
+from cgan.spec import ModelSpec, generator_parameters
 from infer.backends.base import Backend
 from infer.backends.flavours import FLAVOURS, find_gpu, runs_on
 from infer.folder.journal import Journal
@@ -235,7 +235,7 @@ class Tinted(Backend):
             color_space="rgb",
             render_size=32,
             base_width=1,
-            parameters=1,
+            parameters=generator_parameters("rgb", 1, 1),
             config_sha256="",
             weights_sha256=self.weights,
         )

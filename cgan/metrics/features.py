@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cgan.errors import UserError
+from cgan.extras import needed
 from cgan.files import json_sha256
 from cgan.metrics.measurement import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
@@ -135,10 +136,11 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         UserError: the weights are missing or not those of Inception v3, the ones in the hub cache are not the published
             ones, or torcheval is not installed.
     """
+    fid = torcheval_fid()  # a missing package comes before missing weights, which it reads
     path = inception_path(weights)
     # torcheval's wrapper, so that figures are comparable with those of other users of torcheval: photos in [0, 1],
     # resized bilinearly. It sets transform_input only if it downloads the weights.
-    wrapper = torcheval_fid().FIDInceptionV3
+    wrapper = fid.FIDInceptionV3
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The default weight initialization of inception_v3", FutureWarning)
         network = wrapper(weights=None)
@@ -176,13 +178,8 @@ def torcheval_fid() -> Any:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        try:
+        with needed("measuring FID and KID", "train", "leave them out with --no-fid"):
             from torcheval.metrics.image import fid
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"FID and KID need the package {error.name}; install it with pip install 'cgan[train]', or leave them "
-                "out with --no-fid"
-            ) from error
     return fid
 
 
@@ -253,7 +250,8 @@ class OnnxFeatures(nn.Module):
         with self._lock:
             if wanted not in self._sessions:
                 options = ort.SessionOptions()
-                options.log_severity_level = 3
+                options.log_severity_level = 4  # its errors are raised; what it prints is not ours to show
+                ort.set_default_logger_severity(4)
                 options.intra_op_num_threads = torch.get_num_threads()
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
                 own = {"use_tf32": "0"} if device.type == "cuda" else {}

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.networks import Generator, count_parameters
-from cgan.spec import ModelSpec
+from cgan.spec import MODEL_NAME, ModelSpec
 from cgan.training.ledger import LEDGER_FILE, Ledger
 
 GENERATOR_FILE = LAST_FILE
@@ -36,7 +37,8 @@ TRAINING_FILE = "last.training.safetensors"
 HELD_OUT_FILE = "held-out.npy"
 """File of a run with held-out photos in gray, N x 1 x size x size uint8."""
 
-MODEL_NAME = "unet"
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+"""Names in safetensors of the types in a generator's state."""
 
 METADATA = "__metadata__"
 """Key of the metadata in a safetensors header."""
@@ -114,22 +116,19 @@ def load_checkpoint(source: Path) -> Checkpoint:
     path, note = chosen(source)
     if path.name == TRAINING_FILE:
         raise UserError(f"{path}: found the training state for --resume, expected a checkpoint; give {GENERATOR_FILE}")
-    state, metadata = _load(path)
-    spec = ModelSpec.from_metadata(metadata, path)
-    check_trainable(spec, path)
-    generator = Generator.of(spec)
-    expected = generator.state_dict()
-    if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
-        raise UserError(
-            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with {spec.blocks} "
-            f"block(s) for {spec.color_space}; train again"
-        )
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        spec = ModelSpec.from_metadata(metadata, path)
+        check_trainable(spec, path)
+        _check_tensors(file, spec, path)  # before anything is allocated for what the contract claims
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     found = weights_digest(state)
     if found != spec.weights_sha256:
         raise GateError(
             f"{path}: weights were changed after training wrote them: their sha256 is {found[:16]}..., "
             f"the contract says {spec.weights_sha256[:16]}...; restore the file or train again"
         )
+    generator = Generator.of(spec)
     generator.load_state_dict(state)
     return Checkpoint(generator.eval(), spec, CheckpointRecord.of(path, metadata, note))
 
@@ -138,10 +137,25 @@ def check_trainable(spec: ModelSpec, path: Path) -> None:
     """Check that a contract is that of a generator in fp32.
 
     Raises:
-        UserError: it is of another network or precision.
+        UserError: it is of another precision.
     """
-    if spec.model != MODEL_NAME or spec.precision != "fp32":
+    if spec.precision != "fp32":
         raise UserError(f"{path}: found {spec.model} in {spec.precision}, expected a {MODEL_NAME} in fp32")
+
+
+def _check_tensors(file: Any, spec: ModelSpec, path: Path) -> None:
+    """Check names, shapes and types of the tensors in an opened safetensors file against the contract in its header."""
+    with torch.device("meta"):
+        expected = {name: (tuple(t.shape), _DTYPES[t.dtype]) for name, t in Generator.of(spec).state_dict().items()}
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise UserError(
+            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with {spec.blocks} "
+            f"block(s) for {spec.color_space}: {wrong[0]!r} is {found.get(wrong[0], 'missing')}, expected "
+            f"{expected.get(wrong[0], 'none')}; restore the file or train again"
+        )
 
 
 def made_of(source: Path, weights_sha256: str | None) -> Path:
@@ -169,9 +183,9 @@ def made_of(source: Path, weights_sha256: str | None) -> Path:
 def _names_weights(path: Path, weights_sha256: str | None) -> bool:
     """Return True if the contract of a checkpoint has this digest; False if it cannot be read."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             return ModelSpec.from_metadata(file.metadata() or {}, path).weights_sha256 == weights_sha256
-    except (OSError, SafetensorError, UserError):
+    except UserError:
         return False
 
 
@@ -244,8 +258,8 @@ def load_training(
                     states.setdefault(int(index), {})[field] = _in_layout_of(weights[int(index)], tensor)
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
         progress: dict[str, Any] = json.loads(metadata["progress"])
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:  # RecursionError is a RuntimeError
+        reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
     return progress
 
@@ -273,9 +287,20 @@ def _ordered(content: bytes) -> bytes:
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, whose header is checked against its size.
+
+    Raises:
+        UserError: it cannot be read, or is not such a file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); give permission, or another checkpoint") from error
     except SafetensorError as error:

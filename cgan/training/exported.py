@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cgan.errors import UserError
 from cgan.extras import needed
 from cgan.networks import Generator
-from cgan.onnx_file import read_onnx
+from cgan.onnx_file import read_contract, read_onnx
 from cgan.spec import ModelSpec, read_sidecar
 from cgan.training.checkpoint import check_trainable, load_generator
 
@@ -53,19 +53,22 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
         from onnx import numpy_helper
     if not path.is_file():
         raise UserError(f"{path}: found no such file, expected a run, a checkpoint or an exported .onnx")
-    try:
-        content = read_onnx(path)
-        read_sidecar(path, hashlib.sha256(content).hexdigest())
-        model = onnx.load_model_from_string(content)
-    except (DecodeError, OSError) as error:
-        raise UserError(f"{path}: not an ONNX file ({error}); make it with cgan-export") from error
-    spec = ModelSpec.from_metadata({entry.key: entry.value for entry in model.metadata_props}, path)
+    content = read_onnx(path)
+    read_sidecar(path, hashlib.sha256(content).hexdigest())
+    spec = read_contract(content, path)
     check_trainable(spec, path)
-    tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in model.graph.initializer}
+    try:
+        graph = onnx.load_model_from_string(content).graph
+        tensors = {entry.name: torch.from_numpy(numpy_helper.to_array(entry).copy()) for entry in graph.initializer}
+    except (DecodeError, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{path}: no ONNX file, or a damaged one ({reason}); copy it, or export it again with cgan-export"
+        ) from error
     generator = ExportedGenerator.of(spec).eval()
     try:
-        _fill(generator, model.graph, tensors)
-    except (KeyError, IndexError, RuntimeError) as error:
+        _fill(generator, graph, tensors)
+    except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
             f"{path}: its weights are not those of a generator that cgan-export wrote ({reason}); export it again"

@@ -177,13 +177,17 @@ def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, G
         source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file; None for random weights.
 
     Raises:
-        UserError: there is no such file, it is none of these, or its generator has another shape than the
-            configuration's.
+        UserError: there is no such file, it is none of these, its weights are not finite, or its generator has another
+            shape than the configuration's.
         GateError: its weights were changed.
     """
     if source is None:
         return config, None
     generator, spec = load_network(source)
+    if spoiled := [name for name, weights in generator.state_dict().items() if not weights.isfinite().all()]:
+        raise UserError(
+            f"--init {source}: found weights in {spoiled[0]} that are not finite numbers; give another model"
+        )
     found: dict[str, object] = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
     if not config.input_blur:  # a blur may be added, or changed for another size
         found["input_blur"] = spec.input_blur

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cgan.cores import available_cores, quota_is_tighter
 from cgan.errors import UserError
+from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, read_sidecar
 from infer.backends.names import Device
 
@@ -29,12 +30,19 @@ MEMORY_MESSAGES = (
 )
 """Texts, in lower case, by which out-of-memory errors of engines are recognised."""
 
+MOST_BYTES = 2**34
+"""Largest model file, 16 GiB: the fp32 weights of the largest contract, see `cgan.spec.MOST_WIDTH`, take 15 GB."""
+
 LEAST_MULTIPLES = 2
 """Least height and width of a dynamic size, in multiples: reflect padding needs two pixels at the smallest scale."""
 
 
 class OutOfMemory(RuntimeError):  # noqa: N818 (the usual name)
     """The engine ran out of GPU or host memory on a batch; a smaller one may fit."""
+
+
+class UnsuitedMachineError(UserError):
+    """The file is whole and known, but this machine cannot run it. The backend keeps its sidecar."""
 
 
 class Backend(ABC):
@@ -48,6 +56,12 @@ class Backend(ABC):
 
     arithmetic: str | None = None
     """Arithmetic that differs from the precision of the file, such as "bf16"; None if it does not."""
+
+    most_bytes = MOST_BYTES
+    """Largest file."""
+
+    loads_content = True
+    """True if `_activate` loads the model from `_content`; a backend that reads the file itself saves the memory."""
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         self.path = path
@@ -69,14 +83,14 @@ class Backend(ABC):
         """Load the model and check that it runs on the requested device.
 
         Raises:
-            UserError: the file was changed, was not written by this project, or the device is missing.
+            UserError: the file was changed, was not written by this project, has more than `most_bytes`, or the device
+                is missing.
         """
         self.note = None
         self.sidecar = self._sha256 = None
         try:
             if self.path.is_file():
-                self._content = self.path.read_bytes()
-                self._sha256 = hashlib.sha256(self._content).hexdigest()
+                self._read()
                 self.sidecar = read_sidecar(self.path, self._sha256)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror}); give permission to read it") from error
@@ -98,6 +112,18 @@ class Backend(ABC):
         """Release the engine. No `run` may be in progress."""
         self._spec = None
         self._deactivate()
+
+    def _read(self) -> None:
+        """Read the file, or its digest alone."""
+        if (size := self.path.stat().st_size) > self.most_bytes:
+            raise UserError(
+                f"{self.path}: found {size} bytes, expected a model of at most {self.most_bytes}; name another"
+            )
+        if not self.loads_content:
+            self._sha256 = file_sha256(self.path)
+            return
+        self._content = self.path.read_bytes()
+        self._sha256 = hashlib.sha256(self._content).hexdigest()
 
     @property
     def spec(self) -> ModelSpec:

@@ -2,11 +2,19 @@
 
 import click
 
+from cgan.spec import MOST_BATCH
 from infer.backends.names import AUTO, BackendName, Device, Provider
 
 # Plain strings, because click takes the choices of an enumeration by the names of its members.
 BACKEND_CHOICES = (AUTO, *(name.value for name in BackendName))
 PROVIDER_CHOICES = tuple(provider.value for provider in Provider)
+
+MOST_WORKERS = 1024
+"""Most threads: more than the cores of any machine; each decodes, colours and encodes a photo of its own."""
+
+BATCH_SIZES = click.IntRange(1, MOST_BATCH)
+WORKERS = click.IntRange(1, MOST_WORKERS)
+"""Types of --batch-size and --workers."""
 
 device_option = click.option(
     "--device",

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from cgan.errors import UserError
+from cgan.extras import needed
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ def load_flavour(name: str) -> ModuleType:
     flavour = FLAVOURS[name]
     install = f"install it with pip install 'cgan[{name}]'"
     try:
-        module = import_module(flavour.module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{flavour.label} needs the package {error.name}; {install}") from error
+        with needed(flavour.label, name):
+            module = import_module(flavour.module)
     except (ImportError, OSError, RuntimeError) as error:  # its shared libraries
         raise UserError(f"{flavour.label} cannot be loaded ({_line(str(error))}); {install}") from error
     if release(module.__version__) < flavour.oldest:

@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU or on an NVIDIA GPU through one of its providers."""
 
 import contextlib
+import re
 import sys
 import threading
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
-from cgan.onnx_file import check_self_contained
+from cgan.onnx_file import MOST_BYTES, read_contract
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, Precision
 from cgan.user_folders import cache_folder
 from infer.backends.base import Backend
@@ -42,8 +43,14 @@ BOUND = (Provider.CUDA, Provider.TENSORRT)
 
 SOURCE, TARGET = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
 
-ERRORS_ONLY, FATAL_ONLY = 3, 4
-"""Log severities of ONNX Runtime."""
+FATAL_ONLY = 4
+"""Log severity of ONNX Runtime; its errors are raised too, and it prints what a model file says as it is."""
+
+LONGEST_REASON = 600
+"""Most characters of a message of ONNX Runtime; those of its arena name a path and a signature before the cause."""
+
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+"""Beginning of ONNX Runtime's messages; its status means nothing to users."""
 
 
 class ProviderError(UserError):
@@ -59,6 +66,8 @@ class OrtBackend(Backend):
         threads: CPU threads for one run; 0 leaves the choice to ONNX Runtime.
         provider: a `Provider`, which is then the only one tried; None chooses by the device.
     """
+
+    most_bytes = MOST_BYTES
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0, provider: str | None = None) -> None:
         super().__init__(path, device, threads)
@@ -82,23 +91,23 @@ class OrtBackend(Backend):
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width of the graph's input, None if they are symbolic."""
-        height, width = self._session.get_inputs()[0].shape[2:]
-        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+        """Height and width of the graph's input, which `read_contract` has checked; None if they are symbolic."""
+        return self.spec.fixed_size
 
     def _activate(self) -> ModelSpec:
         wanted = self._wanted()
-        check_self_contained(self._content, self.path)
+        spec = read_contract(self._content, self.path)
         import onnxruntime as ort
 
         self._version = ort.__version__
         try:
-            return self._load(ort, wanted or ("cuda" if gpu_present() else "cpu"))
+            self._load(ort, wanted or ("cuda" if gpu_present() else "cpu"), spec.precision)
         except ProviderError as error:
             if wanted:
                 raise
             self._add_note(f"{error}; going on with the CPU")
-            return self._load(ort, "cpu")
+            self._load(ort, "cpu", spec.precision)
+        return spec
 
     def _wanted(self) -> str | None:
         """The provider that was asked for by its name or by the device; None leaves the choice."""
@@ -113,22 +122,20 @@ class OrtBackend(Backend):
             )
         return self.provider
 
-    def _load(self, ort: ModuleType, provider: str) -> ModelSpec:
+    def _load(self, ort: ModuleType, provider: str, precision: Precision) -> None:
         options, settings = ort.SessionOptions(), {}
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
+        ort.set_default_logger_severity(FATAL_ONLY)
         options.intra_op_num_threads = self.threads
         # Threads that spin between two runs take the cores from decoding and encoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if provider != "cpu":
             self._prepare_gpu(ort, provider)
-            options.log_severity_level = FATAL_ONLY
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-            precision = read_contract(self._content, self.path).precision
             settings = provider_settings(provider, self.digest, precision)
         self._session = _open(ort, self._content, self.path, options, provider, settings)
         self._assert_provider(provider)
         self._chosen = provider
-        return _contract(self._session, self.path)
 
     def _prepare_gpu(self, ort: ModuleType, provider: str) -> None:
         """Refuse a provider that cannot be here, and load the libraries it needs."""
@@ -147,7 +154,6 @@ class OrtBackend(Backend):
         if provider == "tensorrt":
             with contextlib.suppress(ImportError, OSError, RuntimeError):
                 import_module("tensorrt")  # loads the libraries in its package, which the dynamic loader does not find
-        ort.set_default_logger_severity(FATAL_ONLY)  # whether the provider loaded is asserted below
 
     def _assert_provider(self, provider: str) -> None:
         """Check that no node runs on another provider; ONNX Runtime only warns when it falls back to the CPU.
@@ -182,7 +188,7 @@ class OrtBackend(Backend):
                 return self._run_bound(gray)
             rgb: NDArray[np.float32] = self._session.run([TARGET], {SOURCE: gray})[0]
         except Exception as error:  # as in _load
-            raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {error}") from error
+            raise RuntimeError(f"ONNX Runtime failed on a batch of {len(gray)}: {_reason(error)}") from error
         return rgb
 
     def _run_bound(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -251,24 +257,6 @@ def provider_settings(provider: str, digest: str, precision: Precision) -> dict[
     }
 
 
-def read_contract(content: bytes, path: Path) -> ModelSpec:
-    """Return the contract in an ONNX file, without preparing the model for running.
-
-    Args:
-        content: content of the file.
-        path: path of the file, for messages.
-
-    Raises:
-        UserError: ONNX Runtime cannot read the file, or cgan-export did not write it.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = FATAL_ONLY
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _contract(_open(ort, content, path, options, "cpu", {}), path)
-
-
 def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: str, settings: dict[str, str]) -> Any:
     """Return a session on a provider with a model loaded from memory."""
     try:
@@ -277,20 +265,20 @@ def _open(ort: ModuleType, content: bytes, path: Path, options: Any, provider: s
             content, options, providers=[(PROVIDERS[provider], settings)], enable_fallback=False
         )
     except Exception as error:  # the bindings raise a type per status code
-        reason = str(error).splitlines()[0][:300]
+        reason = _reason(error)
         if provider == "cpu":
-            raise UserError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
+            raise UserError(
+                f"{path}: no ONNX model that ONNX Runtime {ort.__version__} can load, or a damaged one ({reason}); "
+                "export the model again"
+            ) from error
         raise ProviderError(
             f"{path}: {PROVIDERS[provider]} cannot load it ({reason}); {NEEDS[provider]}, or use --device cpu"
         ) from error
 
 
-def _contract(session: Any, path: Path) -> ModelSpec:
-    spec = ModelSpec.from_metadata(session.get_modelmeta().custom_metadata_map, path)
-    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if names != ([SOURCE], [TARGET]):
-        raise UserError(f"{path}: found inputs and outputs {names}, expected gray and rgb; export it again")
-    return spec
+def _reason(error: Exception) -> str:
+    """Return the message of an error of ONNX Runtime in one line, without its status."""
+    return _STATUS.sub("", " ".join(str(error).split()))[:LONGEST_REASON]
 
 
 def gpu_present() -> bool:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from cgan.cores import available_cores
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.onnx_file import check_self_contained
+from cgan.onnx_file import MOST_BYTES, read_contract
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend
-from infer.backends.ort import SOURCE, TARGET, read_contract
+from infer.backends.ort import SOURCE, TARGET
 
 _DTYPES = threading.Lock()
 """Held for the first lookup of a numpy type in OpenVINO, which must happen before threads run a model.
@@ -58,6 +58,8 @@ class OpenVinoBackend(Backend):
     bf16 is a backend of its own: `OpenVinoBf16Backend`.
     """
 
+    most_bytes = MOST_BYTES
+
     hint = "f32"
     """OpenVINO's name of the precision for all operations that are not quantised."""
 
@@ -76,18 +78,16 @@ class OpenVinoBackend(Backend):
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Height and width of the graph's input, None if they are symbolic."""
-        height, width = list(self._model.input(0).get_partial_shape())[2:]
-        return (height.get_length(), width.get_length()) if height.is_static and width.is_static else None
+        """Height and width of the graph's input, which `read_contract` has checked; None if they are symbolic."""
+        return self.spec.fixed_size
 
     def _activate(self) -> ModelSpec:
         if self.device == "cuda":
             raise UserError(f"{self.path}: found --device cuda, expected cpu or auto; OpenVINO runs on the CPU here")
-        check_self_contained(self._content, self.path)
+        spec = read_contract(self._content, self.path)
         openvino = load_openvino()
         with _DTYPES:
             openvino.Type.f32.to_dtype()
-        spec = read_contract(self._content, self.path)
         core = openvino.Core()
         try:
             model = core.read_model(self._content)

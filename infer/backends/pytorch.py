@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
+from cgan.extras import needed
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend
 from infer.backends.flavours import find_gpu
@@ -24,6 +25,8 @@ class TorchBackend(Backend):
     Device "auto" is cuda if PyTorch can use a GPU, else cpu. While the backend is entered, it changes settings of the
     whole process: the number of CPU threads, if `threads` is not 0, and on a GPU precision and determinism of cuDNN.
     """
+
+    loads_content = False
 
     def __init__(self, path: Path, device: str = "auto", threads: int = 0) -> None:
         super().__init__(path, device, threads)
@@ -59,17 +62,12 @@ class TorchBackend(Backend):
         return None
 
     def _activate(self) -> ModelSpec:
-        try:
+        with needed(f"{self.path}: a run or checkpoint", "train", "give an exported model"):
             import torch
 
             from cgan.networks import GrayToRGB
 
             generator, spec = self._load()
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"{self.path}: found no package {error.name}, which a run or checkpoint needs; "
-                "install it with pip install 'cgan[train]', or give an exported model"
-            ) from error
         self._target = self._choose_device()
         where = "CPU" if self._target == "cpu" else torch.cuda.get_device_name()
         self._engine_text = f"PyTorch {torch.__version__}, fp32, {where}"

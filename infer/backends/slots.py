@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cgan.errors import UserError
+from cgan.extras import needed
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT
 
 SOURCE, TARGET = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
@@ -29,10 +29,8 @@ class Cuda:
     """
 
     def __init__(self, extra: str) -> None:
-        try:
+        with needed("running engines", extra):
             self.api: Any = import_module("cuda.bindings.runtime")
-        except ImportError as error:
-            raise UserError(f"engines need the package cuda-bindings; pip install 'cgan[{extra}]'") from error
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Call a function and return its result without the status.

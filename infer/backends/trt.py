@@ -5,6 +5,7 @@ and the build record in the sidecar matches this machine. Host code in a plan is
 """
 
 import hashlib
+import reprlib
 import sysconfig
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from cgan.errors import UserError
 from cgan.files import json_sha256
 from cgan.onnx_file import check_self_contained
 from cgan.spec import ModelSpec, Sidecar
-from infer.backends.base import Backend
+from infer.backends.base import Backend, UnsuitedMachineError
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, matches, messages, release, runs_on
 from infer.backends.slots import Cuda, Slot
 
@@ -78,6 +79,27 @@ def check_sidecar(sidecar: Sidecar | None, plan: Path) -> dict[str, Any]:
             f"its content has {expected[:16]}...; export the model again"
         )
     return sidecar.build
+
+
+def _check_record(record: dict[str, Any], plan: Path) -> None:
+    """Check the fields of a build record that decide where and how an engine runs.
+
+    Raises:
+        UserError: one is missing or has another form.
+    """
+    try:
+        release(record["tensorrt_version"])
+        for name in record["compute_capabilities"]:
+            release(name.removesuffix("+"))
+        shapes = [record["profiles"][0][name] for name in ("min", "opt", "max")]
+        flags = [record["flags"][name] for name in ("version_compatible", "strip_weights")]
+        texts = [record["platform"], record["gpu"] or ""]
+        known = all(type(flag) is bool for flag in flags) and all(isinstance(text, str) for text in texts)
+        sides = all(len(shape) == 4 and all(type(side) is int and side > 0 for side in shape) for shape in shapes)
+        if not (known and sides):
+            raise ValueError(f"profile {reprlib.repr(shapes)}, flags {reprlib.repr(flags)}")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{plan}: the build record in its sidecar is damaged ({error!r}); export it again") from error
 
 
 def check_machine(record: dict[str, Any], machine: Machine, plan: Path) -> None:
@@ -177,9 +199,13 @@ class TrtBackend(Backend):
         assert self.sidecar is not None
         if self.device == "cpu":
             raise UserError(f"{self.path}: found --device cpu, expected cuda or auto; a plan runs on an NVIDIA GPU")
-        trt = load_flavour(self._record["flavour"])
-        machine = Machine(trt.__version__, find_gpu(), sysconfig.get_platform())
-        check_machine(self._record, machine, self.path)
+        _check_record(self._record, self.path)
+        try:
+            trt = load_flavour(self._record["flavour"])
+            machine = Machine(trt.__version__, find_gpu(), sysconfig.get_platform())
+            check_machine(self._record, machine, self.path)
+        except UserError as error:
+            raise UnsuitedMachineError(str(error)) from error
         assert machine.gpu is not None
         self._engine_text = f"{FLAVOURS[self._record['flavour']].label} {machine.version}, {machine.gpu.name}"
         if self._record["gpu"] not in (None, machine.gpu.name):

@@ -14,7 +14,7 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.extras import needed
 from cgan.progress import Progress
 from cgan.user_folders import cache_folder
-from infer.backends.cli_options import backend_option, device_option, provider_option
+from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import model_path
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _SHARED = [
     backend_option,
     provider_option,
     device_option,
-    click.option("--batch-size", type=click.IntRange(min=1), help="Photos per batch."),
-    click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: all cores]"),
+    click.option("--batch-size", type=BATCH_SIZES, help="Photos per batch."),
+    click.option("--workers", type=WORKERS, help="Threads.  [default: all cores]"),
     click.option("--no-fid", is_flag=True, help="Leave out FID and KID; no feature network is needed."),
     click.option(
         "--inception-weights",

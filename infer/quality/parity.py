@@ -187,7 +187,7 @@ def check_parity(
 
     Raises:
         UserError: `run` is not a run, no photo can be read, or the models have different sizes.
-        GateError: the candidate cannot be run on the photos.
+        GateError: the candidate or the reference cannot be run on the photos.
     """
     with open_model(made_of(run, candidate.spec.weights_sha256), device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
@@ -243,10 +243,10 @@ class _Comparison:
         expected = run_batches(self.reference, unit.gray, self.reference_batch)
         try:
             found = run_batches(self.candidate, unit.gray, self.batch)
-        except (RuntimeError, ValueError) as error:
+        except (GateError, ValueError) as error:
             raise GateError(
                 f"{self.candidate.path} cannot be run like the trained model on {unit.names[0]} and those after it "
-                f"({error}); do not ship it"
+                f"({error.__cause__ or error}); do not ship it"
             ) from error
         features: list[Tensor] = []
         if unit.color is not None:

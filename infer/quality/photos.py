@@ -17,7 +17,7 @@ from cgan.cores import available_cores
 from cgan.data.prefetch import prefetch
 from cgan.data.resize import resized_rgb
 from cgan.data.scan import scan
-from cgan.errors import UserError
+from cgan.errors import GateError, UserError
 from cgan.metrics.measurement import Measured
 from cgan.photo_limits import opened
 from infer.backends.base import Backend, OutOfMemory
@@ -194,6 +194,7 @@ def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:
 
     Raises:
         UserError: the model ran out of memory.
+        GateError: the engine failed, or gave values that are not finite.
     """
     try:
         rgb = np.concatenate([backend.run(gray[i : i + batch]) for i in range(0, len(gray), batch)])
@@ -201,6 +202,8 @@ def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:
         raise UserError(
             f"{backend.path}: found too little memory for batches of {batch} ({error}); choose a smaller --batch-size"
         ) from error
+    except RuntimeError as error:
+        raise GateError(f"{backend.path} cannot colour the photos ({error}); export it again") from error
     return np.clip(rgb, 0, 1, out=rgb)
 
 

@@ -123,3 +123,27 @@ def test_help_lists_every_command_without_numpy() -> None:
 def test_the_list_of_commands_has_the_first_line_of_each_module(name: str) -> None:
     module = (ROOT / "benchmarks" / f"{name}.py").read_text()
     assert module.splitlines()[0] == f'"""{COMMANDS[name]}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [
+        (["training", "--width", "100000"], "1<=x<=512"),
+        (["training", "--batch-size", str(2**63)], "2<=x<=65536"),
+        (["training", "--steps", str(10**18)], "1<=x<=1000000"),
+        (["folder", "--workers", "1000000"], "1<=x<=1024"),
+        (["folder", "--minutes", "inf"], "0<=x<=10000"),
+        (["latency", "--seconds", "nan"], "0<=x<=10000"),
+        (["stress", "--files", str(10**18)], "10<=x<=1000000"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_its_limit(arguments: list[str], limit: str) -> None:
+    result = CliRunner().invoke(group, arguments)
+    assert result.exit_code == 2
+    assert limit in result.output
+
+
+def test_a_configuration_out_of_range_is_refused_by_its_flag() -> None:
+    result = CliRunner().invoke(group, ["training", "--size", "1600000"])
+    assert result.exit_code == 2
+    assert "--size: found 1600000, expected a multiple of 16, from 32 to 4096" in result.output

@@ -126,21 +126,27 @@ def test_another_choice_is_refused_with_the_list(field: str, value: str) -> None
     assert refusal(**{field: value}) == f"{flag(field)}: found {value}, expected {', '.join(CHOICES[field])}"
 
 
-FINITE = "a finite number of at least 0"
-SIZE = "a multiple of 16, at least 32"
+WEIGHT = "a number from 0 to 1e+09"
+SIZE = "a multiple of 16, from 32 to 4096"
 
 BAD_VALUES: dict[tuple[str, float], str] = {
     **{
-        (name, value): FINITE
+        (name, value): WEIGHT
         for name in ("l1_weight", "color_weight", "gradient_penalty", "weight_clip", "r1")
-        for value in (-1e-9, -1.0, INFINITY, NAN)
+        for value in (-1e-9, -1.0, 1.1e9, INFINITY, NAN)
     },
-    **{(name, value): "at least 1" for name in ("width", "blocks", "epochs", "batch_size") for value in (0, -4)},
-    **{(name, -1): "at least 0" for name in ("discriminator_width", "save_every")},
+    **{
+        (name, value): f"{least} to {most:,}"
+        for name, least, most in (
+            *(("width", 1, 512), ("discriminator_width", 0, 512), ("blocks", 1, 64)),
+            *(("epochs", 1, 10**6), ("save_every", 0, 10**6), ("batch_size", 1, 2**16)),
+        )
+        for value in (least - 1, -4, most + 1, 2**63, 10**18)
+    },
     **{(name, value): "0 to --epochs" for name in ("warmup_epochs", "decay_epochs") for value in (-1, 101)},
     **{("label_smoothing", value): "a number in (0.5, 1]" for value in (0.0, 0.5, 1.1, NAN)},
     **{("discriminator_scales", value): "2 to 5" for value in (-2, 0, 1, 6)},
-    **{("size", value): SIZE for value in (0, -32, 16, 33, 100)},
+    **{("size", value): SIZE for value in (0, -32, 16, 33, 100, 4112, 1_600_000)},
     **{("lr", value): "a finite number above 0" for value in (0.0, -1e-3, INFINITY, NAN)},
     **{("ema", value): "a decay in [0, 1)" for value in (-0.1, 1.0, NAN)},
     **{("crop", value): "a share from 0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
@@ -168,16 +174,23 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_flag(name: str, valu
         {"r1": 1e9},
         {"label_smoothing": 1.0},
         {"label_smoothing": 0.500001},
+        {"l1_weight": 1e9},
         {"width": 1},
+        {"width": 512},
         {"blocks": 1},
+        {"blocks": 64},
         {"discriminator_width": 1},
+        {"discriminator_width": 512},
         {"discriminator_scales": 2},
         {"discriminator_scales": 5},
         {"size": 32},
         {"size": 48},
+        {"size": 4096},
         {"epochs": 1},
+        {"epochs": 10**6},
         {"epochs": 3, "warmup_epochs": 3, "decay_epochs": 3},
         {"batch_size": 1},
+        {"batch_size": 2**16},
         {"lr": 1e-30},
         {"ema": 0.0},
         {"ema": 0.999999},

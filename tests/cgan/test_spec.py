@@ -18,9 +18,12 @@ from cgan.spec import (
     LATER_FIELDS,
     LUMA_REC601,
     METADATA_KEY,
+    MOST_CONTRACT,
     PRECISIONS,
+    ColorSpaceName,
     ModelSpec,
     Sidecar,
+    generator_parameters,
     read_sidecar,
     sidecar_path,
     write_sidecar,
@@ -37,16 +40,21 @@ SPEC = ModelSpec(
     created_with={"cgan": "0.1.0"},
 )
 
+
+def consistent(color_space: ColorSpaceName, base_width: int, blocks: int, **others: Any) -> ModelSpec:
+    count = generator_parameters(color_space, base_width, blocks)
+    values: dict[str, Any] = {"color_space": color_space, "base_width": base_width, "blocks": blocks, **others}
+    return ModelSpec(model="unet", parameters=count, **values)
+
+
 specs = st.builds(
-    ModelSpec,
-    model=st.text(),
+    consistent,
     color_space=st.sampled_from(COLOR_SPACES),
-    render_size=st.integers(1, 64).map(lambda n: 16 * n),
+    render_size=st.integers(1, 256).map(lambda n: 16 * n),
     base_width=st.integers(1, 512),
-    blocks=st.integers(1, 8),
+    blocks=st.integers(1, 64),
     dynamic_size=st.booleans(),
-    input_blur=st.floats(0, 8),
-    parameters=st.integers(1, 2**40),
+    input_blur=st.just(0.0) | st.floats(0.1, 8),
     precision=st.sampled_from(PRECISIONS),
     config_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     weights_sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
@@ -90,25 +98,37 @@ def test_json_spells_out_input_and_output() -> None:
         ({"render_size": "128"}, "render_size"),
         ({"render_size": 128.0}, "render_size"),
         ({"base_width": None}, "base_width"),
-        ({"base_width": 0}, "base width 0, 1 blocks and 14639267 parameters, expected at least 1"),
-        ({"parameters": 0}, "1 blocks and 0 parameters, expected at least 1"),
-        ({"blocks": 0}, "0 blocks and 14639267 parameters, expected at least 1"),
-        ({"blocks": -1}, "-1 blocks"),
+        ({"base_width": 0}, "file: model contract has base_width 0, expected 1 to 512"),
+        ({"base_width": 10**6}, "base_width 1000000, expected 1 to 512"),
+        ({"base_width": 2**80}, "base_width 1208925819614629174706176, expected 1 to 512"),
+        ({"parameters": 0}, "parameters 0, expected 14639267 of base width 32"),
+        ({"parameters": 2**70}, "expected 14639267 of base width 32"),
+        ({"blocks": 0}, "blocks 0, expected 1 to 64"),
+        ({"blocks": 10**5}, "blocks 100000, expected 1 to 64"),
+        ({"blocks": 2}, "parameters 14639267, expected 20928547 of base width 32, 2"),
+        ({"model": "vit"}, "model 'vit', expected one of unet"),
+        ({"model": "unet\x1b[31m\n"}, r"'unet\\x1b\[31m\\n'"),
+        ({"weights_sha256": "\x1b[31m"}, r"weights_sha256 '\\x1b\[31m', expected 64 hexadecimal digits"),
+        ({"config_sha256": "C" * 64}, "expected 64 hexadecimal digits"),
+        ({"created_with": {"cgan": 1}}, "created_with"),
         ({"blocks": "2"}, "field blocks is '2'"),
         ({"blocks": 2.0}, "field blocks is 2.0"),
         ({"blocks": True}, "field blocks is True"),
         ({"blocks": None}, "field blocks is None"),
         ({"dynamic_size": 1}, "field dynamic_size is 1"),
         ({"input_blur": "2"}, "field input_blur is '2'"),
-        ({"input_blur": -1.0}, "input blur of -1.0 pixels"),
-        ({"input_blur": float("nan")}, "input blur of nan pixels"),
+        ({"input_blur": -1.0}, "input_blur -1.0, expected 0, or 0.1 to 8 pixels"),
+        ({"input_blur": float("nan")}, "input_blur nan"),
+        ({"input_blur": 1e9}, "input_blur 1000000000.0"),
         ({"created_with": ["0.1.0"]}, "created_with"),
         ({"color_space": "lab"}, "lab"),
         ({"precision": "fp8"}, "fp8"),
         ({"render_size": 100}, "100"),
-        ({"render_size": 0}, "render size 0"),
+        ({"render_size": 0}, "render_size 0, expected a multiple of 16 up to 4096"),
         ({"render_size": -16}, "-16"),
-        ({"size_multiple": 0}, "multiple of 0"),
+        ({"render_size": 16 * 10**8}, "render_size 1600000000"),
+        ({"size_multiple": 0}, "size_multiple 0, expected 16"),
+        ({"size_multiple": 10**9, "render_size": 10**9}, "size_multiple 1000000000"),
     ],
 )
 def test_a_contract_that_cannot_be_honoured_is_refused(change: dict[str, object], message: str) -> None:
@@ -127,9 +147,9 @@ def test_a_contract_without_one_of_its_fields_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", LATER_FIELDS)
 def test_a_contract_from_before_a_field_has_what_models_were_then(name: str) -> None:
-    values = {**SPEC.to_json(), "blocks": 3}
+    values = {**SPEC.to_json(), "dynamic_size": True}
     del values[name]
-    then: dict[str, Any] = {"blocks": 3, name: LATER_FIELDS[name]}
+    then: dict[str, Any] = {"dynamic_size": True, name: LATER_FIELDS[name]}
     assert ModelSpec.from_json(values, "file") == replace(SPEC, **then)
 
 
@@ -137,13 +157,25 @@ def test_models_had_one_block_at_each_scale_at_first() -> None:
     values = {name: value for name, value in SPEC.to_json().items() if name not in LATER_FIELDS}
     assert "blocks" not in values
     assert ModelSpec.from_json(values, "file").blocks == 1
-    assert ModelSpec.from_json({**values, "blocks": 3}, "file").blocks == 3
+    three = {**values, "blocks": 3, "parameters": generator_parameters("rgb", 32, 3)}
+    assert ModelSpec.from_json(three, "file").blocks == 3
 
 
 @pytest.mark.parametrize("values", [None, [], "spec", 1])
 def test_a_contract_that_is_no_object_is_refused(values: object) -> None:
     with pytest.raises(UserError, match=r"file: .*not a JSON object"):
         ModelSpec.from_json(values, "file")
+
+
+@pytest.mark.parametrize("text", ["[" * MOST_CONTRACT, "{", "9" * 10_000])
+def test_a_contract_that_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"file: model contract is not JSON \("):
+        ModelSpec.from_metadata({METADATA_KEY: text}, "file")
+
+
+def test_a_contract_is_of_bounded_length() -> None:
+    with pytest.raises(UserError, match="file: model contract has 65537 characters, expected at most 65536"):
+        ModelSpec.from_metadata({METADATA_KEY: "x" * (MOST_CONTRACT + 1)}, "file")
 
 
 def test_metadata_of_another_make_is_refused() -> None:

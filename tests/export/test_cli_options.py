@@ -1,6 +1,7 @@
 """Every option of cgan-export changes something or is refused with its flag and what to do."""
 
 import ast
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -271,3 +272,25 @@ def test_every_field_of_the_options_is_set_by_a_flag() -> None:
     names |= {"workspace_mib": "workspace", "compute_capabilities": "compute_capability"}
     fields = {**asdict(ONNX_DEFAULTS), **asdict(EngineOptions(flavour="tensorrt"))}
     assert {names.get(field, field) for field in fields} <= parameters
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ("--batch", f"1,2,{2**16 + 1}"),
+            "--batch: found 1,2,65537, expected three non-decreasing numbers up to 65536",
+        ),
+        ((*RTX, "--dynamic-size", "--size", "32,64,8192"), "--size: found 32,64,8192, expected .* numbers up to 4096"),
+        (("--batch", "1,2," + "9" * 5000), "--batch: found 1,2,9"),
+    ],
+)
+def test_numbers_have_a_limit_that_is_named(
+    options: tuple[str, ...], line: str, tmp_path: Path, invoke: Callable[..., Any]
+) -> None:
+    assert re.search(line, invoke(main, tmp_path, "--out", tmp_path / "out", *options).error(2))
+
+
+def test_a_workspace_has_a_limit_that_is_named(tmp_path: Path, invoke: Callable[..., Any]) -> None:
+    result = invoke(main, tmp_path, "--out", tmp_path / "out", *TRT, "--workspace", 2**63)
+    assert result.code == 2 and "1<=x<=1048576" in result.err

@@ -12,7 +12,7 @@ import pytest
 
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
-from cgan.spec import ModelSpec
+from cgan.spec import ModelSpec, generator_parameters
 from export import engine
 from export.engine import build_engine
 from export.engine_options import EngineOptions, flag
@@ -26,7 +26,7 @@ SPEC = ModelSpec(
     color_space="rgb",
     render_size=32,
     base_width=4,
-    parameters=1000,
+    parameters=generator_parameters("rgb", 4, 1),
     precision="fp16",
     config_sha256="",
     weights_sha256="",

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from cgan.errors import GateError
-from cgan.spec import ModelSpec, Precision
+from cgan.spec import ModelSpec, Precision, generator_parameters
 from export.build_record import InspectedPrecision, NetworkPrecision
 from export.engine_precision import inspected_precision, network_precision, require_precision
 
 
-def spec(precision: Precision = "fp16", parameters: int = 14_639_267) -> ModelSpec:
+def spec(precision: Precision = "fp16", base_width: int = 32) -> ModelSpec:
     return ModelSpec(
         model="unet",
         color_space="rgb",
         render_size=128,
-        base_width=32,
-        parameters=parameters,
+        base_width=base_width,
+        parameters=generator_parameters("rgb", base_width, 1),
         precision=precision,
         config_sha256="",
         weights_sha256="",
@@ -169,7 +169,7 @@ def test_an_engine_that_is_not_fp16_is_refused(changes: dict[str, Any], found: s
 
 
 def test_kernels_do_not_make_the_plan_of_a_small_model_fp32() -> None:
-    small = spec(parameters=229_543)
+    small = spec(base_width=4)
     require_precision(record(size=1_946_404), small)
     require_precision(record(size=9_077_237), small)  # three bytes a parameter and 8 MiB
     with pytest.raises(GateError, match=r"found a plan of 9,077,238 bytes, .*expected at most 9,077,237"):

@@ -138,7 +138,7 @@ def test_other_files_are_refused(invoke: Callable[..., Any], copied: Path, train
     (folder / "nameless").write_bytes(b"")
     assert "found a nameless file" in invoke(main, "--inspect", folder / "nameless").error(2)
     (folder / "text.onnx").write_text("a text")
-    assert "not a readable ONNX file" in invoke(main, "--inspect", folder / "text.onnx").error(2)
+    assert "no ONNX file, or a damaged one" in invoke(main, "--inspect", folder / "text.onnx").error(2)
 
 
 def test_an_onnx_file_of_another_make_is_refused(invoke: Callable[..., Any], copied: Path) -> None:

@@ -233,7 +233,9 @@ def test_four_and_two_bytes_a_parameter(tmp_path: Path, trained_run: Path) -> No
     generator = Generator(3, 16).eval()
     sizes: dict[Precision, int] = {"fp32": 4, "fp16": 2}
     for precision, size in sizes.items():
-        spec = replace(load_generator(trained_run)[1], precision=precision, parameters=count_parameters(generator))
+        spec = replace(
+            load_generator(trained_run)[1], precision=precision, base_width=16, parameters=count_parameters(generator)
+        )
         export_onnx(generator, spec, tmp_path / "model.onnx")
         assert (tmp_path / "model.onnx").stat().st_size / spec.parameters == pytest.approx(size, rel=0.01)
 

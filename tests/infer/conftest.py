@@ -37,7 +37,13 @@ RECORD = {
     "flags": {"version_compatible": False, "strip_weights": False},
 }
 SPEC = ModelSpec(
-    model="unet", color_space="rgb", render_size=32, base_width=4, parameters=1, config_sha256="", weights_sha256=""
+    model="unet",
+    color_space="rgb",
+    render_size=32,
+    base_width=4,
+    parameters=229_543,
+    config_sha256="0" * 64,
+    weights_sha256="0" * 64,
 )
 
 Array = Callable[..., np.ndarray]

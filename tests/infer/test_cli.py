@@ -13,6 +13,7 @@ from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
+from infer.backends.flavours import find_gpu
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import FORMAT_CHOICES, command, main
 from infer.folder import report
@@ -322,3 +323,63 @@ def test_control_c_before_the_run_is_exit_code_130(monkeypatch: pytest.MonkeyPat
 def test_an_empty_path_is_not_the_current_folder(photos: Path, tmp_path: Path, color: Call) -> None:
     for given in (("", tmp_path / "out"), (photos, ""), (photos, tmp_path / "out", "--model", "")):
         assert "found an empty argument" in color(*given).result.error(2)
+
+
+# options of absurd size
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "limit"),
+    [
+        ("--batch-size", 2**63, "1<=x<=65536"),
+        ("--batch-size", 0, "1<=x<=65536"),
+        ("--workers", 10**6, "1<=x<=1024"),
+        ("--quality", 101, "1<=x<=100"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_with_its_limit(
+    option: str, value: int, limit: str, gray_photos: Callable[..., Path], tmp_path: Path, invoke: Call
+) -> None:
+    photos = gray_photos(tmp_path / "in", 1)
+    result = invoke(main, "folder", photos, tmp_path / "out", option, value)
+    assert result.code == 2
+    assert option in result.err.splitlines()[-1] and limit in result.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    if option in ("--batch-size", "--workers"):
+        for command in (["evaluate", "x", "y"], ["parity", "x", "--reference", "y", "--data", "z"]):
+            assert limit in invoke(main, *command, option, value).err
+
+
+# engines on machines without a GPU
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
+def test_info_describes_an_engine_that_cannot_run_here(
+    stub_plan: Path, write_record: Callable[..., None], invoke: Call
+) -> None:
+    write_record(stub_plan)
+    result = invoke(main, "info", stub_plan)
+    assert result.code == 0
+    values = json.loads(result.out)
+    assert values["engine"] is None
+    assert values["note"].startswith("cannot run here: ")
+    assert values["fixed_size"] == [32, 32]
+    assert values["spec"] == values["spec"] | {"base_width": 4, "model": "unet"}
+    assert values["sidecar"]["build"]["flavour"] == "tensorrt-rtx"
+    stub_plan.write_bytes(b"another plan")
+    assert "changed since its export" in invoke(main, "info", stub_plan).error(2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"profiles": []}, {"profiles": [{"min": [1, 1, -32, 32], "opt": [1], "max": 3}]}, {"profiles": "x"}),
+        *({"tensorrt_version": "x"}, {"tensorrt_version": None}, {"compute_capabilities": [8.6]}, {"flags": {}}),
+        *({"flags": {"version_compatible": 1, "strip_weights": "no"}}, {"platform": 5}, {"gpu": 7}),
+    ],
+)
+def test_a_damaged_build_record_is_refused(
+    changes: dict[str, Any], stub_plan: Path, write_record: Callable[..., None], invoke: Call
+) -> None:
+    write_record(stub_plan, **changes)
+    assert "the build record in its sidecar is damaged (" in invoke(main, "info", stub_plan).error(2)

@@ -270,7 +270,7 @@ def test_a_changed_byte_is_refused(model: Path) -> None:
 def test_a_changed_sidecar_is_refused(model: Path) -> None:
     path = sidecar_path(model)
     data = json.loads(path.read_text())
-    data["spec"]["base_width"] += 1
+    data["spec"]["render_size"] += 16
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="not the one in its sidecar"):
         open_model(model, "cpu").__enter__()
@@ -294,7 +294,7 @@ def test_foreign_and_broken_files_are_refused(model: Path, tmp_path: Path) -> No
     (tmp_path / "model.pt").write_bytes(b"x")
     for name, message in {
         "foreign.onnx": "no model contract",
-        "broken.onnx": "not a readable ONNX file",
+        "broken.onnx": "no ONNX file, or a damaged one",
         "model.pt": r"found a \.pt file, expected one of \.onnx",
         "none.onnx": "found no such file",
     }.items():

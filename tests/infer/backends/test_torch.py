@@ -130,7 +130,7 @@ with exit_on_user_error():
     result = subprocess.run([sys.executable, "-c", code, str(trained_run)], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert result.stderr.count("\n") == 1
-    assert f"found no package {package}, which a run or checkpoint needs; install it with" in result.stderr
+    assert f"a run or checkpoint needs the package {package}; install it with" in result.stderr
     assert "pip install 'cgan[train]'" in result.stderr
 
 

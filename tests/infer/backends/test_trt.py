@@ -191,7 +191,7 @@ def test_missing_cuda_bindings_name_the_extra(
 ) -> None:
     machine()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(UserError, match=r"need the package cuda-bindings; .*cgan\[tensorrt-rtx\]"):
+    with pytest.raises(UserError, match=r"needs the package cuda.*cgan\[tensorrt-rtx\]"):
         open_model(plan).__enter__()
 
 
