@@ -8,6 +8,7 @@ from typing import Any
 
 from cgan.errors import FULL_DISK, GateError, UserError, cannot_write
 from cgan.files import json_sha256
+from cgan.spec import MOST_SIZE
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.folder.journal import Journal, JournalError
@@ -16,9 +17,6 @@ from infer.folder.options import ColoringOptions, FolderOptions
 from infer.folder.plan import Plan, make_plan
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage
 from infer.photo.formats import SAME
-
-MOST_RENDER = 4096
-"""Largest --render-size; models are trained at about a thirtieth of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +156,8 @@ def check_options(request: FolderRequest, backend: Backend) -> None:
             f"--render-size: {backend.path.name} takes only {backend.fixed_size[0]} x {backend.fixed_size[1]} pixels; "
             "export it with --dynamic-size, or leave the option out"
         )
-    if longest > MOST_RENDER:
-        raise UserError(f"--render-size: found {longest}, expected at most {MOST_RENDER}; memory grows with its square")
+    if longest > MOST_SIZE:
+        raise UserError(f"--render-size: found {longest}, expected at most {MOST_SIZE}; memory grows with its square")
     if longest % multiple:
         raise UserError(f"--render-size: found {longest}, expected a multiple of {multiple}")
     if longest < backend.least_side:

@@ -1,4 +1,4 @@
-"""Plans are loaded and run, on the stubs of conftest.py; slots and CUDA graphs are in test_trt_slots.py."""
+"""Plans are loaded and run, on the stubs of gpu_stubs.py; slots and CUDA graphs are in test_trt_slots.py."""
 
 import gc
 from collections.abc import Callable

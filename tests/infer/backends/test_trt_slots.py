@@ -1,4 +1,4 @@
-"""Slots: overlapping runs, page-locked memory and CUDA graphs, on the stubs of conftest.py."""
+"""Slots: overlapping runs, page-locked memory and CUDA graphs, on the stubs of gpu_stubs.py."""
 
 import threading
 from collections.abc import Callable
