@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import stress
+from benchmarks import stress, stress_runs
 from benchmarks.dropped import Dropper
 from benchmarks.outputs import Outputs, problem_of
-from benchmarks.stress import Findings, Setup
+from benchmarks.stress_runs import Findings, Setup
 
 pytestmark = pytest.mark.benchmarks
 
@@ -37,7 +37,7 @@ def check(exported_onnx: Path, photo_folder: Path, tmp_path: Path, monkeypatch: 
     """`check(name, sabotage="", **setup)`: a check of a command that first runs some code of the test's."""
 
     def call(name: str, sabotage: str = "", **setup: object) -> Findings:
-        monkeypatch.setattr(stress, "PROGRAM", sabotage + MAIN)
+        monkeypatch.setattr(stress_runs, "PROGRAM", sabotage + MAIN)
         values = {"photos": photo_folder, "model": exported_onnx, "quick": True, **setup}
         return stress.CHECKS[name](Setup(folder=tmp_path, **values))  # type: ignore[arg-type]
 
@@ -104,7 +104,7 @@ def test_memory_of_runs_that_color_nothing_fails(check: Check) -> None:
 
 def test_peak_memory_is_that_of_the_command_alone() -> None:
     own = np.ones(2**27, np.uint8)
-    command = [sys.executable, "-c", stress.LAUNCHER, sys.executable, "-c", "raise SystemExit(3)"]
+    command = [sys.executable, "-c", stress_runs.LAUNCHER, "60", sys.executable, "-c", "raise SystemExit(3)"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, kib = map(int, done.stdout.split())
     assert code == 3
