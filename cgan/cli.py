@@ -1,6 +1,5 @@
 """The command cgan-train. For a new run, heavy packages are imported after the options are checked."""
 
-import json
 import math
 import shlex
 import sys
@@ -16,7 +15,8 @@ from cgan.command import run_command
 from cgan.config import TrainConfig, options
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.progress import Progress, print_line
+from cgan.progress import Progress
+from cgan.text import counted, print_json, say
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
@@ -93,7 +93,7 @@ def command(
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     config, start = begin_with(_resolved(config, resume), init)
     if init is not None and init.is_dir() and not quiet:
-        print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
+        say(f"--init {init}: {_checkpoint(init)}")
     features = load_inception(inception_weights) if config.fid else None
     try:
         with (
@@ -104,7 +104,7 @@ def command(
     except KeyboardInterrupt:
         world = distributed.this_process()
         if world.main:
-            print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}", file=sys.stderr)
+            say(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}")
         sys.exit(130)
 
 
@@ -174,7 +174,7 @@ def _train(
         folder, count = download.planned_folder(data)
         if world.main:
             plan = {"folder": str(folder), "photos": count, "out": str(out)}
-            print(json.dumps({**plan, **config.to_json()}, indent=2))
+            print_json({**plan, **config.to_json()})
             if count is None:
                 progress.say(f"note: {data} is missing; a run downloads it into {folder.parent}")
         return
@@ -187,12 +187,12 @@ def _train(
             )
         photos = prepared.prepare(folder, config.size, progress=progress.prepared, paths=paths)
     if photos.note:
-        print(f"warning: {photos.note}", file=sys.stderr)
+        say(f"warning: {photos.note}")
     if world.main:
         for name, reason in photos.unreadable.items():
-            print(f"warning: passed over {name}: {reason}", file=sys.stderr)
+            say(f"warning: passed over {name}: {reason}")
         if photos.near_gray:
-            print(f"warning: {len(photos.near_gray)} of {len(photos.names)} photos are near gray", file=sys.stderr)
+            say(f"warning: {len(photos.near_gray)} of {counted(len(photos.names), 'photo')} near gray")
     with run_folder.locked() if world.main else nullcontext():
         run = training.setup(out, config, photos, resume, world, start)
         parts = run.split
@@ -227,7 +227,7 @@ class _TrainingProgress:
         """Print a line to standard error, unless --quiet."""
         if not self.quiet:
             self._progress.close()
-            print_line(line)
+            say(line)
 
     def prepared(self, done: int, total: int) -> None:
         """Show how many photos are decoded into the cache."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from cgan.errors import FULL_DISK, GateError, UserError
+from cgan.text import printable, safe_stderr, say
 
 BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
 """Errors of the path itself. A missing file is not among them, because it can be a bug."""
@@ -22,7 +23,7 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
 
 
@@ -32,7 +33,7 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
 
     if sys.stderr is None:  # closed: the next opened file would get descriptor 2, and the messages of libraries
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    with exit_on_user_error():
+    with safe_stderr(), exit_on_user_error():
         try:
             try:
                 sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
@@ -41,10 +42,11 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
                     with suppress(BrokenPipeError):  # the reader has closed the pipe
                         sys.stdout.flush()
         except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc]  # click puts names and values into it
             error.show()
             sys.exit(error.exit_code)
         except click.Abort:
-            print("interrupted", file=sys.stderr)
+            say("interrupted")
             sys.exit(130)
         except OSError as error:
             if error.errno in BAD_PATH and error.filename is not None:

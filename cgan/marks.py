@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cgan.files import MARK, OccupiedError, append, open_regular, read_regular, whole_lines
+from cgan.readers import SMALL_BYTES
 
 _MARKS = re.compile(rb"(?:[0-9a-f]{32}\n)*")
 _PART = re.compile(rb"[0-9a-f]{1,32}")
@@ -84,7 +85,7 @@ def read_marks(file: Path) -> frozenset[str]:
         OccupiedError: the file holds something else.
         OSError: it cannot be read.
     """
-    return _parsed(_whole(read_regular(file) or b"", file))
+    return _parsed(_whole(read_regular(file, SMALL_BYTES) or b"", file))
 
 
 def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:

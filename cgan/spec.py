@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
+from cgan.checkpoint_record import CheckpointRecord
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import atomic_path, canonical_json, file_sha256
+from cgan.readers import SMALL_BYTES, FormatError, parse_json, read_json, typed_field, typed_object
+from cgan.text import shown
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
@@ -125,11 +128,11 @@ class ModelSpec:
             UserError: not a spec, another schema, or a contract that this version does not support.
         """
         if not isinstance(values, dict):
-            raise UserError(f"{source}: model contract is not a JSON object; export the model again")
+            raise UserError(f"{source}: model contract is {shown(values)}, expected an object; export the model again")
         data = dict(values)
         if data.get("schema") != SCHEMA_VERSION:
             raise UserError(
-                f"{source}: model contract has schema {data.get('schema')!r}, this version reads "
+                f"{source}: model contract has schema {shown(data.get('schema'))}, this version reads "
                 f"{SCHEMA_VERSION}; export the model again or install the matching version"
             )
         for side, expected in (("input", INPUT_CONTRACT), ("output", OUTPUT_CONTRACT)):
@@ -139,12 +142,20 @@ class ModelSpec:
         data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():
             raise UserError(
-                f"{source}: model contract has fields {sorted(data)}, expected {sorted(known)}; export the model again"
+                f"{source}: model contract has unknown fields {shown(sorted(data.keys() - known.keys()))} and lacks "
+                f"{sorted(known.keys() - data.keys())}; export the model again"
             )
         for name, kind in known.items():
             expected_type = kind if isinstance(kind, type) else str if get_origin(kind) is Literal else dict
             if type(data[name]) is not expected_type:  # an int field takes no bool
-                raise UserError(f"{source}: model contract field {name} is {data[name]!r}; export the model again")
+                raise UserError(
+                    f"{source}: model contract field {name} is {shown(data[name])}, expected {expected_type.__name__}; "
+                    "export the model again"
+                )
+        try:
+            typed_object(data["created_with"], "version", str)
+        except FormatError as error:
+            raise UserError(f"{source}: model contract: {error}; export the model again") from error
         return cls(**data)
 
     @classmethod
@@ -161,9 +172,11 @@ class ModelSpec:
                 "make the file with cgan-train or cgan-export"
             )
         try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{source}: model contract is not JSON ({error}); export the model again") from error
+            if len(text) > SMALL_BYTES:
+                raise FormatError(f"found {len(text):,} characters, expected at most {SMALL_BYTES:,}")
+            values = parse_json(text)
+        except FormatError as error:
+            raise UserError(f"{source}: model contract cannot be read: {error}; export the model again") from error
         return cls.from_json(values, source)
 
     def to_metadata(self) -> dict[str, str]:
@@ -221,15 +234,18 @@ def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
     if not path.exists():
         return None
     try:
-        data = json.loads(path.read_text())
+        data = read_json(path)
+        build = typed_field(data, "build", dict, {})
+        if build.get("checkpoint") is not None:
+            CheckpointRecord.from_json(artefact, build["checkpoint"])
         sidecar = Sidecar(
-            spec=ModelSpec.from_json(data["spec"], path),
-            file_sha256=str(data["file_sha256"]),
-            verification=dict(data["verification"]),
-            build=dict(data.get("build", {})),
+            spec=ModelSpec.from_json(typed_field(data, "spec", dict), path),
+            file_sha256=typed_field(data, "file_sha256", str),
+            verification=typed_field(data, "verification", dict),
+            build=build,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable sidecar ({error!r}); export the model again") from error
+    except (OSError, FormatError) as error:
+        raise UserError(f"{path}: not a readable sidecar ({error}); export the model again") from error
     found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:
         raise ChangedFileError(

@@ -26,7 +26,9 @@ TORCH_FREE = {
         "jpeg_scans",
         "onnx_file",
         "progress",
+        "readers",
         "spec",
+        "text",
         "user_folders",
     )
 }

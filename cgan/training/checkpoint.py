@@ -28,6 +28,8 @@ from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.networks import Generator, count_parameters
+from cgan.npy import read_npy
+from cgan.readers import LARGE_BYTES, FormatError, parse_json, typed, typed_field, typed_list, typed_object
 from cgan.spec import ModelSpec
 from cgan.training.ledger import LEDGER_FILE, Ledger
 
@@ -189,14 +191,9 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
     if not file.exists():
         return None
     try:
-        gray: NDArray[np.uint8] = np.load(file)
-    except (OSError, ValueError, EOFError) as error:
+        gray = read_npy(file, (1, size, size), LARGE_BYTES)
+    except (OSError, FormatError) as error:
         raise UserError(f"{file}: not readable as held-out photos ({error}); give --calibration FOLDER") from error
-    if gray.dtype != np.uint8 or gray.ndim != 4 or not len(gray) or gray.shape[1:] != (1, size, size):
-        raise UserError(
-            f"{file}: found {gray.shape} {gray.dtype}, expected some photos of 1 x {size} x {size} uint8; "
-            "give --calibration FOLDER"
-        )
     ledger = Ledger(file.with_name(LEDGER_FILE))
     if ledger.path.exists() and not ledger.knows(file):  # runs of earlier versions have no ledger
         raise UserError(f"{file}: not the photos that the run kept; restore the file, or give --calibration FOLDER")
@@ -243,10 +240,32 @@ def load_training(
                     _, index, field = key.split(".")
                     states.setdefault(int(index), {})[field] = _in_layout_of(weights[int(index)], tensor)
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        progress: dict[str, Any] = json.loads(metadata["progress"])
-    except (RuntimeError, KeyError, ValueError) as error:
+        progress = _checked_progress(metadata)
+    except (RuntimeError, KeyError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
+    return progress
+
+
+def _checked_progress(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the progress of a training state.
+
+    Raises:
+        FormatError: it is missing, or a field has another type.
+    """
+    progress = typed(parse_json(typed_field(metadata, "progress", str), finite=False), "progress", dict)
+    for number, metrics in enumerate(typed_list(typed_field(progress, "history", list), "epoch", dict), 1):
+        if typed_field(metrics, "epoch", int) != number:
+            raise FormatError(f"found epoch {metrics['epoch']} in place {number} of the history, expected {number}")
+        for name, value in metrics.items():
+            if name == "time_shares":
+                typed_object(value, name, float)
+            elif value is not None:
+                typed(value.get("value") if isinstance(value, dict) else value, f"metric {name}", float)
+        typed_field(metrics, "time_shares", dict)
+        typed_field(metrics, "finished_at", float)
+    typed_field(progress, "steps", int)
+    typed_field(progress, "scaler", dict)
     return progress
 
 

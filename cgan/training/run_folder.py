@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, look_at, remove_temporaries, temporary_mark
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
+from cgan.readers import LARGE_BYTES, FormatError, read_json
+from cgan.text import say
 from cgan.training import events
 from cgan.training.checkpoint import (
     GENERATOR_FILE,
@@ -83,10 +84,7 @@ class RunFolder:
                         f"{self.path}: found another cgan-train that trains in it; wait for it, or use another --out"
                     ) from None
             if not has_locks:
-                print(
-                    f"warning: {self.path}: its file system has no locks; make sure that no other cgan-train uses it",
-                    file=sys.stderr,
-                )
+                say(f"warning: {self.path}: its file system has no locks; make sure that no other cgan-train uses it")
             try:
                 yield
             finally:
@@ -232,7 +230,13 @@ class RunFolder:
             UserError: the training state is not this run's, or it is missing although epochs are finished.
         """
         if self.training_file.exists():
-            return load_training(self.training_file, networks, optimizers)
+            progress = load_training(self.training_file, networks, optimizers)
+            try:
+                if progress["history"]:
+                    best_epoch(progress["history"], self.config()["best_by"])
+            except FormatError as error:
+                raise UserError(f"{self.training_file}: not the training state of this run ({error})") from error
+            return progress
         if self.generator_file.exists() or self.metrics_file.exists():
             raise UserError(
                 f"--resume: found finished epochs in {self.path}, but no {self.training_file} to go on from; restore "
@@ -301,8 +305,8 @@ class RunFolder:
 
     def _read(self, name: str) -> Any:
         try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
+            return read_json(self.path / name, LARGE_BYTES)
+        except (OSError, FormatError) as error:
             begun = self.training_file.exists() or not isinstance(error, FileNotFoundError)
             advice = "restore it, or begin a run with another --out" if begun else "start without --resume"
             raise UserError(f"--resume: {self.path / name} cannot be read ({error}); {advice}") from error

@@ -273,7 +273,7 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
     console.log(
         "parity", parity.passed, passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()}
     )
-    for line in parity.table().splitlines():
+    for line in parity.table():
         console.note(line)
     if not parity.passed:
         raise GateError(f"nothing was written: {parity.refusal()}")

@@ -90,8 +90,8 @@ class Parity:
         """True if every gate passed."""
         return all(verdict.passed for verdict in self.verdicts)
 
-    def table(self) -> str:
-        """Return figures, gates and worst photos as text for a terminal."""
+    def table(self) -> list[str]:
+        """Return figures, gates and worst photos as lines for a terminal."""
         lines = [
             f"candidate  {self.candidate.path} ({self.candidate.engine}, {self.candidate.precision})",
             f"reference  {self.reference.path} ({self.reference.engine})",
@@ -106,7 +106,7 @@ class Parity:
             for w in self.worst[:5]
         ]
         gates = [f"{'pass' if verdict.passed else 'FAIL'}  {verdict}" for verdict in self.verdicts]
-        return "\n".join([*lines, "", *gates])
+        return [*lines, "", *gates]
 
     def failed_gates(self) -> str:
         """Return the failed gates in one line, empty if all passed."""

@@ -142,14 +142,14 @@ def test_models_had_one_block_at_each_scale_at_first() -> None:
 
 @pytest.mark.parametrize("values", [None, [], "spec", 1])
 def test_a_contract_that_is_no_object_is_refused(values: object) -> None:
-    with pytest.raises(UserError, match=r"file: .*not a JSON object"):
+    with pytest.raises(UserError, match=r"file: .*expected an object"):
         ModelSpec.from_json(values, "file")
 
 
 def test_metadata_of_another_make_is_refused() -> None:
     with pytest.raises(UserError, match=r"net\.onnx: found no model contract.*cgan-export"):
         ModelSpec.from_metadata({"author": "somebody"}, Path("net.onnx"))
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="found no JSON"):
         ModelSpec.from_metadata({METADATA_KEY: "{"}, "file")
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from cgan.errors import UserError
 from cgan.files import file_sha256
+from cgan.metrics.feature_cache import FeatureCache
 from cgan.metrics.features import (
     INCEPTION_CACHE_NAME,
-    FeatureCache,
     FeatureNetwork,
     exact_convolutions,
     inception_path,
