@@ -192,7 +192,7 @@ def _train(
         for name, reason in photos.unreadable.items():
             say(f"warning: passed over {name}: {reason}")
         if photos.near_gray:
-            say(f"warning: {len(photos.near_gray)} of {counted(len(photos.names), 'photo')} near gray")
+            say(f"warning: {len(photos.near_gray)} of {counted(len(photos.names), 'photo')} are near gray")
     with run_folder.locked() if world.main else nullcontext():
         run = training.setup(out, config, photos, resume, world, start)
         parts = run.split

@@ -29,7 +29,7 @@ from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.networks import Generator, count_parameters
 from cgan.npy import read_npy
-from cgan.readers import LARGE_BYTES, FormatError, parse_json, typed, typed_field, typed_list, typed_object
+from cgan.readers import LARGE_BYTES, FormatError, parse_json, typed, typed_field
 from cgan.spec import ModelSpec
 from cgan.training.ledger import LEDGER_FILE, Ledger
 
@@ -240,32 +240,10 @@ def load_training(
                     _, index, field = key.split(".")
                     states.setdefault(int(index), {})[field] = _in_layout_of(weights[int(index)], tensor)
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        progress = _checked_progress(metadata)
+        progress = typed(parse_json(typed_field(metadata, "progress", str), finite=False), "progress", dict)
     except (RuntimeError, KeyError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
-    return progress
-
-
-def _checked_progress(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return the progress of a training state.
-
-    Raises:
-        FormatError: it is missing, or a field has another type.
-    """
-    progress = typed(parse_json(typed_field(metadata, "progress", str), finite=False), "progress", dict)
-    for number, metrics in enumerate(typed_list(typed_field(progress, "history", list), "epoch", dict), 1):
-        if typed_field(metrics, "epoch", int) != number:
-            raise FormatError(f"found epoch {metrics['epoch']} in place {number} of the history, expected {number}")
-        for name, value in metrics.items():
-            if name == "time_shares":
-                typed_object(value, name, float)
-            elif value is not None:
-                typed(value.get("value") if isinstance(value, dict) else value, f"metric {name}", float)
-        typed_field(metrics, "time_shares", dict)
-        typed_field(metrics, "finished_at", float)
-    typed_field(progress, "steps", int)
-    typed_field(progress, "scaler", dict)
     return progress
 
 

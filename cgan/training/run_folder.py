@@ -21,7 +21,7 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, look_at, remove_temporaries, temporary_mark
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
-from cgan.readers import LARGE_BYTES, FormatError, read_json
+from cgan.readers import LARGE_BYTES, FormatError, read_json, typed, typed_field, typed_list, typed_object
 from cgan.text import say
 from cgan.training import events
 from cgan.training.checkpoint import (
@@ -232,10 +232,12 @@ class RunFolder:
         if self.training_file.exists():
             progress = load_training(self.training_file, networks, optimizers)
             try:
-                if progress["history"]:
-                    best_epoch(progress["history"], self.config()["best_by"])
+                _check_progress(progress, self.config()["best_by"])
             except FormatError as error:
-                raise UserError(f"{self.training_file}: not the training state of this run ({error})") from error
+                raise UserError(
+                    f"--resume: {self.training_file} is not the training state of this run ({error}); restore it, or "
+                    f"begin a new run with --init {self.path}"
+                ) from error
             return progress
         if self.generator_file.exists() or self.metrics_file.exists():
             raise UserError(
@@ -329,6 +331,27 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise cannot_write(self.path, error, kind) from error
+
+
+def _check_progress(progress: dict[str, Any], best_by: str) -> None:
+    """Check the progress in a training state.
+
+    Raises:
+        FormatError: a field is missing or has another type, or the epochs are not 1, 2, 3...
+    """
+    history = typed_list(typed_field(progress, "history", list), "epoch", dict)
+    for number, metrics in enumerate(history, 1):
+        if (epoch := typed_field(metrics, "epoch", int)) != number:
+            raise FormatError(f"found epoch {epoch} in place {number}")
+        typed_field(metrics, "finished_at", float)
+        typed_object(typed_field(metrics, "time_shares", dict), "share of", float)
+        for name, value in metrics.items():
+            if name != "time_shares" and value is not None:
+                typed(value.get("value") if isinstance(value, dict) else value, f"metric {name}", float)
+    if history:
+        best_epoch(history, best_by)
+    typed_field(progress, "steps", int)
+    typed_object(typed_field(progress, "scaler", dict), "scaler's", float)
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:

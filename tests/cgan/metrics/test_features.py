@@ -292,7 +292,7 @@ def test_damaged_rows_are_computed_again_and_noted(tmp_path: Path, damage: Calla
 def test_the_cache_knows_the_libraries_that_made_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, pictures = FeatureNetwork(Counting(), 3, {}), seeded(2, 3, 4, 4)
     for versions, hits in (({"torchvision": "1"}, 0), ({"torchvision": "2"}, 0), ({"torchvision": "1"}, 2)):
-        monkeypatch.setattr("cgan.metrics.features.library_versions", lambda versions=versions: versions)
+        monkeypatch.setattr("cgan.metrics.feature_cache.library_versions", lambda versions=versions: versions)
         with closing(FeatureCache(tmp_path, network, CPU)) as cache:
             cache.extract(pictures)
             assert cache.hits == hits
@@ -301,12 +301,15 @@ def test_the_cache_knows_the_libraries_that_made_its_features(tmp_path: Path, mo
 def test_an_extractor_whose_number_of_features_depends_on_the_size_is_refused(tmp_path: Path) -> None:
     from onnx import TensorProto, helper, save
 
-    node = helper.make_node("Flatten", ["x"], ["y"])
+    pool = helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[112, 112], strides=[112, 112])
+    node = helper.make_node("Flatten", ["p"], ["y"])
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])]
     ends += [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "d"])]
-    graph = helper.make_graph([node], "f", ends[:1], ends[1:])
+    graph = helper.make_graph([pool, node], "f", ends[:1], ends[1:])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f.onnx")
-    with pytest.raises(UserError, match=r"its number of features depends on the picture's size: 150528 of 224 x 224"):
+    with pytest.raises(
+        UserError, match=r"its number of features depends on the picture's size: 12 of 224 x 224 pixels and 48"
+    ):
         load_features(features=tmp_path / "f.onnx")
 
 

@@ -285,7 +285,8 @@ def test_epochs_without_their_training_state_are_not_begun_again(
 
 def test_progress_comes_back_with_the_networks(folder: RunFolder) -> None:
     network, other = generator(1), generator(2)
-    progress = {"history": [{"epoch": 1, "test_psnr": float("inf")}], "steps": 7, "scaler": {}}
+    epoch = {"epoch": 1, "test_psnr": float("inf"), "finished_at": 1.5, "time_shares": {"data": 0.5}}
+    progress = {"history": [epoch], "steps": 7, "scaler": {}}
     folder.save(training_tensors({"generator": network}, {}), progress)
     assert folder.load({"generator": other}, {}) == progress
     assert torch.equal(network.body.head.weight, other.body.head.weight)
