@@ -197,16 +197,16 @@ def _train(
         run = training.setup(out, config, photos, resume, world, start)
         parts = run.split
         progress.say(
-            f"{len(parts.train)} photos train, {len(parts.test)} are held out; {config.device}, {config.precision}"
-            + (f", {world.size} processes" if world.size > 1 else "")
+            f"training on {counted(len(parts.train), 'photo')}, {len(parts.test)} held out; {config.device}, "
+            f"{config.precision}" + (f", {world.size} processes" if world.size > 1 else "")
         )
         if len(parts.test) < FEW_PHOTOS and not resume:
             progress.say(
-                f"note: figures of {len(parts.test)} held-out photos are unreliable, and so is the best epoch; "
-                "raise --test-fraction"
+                f"note: figures of {counted(len(parts.test), 'held-out photo')} are unreliable, and so is the best "
+                "epoch; raise --test-fraction"
             )
         training.fit(run, features, progress.step, progress.epoch_done)
-        progress.say(f"done: {out} holds {len(run.history)} epochs")
+        progress.say(f"done: {out} holds {counted(len(run.history), 'epoch')}")
 
 
 class _TrainingProgress:

@@ -15,7 +15,7 @@ from cgan.checkpoint_record import CheckpointRecord
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import atomic_path, canonical_json, file_sha256
 from cgan.readers import SMALL_BYTES, FormatError, parse_json, read_json, typed_field, typed_object
-from cgan.text import shown
+from cgan.text import counted, shown, told_apart
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
@@ -103,8 +103,11 @@ class ModelSpec:
         if self.precision not in PRECISIONS:
             raise UserError(f"model contract names precision {self.precision!r}, not one of {PRECISIONS}")
         if self.base_width < 1 or self.blocks < 1 or self.parameters < 1:
-            counts = f"base width {self.base_width}, {self.blocks} blocks and {self.parameters} parameters"
-            raise UserError(f"model contract has {counts}, expected at least 1 of each")
+            blocks, parameters = counted(self.blocks, "block"), counted(self.parameters, "parameter")
+            raise UserError(
+                f"model contract has base width {self.base_width}, {blocks} and {parameters}, expected at least 1 "
+                "of each"
+            )
         if not 0 <= self.input_blur < float("inf"):
             raise UserError(f"model contract has an input blur of {self.input_blur} pixels, expected 0 or more")
         if self.size_multiple < 1 or self.render_size < 1 or self.render_size % self.size_multiple:
@@ -248,8 +251,9 @@ def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
         raise UserError(f"{path}: not a readable sidecar ({error}); export the model again") from error
     found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:
+        one, other = told_apart(found, sidecar.file_sha256)
         raise ChangedFileError(
-            f"{artefact}: changed since its export: found sha256 {found[:16]}..., its sidecar names "
-            f"{sidecar.file_sha256[:16]}...; export the model again"
+            f"{artefact}: changed since its export: found sha256 {one}, its sidecar names {other}; export the model "
+            "again"
         )
     return sidecar

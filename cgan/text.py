@@ -40,11 +40,30 @@ def shown(value: object) -> str:
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = MOST_SHOWN
+_SHORT.maxdict = _SHORT.maxlist = 20
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: "1 photo", "2 photos"; `plural` is for nouns that take more than an s."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def told_apart(found: float | str, expected: float | str) -> tuple[str, str]:
+    """Return two values as texts that differ where the values do.
+
+    Returns:
+        Numbers with at least 4 significant digits, digests and other texts with at least 16 characters.
+    """
+    if isinstance(found, str) or isinstance(expected, str):
+        texts = str(found), str(expected)
+        same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), min(map(len, texts)))
+        end = max(16, same + 1)
+        first, second = (text if len(text) <= end else f"{text[:end]}..." for text in texts)
+        return first, second
+    digits = next((n for n in range(4, 17) if f"{found:.{n}g}" != f"{expected:.{n}g}"), 17)
+    if found == expected:
+        digits = 4
+    return f"{found:.{digits}g}", f"{expected:.{digits}g}"
 
 
 def json_text(values: Any, indent: int | None = None) -> str:

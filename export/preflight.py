@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from cgan.errors import GateError
 from cgan.networks import Generator
 from cgan.spec import Precision
+from cgan.text import told_apart
 from export.onnx_model import fold_batch_norm
 
 BATCH = 8
@@ -94,7 +95,8 @@ def _check_half(generator: Generator, gray: Tensor) -> None:
             hook.remove()
     for name, value in largest.items():
         if not value <= HALF_MAX:
+            reached, end = told_apart(value, HALF_MAX)
             raise GateError(
-                f"{name}: its output reaches {value:.3g} on photos, fp16 ends at {HALF_MAX:.0f}; "
+                f"{name}: its output reaches {reached} on photos, fp16 ends at {end}; "
                 "use --precision fp32, or train with --precision fp16"
             )

@@ -26,6 +26,7 @@ from cgan.marks import Sharing, noted
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
 from cgan.npy import npy_header
 from cgan.readers import LARGE_BYTES, FormatError, read_json, typed_field, typed_list, typed_object
+from cgan.text import counted
 from cgan.user_folders import cache_folder
 
 CACHE_VERSION = 3
@@ -108,7 +109,7 @@ def prepare(
     if len(index.unreadable) > MAX_UNREADABLE * len(paths):
         name, reason = next(iter(index.unreadable.items()))
         raise UserError(
-            f"{folder}: {len(index.unreadable)} of {len(paths)} photos cannot be read, more than "
+            f"{folder}: {len(index.unreadable)} of {counted(len(paths), 'photo')} cannot be read, more than "
             f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); repair or remove them"
         )
     good = [i for i, name in enumerate(names) if name not in index.unreadable]

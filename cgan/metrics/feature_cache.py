@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cgan.files import json_sha256
 from cgan.metrics.features import FeatureNetwork, library_versions
+from cgan.text import counted
 
 CACHE_NAME = "features.sqlite"
 TABLE = "sealed_features"
@@ -92,7 +93,9 @@ class FeatureCache:
                 rows = [None] * len(keys)
             self.hits += sum(row is not None for row in rows)
             if self._damaged and self._database:
-                self.note = f"{self.path}: {self._damaged} features were damaged and computed again"
+                self.note = (
+                    f"{self.path}: {counted(self._damaged, 'picture')} had damaged features, which were computed again"
+                )
         return rows
 
     def _keep(self, keys: Sequence[bytes], features: Tensor) -> None:

@@ -46,9 +46,8 @@ class Measured:
         Raises:
             UserError: the fingerprints differ, so the difference has no meaning.
         """
-        names = self.fingerprint.keys() | other.fingerprint.keys()
         mine, others = _compared(self.fingerprint), _compared(other.fingerprint)
-        if differing := sorted(name for name in names if mine.get(name) != others.get(name)):
+        if differing := sorted(name for name in mine.keys() | others.keys() if mine.get(name) != others.get(name)):
             found = "; ".join(f"{name}: {shown(mine.get(name))} and {shown(others.get(name))}" for name in differing)
             raise UserError(f"values of different fingerprints cannot be compared: found {found}; measure both alike")
         return self.value - other.value
@@ -92,5 +91,11 @@ def by_today(figures: Mapping[str, Measured]) -> dict[str, Measured]:
 
 
 def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a fingerprint without the network's file name; the digest of its weights identifies it."""
-    return {name: value.partition(" (")[0] if name == "metric" else value for name, value in fingerprint.items()}
+    """Return a fingerprint, flat, without the network's file name; the digest of its weights identifies it."""
+    flat: dict[str, Any] = {}
+    for name, value in fingerprint.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name} {key}": item for key, item in value.items()}
+        else:
+            flat[name] = value.partition(" (")[0] if name == "metric" else value
+    return flat

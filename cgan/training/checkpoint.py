@@ -31,6 +31,7 @@ from cgan.networks import Generator, count_parameters
 from cgan.npy import read_npy
 from cgan.readers import LARGE_BYTES, FormatError, parse_json, typed, typed_field
 from cgan.spec import ModelSpec
+from cgan.text import counted, told_apart
 from cgan.training.ledger import LEDGER_FILE, Ledger
 
 GENERATOR_FILE = LAST_FILE
@@ -123,14 +124,16 @@ def load_checkpoint(source: Path) -> Checkpoint:
     expected = generator.state_dict()
     if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
         raise UserError(
-            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with {spec.blocks} "
-            f"block(s) for {spec.color_space}; train again"
+            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with "
+            f"{counted(spec.blocks, 'block')} for {spec.color_space}; train again"
         )
     found = weights_digest(state)
     if found != spec.weights_sha256:
+        one, other = told_apart(found, spec.weights_sha256)
         raise GateError(
-            f"{path}: weights were changed after training wrote them: their sha256 is {found[:16]}..., "
-            f"the contract says {spec.weights_sha256[:16]}...; restore the file or train again"
+            f"{path}: weights were changed after training wrote them: their sha256 is {one}, the contract says "
+            f"{other}; "
+            "restore the file or train again"
         )
     generator.load_state_dict(state)
     return Checkpoint(generator.eval(), spec, CheckpointRecord.of(path, metadata, note))

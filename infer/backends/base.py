@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cgan.errors import UserError
 from cgan.spec import ModelSpec, Sidecar, read_sidecar
+from cgan.text import counted
 from infer.backends.names import Device
 
 CPU_BATCH, GPU_BATCH = 4, 64
@@ -195,7 +196,7 @@ class Backend(ABC):
             raise RuntimeError(f"{self.path}: gave {rgb.shape} {rgb.dtype} for an input of {batch.shape}")
         rgb = rgb[: len(gray)]
         if broken := int(np.count_nonzero(~np.isfinite(rgb))):
-            raise RuntimeError(f"{self.path}: gave {broken} values that are not finite numbers")
+            raise RuntimeError(f"{self.path}: gave {counted(int(broken), 'value')} beyond finite numbers")
         return rgb
 
     def _check(self, gray: NDArray[np.float32]) -> None:

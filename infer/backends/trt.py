@@ -24,7 +24,7 @@ from cgan.files import json_sha256
 from cgan.onnx_file import check_self_contained
 from cgan.readers import FormatError, typed_field, typed_list
 from cgan.spec import ModelSpec, Sidecar
-from cgan.text import shown
+from cgan.text import shown, told_apart
 from infer.backends.base import Backend
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, matches, messages, release, runs_on
 from infer.backends.slots import Cuda, Slot
@@ -76,9 +76,10 @@ def check_sidecar(sidecar: Sidecar | None, plan: Path) -> dict[str, Any]:
         raise UserError(f"{plan}: its sidecar names flavour {shown(found)}, expected {needed}; export it again")
     expected = _digest(sidecar)
     if sidecar.build.get(SEAL) != expected:
+        one, other = told_apart(str(sidecar.build.get(SEAL)), expected)
         raise UserError(
-            f"{plan}: its sidecar was changed since its export: found seal {str(sidecar.build.get(SEAL))[:16]}..., "
-            f"its content has {expected[:16]}...; export the model again"
+            f"{plan}: its sidecar was changed since its export: found seal {one}, its content has {other}; export the "
+            "model again"
         )
     try:
         _check_record(sidecar.build)

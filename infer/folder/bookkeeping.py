@@ -11,6 +11,7 @@ from itertools import islice
 from typing import ParamSpec
 
 from cgan.files import OccupiedError
+from cgan.text import counted
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
 from infer.folder.photo_item import Item
@@ -164,7 +165,7 @@ class Bookkeeper:
             self.outcome.failed[job.name] = reason
             limit = self.options.max_failures
             if limit is not None and len(self.outcome.failed) > limit:
-                self.outcome.stopped = f"more than {limit} files failed"
+                self.outcome.stopped = f"more than {counted(limit, 'file')} failed"
         if self.on_event:
             self.on_event(Event(job, state, reason), self.outcome)
 

@@ -200,8 +200,8 @@ def _check_readable(photos: int, failures: dict[str, str]) -> None:
     """
     if len(failures) > MOST_UNREADABLE * (total := photos + len(failures)):
         raise GateError(
-            f"{len(failures)} of {total} photos cannot be read, more than {MOST_UNREADABLE:.0%}, so the figures do "
-            "not represent these photos; repair the photos or remove them"
+            f"{len(failures)} of {counted(total, 'photo')} cannot be read, more than {MOST_UNREADABLE:.0%}, so the "
+            "figures do not represent these photos; repair the photos or remove them"
         )
 
 

@@ -69,7 +69,7 @@ def render(parity: Parity) -> str:
         keep_trailing_newline=True,
         finalize=_printable,
     )
-    environment.filters |= {"number": _number, "pictures": _pictures}
+    environment.filters["pictures"] = _pictures
     return environment.get_template(TEMPLATE).render(
         parity=parity, bars=list(_bars(parity.level_bins)), amplification=AMPLIFICATION
     )
@@ -78,10 +78,6 @@ def render(parity: Parity) -> str:
 def _printable(value: object) -> object:
     """Escape in a text what could reverse the direction of writing or control a terminal that shows the page."""
     return printable(value) if isinstance(value, str) else value
-
-
-def _number(value: float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _pictures(photo: PhotoDifference) -> Iterator[tuple[str, str]]:

@@ -316,7 +316,7 @@ def _verdicts(
     psnr, worst, delta_e = (figures[name].value for name in ("psnr", "worst_psnr", "delta_e_p99"))
     worst_limit = max(limits.min_psnr - WORST_PHOTO_MARGIN, 0.0)
     verdicts = [
-        Verdict("trained weights that it was made from", found[:16], expected[:16], found == expected),
+        Verdict("trained weights that it was made from", found, expected, found == expected),
         Verdict("--min-psnr", psnr, limits.min_psnr, psnr >= limits.min_psnr),
         Verdict(f"worst photo, {WORST_PHOTO_MARGIN:g} dB below --min-psnr", worst, worst_limit, worst >= worst_limit),
         Verdict("--max-delta-e", delta_e, limits.max_delta_e, delta_e <= limits.max_delta_e),

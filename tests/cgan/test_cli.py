@@ -245,7 +245,9 @@ def test_progress_goes_to_stderr_a_line_an_epoch(talk: Train, tmp_path: Path) ->
     result = talk("--epochs", 2)
     assert result.code == 0
     assert result.out == ""
-    assert "9 photos train, 3 are held out; cpu, fp32\nnote: figures of 3 held-out photos are unreliable" in result.err
+    assert (
+        "training on 9 photos, 3 held out; cpu, fp32\nnote: figures of 3 held-out photos are unreliable" in result.err
+    )
     for epoch in (1, 2):
         assert re.search(rf"^epoch {epoch}/2  [\d.]+ images/s  L1 0\.\d+ \(held out 0\.\d+\)", result.err, re.M)
         assert re.search(r"  D accuracy \d+%  time: data \d+%, forward \d+%, backward \d+%", result.err)

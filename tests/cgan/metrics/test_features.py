@@ -283,7 +283,7 @@ def test_damaged_rows_are_computed_again_and_noted(tmp_path: Path, damage: Calla
     with closing(FeatureCache(tmp_path, network, CPU)) as cache:
         assert torch.equal(cache.extract(pictures), first)
         assert cache.hits == 3
-        assert cache.note and "2 features were damaged and computed again" in cache.note
+        assert cache.note and "features of 2 pictures were damaged and computed again" in cache.note
     with closing(FeatureCache(tmp_path, network, CPU)) as cache:
         assert torch.equal(cache.extract(pictures), first)
         assert (cache.hits, cache.note) == (5, None)

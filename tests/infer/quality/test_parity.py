@@ -276,9 +276,9 @@ def test_a_photo_that_cannot_be_read_is_missing_on_both_sides_and_counted(
     assert result.photos == 40
     assert result.failures.keys() == {"broken-text.jpg", "broken-cut.png", "gone.png", "empty.png"}
     assert figures_of(result) == pytest.approx(figures_of(parity(export("fp16"), trained_run, photos)), abs=1e-4)
-    with pytest.raises(UserError, match=r"found 2 photos, none of which can be read \(.*; give other photos"):
+    with pytest.raises(UserError, match=r"found 2 photos, none that can be read \(.*; give other photos"):
         parity(export("fp16"), trained_run, broken)
-    with pytest.raises(UserError, match="found 1 photos, none of which can be read"):
+    with pytest.raises(UserError, match="found 1 photo, none that can be read"):
         parity(export("fp16"), trained_run, gone[:1])
 
 
