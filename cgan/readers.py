@@ -173,7 +173,7 @@ def _whole_number(digits: str) -> int:
 
 def _check_nesting(values: Any) -> None:
     level = [values]
-    for _ in range(MOST_NESTED + 1):
+    for _ in range(MOST_NESTED):
         level = [
             child
             for parent in level

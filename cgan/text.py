@@ -56,7 +56,7 @@ def told_apart(found: float | str, expected: float | str) -> tuple[str, str]:
     """
     if isinstance(found, str) or isinstance(expected, str):
         texts = str(found), str(expected)
-        same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), min(map(len, texts)))
+        same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
         end = max(16, same + 1)
         first, second = (text if len(text) <= end else f"{text[:end]}..." for text in texts)
         return first, second

@@ -196,7 +196,7 @@ class Backend(ABC):
             raise RuntimeError(f"{self.path}: gave {rgb.shape} {rgb.dtype} for an input of {batch.shape}")
         rgb = rgb[: len(gray)]
         if broken := int(np.count_nonzero(~np.isfinite(rgb))):
-            raise RuntimeError(f"{self.path}: gave {counted(int(broken), 'value')} beyond finite numbers")
+            raise RuntimeError(f"{self.path}: gave {counted(int(broken), 'value')} not finite")
         return rgb
 
     def _check(self, gray: NDArray[np.float32]) -> None:
