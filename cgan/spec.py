@@ -140,7 +140,10 @@ class ModelSpec:
             )
         for side, expected in (("input", INPUT_CONTRACT), ("output", OUTPUT_CONTRACT)):
             if data.pop(side, None) != expected:
-                raise UserError(f"{source}: the model's {side} is not the one this version knows: {expected}")
+                raise UserError(
+                    f"{source}: the model's {side} is not the one that this version knows: {expected}; export the "
+                    "model again"
+                )
         known = {f.name: f.type for f in fields(cls)}
         data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():

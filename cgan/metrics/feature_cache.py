@@ -17,6 +17,9 @@ from cgan.text import counted
 CACHE_NAME = "features.sqlite"
 TABLE = "sealed_features"
 """Not the name in earlier versions, whose rows had no digest."""
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a damaged database; one in whose message SQLite quotes bytes that are no text is a UnicodeDecodeError."""
+
 CACHE_TIMEOUT = 60.0
 """Seconds that a process waits for another one to write."""
 
@@ -51,7 +54,7 @@ class FeatureCache:
             folder.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=CACHE_TIMEOUT, check_same_thread=False)
             self._database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (key BLOB PRIMARY KEY, row BLOB, sha256 BLOB)")
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *DATABASE_ERRORS) as error:
             self._give_up(error)
 
     def close(self) -> None:
@@ -88,7 +91,7 @@ class FeatureCache:
         with self._lock:
             try:
                 rows = [row(self._database, key) if self._database else None for key in keys]
-            except sqlite3.Error as error:
+            except DATABASE_ERRORS as error:
                 self._give_up(error)
                 rows = [None] * len(keys)
             self.hits += sum(row is not None for row in rows)
@@ -107,7 +110,7 @@ class FeatureCache:
             try:
                 with self._database:
                     self._database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?)", values)
-            except sqlite3.Error as error:
+            except DATABASE_ERRORS as error:
                 self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:

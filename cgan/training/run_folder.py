@@ -346,7 +346,7 @@ def _check_progress(progress: dict[str, Any], best_by: str) -> None:
         typed_field(metrics, "finished_at", float)
         typed_object(typed_field(metrics, "time_shares", dict), "share of", float)
         for name, value in metrics.items():
-            if name != "time_shares" and value is not None:
+            if name != "time_shares":
                 typed(value.get("value") if isinstance(value, dict) else value, f"metric {name}", float)
     if history:
         best_epoch(history, best_by)

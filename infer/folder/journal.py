@@ -76,6 +76,10 @@ OF_THE_DISK = frozenset(
 """Errors of SQLite that come from the file system, not from a damaged journal."""
 
 
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a damaged database; one in whose message SQLite quotes bytes that are no text is a UnicodeDecodeError."""
+
+
 class RowState(StrEnum):
     """State of an output in the journal."""
 
@@ -374,7 +378,7 @@ def _check_row(path: Path | None, types: Mapping[str, type], row: tuple[object, 
 def _as_journal_errors(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the high bits are the extended code
         advice = "make room or permission there" if kind in OF_THE_DISK else "move it away"
         failed = JournalError(f"{path}: the journal cannot be used ({error}); {advice}")
