@@ -360,11 +360,24 @@ def test_features_of_unknown_number_are_counted_on_one_picture(tmp_path: Path, m
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "d"
     onnx.save(model, path)
     assert load_features(features=path).dimensions == 9
-    with pytest.raises(UserError, match="its output is 1 x 0 for 1 picture"):  # ONNX Runtime tells no length of 0
-        load_features(features=expander(tmp_path / "none.onnx", ["n", 0]))
     monkeypatch.setattr("cgan.metrics.features.MOST_FEATURES", 8)
     with pytest.raises(UserError, match="its output is 1 x 9 for 1 picture, expected N x features, 1 to 8 of them"):
         load_features(features=path)
+
+
+def test_a_network_without_features_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    bounds = [
+        helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("b", 0), ("e", 0), ("a", 1))
+    ]
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Slice", ["f", "b", "e", "a"], ["y"])]
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])
+    target = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "d"])
+    graph = helper.make_graph(nodes, "features", [source], [target], bounds)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f.onnx")
+    with pytest.raises(UserError, match="its output is 1 x 0 for 1 picture"):
+        load_features(features=tmp_path / "f.onnx")
 
 
 def test_pictures_of_any_size_that_a_file_fixes_are_not_made(tmp_path: Path) -> None:
