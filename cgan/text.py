@@ -78,32 +78,40 @@ def json_text(values: Any, indent: int | None = None) -> str:
 def say(*lines: str) -> None:
     """Print lines to standard error at once; each argument is one line, whatever it contains."""
     try:
-        _print(lines, sys.stderr)
-    except OSError:  # the reader is gone or the disk is full, which does not end the work
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        _print(map(printable, lines), sys.stderr)
+    except OSError:  # the disk is full, which does not end the work
+        _discard(sys.stderr)
 
 
 def print_result(*lines: str) -> None:
     """Print lines to standard output at once; each argument is one line, whatever it contains.
 
     Raises:
-        OSError: the reader is gone or the disk is full.
+        OSError: the disk is full.
     """
-    _print(lines, sys.stdout)
+    _print(map(printable, lines), sys.stdout)
 
 
 def print_json(values: Any) -> None:
     """Print a JSON document to standard output.
 
     Raises:
-        OSError: the reader is gone or the disk is full.
+        OSError: the disk is full.
     """
-    print(json_text(values, indent=2), flush=True)
+    _print([json_text(values, indent=2)], sys.stdout)
 
 
-def _print(lines: Iterable[str], file: TextIO) -> None:
-    for line in lines:
-        print(printable(line), file=file, flush=True)
+def _print(texts: Iterable[str], file: TextIO) -> None:
+    try:
+        for text in texts:
+            print(text, file=file, flush=True)
+    except BrokenPipeError:  # the reader is gone, which does not end the work
+        _discard(file)
+
+
+def _discard(file: TextIO) -> None:
+    """Send the rest of a stream nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 @contextmanager

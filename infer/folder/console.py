@@ -76,10 +76,9 @@ class Console:
         if self.log_json and not (routine and self._terse):
             try:
                 print_result(json_text({"event": event, "time": round(time.time(), 3), **values}))
-            except OSError as error:  # the reader is gone or the disk is full, which does not end the run
+            except OSError as error:  # the disk is full, which does not end the run
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                if not isinstance(error, BrokenPipeError):
-                    say(f"note: standard output takes no more ({error.strerror}), so the rest of it is lost")
+                say(f"note: standard output takes no more ({error.strerror}), so the rest of it is lost")
 
 
 class stop_on_signal:  # noqa: N801 (used like a function)
