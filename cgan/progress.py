@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from cgan.text import say
+from cgan.text import printable, say
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -54,7 +54,7 @@ class Progress:
 
             self.close()
             self._label = label
-            self._bar = tqdm(total=total, desc=label or None, unit=self._unit, leave=self._leave)
+            self._bar = tqdm(total=total, desc=printable(label) or None, unit=self._unit, leave=self._leave)
 
     def update(
         self, done: int, total: int, line: str = "", label: str = "", beside: Mapping[str, Any] | None = None

@@ -55,15 +55,17 @@ def told_apart(found: float | str, expected: float | str) -> tuple[str, str]:
         Numbers with at least 4 significant digits, digests and other texts with at least 16 characters.
     """
     if isinstance(found, str) or isinstance(expected, str):
-        texts = str(found), str(expected)
-        same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
-        end = max(16, same + 1)
-        first, second = (text if len(text) <= end else f"{text[:end]}..." for text in texts)
-        return first, second
+        one, other = str(found), str(expected)
+        end = next((n for n in range(16, max(len(one), len(other)) + 1) if one[:n] != other[:n]), 16)
+        return _cut(one, end), _cut(other, end)
     digits = next((n for n in range(4, 17) if f"{found:.{n}g}" != f"{expected:.{n}g}"), 17)
     if found == expected:
         digits = 4
     return f"{found:.{digits}g}", f"{expected:.{digits}g}"
+
+
+def _cut(text: str, end: int) -> str:
+    return text if len(text) <= end else f"{text[:end]}..."
 
 
 def json_text(values: Any, indent: int | None = None) -> str:
