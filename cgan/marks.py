@@ -58,7 +58,9 @@ def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(file.parent))
     with open(descriptor, "r+b", buffering=0) as opened:  # noqa: PTH123
         alone = _lock(opened, sharing)
-        found = opened.read()
+        found = opened.read(SMALL_BYTES + 1)
+        if len(found) > SMALL_BYTES:
+            raise OccupiedError(file, f"a file of more than {SMALL_BYTES:,} bytes")
         whole = _whole(found, file)
         marks = _parsed(whole)
         if whole != found and os.fstat(descriptor).st_size == len(found):
