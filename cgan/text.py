@@ -48,19 +48,18 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def told_apart(found: float | str, expected: float | str) -> tuple[str, str]:
+def told_apart(found: float | str, expected: float | str, digits: int = 4) -> tuple[str, str]:
     """Return two values as texts that differ where the values do.
 
     Returns:
-        Numbers with at least 4 significant digits, digests and other texts with at least 16 characters.
+        Numbers with at least `digits` significant digits, digests and other texts with at least 16 characters.
     """
     if isinstance(found, str) or isinstance(expected, str):
         one, other = str(found), str(expected)
         end = next((n for n in range(16, max(len(one), len(other)) + 1) if one[:n] != other[:n]), 16)
         return _cut(one, end), _cut(other, end)
-    digits = next((n for n in range(4, 17) if f"{found:.{n}g}" != f"{expected:.{n}g}"), 17)
-    if found == expected:
-        digits = 4
+    if found != expected:
+        digits = next((n for n in range(digits, 17) if f"{found:.{n}g}" != f"{expected:.{n}g}"), 17)
     return f"{found:.{digits}g}", f"{expected:.{digits}g}"
 
 
