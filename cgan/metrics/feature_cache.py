@@ -96,9 +96,8 @@ class FeatureCache:
                 rows = [None] * len(keys)
             self.hits += sum(row is not None for row in rows)
             if self._damaged and self._database:
-                self.note = (
-                    f"{self.path}: {counted(self._damaged, 'picture')} had damaged features, which were computed again"
-                )
+                damaged = counted(self._damaged, "picture")
+                self.note = f"{self.path}: features of {damaged} were damaged and computed again"
         return rows
 
     def _keep(self, keys: Sequence[bytes], features: Tensor) -> None:
