@@ -23,8 +23,8 @@ timer.start()
 _, status, usage = os.wait4(process, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
 """
-"""Runs a command for at most so many seconds and prints its exit code and its peak memory in KiB as the last line. It is
-a separate process: Linux counts the memory of the process that starts a command, here with the test photos, as that of
+"""Runs a command for at most so many seconds, and prints its exit code and its peak memory in KiB as the last line. A
+process of its own: Linux counts the memory of the process that starts a command, here with the test photos, as that of
 the command."""
 
 

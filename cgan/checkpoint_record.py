@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from cgan.errors import UserError
+from cgan.readers import LARGE_BYTES, FormatError, parse_json, read_json, read_limited, typed, typed_field
 
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
@@ -18,9 +19,6 @@ CHECKPOINTS = "checkpoints"
 
 RECORD_KEY = "cgan.training.checkpoint"
 """Key of epoch and metrics in safetensors metadata."""
-
-BROKEN_JSON = (LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
-"""Errors of JSON values that have another form than expected."""
 
 SHOWN = ("test_fid", "test_frechet_distance", "test_psnr", "test_l1")
 """Metrics shown to users."""
@@ -56,11 +54,32 @@ class CheckpointRecord:
             metadata: header of the file. Older files have no record in it; their run is read instead.
             note: as the field.
         """
-        try:
-            values = json.loads(metadata[RECORD_KEY])
-            return cls(path, int(values["epoch"]), _numbers(values["metrics"]), note)
-        except BROKEN_JSON:
+        if RECORD_KEY not in metadata:
             return cls(path, *_in_run(path), note)
+        try:
+            record = cls.from_json(path, parse_json(metadata[RECORD_KEY]))
+        except FormatError as error:
+            raise UserError(f"{path}: its record of epoch and metrics is damaged ({error}); restore it") from error
+        return replace(record, note=note)
+
+    @classmethod
+    def from_json(cls, path: Path, values: object) -> Self:
+        """Return the record of a checkpoint from JSON values.
+
+        Args:
+            path: the file.
+            values: from `to_json` or `to_metadata`.
+
+        Raises:
+            FormatError: a field is missing or has another type.
+        """
+        if isinstance(values, dict):
+            typed_field(values, "file", str, path.name)
+        epoch = None if isinstance(values, dict) and values.get("epoch") is None else typed_field(values, "epoch", int)
+        metrics = typed_field(values, "metrics", dict)
+        for name in metrics.keys() & set(SHOWN):
+            _value(metrics[name])
+        return cls(path, epoch, metrics)
 
 
 def held_out(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,16 +94,13 @@ def described(checkpoint: Mapping[str, Any] | None) -> str:
         checkpoint: from `CheckpointRecord.to_json`, also in a sidecar, where anything can stand; None if an artefact
             names no checkpoint.
     """
-    try:
-        metrics = _numbers((checkpoint or {}).get("metrics", {}))
-    except (AttributeError, *BROKEN_JSON):
-        metrics = {}
     if not isinstance(checkpoint, Mapping):
         return "checkpoint unknown"
     if checkpoint.get("epoch") is None:
         return f"{checkpoint.get('file')}, epoch and metrics unknown"
+    metrics = checkpoint.get("metrics", {})
     shown = [f"{name} {_value(metrics[name]):.4g}" for name in SHOWN if metrics.get(name) is not None]
-    return ", ".join([str(checkpoint["file"]), f"epoch {checkpoint['epoch']}", *shown])
+    return ", ".join([str(checkpoint.get("file")), f"epoch {checkpoint['epoch']}", *shown])
 
 
 def checkpoint_path(source: Path) -> Path:
@@ -143,9 +159,17 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
         history: metrics of each epoch.
         metric: fid, kid or l1 (lower is better), or psnr (higher is better). With another feature network than
             Inception, fid and kid are the distances of that network.
+
+    Raises:
+        FormatError: an epoch has no such metric, or it is no number.
     """
     names = (f"test_{metric}", *OTHER_NETWORKS.get(f"test_{metric}", ()))
-    values = [_value(next(metrics[name] for name in names if name in metrics)) for metrics in history]
+    values = []
+    for epoch, metrics in enumerate(history, 1):
+        known = [metrics[name] for name in names if name in metrics]
+        if not known:
+            raise FormatError(f"found no {' or '.join(names)} in epoch {epoch}")
+        values.append(_value(known[0]))
     return values.index(max(values) if metric == "psnr" else min(values)) + 1
 
 
@@ -159,29 +183,30 @@ def _in_run(path: Path) -> tuple[int | None, dict[str, Any]]:
     if path.parent.name != CHECKPOINTS:
         return None, {}
     try:
-        history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = read_limited(run / "metrics.jsonl", LARGE_BYTES).splitlines()
+        history = [typed(parse_json(line), "line", dict) for line in lines]
         if path.name == BEST_FILE:
-            epoch = best_epoch(history, json.loads((run / "config.json").read_text())["best_by"])
+            epoch = best_epoch(history, typed_field(read_json(run / "config.json"), "best_by", str))
         elif path.name == LAST_FILE:
             epoch = len(history)
         else:
             epoch = int(path.stem.removeprefix("epoch-"))
-        return epoch, _numbers(held_out(history[epoch - 1])) if epoch > 0 else {}
-    except (OSError, StopIteration, AttributeError, *BROKEN_JSON):
+        known = CheckpointRecord.from_json(
+            path, {"epoch": epoch, "metrics": held_out(history[epoch - 1]) if epoch > 0 else {}}
+        )
+        return known.epoch, dict(known.metrics)
+    except (OSError, ValueError, IndexError):
         return None, {}
 
 
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics; raise KeyError, TypeError, ValueError or OverflowError if one of those shown is no number."""
-    for name in SHOWN:
-        _value(metrics.get(name))
-    return dict(metrics)
-
-
 def _value(metric: Any) -> float:
-    """Return the number of a metric, which may have a fingerprint; None stands for infinity."""
-    value = metric["value"] if isinstance(metric, Mapping) else metric
-    return math.inf if value is None else float(value)
+    """Return the number of a metric, which may have a fingerprint; None stands for infinity.
+
+    Raises:
+        FormatError: it is no number.
+    """
+    value = metric.get("value", "no value") if isinstance(metric, Mapping) else metric
+    return math.inf if value is None else typed(value, "metric", float)
 
 
 def _or_none(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The command cgan-train. For a new run, heavy packages are imported after the options are checked."""
 
-import json
 import math
 import shlex
 import sys
@@ -16,7 +15,8 @@ from cgan.command import run_command
 from cgan.config import TrainConfig, options
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.progress import Progress, print_line
+from cgan.progress import Progress
+from cgan.text import counted, print_json, say
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
@@ -98,7 +98,7 @@ def command(
     memory = check_memory(config)
     config, start = begin_with(config, init)
     if init is not None and init.is_dir() and not quiet:
-        print(f"--init {init}: {_checkpoint(init)}", file=sys.stderr)
+        say(f"--init {init}: {_checkpoint(init)}")
     features = load_inception(inception_weights) if config.fid else None
     try:
         with (
@@ -109,7 +109,7 @@ def command(
     except KeyboardInterrupt:
         world = distributed.this_process()
         if world.main:
-            print(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}", file=sys.stderr)
+            say(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}")
         sys.exit(130)
 
 
@@ -182,7 +182,7 @@ def _train(
         folder, count = download.planned_folder(data)
         if world.main:
             plan = {"folder": str(folder), "photos": count, "out": str(out), "memory_bytes": dry_run}
-            print(json.dumps({**plan, **config.to_json()}, indent=2))
+            print_json({**plan, **config.to_json()})
             if count is None:
                 progress.say(f"note: {data} is missing; a run downloads it into {folder.parent}")
         return
@@ -195,26 +195,26 @@ def _train(
             )
         photos = prepared.prepare(folder, config.size, progress=progress.prepared, paths=paths)
     if photos.note:
-        print(f"warning: {photos.note}", file=sys.stderr)
+        say(f"warning: {photos.note}")
     if world.main:
         for name, reason in photos.unreadable.items():
-            print(f"warning: passed over {name}: {reason}", file=sys.stderr)
+            say(f"warning: passed over {name}: {reason}")
         if photos.near_gray:
-            print(f"warning: {len(photos.near_gray)} of {len(photos.names)} photos are near gray", file=sys.stderr)
+            say(f"warning: {len(photos.near_gray)} of {counted(len(photos.names), 'photo')} are near gray")
     with run_folder.locked() if world.main else nullcontext():
         run = training.setup(out, config, photos, resume, world, start)
         parts = run.split
         progress.say(
-            f"{len(parts.train)} photos train, {len(parts.test)} are held out; {config.device}, {config.precision}"
-            + (f", {world.size} processes" if world.size > 1 else "")
+            f"training on {counted(len(parts.train), 'photo')}, {len(parts.test)} held out; {config.device}, "
+            f"{config.precision}" + (f", {world.size} processes" if world.size > 1 else "")
         )
         if len(parts.test) < FEW_PHOTOS and not resume:
             progress.say(
-                f"note: figures of {len(parts.test)} held-out photos are unreliable, and so is the best epoch; "
-                "raise --test-fraction"
+                f"note: figures of {counted(len(parts.test), 'held-out photo')} are unreliable, and so is the best "
+                "epoch; raise --test-fraction"
             )
         training.fit(run, features, progress.step, progress.epoch_done)
-        progress.say(f"done: {out} holds {len(run.history)} epochs")
+        progress.say(f"done: {out} holds {counted(len(run.history), 'epoch')}")
 
 
 class _TrainingProgress:
@@ -235,7 +235,7 @@ class _TrainingProgress:
         """Print a line to standard error, unless --quiet."""
         if not self.quiet:
             self._progress.close()
-            print_line(line)
+            say(line)
 
     def prepared(self, done: int, total: int) -> None:
         """Show how many photos are decoded into the cache."""

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from cgan.cores import available_cores, quota_is_tighter
 from cgan.errors import FULL_DISK, GateError, UserError
+from cgan.text import printable, safe_stderr, say
 
 BAD_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP})
 """Errors of the path itself. A missing file is not among them, because it can be a bug."""
@@ -24,7 +25,7 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
 
 
@@ -36,7 +37,7 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if quota_is_tighter():  # read by torch and numpy when they are imported; they know nothing of quotas
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
-    with exit_on_user_error():
+    with safe_stderr(), exit_on_user_error():
         if any(argument == "" or re.fullmatch("--[a-z0-9-]+=", argument) for argument in arguments or sys.argv[1:]):
             raise UserError("found an empty argument, expected a value; write . for the current folder")
         try:
@@ -47,10 +48,11 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
                     with suppress(BrokenPipeError):  # the reader has closed the pipe
                         sys.stdout.flush()
         except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc]  # click puts names and values into it
             error.show()
             sys.exit(error.exit_code)
         except click.Abort:
-            print("interrupted", file=sys.stderr)
+            say("interrupted")
             sys.exit(130)
         except OSError as error:
             if error.errno in BAD_PATH and error.filename is not None:

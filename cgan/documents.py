@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import stat
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from cgan.errors import UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, read_regular
+from cgan.readers import LARGE_BYTES, FormatError, parse_json
 
 READER_SECONDS = 10.0
 """Seconds to wait for the reader of a FIFO."""
@@ -27,8 +27,8 @@ def json_with(keys: frozenset[str]) -> IsOwn:
 
     def is_own(content: bytes) -> bool:
         try:
-            values = json.loads(content)
-        except (ValueError, RecursionError):
+            values = parse_json(content)
+        except FormatError:
             return False
         return isinstance(values, dict) and keys <= values.keys()
 
@@ -97,7 +97,7 @@ def _own_digests(path: Path, is_own: IsOwn) -> frozenset[str]:
         OccupiedError: something else is there.
         OSError: it cannot be read.
     """
-    content = read_regular(path)
+    content = read_regular(path, LARGE_BYTES)
     if content is None:
         return frozenset()
     if content and not is_own(content):

@@ -143,18 +143,26 @@ def look_at(path: str | os.PathLike[str], folder: int | None = None) -> Content 
         return Content(hashlib.file_digest(file, "sha256").hexdigest(), _version(os.fstat(descriptor)))
 
 
-def read_regular(path: str | os.PathLike[str]) -> bytes | None:
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes | None:
     """Return the bytes of a regular file; None if nothing has that name.
 
+    Args:
+        path: the file; a link is not followed.
+        limit: its largest size in bytes.
+
     Raises:
-        OccupiedError: a link, a folder or a device.
+        OccupiedError: a link, a folder, a device, or a larger file.
         OSError: it cannot be read.
     """
     descriptor = open_regular(path)
     if descriptor is None:
         return None
     with open(descriptor, "rb") as file:  # noqa: PTH123
-        return file.read()
+        size = os.fstat(descriptor).st_size
+        content = b"" if size > limit else file.read(limit + 1)
+    if max(size, len(content)) > limit:
+        raise OccupiedError(path, f"a file of {max(size, len(content)):,} bytes")
+    return content
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, folder: int | None = None) -> int | None:

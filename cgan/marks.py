@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cgan.files import MARK, OccupiedError, append, open_regular, read_regular, whole_lines
+from cgan.readers import SMALL_BYTES
 
 _MARKS = re.compile(rb"(?:[0-9a-f]{32}\n)*")
 _PART = re.compile(rb"[0-9a-f]{1,32}")
@@ -57,7 +58,9 @@ def noted(file: Path, sharing: Sharing, clean: Callable[[frozenset[str]], object
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(file.parent))
     with open(descriptor, "r+b", buffering=0) as opened:  # noqa: PTH123
         alone = _lock(opened, sharing)
-        found = opened.read()
+        found = opened.read(SMALL_BYTES + 1)
+        if len(found) > SMALL_BYTES:
+            raise OccupiedError(file, f"a file of more than {SMALL_BYTES:,} bytes")
         whole = _whole(found, file)
         marks = _parsed(whole)
         if whole != found and os.fstat(descriptor).st_size == len(found):
@@ -84,7 +87,7 @@ def read_marks(file: Path) -> frozenset[str]:
         OccupiedError: the file holds something else.
         OSError: it cannot be read.
     """
-    return _parsed(_whole(read_regular(file) or b"", file))
+    return _parsed(_whole(read_regular(file, SMALL_BYTES) or b"", file))
 
 
 def _lock(file: BinaryIO, sharing: Sharing) -> bool | None:

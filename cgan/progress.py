@@ -5,16 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from cgan.text import printable, say
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 PLAIN_SECONDS = 30
 """Seconds between two lines of progress where standard error is not a terminal."""
-
-
-def print_line(line: str) -> None:
-    """Print a line to standard error at once."""
-    print(line, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -28,7 +25,7 @@ class Progress:
     """
 
     def __init__(
-        self, quiet: bool, say: Callable[[str], None] | None = print_line, leave: bool = False, unit: str = "img"
+        self, quiet: bool, say: Callable[[str], None] | None = say, leave: bool = False, unit: str = "img"
     ) -> None:
         terminal = sys.stderr.isatty()
         self._shows_bar = not quiet and terminal
@@ -57,7 +54,7 @@ class Progress:
 
             self.close()
             self._label = label
-            self._bar = tqdm(total=total, desc=label or None, unit=self._unit, leave=self._leave)
+            self._bar = tqdm(total=total, desc=printable(label) or None, unit=self._unit, leave=self._leave)
 
     def update(
         self, done: int, total: int, line: str = "", label: str = "", beside: Mapping[str, Any] | None = None

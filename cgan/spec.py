@@ -8,14 +8,16 @@ imports neither torch nor numpy, because `infer` imports it.
 import json
 import os
 import re
-import reprlib
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
+from cgan.checkpoint_record import CheckpointRecord
 from cgan.errors import ChangedFileError, UserError
 from cgan.files import atomic_path, canonical_json, file_sha256
+from cgan.readers import FormatError, parse_json, read_json, typed_field, typed_object
+from cgan.text import counted, shown, told_apart
 
 SCHEMA_VERSION = 1
 LATER_FIELDS = {"blocks": 1, "dynamic_size": False, "input_blur": 0.0}
@@ -138,12 +140,14 @@ class ModelSpec:
         self._check("input_blur", blurs, f"0, or {LEAST_BLUR:g} to {MOST_BLUR:g} pixels")
         count = generator_parameters(self.color_space, self.base_width, self.blocks)
         self._check(
-            "parameters", self.parameters == count, f"{count} of base width {self.base_width}, {self.blocks} block(s)"
+            "parameters",
+            self.parameters == count,
+            f"{count} of base width {self.base_width}, {counted(self.blocks, 'block')}",
         )
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
-            found = reprlib.repr(getattr(self, name))
+            found = shown(getattr(self, name))
             raise UserError(f"model contract has {name} {found}, expected {expected}; export the model again")
 
     @property
@@ -167,32 +171,37 @@ class ModelSpec:
             UserError: not a spec, another schema, or a contract that this version does not support.
         """
         if not isinstance(values, dict):
-            raise UserError(f"{source}: model contract is not a JSON object; export the model again")
+            raise UserError(f"{source}: model contract is {shown(values)}, expected an object; export the model again")
         data = dict(values)
         if data.get("schema") != SCHEMA_VERSION:
             raise UserError(
-                f"{source}: model contract has schema {reprlib.repr(data.get('schema'))}, this version reads "
+                f"{source}: model contract has schema {shown(data.get('schema'))}, this version reads "
                 f"{SCHEMA_VERSION}; export the model again or install the matching version"
             )
         for side, expected in (("input", INPUT_CONTRACT), ("output", OUTPUT_CONTRACT)):
             if data.pop(side, None) != expected:
-                raise UserError(f"{source}: the model's {side} is not the one this version knows: {expected}")
+                raise UserError(
+                    f"{source}: the model's {side} is not the one that this version knows: {expected}; export the "
+                    "model again"
+                )
         known = {f.name: f.type for f in fields(cls)}
         data = {**LATER_FIELDS, **data}
         if data.keys() != known.keys():
-            wrong = reprlib.repr(sorted(data.keys() ^ known.keys()))
+            wrong = shown(sorted(data.keys() ^ known.keys()))
             raise UserError(f"{source}: model contract lacks or adds the fields {wrong}; export the model again")
         for name, kind in known.items():
             expected_type = kind if isinstance(kind, type) else str if get_origin(kind) is Literal else dict
             if type(data[name]) is not expected_type:  # an int field takes no bool
-                found = reprlib.repr(data[name])
+                found = shown(data[name])
                 raise UserError(f"{source}: model contract field {name} is {found}; export the model again")
         for name in ("config_sha256", "weights_sha256"):
             if not re.fullmatch("[0-9a-f]{64}", data[name]):
-                found = reprlib.repr(data[name])
+                found = shown(data[name])
                 raise UserError(f"{source}: model contract has {name} {found}, expected 64 hexadecimal digits")
-        if not all(isinstance(version, str) for version in data["created_with"].values()):
-            raise UserError(f"{source}: model contract names versions in created_with that are no texts")
+        try:
+            typed_object(data["created_with"], "version", str)
+        except FormatError as error:
+            raise UserError(f"{source}: model contract: {error}; export the model again") from error
         try:
             return cls(**data)
         except UserError as error:
@@ -217,9 +226,9 @@ class ModelSpec:
                 "export the model again"
             )
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{source}: model contract is not JSON ({error}); export the model again") from error
+            values = parse_json(text)
+        except FormatError as error:
+            raise UserError(f"{source}: model contract cannot be read: {error}; export the model again") from error
         return cls.from_json(values, source)
 
     def to_metadata(self) -> dict[str, str]:
@@ -299,19 +308,23 @@ def read_sidecar(artefact: Path, digest: str | None = None) -> Sidecar | None:
     if not path.exists():
         return None
     try:
-        data = json.loads(path.read_text())
+        data = read_json(path)
+        build = typed_field(data, "build", dict, {})
+        if build.get("checkpoint") is not None:
+            CheckpointRecord.from_json(artefact, build["checkpoint"])
         sidecar = Sidecar(
-            spec=ModelSpec.from_json(data["spec"], path),
-            file_sha256=str(data["file_sha256"]),
-            verification=dict(data["verification"]),
-            build=dict(data.get("build", {})),
+            spec=ModelSpec.from_json(typed_field(data, "spec", dict), path),
+            file_sha256=typed_field(data, "file_sha256", str),
+            verification=typed_field(data, "verification", dict),
+            build=build,
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable sidecar ({error!r}); export the model again") from error
+    except (OSError, FormatError) as error:
+        raise UserError(f"{path}: not a readable sidecar ({error}); export the model again") from error
     found = file_sha256(artefact) if digest is None else digest
     if found != sidecar.file_sha256:
+        one, other = told_apart(found, sidecar.file_sha256)
         raise ChangedFileError(
-            f"{artefact}: changed since its export: found sha256 {found[:16]}..., its sidecar names "
-            f"{sidecar.file_sha256[:16]}...; export the model again"
+            f"{artefact}: changed since its export: found sha256 {one}, its sidecar names {other}; export the model "
+            "again"
         )
     return sidecar

@@ -17,6 +17,7 @@ from cgan.extras import needed
 from cgan.files import file_sha256
 from cgan.networks import Generator
 from cgan.spec import ModelSpec, Precision, Sidecar, read_sidecar, sidecar_path, write_sidecar
+from cgan.text import counted
 from cgan.training.checkpoint import load_checkpoint, made_of
 from export.build_record import EngineRecord, OnnxRecord, Quantisation
 from export.calibration import calibration_batches, with_sharper_copies
@@ -262,7 +263,7 @@ def _export_int8(prepared: PreparedOnnx, options: ExportOptions, file: Path) -> 
     count = len(calibration.photos)
     notes = [f"{path}: not calibrated on, {reason}" for path, reason in calibration.failures]
     if count < FEW_PHOTOS:
-        notes.append(f"int8 was calibrated on {count} photos; {FEW_PHOTOS} or more clip less")
+        notes.append(f"int8 was calibrated on {counted(count, 'photo')}; {FEW_PHOTOS} or more clip less")
     return Quantisation(options.int8_target, count), tuple(notes)
 
 

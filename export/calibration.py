@@ -12,6 +12,7 @@ from cgan.data.augment import sharpened
 from cgan.data.prefetch import PREPARE_AHEAD, PREPARE_THREADS, prefetch
 from cgan.data.scan import scan
 from cgan.errors import UserError
+from cgan.text import counted
 from infer.photo.decode import decode, model_input
 
 DEFAULT_LIMIT = 64
@@ -80,8 +81,8 @@ def calibration_batches(
     if len(read) < LEAST_PHOTOS:
         first = f" ({failures[0][0].name}: {failures[0][1]})" if failures else ""
         raise UserError(
-            f"{folder}: found {len(read)} readable photos and {len(failures)} others{first}, calibration needs at "
-            f"least {LEAST_PHOTOS}; add photos like those that the model will colour"
+            f"{folder}: found {counted(len(read), 'readable photo')} and {counted(len(failures), 'other')}{first}, "
+            f"calibration needs at least {LEAST_PHOTOS}; add photos like those that the model will colour"
         )
     return Calibration(np.stack(list(read.values())), tuple(read), tuple(failures))
 

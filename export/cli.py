@@ -1,7 +1,5 @@
 """The command cgan-export."""
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from cgan.errors import UserError
 from cgan.extras import needed
 from cgan.progress import Progress
 from cgan.spec import MOST_BATCH, MOST_SIZE, SIZE_MULTIPLE
+from cgan.text import print_json, say
 from export.choices import (
     ENGINE_BATCHES,
     FORMATS,
@@ -166,7 +165,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         from export.engine import find_builder
         from infer.photo.decode import use_own_pixel_limit
     if inspect:
-        print(json.dumps(inspection.inspect_artefact(inspect), indent=2))
+        print_json(inspection.inspect_artefact(inspect))
         return
     assert source is not None
     if given["checkpoint"] is not None:
@@ -176,8 +175,9 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     if existing:
         verification, notes = pipeline.compare(existing, source, options)
         numbers = verification.to_json()
-        _note(notes)
-        _say(given["quiet"], f"{source}: {described(numbers['checkpoint'])}\n{_table(existing, numbers)}")
+        say(*(f"note: {note}" for note in notes))
+        if not given["quiet"]:
+            say(f"{source}: {described(numbers['checkpoint'])}", *_table(existing, numbers))
         return
     assert out is not None
     engine = _engine_options(given) if _is_engine(given) else None
@@ -192,9 +192,10 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
             artefact = pipeline.make_engine(
                 source, out, options, engine, lambda phase, done, total: progress.update(done, total, label=phase)
             )
-    _note(artefact.notes)
-    _say(given["quiet"], f"{source}: {described(artefact.sidecar.build.get('checkpoint'))}")
-    _say(given["quiet"], _table(artefact.path, artefact.sidecar.verification))
+    say(*(f"note: {note}" for note in artefact.notes))
+    if not given["quiet"]:
+        made = described(artefact.sidecar.build.get("checkpoint"))
+        say(f"{source}: {made}", *_table(artefact.path, artefact.sidecar.verification))
 
 
 _ENGINE_ONLY = (
@@ -313,14 +314,15 @@ def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "E
     from export.search import search_precision
 
     chosen, trials = search_precision(source, options, given["prefer"] or "size")
-    _say(given["quiet"], _trials(trials))
+    if not given["quiet"]:
+        say(*_trials(trials))
     if chosen is None:
         tried = ", ".join(trial.precision for trial in trials)
         raise GateError(f"none of {tried} is within the tolerance ({options.tolerance}); allow a larger difference")
     return replace(options, precision=chosen)
 
 
-def _trials(trials: list["Trial"]) -> str:
+def _trials(trials: list["Trial"]) -> list[str]:
     lines = ["precision       MB  images/s   PSNR"]
     for trial in trials:
         if trial.failure is None:
@@ -328,11 +330,11 @@ def _trials(trials: list["Trial"]) -> str:
             lines.append(f"{trial.precision:<9} {trial.megabytes:8.1f} {trial.images_per_second:9.1f} {psnr:>6}")
         else:
             lines.append(f"{trial.precision:<9} {trial.failure}")
-    return "\n".join(lines)
+    return lines
 
 
-def _table(path: Path, numbers: dict[str, Any]) -> str:
-    """Return the comparisons as a table.
+def _table(path: Path, numbers: dict[str, Any]) -> list[str]:
+    """Return the lines of a table of the comparisons.
 
     Args:
         path: the artefact.
@@ -342,8 +344,8 @@ def _table(path: Path, numbers: dict[str, Any]) -> str:
         lines = [f"{path}: written, {numbers['reason'].upper()[:3]}{numbers['reason'][3:]}"]
         if "onnx" in numbers and numbers["onnx"]["verified"]:
             lines += ["the ONNX file that it was built from agrees with the trained model:", *_rows(numbers["onnx"])]
-        return "\n".join(lines)
-    return "\n".join([f"{path}: agrees with the trained model", *_rows(numbers)])
+        return lines
+    return [f"{path}: agrees with the trained model", *_rows(numbers)]
 
 
 def _rows(numbers: dict[str, Any]) -> list[str]:
@@ -359,16 +361,6 @@ def _row(c: dict[str, Any]) -> str:
         f"  {c['images']:<8} {c['batch_size']:>6}  {c['height']:>4} x {c['width']:<4} {c['max_difference']:9.2e} "
         f"{c['mean_difference']:9.2e}  {psnr:>6}  {c['off']:8.2%}"
     )
-
-
-def _note(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-
-
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> None:

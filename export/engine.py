@@ -17,6 +17,7 @@ from typing import Any
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, read_regular
 from cgan.onnx_file import read_onnx
+from cgan.readers import LARGE_BYTES
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec
 from export.build_record import EngineFlags, EnginePrecision, EngineRecord, Profile
 from export.choices import EngineFormat
@@ -270,7 +271,7 @@ def _interrupt_kept(monitor: Any) -> Iterator[None]:
 def _read_timing_cache(config: Any, path: Path, log: Any) -> frozenset[str]:
     """Give the builder the timing cache of a file, or an empty one; return the digests of what may be replaced."""
     try:
-        found = read_regular(path)
+        found = read_regular(path, LARGE_BYTES)
     except OccupiedError as error:
         raise UserError(
             f"{flag('timing_cache')}: {path} cannot be read ({error.strerror}); name another file"

@@ -11,6 +11,7 @@ from typing import Any
 
 from cgan.errors import GateError
 from cgan.spec import ModelSpec
+from cgan.text import told_apart
 from export.build_record import EngineRecord, InspectedPrecision, NetworkPrecision
 from infer.backends.flavours import messages
 
@@ -111,9 +112,10 @@ def require_precision(record: EngineRecord, spec: ModelSpec) -> None:
     if spec.precision == "fp16":
         for found_by, of in ((FROM_NETWORK, network), (FROM_ENGINE, engine)):
             if of and of.fp16_share < LEAST_SHARE[found_by]:
+                found, least = told_apart(100 * of.fp16_share, 100 * LEAST_SHARE[found_by])
                 raise GateError(
-                    f"the engine is not fp16: found {of.fp16_share:.0%} of its layers in FP16 ({found_by}), "
-                    f"expected at least {LEAST_SHARE[found_by]:.0%}; {advice}"
+                    f"the engine is not fp16: found {found}% of its layers in FP16 ({found_by}), "
+                    f"expected at least {least}%; {advice}"
                 )
         limit = int(FLOAT_BYTES * spec.parameters + KERNEL_BYTES)
         if not engine and not record.flags.strip_weights and record.plan_bytes > limit:
@@ -125,4 +127,6 @@ def require_precision(record: EngineRecord, spec: ModelSpec) -> None:
         raise GateError(f"the engine is not int8: found no layer with quantised input, expected some; {advice}")
     if spec.precision == "fp32" and network.fp16_share:
         share = network.fp16_share
-        raise GateError(f"the engine is not fp32: found {share:.0%} of its layers in FP16, expected none; {advice}")
+        raise GateError(
+            f"the engine is not fp32: found {100 * share:.4g}% of its layers in FP16, expected none; {advice}"
+        )

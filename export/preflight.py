@@ -10,6 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from cgan.errors import GateError
 from cgan.networks import Generator
 from cgan.spec import Precision
+from cgan.text import counted, told_apart
 from export.onnx_model import simplified
 
 BATCH = 8
@@ -54,7 +55,7 @@ def _check_finite(generator: Generator) -> None:
     for name, tensor in generator.state_dict().items():
         if not tensor.isfinite().all():
             count = int((~tensor.isfinite()).sum())
-            raise GateError(f"{name}: found {count} weights that are not finite numbers; export another checkpoint")
+            raise GateError(f"{name}: found {counted(count, 'weight')} not finite; export another checkpoint")
 
 
 @torch.no_grad()
@@ -92,7 +93,8 @@ def _check_half(generator: Generator, gray: Tensor) -> None:
             hook.remove()
     for name, value in largest.items():
         if not value <= HALF_MAX:
+            reached, end = told_apart(value, HALF_MAX, 5)
             raise GateError(
-                f"{name}: its output reaches {value:.3g} on photos, fp16 ends at {HALF_MAX:.0f}; "
+                f"{name}: its output reaches {reached} on photos, fp16 ends at {end}; "
                 "use --precision fp32, or train with --precision fp16"
             )

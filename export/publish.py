@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, atomic_path, look_at, place, read_regular
+from cgan.readers import SMALL_BYTES, FormatError, parse_json, typed_field
 from cgan.spec import ModelSpec, Sidecar, sidecar_path
 
 FAILED_SUFFIX = ".failed"
@@ -79,7 +80,7 @@ def publishing(
         )
     failed = target.with_name(target.name + FAILED_SUFFIX)
     try:
-        artefact, sidecar = _digests_at(target), read_regular(sidecar_path(target))
+        artefact, sidecar = _digests_at(target), read_regular(sidecar_path(target), SMALL_BYTES)
         if not overwrite and not _is_export_of(spec, artefact, sidecar):
             raise OccupiedError(target, "another model")
         if keep_failed and _digests_at(failed):
@@ -111,9 +112,10 @@ def _is_export_of(spec: ModelSpec, artefact: Digests, sidecar: bytes | None) -> 
     if sidecar is None:
         return not artefact
     try:
-        values = json.loads(sidecar)
-        return values["spec"]["weights_sha256"] == spec.weights_sha256 and artefact <= {values["file_sha256"]}
-    except (ValueError, KeyError, TypeError):
+        values = parse_json(sidecar)
+        weights = typed_field(typed_field(values, "spec", dict), "weights_sha256", str)
+        return weights == spec.weights_sha256 and artefact <= {typed_field(values, "file_sha256", str)}
+    except FormatError:
         return False
 
 

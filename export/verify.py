@@ -16,6 +16,7 @@ from cgan.errors import ChangedFileError, GateError
 from cgan.metrics.psnr import psnr_of_error
 from cgan.networks import GrayToRGB
 from cgan.spec import ModelSpec
+from cgan.text import told_apart
 from cgan.training.checkpoint import load_checkpoint
 from export.choices import ONNX_BATCHES, Device, Images
 from export.tolerance import TOLERANCES, Tolerance
@@ -284,10 +285,12 @@ def _check(name: str, comparisons: tuple[Comparison, ...], tolerance: Tolerance)
     failed = [c for c in comparisons if not c.within(tolerance)]
     if failed:
         worst = min(failed, key=lambda c: c.psnr_or_inf)
+        psnr, _ = told_apart(worst.psnr_or_inf, tolerance.min_psnr or 0.0)
+        off, _ = told_apart(100 * worst.off, 100 * (tolerance.max_off or 0.0))
         raise GateError(
             f"{name} is not the trained model: on {worst.images} images at batch {worst.batch_size}, "
             f"{worst.height} x {worst.width}, it differs by up to {worst.max_difference:.3g}, PSNR "
-            f"{worst.psnr_or_inf:.1f} dB, {worst.off:.1%} of the values more than 1/255 off; allowed is {tolerance}; "
+            f"{psnr} dB, {off}% of the values more than 1/255 off; allowed is {tolerance}; "
             "do not ship it"
         )
 
@@ -296,9 +299,9 @@ def _check_origin(name: str, found: ModelSpec, reference: Reference) -> None:
     """Raise GateError unless the artefact has the weights and, apart from the export's own fields, the contract."""
     expected = reference.spec.weights_sha256
     if found.weights_sha256 != expected:
+        one, other = told_apart(found.weights_sha256, expected)
         raise GateError(
-            f"{name} comes from other weights ({found.weights_sha256[:16]}...) than {reference.source} now holds "
-            f"({expected[:16]}...); export it again"
+            f"{name} comes from other weights ({one}) than {reference.source} now holds ({other}); export it again"
         )
     free = {name: getattr(found, name) for name in ("precision", "dynamic_size", "created_with")}
     contract = replace(reference.spec, **free).to_json()

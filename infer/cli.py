@@ -1,6 +1,5 @@
 """The command cgan-infer. Numpy, Pillow and engines are imported only when a command runs."""
 
-import json
 import os
 import sys
 from contextlib import ExitStack
@@ -11,6 +10,7 @@ import click
 
 from cgan.command import run_command
 from cgan.errors import UserError
+from cgan.text import print_json
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.formats import SAME, WRITE_FORMATS, Resolution
@@ -163,7 +163,7 @@ def info(model: Path, backend: str, provider: str | None, device: str) -> None:
             "sidecar": opened.sidecar
             and {name: value for name, value in opened.sidecar.to_json().items() if name != "spec"},
         }
-    print(json.dumps(values, indent=2))
+    print_json(values)
 
 
 command.add_command(parity)

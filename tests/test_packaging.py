@@ -29,7 +29,9 @@ TORCH_FREE = {
         "onnx_file",
         "photo_limits",
         "progress",
+        "readers",
         "spec",
+        "text",
         "user_folders",
     )
 }

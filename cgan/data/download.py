@@ -13,6 +13,7 @@ from cgan.errors import FULL_DISK, GateError, UserError
 from cgan.extras import needed
 from cgan.files import MARK, place, remove_temporaries, temporary_name
 from cgan.marks import Sharing, noted
+from cgan.text import counted
 from cgan.user_folders import cache_folder
 
 FLOWERS102 = "flowers102"
@@ -86,8 +87,8 @@ def check_flowers102(photos: Path) -> None:
     found = len(scan(photos)) if photos.is_dir() and any(photos.iterdir()) else 0
     if found != FLOWERS102_PHOTOS:
         raise UserError(
-            f"{photos}: found {found} photos, expected the {FLOWERS102_PHOTOS} of {FLOWERS102}; move this folder away "
-            "and run the command again, or give it as DATA to train on its photos"
+            f"{photos}: found {counted(found, 'photo')}, expected the {FLOWERS102_PHOTOS} of {FLOWERS102}; move "
+            "this folder away and run the command again, or give it as DATA to train on its photos"
         )
 
 

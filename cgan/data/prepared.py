@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import mmap
 import sys
@@ -25,7 +24,10 @@ from cgan.jpeg_decoder import MissingPixelsError
 from cgan.marks import Sharing, noted
 from cgan.memory_budget import MemoryBudget
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.npy import npy_header
 from cgan.photo_limits import MAX_SECONDS, LimitError, check_file_size, opened, time_limit
+from cgan.readers import LARGE_BYTES, FormatError, read_json, typed_field, typed_list, typed_object
+from cgan.text import counted
 from cgan.user_folders import cache_folder
 
 CACHE_VERSION = 3
@@ -115,7 +117,7 @@ def prepare(
     if len(index.unreadable) > MAX_UNREADABLE * len(paths):
         name, reason = next(iter(index.unreadable.items()))
         raise UserError(
-            f"{folder}: {len(index.unreadable)} of {len(paths)} photos cannot be read, more than "
+            f"{folder}: {len(index.unreadable)} of {counted(len(paths), 'photo')} cannot be read, more than "
             f"{MAX_UNREADABLE:.0%} (first: {name}: {reason}); repair or remove them"
         )
     good = [i for i, name in enumerate(names) if name not in index.unreadable]
@@ -182,18 +184,20 @@ def _read(entry: _Entry, total: int, size: int) -> tuple[np.ndarray, _Index] | N
         _DamagedError: the content is not what was written.
     """
     try:
-        text = entry.index.read_text()
+        values = read_json(entry.index, LARGE_BYTES)
+        index = _Index(
+            unreadable=typed_object(typed_field(values, "unreadable", dict), "reason of", str),
+            near_gray=typed_list(typed_field(values, "near_gray", list), "near_gray", int),
+            blocks=typed_list(typed_field(values, "blocks", list), "blocks", str),
+        )
+        if values != index.sealed(entry.key):
+            raise FormatError("found another digest of it than the one in it")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except FormatError as error:
+        raise _DamagedError(f"{entry.index.name} is not what was written: {error}") from error
+    except OSError as error:
         raise _DamagedError(f"{entry.index.name}: {error}") from error
-    try:
-        values = json.loads(text)
-        index = _Index(**{name: value for name, value in values.items() if name != "sha256"})
-        if values != index.sealed(entry.key):
-            raise ValueError("another digest")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise _DamagedError(f"{entry.index.name} is not what was written") from error
     try:
         if _block_digests(entry.pixels) != index.blocks:
             raise _DamagedError("its content has changed")
@@ -252,17 +256,10 @@ def _map_pixels(file: Path, count: int, size: int) -> np.ndarray:
     # np.load(mmap_mode="c") reserves memory for a copy of all pages, which Linux refuses beyond the size of the RAM
     with file.open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, mmap.MAP_PRIVATE | MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
-    header = _npy_header(count, size)
+    header = npy_header((count, size, size, 3))
     if mapped[: len(header)] != header or len(mapped) != len(header) + count * size * size * 3:
         raise ValueError(f"{file}: not {count} photos of {size} x {size}")
     return np.ndarray((count, size, size, 3), np.uint8, mapped, len(header))
-
-
-def _npy_header(count: int, size: int) -> bytes:
-    """Return the header of a .npy file of uint8 photos; its length is the same for every count."""
-    header, shape = io.BytesIO(), (count, size, size, 3)
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return header.getvalue()
 
 
 def _digest_or_empty(path: Path) -> str:
@@ -326,7 +323,7 @@ def _decode_all(
     unjudged: list[np.ndarray] = []
     with atomic_path(target) as temporary:
         with temporary.open("wb") as file:
-            file.write(_npy_header(len(photos), size))
+            file.write(npy_header((len(photos), size, size, 3)))
             decoded = prefetch(photos, lambda photo: _decode(photo, size), PREPARE_AHEAD, PREPARE_THREADS)
             with contextlib.closing(decoded):
                 for i, result in enumerate(decoded):
@@ -341,7 +338,7 @@ def _decode_all(
                     if progress:
                         progress(i + 1, len(photos))
             file.seek(0)
-            file.write(_npy_header(len(photos) - len(unreadable), size))
+            file.write(npy_header((len(photos) - len(unreadable), size, size, 3)))
         blocks = _block_digests(temporary)
     gray += _near_gray(unjudged)
     return _Index(unreadable, [i for i, is_gray in enumerate(gray) if is_gray], blocks)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cgan.errors import UserError
+from cgan.text import counted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def split(sha256: tuple[str, ...], test_fraction: float, seed: int) -> Split:
         groups.setdefault(digest, []).append(index)
     if len(groups) < 2:
         raise UserError(
-            f"found {len(groups)} different photo(s), expected at least 2: one to train on, one to hold out"
+            f"found {counted(len(groups), 'different photo')}, expected at least 2: one to train on, one to hold out"
         )
     shuffled = sorted(groups)
     random.Random(seed).shuffle(shuffled)

@@ -1,11 +1,11 @@
-"""Feature networks of FID and KID, and a cache of features."""
+"""Feature networks of FID and KID; `cgan.metrics.feature_cache` keeps features."""
 
 import hashlib
 import io
-import sqlite3
+import math
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -15,23 +15,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.files import json_sha256
 from cgan.metrics.measurement import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
+from cgan.readers import read_limited
+from cgan.text import counted
 
 INCEPTION_FEATURES = 2048
 INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
 """File name of torchvision's Inception v3 weights in torch's hub cache."""
 
-CACHE_NAME = "features.sqlite"
-TABLE = "sealed_features"
-"""Not the name in earlier versions, whose rows had no digest."""
-CACHE_TIMEOUT = 60.0
-"""Seconds that a process waits for another one to write."""
+MOST_WEIGHTS = 2**29
+"""Largest file of Inception's weights in bytes; the published one has 109 MB."""
+
+MOST_FEATURES = 8192
+"""Most features of a network. The covariances of each set have their square in float64: 0.5 GB of 8,192."""
+
+MOST_SIDE = 4096
+"""Largest height and width that an ONNX file may fix for its pictures."""
 
 PROBE_SIDES = (224, 448)
 """Sizes of pictures on which an extractor for any size is tested."""
@@ -146,7 +151,7 @@ def load_inception(weights: Path | None) -> FeatureNetwork:
         network = wrapper(weights=None)
     network.model.transform_input = True
     try:
-        content = path.read_bytes()
+        content = read_limited(path, MOST_WEIGHTS)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.model.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
     except Exception as error:  # torch raises many types for an invalid state dict
@@ -214,6 +219,7 @@ class OnnxFeatures(nn.Module):
             if self.batch not in (None, 1):
                 raise ValueError(f"it takes only batches of {self.batch}")
             sides = (1,) if self._fixed else PROBE_SIDES
+            self._check_output()
             counts = {side: self(torch.zeros(1, 3, side, side)).shape[1] for side in sides}
             if len(set(counts.values())) > 1:
                 found = " and ".join(f"{count} of {side} x {side} pixels" for side, count in counts.items())
@@ -239,8 +245,29 @@ class OnnxFeatures(nn.Module):
         session = self._session(pictures.device)
         name = session.get_inputs()[0].name
         parts = torch.split(pictures, self.batch or len(pictures))
-        rows = [session.run(None, {name: part.cpu().numpy()})[0].reshape(len(part), -1) for part in parts]
+        rows = [self._rows(session.run(None, {name: part.cpu().numpy()})[0], len(part)) for part in parts]
         return torch.from_numpy(np.concatenate(rows).astype(np.float32)).to(pictures.device)
+
+    def _check_output(self) -> None:
+        """Refuse, before the network runs, sizes and features that would need more memory than any extractor.
+
+        Raises:
+            ValueError: the graph names such a size or output.
+        """
+        if self._fixed and not all(0 < int(side) <= MOST_SIDE for side in self.size):
+            raise ValueError(f"it takes pictures of {self.size} pixels, expected sides of at most {MOST_SIDE}")
+        output = self._session(torch.device("cpu")).get_outputs()[0]
+        if output.type not in ("tensor(float)", "tensor(float16)", "tensor(double)"):
+            raise ValueError(f"its first output is {output.type}, expected numbers with a fraction")
+        lengths = [length for length in output.shape[1:] if isinstance(length, int)]
+        if len(lengths) == len(output.shape) - 1:
+            _check_features((1, *lengths), 1)
+
+    @staticmethod
+    def _rows(output: Any, count: int) -> NDArray[np.generic]:
+        _check_features(output.shape, count)
+        rows: NDArray[np.generic] = output.reshape(count, -1)
+        return rows
 
     def _session(self, device: torch.device) -> Any:
         """Return the session of a device, created at its first use."""
@@ -264,6 +291,20 @@ class OnnxFeatures(nn.Module):
             return self._sessions[wanted]
 
 
+def _check_features(shape: tuple[int, ...], count: int) -> None:
+    """Check the shape of a network's output for `count` pictures.
+
+    Raises:
+        ValueError: it is not N x features, with 1 to MOST_FEATURES of them.
+    """
+    features = math.prod(shape[1:])
+    if len(shape) < 2 or shape[0] != count or max(shape[1:]) != features or not 0 < features <= MOST_FEATURES:
+        raise ValueError(
+            f"its output is {' x '.join(map(str, shape))} for {counted(count, 'picture')}, expected N x features, 1 to "
+            f"{MOST_FEATURES:,} of them"
+        )
+
+
 def load_onnx_features(path: Path) -> FeatureNetwork:
     """Load an ONNX feature extractor, see `OnnxFeatures`.
 
@@ -282,102 +323,3 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
         "onnxruntime": ort.__version__,
     }
     return FeatureNetwork(module, module.dimensions, fingerprint, path.stem)
-
-
-class FeatureCache:
-    """A cache of features on disk; the key is the content of the picture and the fingerprint of the network.
-
-    Several threads and processes can use it at once, and it can be deleted at any time. If it cannot be read or
-    written, features are computed without it, and `note` says so. Each row has a digest of itself and its key; a
-    damaged row is computed again.
-
-    Args:
-        folder: folder of the file CACHE_NAME.
-        network: the feature network.
-        device: where the network runs. Features of CPU and GPU differ in their last bits and have different keys.
-    """
-
-    def __init__(self, folder: Path, network: FeatureNetwork, device: torch.device) -> None:
-        self.path = folder / CACHE_NAME
-        self.network = network
-        self.device = device
-        self.hits = 0
-        """Number of pictures found in the cache."""
-        self.note: str | None = None
-        """A note if features are not kept, or if some were damaged."""
-        self._damaged = 0
-        where = {"versions": library_versions(), "device": device.type}
-        self._prefix = bytes.fromhex(json_sha256({**network.fingerprint, **where}))
-        self._lock = threading.Lock()
-        self._database: sqlite3.Connection | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=CACHE_TIMEOUT, check_same_thread=False)
-            self._database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (key BLOB PRIMARY KEY, row BLOB, sha256 BLOB)")
-        except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._database:
-            self._database.close()
-
-    def extract(self, pictures: Tensor) -> Tensor:
-        """Return features as `FeatureNetwork.extract` does, but on the CPU in float32, from the cache if possible."""
-        prefix = self._prefix + repr(tuple(pictures.shape[1:])).encode()
-        keys = [hashlib.sha256(prefix + picture.contiguous().numpy().tobytes()).digest() for picture in pictures]
-        rows = self._find(keys)
-        missing = [i for i, row in enumerate(rows) if row is None]
-        if missing:
-            found = self.network.extract(pictures[missing], self.device).float().cpu()
-            for i, row in zip(missing, found, strict=True):
-                rows[i] = row
-            self._keep([keys[i] for i in missing], found)
-        return torch.stack([row for row in rows if row is not None])
-
-    def _find(self, keys: Sequence[bytes]) -> list[Tensor | None]:
-        def row(database: sqlite3.Connection, key: bytes) -> Tensor | None:
-            found = database.execute(f"SELECT row, sha256 FROM {TABLE} WHERE key = ?", (key,)).fetchone()
-            if found is None:
-                return None
-            content, sha256 = found
-            if not isinstance(content, bytes) or sha256 != _row_digest(key, content):
-                self._damaged += 1
-                return None
-            return torch.from_numpy(np.frombuffer(content, np.float32).copy())
-
-        with self._lock:
-            try:
-                rows = [row(self._database, key) if self._database else None for key in keys]
-            except sqlite3.Error as error:
-                self._give_up(error)
-                rows = [None] * len(keys)
-            self.hits += sum(row is not None for row in rows)
-            if self._damaged and self._database:
-                self.note = f"{self.path}: {self._damaged} features were damaged and computed again"
-        return rows
-
-    def _keep(self, keys: Sequence[bytes], features: Tensor) -> None:
-        rows = [row.numpy().tobytes() for row in features]
-        values = [(key, row, _row_digest(key, row)) for key, row in zip(keys, rows, strict=True)]
-        with self._lock:
-            if self._database is None:
-                return
-            try:
-                with self._database:
-                    self._database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?)", values)
-            except sqlite3.Error as error:
-                self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        """Continue without the cache."""
-        self.close()
-        self._database = None
-        self.note = (
-            f"{self.path}: features are not kept there ({error}), so the next command computes them again; "
-            "delete the file, make room or permission there, or set CGAN_CACHE to another folder"
-        )
-
-
-def _row_digest(key: bytes, row: bytes) -> bytes:
-    return hashlib.sha256(key + row).digest()

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from cgan.errors import UserError
+from cgan.readers import typed_field
+from cgan.text import shown
 
 INCEPTION_SHA256 = "0cc3c7bd"
 """First digits of the SHA-256 of torchvision's published weights of Inception v3; only they give FID and KID."""
@@ -44,10 +46,9 @@ class Measured:
         Raises:
             UserError: the fingerprints differ, so the difference has no meaning.
         """
-        names = self.fingerprint.keys() | other.fingerprint.keys()
         mine, others = _compared(self.fingerprint), _compared(other.fingerprint)
-        if differing := sorted(name for name in names if mine.get(name) != others.get(name)):
-            found = "; ".join(f"{name}: {mine.get(name)} and {others.get(name)}" for name in differing)
+        if differing := sorted(name for name in mine.keys() | others.keys() if mine.get(name) != others.get(name)):
+            found = "; ".join(f"{name}: {shown(mine.get(name))} and {shown(others.get(name))}" for name in differing)
             raise UserError(f"values of different fingerprints cannot be compared: found {found}; measure both alike")
         return self.value - other.value
 
@@ -67,14 +68,14 @@ class Measured:
         """Return the measurement that `to_json` wrote.
 
         Raises:
-            ValueError: its value is not a number.
+            FormatError: its value is no number, or its metric or note no text.
         """
         rest = dict(values)
-        value = rest.pop("value", "none")
-        if not isinstance(value, int | float | None):
-            raise ValueError(f"found value {value!r}, expected a number")
-        note = rest.pop("note", None)
-        return cls(math.inf if value is None else float(value), rest, note)
+        infinite = "value" in rest and rest["value"] is None
+        value = math.inf if infinite else typed_field(rest, "value", float)
+        note = typed_field(rest, "note", str, "")
+        typed_field(rest, "metric", str, "")
+        return cls(value, {name: value for name, value in rest.items() if name not in ("value", "note")}, note or None)
 
 
 def by_today(figures: Mapping[str, Measured]) -> dict[str, Measured]:
@@ -90,5 +91,11 @@ def by_today(figures: Mapping[str, Measured]) -> dict[str, Measured]:
 
 
 def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a fingerprint without the network's file name; the digest of its weights identifies it."""
-    return {name: value.partition(" (")[0] if name == "metric" else value for name, value in fingerprint.items()}
+    """Return a fingerprint, flat, without the network's file name; the digest of its weights identifies it."""
+    flat: dict[str, Any] = {}
+    for name, value in fingerprint.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name} {key}": item for key, item in value.items()}
+        else:
+            flat[name] = value.partition(" (")[0] if name == "metric" else value
+    return flat

@@ -29,7 +29,10 @@ from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.networks import Generator, count_parameters
+from cgan.npy import read_npy
+from cgan.readers import LARGE_BYTES, FormatError, parse_json, typed, typed_field
 from cgan.spec import MODEL_NAME, ModelSpec
+from cgan.text import counted, told_apart
 from cgan.training.ledger import LEDGER_FILE, Ledger
 
 GENERATOR_FILE = LAST_FILE
@@ -124,9 +127,11 @@ def load_checkpoint(source: Path) -> Checkpoint:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     found = weights_digest(state)
     if found != spec.weights_sha256:
+        one, other = told_apart(found, spec.weights_sha256)
         raise GateError(
-            f"{path}: weights were changed after training wrote them: their sha256 is {found[:16]}..., "
-            f"the contract says {spec.weights_sha256[:16]}...; restore the file or train again"
+            f"{path}: weights were changed after training wrote them: their sha256 is {one}, the contract says "
+            f"{other}; "
+            "restore the file or train again"
         )
     generator = Generator.of(spec)
     generator.load_state_dict(state)
@@ -152,9 +157,9 @@ def _check_tensors(file: Any, spec: ModelSpec, path: Path) -> None:
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:
         raise UserError(
-            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with {spec.blocks} "
-            f"block(s) for {spec.color_space}: {wrong[0]!r} is {found.get(wrong[0], 'missing')}, expected "
-            f"{expected.get(wrong[0], 'none')}; restore the file or train again"
+            f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with "
+            f"{counted(spec.blocks, 'block')} for {spec.color_space}: {wrong[0]!r} is {found.get(wrong[0], 'missing')}, "
+            f"expected {expected.get(wrong[0], 'none')}; restore the file or train again"
         )
 
 
@@ -203,14 +208,9 @@ def held_out_photos(source: Path, size: int) -> NDArray[np.float32] | None:
     if not file.exists():
         return None
     try:
-        gray: NDArray[np.uint8] = np.load(file)
-    except (OSError, ValueError, EOFError) as error:
+        gray = read_npy(file, (1, size, size), LARGE_BYTES)
+    except (OSError, FormatError) as error:
         raise UserError(f"{file}: not readable as held-out photos ({error}); give --calibration FOLDER") from error
-    if gray.dtype != np.uint8 or gray.ndim != 4 or not len(gray) or gray.shape[1:] != (1, size, size):
-        raise UserError(
-            f"{file}: found {gray.shape} {gray.dtype}, expected some photos of 1 x {size} x {size} uint8; "
-            "give --calibration FOLDER"
-        )
     ledger = Ledger(file.with_name(LEDGER_FILE))
     if ledger.path.exists() and not ledger.knows(file):  # runs of earlier versions have no ledger
         raise UserError(f"{file}: not the photos that the run kept; restore the file, or give --calibration FOLDER")
@@ -257,9 +257,9 @@ def load_training(
                     _, index, field = key.split(".")
                     states.setdefault(int(index), {})[field] = _in_layout_of(weights[int(index)], tensor)
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        progress: dict[str, Any] = json.loads(metadata["progress"])
-    except (RuntimeError, KeyError, IndexError, ValueError) as error:  # RecursionError is a RuntimeError
-        reason = str(error).partition("\n")[0]
+        progress = typed(parse_json(typed_field(metadata, "progress", str), finite=False), "progress", dict)
+    except (RuntimeError, KeyError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not the training state of this run ({reason}); start a new run") from error
     return progress
 

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cgan.config import Device
 from cgan.errors import GateError, UserError
+from cgan.text import counted
 
 TIMEOUT = timedelta(hours=2)
 """Time that the other processes wait for the one that evaluates or prepares photos."""
@@ -115,7 +116,9 @@ def joined(device: Device) -> Iterator[World]:
     if device == "cuda":
         found = torch.cuda.device_count()
         if world.local_rank >= found:
-            raise UserError(f"process {world.local_rank} finds only {found} GPU(s); start at most {found} processes")
+            raise UserError(
+                f"process {world.local_rank} finds only {counted(found, 'GPU')}; start at most as many processes"
+            )
         torch.cuda.set_device(world.local_rank)
     if world.size == 1:
         yield world

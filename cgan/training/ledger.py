@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cgan.files import OccupiedError, append, atomic_path, file_sha256, look_at, read_regular, whole_lines
+from cgan.readers import LARGE_BYTES
 
 LEDGER_FILE = ".written"
 """Name of a run's ledger in its folder."""
@@ -102,7 +103,7 @@ class Ledger:
 
     def _content(self) -> tuple[bytes, bytes]:
         """Return the bytes of the ledger, and its finished lines."""
-        found = read_regular(self.path) or b""
+        found = read_regular(self.path, LARGE_BYTES) or b""
         whole = whole_lines(found, _LINES, _PART)
         if whole is None:
             raise OccupiedError(self.path, "a file that cgan did not write")

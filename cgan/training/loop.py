@@ -22,6 +22,7 @@ from cgan.errors import GateError, UserError
 from cgan.files import json_sha256
 from cgan.metrics.features import FeatureNetwork
 from cgan.networks import Generator
+from cgan.text import counted
 from cgan.training.checkpoint import training_tensors
 from cgan.training.distributed import World
 from cgan.training.epoch_writer import EpochWriter
@@ -319,8 +320,8 @@ def _refuse_too_few(config: TrainConfig, parts: Split, world: World) -> None:
         raise UserError("FID needs at least 2 held-out photos, found 1; use a larger --test-fraction or --no-fid")
     if min(len(parts.train), config.batch_size) < world.size:
         raise UserError(
-            f"found {len(parts.train)} photos to train on and --batch-size {config.batch_size}, expected at least "
-            f"{world.size}, one photo for each process; start fewer"
+            f"found {counted(len(parts.train), 'photo')} to train on and --batch-size {config.batch_size}, expected "
+            f"at least {world.size}, one photo for each process; start fewer"
         )
 
 
@@ -332,8 +333,8 @@ def _refuse_gray(photos: Photos, parts: Split) -> None:
     for name, indices in (("training", parts.train), ("held-out", parts.test)):
         if photos.near_gray.issuperset(indices):
             raise UserError(
-                f"all {len(indices)} {name} photos of {count} are near gray: colours cannot be learned and measured; "
-                "give more photos in colour, another --test-fraction or another --seed"
+                f"found {counted(len(indices), f'{name} photo')} of {count}, all of them near gray: colours cannot be "
+                "learned and measured; give more photos in colour, another --test-fraction or another --seed"
             )
 
 

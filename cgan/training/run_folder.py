@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, look_at, remove_temporaries, temporary_mark
 from cgan.marks import Sharing, noted, read_marks
 from cgan.networks import Generator
+from cgan.readers import LARGE_BYTES, FormatError, read_json, typed, typed_field, typed_list, typed_object
+from cgan.text import say
 from cgan.training import events
 from cgan.training.checkpoint import (
     GENERATOR_FILE,
@@ -83,10 +84,7 @@ class RunFolder:
                         f"{self.path}: found another cgan-train that trains in it; wait for it, or use another --out"
                     ) from None
             if not has_locks:
-                print(
-                    f"warning: {self.path}: its file system has no locks; make sure that no other cgan-train uses it",
-                    file=sys.stderr,
-                )
+                say(f"warning: {self.path}: its file system has no locks; make sure that no other cgan-train uses it")
             try:
                 yield
             finally:
@@ -232,7 +230,15 @@ class RunFolder:
             UserError: the training state is not this run's, or it is missing although epochs are finished.
         """
         if self.training_file.exists():
-            return load_training(self.training_file, networks, optimizers)
+            progress = load_training(self.training_file, networks, optimizers)
+            try:
+                _check_progress(progress, self.config()["best_by"])
+            except FormatError as error:
+                raise UserError(
+                    f"--resume: {self.training_file} is not the training state of this run ({error}); restore it, or "
+                    f"begin a new run with --init {self.path}"
+                ) from error
+            return progress
         if self.generator_file.exists() or self.metrics_file.exists():
             raise UserError(
                 f"--resume: found finished epochs in {self.path}, but no {self.training_file} to go on from; restore "
@@ -301,8 +307,8 @@ class RunFolder:
 
     def _read(self, name: str) -> Any:
         try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
+            return read_json(self.path / name, LARGE_BYTES)
+        except (OSError, FormatError) as error:
             begun = self.training_file.exists() or not isinstance(error, FileNotFoundError)
             advice = "restore it, or begin a run with another --out" if begun else "start without --resume"
             raise UserError(f"--resume: {self.path / name} cannot be read ({error}); {advice}") from error
@@ -325,6 +331,27 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise cannot_write(self.path, error, kind) from error
+
+
+def _check_progress(progress: dict[str, Any], best_by: str) -> None:
+    """Check the progress in a training state.
+
+    Raises:
+        FormatError: a field is missing or has another type, or the epochs are not 1, 2, 3...
+    """
+    history = typed_list(typed_field(progress, "history", list), "epoch", dict)
+    for number, metrics in enumerate(history, 1):
+        if (epoch := typed_field(metrics, "epoch", int)) != number:
+            raise FormatError(f"found epoch {epoch} in place {number}")
+        typed_field(metrics, "finished_at", float)
+        typed_object(typed_field(metrics, "time_shares", dict), "share of", float)
+        for name, value in metrics.items():
+            if name != "time_shares":
+                typed(value.get("value") if isinstance(value, dict) else value, f"metric {name}", float)
+    if history:
+        best_epoch(history, best_by)
+    typed_field(progress, "steps", int)
+    typed_object(typed_field(progress, "scaler", dict), "scaler's", float)
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cgan.cores import available_cores, quota_is_tighter
 from cgan.errors import UserError
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Sidecar, read_sidecar
+from cgan.text import counted
 from infer.backends.names import Device
 
 CPU_BATCH, GPU_BATCH = 4, 64
@@ -217,7 +218,7 @@ class Backend(ABC):
             raise RuntimeError(f"{self.path}: gave {rgb.shape} {rgb.dtype} for an input of {batch.shape}")
         rgb = rgb[: len(gray)]
         if broken := int(np.count_nonzero(~np.isfinite(rgb))):
-            raise RuntimeError(f"{self.path}: gave {broken} values that are not finite numbers")
+            raise RuntimeError(f"{self.path}: gave {counted(int(broken), 'value')} not finite")
         return rgb
 
     def _check(self, gray: NDArray[np.float32]) -> None:

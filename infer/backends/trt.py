@@ -5,7 +5,7 @@ and the build record in the sidecar matches this machine. Host code in a plan is
 """
 
 import hashlib
-import reprlib
+import re
 import sysconfig
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from cgan.errors import UserError
 from cgan.files import json_sha256
 from cgan.onnx_file import check_self_contained
+from cgan.readers import FormatError, typed_field, typed_list
 from cgan.spec import ModelSpec, Sidecar
+from cgan.text import shown, told_apart
 from infer.backends.base import Backend, UnsuitedMachineError
 from infer.backends.flavours import FLAVOURS, Gpu, find_gpu, load_flavour, matches, messages, release, runs_on
 from infer.backends.slots import Cuda, Slot
@@ -70,36 +72,47 @@ def check_sidecar(sidecar: Sidecar | None, plan: Path) -> dict[str, Any]:
             "a plan is executable content, so copy both or export it again"
         )
     found, needed = sidecar.build.get("flavour"), " or ".join(FLAVOURS)
-    if found not in FLAVOURS:
-        raise UserError(f"{plan}: its sidecar names flavour {found!r}, expected {needed}; export it again")
+    if not isinstance(found, str) or found not in FLAVOURS:
+        raise UserError(f"{plan}: its sidecar names flavour {shown(found)}, expected {needed}; export it again")
     expected = _digest(sidecar)
     if sidecar.build.get(SEAL) != expected:
+        one, other = told_apart(str(sidecar.build.get(SEAL)), expected)
         raise UserError(
-            f"{plan}: its sidecar was changed since its export: found seal {str(sidecar.build.get(SEAL))[:16]}..., "
-            f"its content has {expected[:16]}...; export the model again"
+            f"{plan}: its sidecar was changed since its export: found seal {one}, its content has {other}; export the "
+            "model again"
         )
+    try:
+        _check_record(sidecar.build)
+    except FormatError as error:
+        raise UserError(f"{plan}: its sidecar cannot be used ({error}); export the model again") from error
     return sidecar.build
 
 
-def _check_record(record: dict[str, Any], plan: Path) -> None:
-    """Check the fields of a build record that decide where and how an engine runs.
+def _check_record(record: dict[str, Any]) -> None:
+    """Check the fields of a build record on which the choice of a machine and the size of memory depend.
 
     Raises:
-        UserError: one is missing or has another form.
+        FormatError: a field is missing or has another type.
     """
-    try:
-        release(record["tensorrt_version"])
-        for name in record["compute_capabilities"]:
-            release(name.removesuffix("+"))
-        shapes = [record["profiles"][0][name] for name in ("min", "opt", "max")]
-        flags = [record["flags"][name] for name in ("version_compatible", "strip_weights")]
-        texts = [record["platform"], record["gpu"] or ""]
-        known = all(type(flag) is bool for flag in flags) and all(isinstance(text, str) for text in texts)
-        sides = all(len(shape) == 4 and all(type(side) is int and side > 0 for side in shape) for shape in shapes)
-        if not (known and sides):
-            raise ValueError(f"profile {reprlib.repr(shapes)}, flags {reprlib.repr(flags)}")
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{plan}: the build record in its sidecar is damaged ({error!r}); export it again") from error
+    version = typed_field(record, "tensorrt_version", str)
+    targets = typed_list(typed_field(record, "compute_capabilities", list), "compute_capabilities", str)
+    for found in (version, *(target.removesuffix("+") for target in targets)):
+        if not re.match(r"\d{1,4}\.\d{1,4}(\.|$)", found):
+            raise FormatError(f"found the version {shown(found)}, expected one such as 10.12")
+    typed_field(record, "platform", str)
+    if record.get("gpu", "") is not None:
+        typed_field(record, "gpu", str)
+    flags = typed_field(record, "flags", dict)
+    for name in ("version_compatible", "strip_weights"):
+        typed_field(flags, name, bool)
+    for profile in typed_list(typed_field(record, "profiles", list), "profiles", dict):
+        for name in ("min", "max"):
+            shape = typed_list(typed_field(profile, name, list), name, int)
+            if len(shape) != 4 or min(shape) < 1:
+                raise FormatError(f"found the shape {shown(shape)} in a profile, expected N x 1 x H x W")
+    if not record["profiles"]:
+        raise FormatError("found no profile, expected at least one")
+    typed_field(record, "onnx_sha256", str)
 
 
 def check_machine(record: dict[str, Any], machine: Machine, plan: Path) -> None:
@@ -199,7 +212,6 @@ class TrtBackend(Backend):
         assert self.sidecar is not None
         if self.device == "cpu":
             raise UserError(f"{self.path}: found --device cpu, expected cuda or auto; a plan runs on an NVIDIA GPU")
-        _check_record(self._record, self.path)
         try:
             trt = load_flavour(self._record["flavour"])
             machine = Machine(trt.__version__, find_gpu(), sysconfig.get_platform())

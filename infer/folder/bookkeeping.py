@@ -12,6 +12,7 @@ from typing import ParamSpec
 
 from cgan.files import OccupiedError
 from cgan.photo_limits import LimitError, check_file_size
+from cgan.text import counted
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
 from infer.folder.photo_item import Item
@@ -173,7 +174,7 @@ class Bookkeeper:
             self.outcome.failed[job.name] = reason
             limit = self.options.max_failures
             if limit is not None and len(self.outcome.failed) > limit:
-                self.outcome.stopped = f"more than {limit} files failed"
+                self.outcome.stopped = f"more than {counted(limit, 'file')} failed"
         if self.on_event:
             self.on_event(Event(job, state, reason), self.outcome)
 

@@ -1,16 +1,16 @@
 """Output of a run: progress and messages on a terminal, or lines of JSON for programs; handling of signals."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from cgan.progress import Progress
+from cgan.text import json_text, print_result, say
 
 if TYPE_CHECKING:
     from infer.folder.options import Event, Outcome
@@ -38,7 +38,7 @@ class Console:
     def begin(self, total: int) -> None:
         """Start the progress of `total` files."""
         self._total = total
-        self._progress = Progress(self.quiet, say, leave=True)
+        self._progress = Progress(self.quiet, leave=True)
         self._progress.begin(total)
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
@@ -81,7 +81,11 @@ class Console:
     def log(self, event: str, routine: bool = False, **values: Any) -> None:
         """Write a JSON object for programs; `routine` objects are left out if quiet."""
         if self.log_json and not (routine and self._terse):
-            _print(json.dumps({"event": event, "time": round(time.time(), 3), **values}), sys.stdout)
+            try:
+                print_result(json_text({"event": event, "time": round(time.time(), 3), **values}))
+            except OSError as error:  # the disk is full, which does not end the run
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                say(f"note: standard output takes no more ({error.strerror}), so the rest of it is lost")
 
 
 SECOND_SIGNAL = "a second signal ends at once"
@@ -144,22 +148,3 @@ class stop_on_signal:  # noqa: N801 (used like a function)
 def counts(outcome: "Outcome") -> str:
     """Return the numbers of files done, skipped and failed as text."""
     return f"done {outcome.done}  skipped {outcome.skipped}  failed {len(outcome.failed)}"
-
-
-def say(line: str) -> None:
-    """Print a line to standard error."""
-    _print(printable(line), sys.stderr)
-
-
-def printable(line: str) -> str:
-    """Return the line with unprintable characters escaped, so that file names cannot control the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
-
-
-def _print(line: str, file: TextIO) -> None:
-    try:
-        print(line, file=file, flush=True)
-    except OSError as error:  # the reader is gone or the disk is full, which does not end the run
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
-        if file is sys.stdout and not isinstance(error, BrokenPipeError):
-            say(f"note: standard output takes no more ({error.strerror}), so the rest of it is lost")

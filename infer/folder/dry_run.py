@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cgan.errors import UserError
+from cgan.files import open_regular
 from infer.folder.console import Console
 from infer.folder.journal import Journal, JournalError, journal_path
 from infer.folder.local_folder import LocalFolder
@@ -41,7 +42,11 @@ def show_plan(request: FolderRequest, console: Console) -> int:
     found = Counter[Action]()
     with tempfile.TemporaryDirectory() as folder:
         path = journal_path(target.identity, work_folder(target))
-        journal = opened_journal(_copied(path, Path(folder)), target, path)
+        try:
+            copy = _copied(path, Path(folder))
+        except OSError as error:
+            raise unwritable(target, error) from error
+        journal = opened_journal(copy, target, path)
         with closing(journal), opened_model(request, 0) as backend:
             check_options(request, backend)
             recipe = recipe_of(backend, request)
@@ -114,6 +119,8 @@ def _copied(journal: Path, folder: Path) -> Path | None:
     if not journal.exists():
         return None
     for path in (journal, journal.with_name(journal.name + "-wal")):
-        if path.exists():
-            shutil.copyfile(path, folder / path.name)
+        descriptor = open_regular(path)
+        if descriptor is not None:
+            with open(descriptor, "rb") as source, (folder / path.name).open("wb") as copy:  # noqa: PTH123
+                shutil.copyfileobj(source, copy)
     return folder / journal.name

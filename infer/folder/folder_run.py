@@ -11,6 +11,7 @@ from typing import Any
 from cgan.cores import available_cores
 from cgan.errors import GateError, UserError
 from cgan.extras import needed
+from cgan.text import counted
 from infer.backends.base import Backend
 from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
@@ -118,7 +119,7 @@ class _Run:
         plan = plan or self._plan()
         self.report.check(plan, self.source)
         options = self._options(len(plan.jobs))
-        self._announce(f"{len(plan.jobs)} photos", options)
+        self._announce(counted(len(plan.jobs), "photo"), options)
         self.console.log("begin", photos=len(plan.jobs), model=str(self.backend.path), engine=self.backend.engine)
         outcome = self._color(plan, options)
         self._finish(plan, outcome, options)
@@ -150,7 +151,7 @@ class _Run:
                 total.add(outcome, plan)
                 limit = options.max_failures
                 if limit is not None and len(total.failed) > limit and not total.stopped:
-                    total.stopped = f"more than {limit} files failed"
+                    total.stopped = f"more than {counted(limit, 'file')} failed"
                 total.seconds = time.monotonic() - began
                 self._finish(plan, total, options)
             self.stop.event.wait(pause)
@@ -205,7 +206,7 @@ class _Run:
         """Print what is about to run; notes of the backend are printed even with --quiet."""
         backend = self.backend
         self._warn_of_backend()
-        how = f"batch {options.batch_size}, {options.workers} workers"
+        how = f"batch {options.batch_size}, {counted(options.workers, 'worker')}"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
         if backend.sidecar is None and backend.path.is_file():
             self.console.note(f"note: no {backend.path.name}.json beside the model, so its content cannot be verified")
@@ -246,8 +247,8 @@ class _Run:
             console.note(f"passed over: {name}: {reason}")
         self.report.write(report)
         console.note(
-            f"{counts(outcome)}; {report.images_per_second} images/s; {plan.other_files} other files ignored; "
-            f"report in {self.report}"
+            f"{counts(outcome)}; {report.images_per_second} images/s; {counted(plan.other_files, 'other file')} "
+            f"ignored; report in {self.report}"
         )
         console.log(
             "end",
@@ -281,7 +282,7 @@ def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: 
     console.log(
         "parity", parity.passed, passed=parity.passed, figures={name: m.value for name, m in parity.figures.items()}
     )
-    for line in parity.table().splitlines():
+    for line in parity.table():
         console.note(line)
     if not parity.passed:
         raise GateError(f"nothing was written: {parity.refusal()}")

@@ -16,13 +16,17 @@ from enum import StrEnum
 from pathlib import Path
 
 from cgan.errors import UserError
-from cgan.files import MARK
+from cgan.files import MARK, open_regular
+from cgan.text import shown
 from cgan.user_folders import state_folder
 from infer.folder.storage import JOURNAL_NAME, is_below
 
 SCHEMA = 2
 FORMER_SCHEMA = 1
 """Earlier schema without digests of outputs, which count as unknown, and without marks."""
+
+SCHEMAS = {FORMER_SCHEMA: {("table", "files")}, SCHEMA: {("table", "files"), ("table", "marks")}}
+"""Type and name of all that a journal holds, by its schema."""
 
 APPLICATION_ID = 0x6347414E
 """Application id of the database: "cGAN"."""
@@ -42,7 +46,24 @@ MIGRATE = (
 )
 """Statements that migrate the former schema to the current one."""
 
-COLUMNS = "name, identity, checksum, recipe, root, state, size, reason, digest, publishing"
+COLUMN_TYPES: dict[str, type] = {
+    "name": bytes,
+    "identity": str,
+    "checksum": str,
+    "recipe": str,
+    "root": bytes,
+    "state": str,
+    "size": int,
+    "reason": str,
+    "digest": str,
+    "publishing": str,
+}
+"""Columns beside the output, and the types of their values."""
+
+COLUMNS = ", ".join(COLUMN_TYPES)
+
+LONGEST_ROW = 2**24
+"""Largest row in bytes. Rows have some hundred; a damaged file can claim a billion."""
 
 INSERT = f"INSERT OR REPLACE INTO files (output, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -53,6 +74,10 @@ OF_THE_DISK = frozenset(
     }
 )
 """Errors of SQLite that come from the file system, not from a damaged journal."""
+
+
+DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Errors of a damaged database; one in whose message SQLite quotes bytes that are no text is a UnicodeDecodeError."""
 
 
 class RowState(StrEnum):
@@ -130,7 +155,10 @@ class Journal:
 
     def _refuse_others(self, path: Path) -> None:
         """Refuse the database of another program by its header, before SQLite changes it."""
-        with suppress(FileNotFoundError), path.open("rb") as file:
+        descriptor = open_regular(os.path.realpath(path))
+        if descriptor is None:
+            return
+        with open(descriptor, "rb") as file:  # noqa: PTH123
             header = file.read(100)
             application = int.from_bytes(header[68:72])  # SQLite, "Database File Format", 1.3
             unwritten = application == 0 and path.with_name(f"{path.name}-wal").exists()  # it can be in there
@@ -149,6 +177,9 @@ class Journal:
 
     def _open(self) -> None:
         run = self._database.execute
+        self._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW)
+        run("PRAGMA trusted_schema = OFF")
+        run("PRAGMA cell_size_check = ON")
         run("PRAGMA locking_mode = EXCLUSIVE")
         try:
             run("PRAGMA journal_mode = WAL")
@@ -159,17 +190,21 @@ class Journal:
                 raise UserError(f"{self.path}: another run is writing there; wait for it or stop it") from error
             raise
         (application,), (version,) = run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone()
-        tables = [name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        if not tables:
+        # Views and triggers of another program's making would run with the statements below.
+        schema = set(run("SELECT type, name FROM sqlite_master WHERE name NOT GLOB 'sqlite_*'"))
+        if not schema:
             run(f"PRAGMA application_id = {APPLICATION_ID}")
             run(CREATE)
             version = FORMER_SCHEMA
-        elif application != APPLICATION_ID or version not in (FORMER_SCHEMA, SCHEMA):
+        elif application != APPLICATION_ID or schema != SCHEMAS.get(version):
             raise self._of_others()
         if version == FORMER_SCHEMA:
             for statement in (*MIGRATE, f"PRAGMA user_version = {SCHEMA}"):
                 run(statement)
-        self.former_marks = tuple(mark for (mark,) in run("SELECT mark FROM marks"))
+        marks = run("SELECT mark FROM marks").fetchall()
+        for row in marks:
+            _check_row(self.path, {"mark": str}, row)
+        self.former_marks = tuple(mark for (mark,) in marks)
         run("INSERT OR REPLACE INTO marks VALUES (?)", (MARK,))
         run("COMMIT")
 
@@ -194,10 +229,10 @@ class Journal:
             ).fetchone()
         if found is None:
             return None
-        _check_whole(self.path, *found)
+        _check_row(self.path, COLUMN_TYPES, found)
         name, identity, checksum, recipe, root, state, *rest = found
         if state not in list(RowState):
-            raise JournalError(f"{self.path}: the journal cannot be used (a row of state {state!r}); move it away")
+            raise JournalError(f"{self.path}: the journal cannot be used (a row of state {shown(state)}); move it away")
         return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), RowState(state), *rest)
 
     def knows(self, digest: str) -> bool:
@@ -214,11 +249,11 @@ class Journal:
         """
         with _as_journal_errors(self.path):
             for name, output in self._database.execute("SELECT name, output FROM files"):
-                _check_whole(self.path, name, output)
-                if not is_below(os.fsdecode(output)):
+                _check_row(self.path, {"name": bytes, "output": bytes}, (name, output))
+                if not is_below(os.fsdecode(output)) or b"\0" in name + output:
                     raise JournalError(
-                        f"{self.path}: the journal cannot be used (it names {os.fsdecode(output)!r}, which is not in "
-                        "OUTPUT, so it is damaged); move it away"
+                        f"{self.path}: the journal cannot be used (it names {shown(os.fsdecode(output))}, which is not "
+                        "in OUTPUT, so it is damaged); move it away"
                     )
                 yield os.fsdecode(name), os.fsdecode(output)
 
@@ -325,21 +360,25 @@ def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:
     )
 
 
-def _check_whole(path: Path | None, *values: object) -> None:
-    """Refuse rows without values, which a truncated database returns.
+def _check_row(path: Path | None, types: Mapping[str, type], row: tuple[object, ...]) -> None:
+    """Refuse a row with values of other types: SQLite stores any type in any column, and a damaged file lacks values.
 
     Raises:
-        JournalError: a value is missing.
+        JournalError: a value has another type.
     """
-    if None in values:
-        raise JournalError(f"{path}: the journal cannot be used (a row without values, so it is damaged); move it away")
+    for (name, kind), value in zip(types.items(), row, strict=True):
+        if type(value) is not kind:
+            raise JournalError(
+                f"{path}: the journal cannot be used (found {name} {shown(value)}, expected {kind.__name__}, so it is "
+                "damaged); move it away"
+            )
 
 
 @contextmanager
 def _as_journal_errors(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except DATABASE_ERRORS as error:
         kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the high bits are the extended code
         advice = "make room or permission there" if kind in OF_THE_DISK else "move it away"
         failed = JournalError(f"{path}: the journal cannot be used ({error}); {advice}")

@@ -1,7 +1,6 @@
 """report.json: the values of a folder run, and the file that holds them."""
 
 import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, json_sha256
+from cgan.readers import parse_json
+from cgan.text import json_text
 from infer.backends.base import Backend
 from infer.folder.local_folder import LocalFolder
 from infer.folder.options import FolderOptions, Outcome, Stage
@@ -154,14 +155,14 @@ SEAL = "report_sha256"
 def sealed(report: Report) -> bytes:
     """Return the content of report.json: the values, and the digest of them."""
     values = report.to_json()
-    return (json.dumps({**values, SEAL: json_sha256(values)}, indent=2) + "\n").encode()
+    return (json_text({**values, SEAL: json_sha256(values)}, indent=2) + "\n").encode()
 
 
 def is_report(content: bytes) -> bool:
     """Return True for a report that was not edited; reports of earlier versions have no digest and are accepted."""
     if not json_with(REPORT_KEYS)(content):
         return False
-    values = json.loads(content)
+    values = parse_json(content)
     digest = values.pop(SEAL, None)
     return digest is None or digest == json_sha256(values)
 

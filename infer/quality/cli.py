@@ -1,7 +1,5 @@
 """The commands `cgan-infer parity` and `cgan-infer evaluate`. Numpy, torch and engines are imported when they run."""
 
-import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.extras import needed
 from cgan.progress import Progress
+from cgan.text import counted, json_text, print_result, say
 from cgan.user_folders import cache_folder
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import model_path
@@ -161,7 +160,7 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     if against:
         try:
             values["differences"] = result.against(former)
-            table += f"\n\nminus {against}\n" + "\n".join(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())
+            table += ["", f"minus {against}", *(f"{n:<30}{d:+.6g}" for n, d in values["differences"].items())]
         except UserError as error:  # the figures are printed and written all the same
             refusal = error
     _report(quiet, table, result.notes(), result.failures)
@@ -201,8 +200,8 @@ def _check_readable(photos: int, failures: dict[str, str]) -> None:
     """
     if len(failures) > MOST_UNREADABLE * (total := photos + len(failures)):
         raise GateError(
-            f"{len(failures)} of {total} photos cannot be read, more than {MOST_UNREADABLE:.0%}, so the figures do "
-            "not represent these photos; repair the photos or remove them"
+            f"{len(failures)} of {counted(total, 'photo')} cannot be read, more than {MOST_UNREADABLE:.0%}, so the "
+            "figures do not represent these photos; repair the photos or remove them"
         )
 
 
@@ -233,26 +232,22 @@ def _opened(path: Path, given: dict[str, Any], threads: int) -> Iterator[Any]:
             model.batch_size = given["batch_size"]
         yield model
         if model.note:
-            print(f"note: {model.note}", file=sys.stderr)
+            say(f"note: {model.note}")
 
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Yield the callback that shows progress."""
-    from infer.folder.console import say
-
-    with Progress(quiet, say) as progress:
-        yield lambda done, total: progress.update(done, total, f"{done}/{total} photos")
+    with Progress(quiet) as progress:
+        yield lambda done, total: progress.update(done, total, f"{done}/{counted(total, 'photo')}")
 
 
-def _report(quiet: bool, table: str, notes: list[str], failures: dict[str, str]) -> None:
-    from infer.folder.console import SHOWN_FAILURES, printable, say
+def _report(quiet: bool, table: list[str], notes: list[str], failures: dict[str, str]) -> None:
+    from infer.folder.console import SHOWN_FAILURES
 
     if not quiet:
-        for line in table.splitlines():
-            print(printable(line))
-        for note in notes:
-            say(f"note: {note}")
+        print_result(*table)
+        say(*(f"note: {note}" for note in notes))
     for name, reason in list(failures.items())[:SHOWN_FAILURES]:
         say(f"warning: passed over {name}: {reason}")
     if len(failures) > SHOWN_FAILURES:
@@ -267,6 +262,6 @@ def _write_html(result: "Parity", path: Path) -> None:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     try:
-        write_document(path, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode(), IS_FIGURES)
+        write_document(path, (json_text(values, indent=2) + "\n").encode(), IS_FIGURES)
     except OSError as error:
         raise cannot_write(path, error) from error

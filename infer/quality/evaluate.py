@@ -1,6 +1,5 @@
 """Evaluation: a model's pictures against the colour photos that it was given in gray."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from cgan.metrics.distances import measure_fid, measure_kid
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.measurement import Measured, by_today, distance
 from cgan.metrics.pictures import means, scores, ssim
+from cgan.readers import LARGE_BYTES, FormatError, read_json, typed_field, typed_object
 from infer.backends.base import Backend
 from infer.quality.feature_sets import Distributions
 from infer.quality.measured_model import MeasuredModel
@@ -53,8 +53,8 @@ class Evaluation:
     cache_note: str | None = None
     """Why the cache of features was switched off, None if it was not."""
 
-    def table(self) -> str:
-        """Return the figures as text for a terminal."""
+    def table(self) -> list[str]:
+        """Return the figures as lines for a terminal."""
         lines = [
             f"model   {self.model.path} ({self.model.engine}, {self.model.precision}): "
             f"{described(self.model.checkpoint)}",
@@ -65,7 +65,7 @@ class Evaluation:
         for name, measured in self.figures.items():
             label, unit = FIGURES[name]
             lines.append(f"{label or measured.fingerprint['metric']:<30} {measured.value:.6g} {unit}".rstrip())
-        return "\n".join(lines)
+        return lines
 
     def notes(self) -> list[str]:
         """Return the notes on the figures, without duplicates."""
@@ -212,9 +212,9 @@ def read_figures(path: Path) -> dict[str, Measured]:
         UserError: the file cannot be read or holds no evaluation.
     """
     try:
-        figures = json.loads(path.read_text())["figures"]
+        figures = typed_object(typed_field(read_json(path, LARGE_BYTES), "figures", dict), "figure", dict)
         return by_today({name: Measured.from_json(values) for name, values in figures.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, FormatError) as error:
         raise UserError(
-            f"--against {path}: found no evaluation in it ({error!r}); give a file of cgan-infer evaluate --json"
+            f"--against {path}: found no evaluation in it ({error}); give a file of cgan-infer evaluate --json"
         ) from error

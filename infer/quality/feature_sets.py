@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cgan.metrics.distances import FeatureSet
-from cgan.metrics.features import FeatureCache, FeatureNetwork, exact_convolutions
+from cgan.metrics.feature_cache import FeatureCache
+from cgan.metrics.features import FeatureNetwork, exact_convolutions
 from infer.quality.photos import UNIT
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from cgan.errors import UserError
+from cgan.text import told_apart
 from infer.quality.differences import PSNR_CEILING
 
 
@@ -70,6 +71,11 @@ class Verdict:
     limit: float | str
     passed: bool
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """What was found, and its limit, as texts that differ where the values do."""
+        return told_apart(self.found, self.limit)
+
     def __str__(self) -> str:
-        found, limit = (f"{x:.4g}" if isinstance(x, float) else x for x in (self.found, self.limit))
-        return f"{self.gate}: found {found}, limit {limit}"
+        found, limit = self.texts
+        return f"{self.gate}: found {found}, {'expected' if isinstance(self.limit, str) else 'limit'} {limit}"

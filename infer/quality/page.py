@@ -12,6 +12,7 @@ from PIL import Image
 
 from cgan.documents import write_document
 from cgan.errors import cannot_write
+from cgan.text import printable
 from infer.photo.decode import Floats
 from infer.quality.differences import LEVEL_EDGES, Counts, PhotoDifference
 from infer.quality.parity import Parity
@@ -66,15 +67,17 @@ def render(parity: Parity) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_printable,
     )
-    environment.filters |= {"number": _number, "pictures": _pictures}
+    environment.filters["pictures"] = _pictures
     return environment.get_template(TEMPLATE).render(
         parity=parity, bars=list(_bars(parity.level_bins)), amplification=AMPLIFICATION
     )
 
 
-def _number(value: float | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value
+def _printable(value: object) -> object:
+    """Escape in a text what could reverse the direction of writing or control a terminal that shows the page."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _pictures(photo: PhotoDifference) -> Iterator[tuple[str, str]]:

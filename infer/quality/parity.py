@@ -90,8 +90,8 @@ class Parity:
         """True if every gate passed."""
         return all(verdict.passed for verdict in self.verdicts)
 
-    def table(self) -> str:
-        """Return figures, gates and worst photos as text for a terminal."""
+    def table(self) -> list[str]:
+        """Return figures, gates and worst photos as lines for a terminal."""
         lines = [
             f"candidate  {self.candidate.path} ({self.candidate.engine}, {self.candidate.precision})",
             f"reference  {self.reference.path} ({self.reference.engine})",
@@ -106,7 +106,7 @@ class Parity:
             for w in self.worst[:5]
         ]
         gates = [f"{'pass' if verdict.passed else 'FAIL'}  {verdict}" for verdict in self.verdicts]
-        return "\n".join([*lines, "", *gates])
+        return [*lines, "", *gates]
 
     def failed_gates(self) -> str:
         """Return the failed gates in one line, empty if all passed."""
@@ -316,7 +316,7 @@ def _verdicts(
     psnr, worst, delta_e = (figures[name].value for name in ("psnr", "worst_psnr", "delta_e_p99"))
     worst_limit = max(limits.min_psnr - WORST_PHOTO_MARGIN, 0.0)
     verdicts = [
-        Verdict("trained weights that it was made from", found[:16], expected[:16], found == expected),
+        Verdict("trained weights that it was made from", found, expected, found == expected),
         Verdict("--min-psnr", psnr, limits.min_psnr, psnr >= limits.min_psnr),
         Verdict(f"worst photo, {WORST_PHOTO_MARGIN:g} dB below --min-psnr", worst, worst_limit, worst >= worst_limit),
         Verdict("--max-delta-e", delta_e, limits.max_delta_e, delta_e <= limits.max_delta_e),

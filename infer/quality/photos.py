@@ -20,6 +20,7 @@ from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.metrics.measurement import Measured
 from cgan.photo_limits import opened
+from cgan.text import counted
 from infer.backends.base import Backend, OutOfMemory
 from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
 
@@ -178,7 +179,7 @@ def work_through(
 
 def _none_readable(failures: dict[str, str]) -> UserError:
     first = next((f" ({name}: {reason})" for name, reason in failures.items()), "")
-    return UserError(f"found {len(failures)} photos, none of which can be read{first}; give other photos")
+    return UserError(f"found {counted(len(failures), 'photo')}, none that can be read{first}; give other photos")
 
 
 def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:

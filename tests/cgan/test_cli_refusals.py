@@ -167,9 +167,9 @@ def test_photos_that_are_not_there_are_refused(train: Train, tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     assert "found no photos" in train(data=tmp_path / "empty").error(2)
     Image.new("RGB", (40, 40)).save(tmp_path / "empty" / "one.png")
-    assert "found 1 different photo(s), expected at least 2" in train(data=tmp_path / "empty").error(2)
+    assert "found 1 different photo, expected at least 2" in train(data=tmp_path / "empty").error(2)
     shutil.copy(tmp_path / "empty" / "one.png", tmp_path / "empty" / "same.png")
-    assert "found 1 different photo(s), expected at least 2" in train(data=tmp_path / "empty").error(2)
+    assert "found 1 different photo, expected at least 2" in train(data=tmp_path / "empty").error(2)
     assert not (tmp_path / "run").exists()
 
 

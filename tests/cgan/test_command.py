@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cgan.command import exit_on_user_error, run_command
 from cgan.errors import ChangedFileError, GateError, UserError
+from tests.hostile import HOSTILE, is_safe
 
 
 @pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (ChangedFileError, 2), (GateError, 1)])
@@ -113,3 +115,25 @@ def test_a_full_disk_under_any_file_is_one_line(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == (
         "error: /tmp/x/journal.sqlite: cannot be written (No space left on device); make room there\n"
     )
+
+
+def test_a_reader_that_is_gone_is_no_error() -> None:
+    printed = "lambda: print_json(['x' * 10**5]) or print_result('y')"
+    program = f"from cgan.text import print_json, print_result; {COMMAND.format(printed)}"
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_click_s_own_messages_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(click.Command("c"), [HOSTILE], "c")
+    out, err = capfd.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(r"Error: Got unexpected extra argument (a\x1b]0;x\x07\r\nerror: \u202e")
+    assert is_safe(err)

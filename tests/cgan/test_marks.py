@@ -45,7 +45,9 @@ def test_an_unfinished_last_mark_is_dropped(tmp_path: Path, length: int) -> None
     assert cleaned == [{OTHER}]
 
 
-@pytest.mark.parametrize("content", [OTHER, f"{OTHER}\nmine", f"{OTHER[:5]}\n", f"{OTHER}\n{OTHER}0"])
+@pytest.mark.parametrize(
+    "content", [OTHER, f"{OTHER}\nmine", f"{OTHER[:5]}\n", f"{OTHER}\n{OTHER}0", f"{OTHER}\n" * 40_000]
+)
 def test_what_holds_no_marks_is_left_alone(tmp_path: Path, content: str) -> None:
     file = tmp_path / "marks"
     file.write_text(content)

@@ -7,6 +7,7 @@ import pytest
 
 from cgan import progress
 from cgan.progress import Progress
+from tests.hostile import HOSTILE, is_safe
 
 
 class Terminal(io.StringIO):
@@ -52,3 +53,11 @@ def test_a_bar_that_was_closed_after_its_last_item_does_not_come_back(monkeypatc
         before = stream.getvalue()
         shows.update(2, 2)
         assert stream.getvalue() == before
+
+
+def test_a_label_cannot_control_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    with Progress(quiet=False) as shows:
+        shows.begin(2, HOSTILE)
+    assert r"a\x1b]0;x\x07\r\nerror:" in stream.getvalue()
+    assert is_safe(stream.getvalue().replace("\r", ""))

@@ -1,6 +1,7 @@
 """The contract that every artefact carries, sidecars and atomic writes."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -163,7 +164,7 @@ def test_models_had_one_block_at_each_scale_at_first() -> None:
 
 @pytest.mark.parametrize("values", [None, [], "spec", 1])
 def test_a_contract_that_is_no_object_is_refused(values: object) -> None:
-    with pytest.raises(UserError, match=r"file: .*not a JSON object"):
+    with pytest.raises(UserError, match=r"file: .*expected an object"):
         ModelSpec.from_json(values, "file")
 
 
@@ -181,7 +182,7 @@ def test_a_contract_is_of_bounded_length() -> None:
 def test_metadata_of_another_make_is_refused() -> None:
     with pytest.raises(UserError, match=r"net\.onnx: found no model contract.*cgan-export"):
         ModelSpec.from_metadata({"author": "somebody"}, Path("net.onnx"))
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="found no JSON"):
         ModelSpec.from_metadata({METADATA_KEY: "{"}, "file")
 
 
@@ -232,6 +233,43 @@ def test_one_changed_byte_is_noticed(artefact: Path, position: int) -> None:
 def test_an_unreadable_sidecar_is_refused(artefact: Path, text: str) -> None:
     sidecar_path(artefact).write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"model\.onnx\.json"):
+        read_sidecar(artefact)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("file_sha256", 5, "found field file_sha256 5, expected a text"),
+        ("verification", [], "found field verification \\[\\], expected an object"),
+        ("build", [], "found field build"),
+        ("build", {"checkpoint": []}, "found \\[\\], expected an object with the field"),
+        ("build", {"checkpoint": {"epoch": "1", "metrics": {}}}, "found field epoch '1', expected a whole number"),
+        ("build", {"checkpoint": {"epoch": 1, "metrics": {"test_psnr": "x"}}}, "found metric 'x', expected a number"),
+        ("spec", {"created_with": {"torch": 1}}, "found version 'torch' 1, expected a text"),
+    ],
+)
+def test_a_sidecar_with_a_field_of_another_type_is_refused(
+    artefact: Path, name: str, value: object, message: str
+) -> None:
+    values = json.loads(sidecar_path(artefact).read_text())
+    values[name] = {**values["spec"], **value} if name == "spec" and isinstance(value, dict) else value
+    sidecar_path(artefact).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"model\\.onnx\\.json: .*{message}.*; export the model again"):
+        read_sidecar(artefact)
+
+
+def test_a_sidecar_or_a_contract_without_bounds_is_refused(artefact: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    sidecar_path(artefact).write_text(deep)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_sidecar(artefact)
+    with pytest.raises(UserError, match="nested too deeply"):
+        ModelSpec.from_metadata({METADATA_KEY: deep}, "x.onnx")
+    with pytest.raises(UserError, match="found 2,000,000 characters, expected at most 1,048,576"):
+        ModelSpec.from_metadata({METADATA_KEY: " " * 2_000_000}, "x.onnx")
+    sidecar_path(artefact).unlink()
+    os.mkfifo(sidecar_path(artefact))
+    with pytest.raises(UserError, match="found a folder or a device there, expected a file"):
         read_sidecar(artefact)
 
 

@@ -98,7 +98,7 @@ def test_too_few_photos(tmp_path: Path, make_photos: Callable[..., Path]) -> Non
     with pytest.raises(UserError) as caught:
         calibration_batches(tmp_path, 32)
     message = str(caught.value)
-    assert f"found {LEAST_PHOTOS - 1} readable photos and 1 others (empty.jpg: the file is empty)" in message
+    assert f"found {LEAST_PHOTOS - 1} readable photos and 1 other (empty.jpg: the file is empty)" in message
     assert f"at least {LEAST_PHOTOS}" in message
     assert "\n" not in message
     make_photos(tmp_path, LEAST_PHOTOS)

@@ -327,7 +327,7 @@ def test_a_limit_that_is_left_open_is_the_precision_s_own(numbers_of: Callable[.
     given = Tolerance(min_psnr=30)
     found = numbers_of(EIGHTH, INT8, photos=PHOTOS, tolerance=given)
     assert Tolerance(**found["tolerance"]) == replace(TOLERANCES["int8"], min_psnr=30)
-    with pytest.raises(GateError, match=r"PSNR 42\.1 dB, 100\.0% of .* PSNR at least 30 dB, at most 60\.0% more"):
+    with pytest.raises(GateError, match=r"PSNR 42\.14 dB, 100% of .* PSNR at least 30 dB, at most 60\.0% more"):
         numbers_of(on_share(2**-7, 1), INT8, photos=PHOTOS, tolerance=given)
 
 

@@ -382,4 +382,4 @@ def test_a_damaged_build_record_is_refused(
     changes: dict[str, Any], stub_plan: Path, write_record: Callable[..., None], invoke: Call
 ) -> None:
     write_record(stub_plan, **changes)
-    assert "the build record in its sidecar is damaged (" in invoke(main, "info", stub_plan).error(2)
+    assert "its sidecar cannot be used (" in invoke(main, "info", stub_plan).error(2)

@@ -25,6 +25,7 @@ from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.files import atomic_path
 from cgan.metrics.pictures import NEAR_GRAY, colorfulness
+from cgan.npy import npy_header
 from cgan.user_folders import cache_folder
 
 MakePhotos = Callable[..., Path]
@@ -231,7 +232,7 @@ def test_more_photos_than_memory_can_be_mapped(tmp_path: Path) -> None:
     file, size = tmp_path / "large.npy", 1024
     count = 2 * memory // (size * size * 3)
     with file.open("wb") as opened:  # a sparse file: it takes no room
-        opened.write(prepared._npy_header(count, size))
+        opened.write(npy_header((count, size, size, 3)))
         opened.truncate(opened.tell() + count * size * size * 3)
     pixels = torch.from_numpy(prepared._map_pixels(file, count, size))
     assert pixels.shape == (count, size, size, 3)
@@ -396,5 +397,4 @@ def test_a_preparation_leaves_the_temporary_files_of_one_beside_it(photos: Path,
 
 
 def test_the_header_is_equally_long_for_every_count() -> None:
-    lengths = {len(prepared._npy_header(count, 128)) for count in (0, 9, 10, 8189, 10**6, 10**12)}
-    assert len(lengths) == 1
+    assert len({len(npy_header((count, 128, 128, 3))) for count in (0, 9, 10, 8189, 10**6, 10**12)}) == 1

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from cgan.errors import UserError
 from cgan.files import file_sha256
+from cgan.metrics.feature_cache import FeatureCache
 from cgan.metrics.features import (
     INCEPTION_CACHE_NAME,
-    FeatureCache,
     FeatureNetwork,
     exact_convolutions,
     inception_path,
@@ -283,7 +283,7 @@ def test_damaged_rows_are_computed_again_and_noted(tmp_path: Path, damage: Calla
     with closing(FeatureCache(tmp_path, network, CPU)) as cache:
         assert torch.equal(cache.extract(pictures), first)
         assert cache.hits == 3
-        assert cache.note and "2 features were damaged and computed again" in cache.note
+        assert cache.note and "features of 2 pictures were damaged and computed again" in cache.note
     with closing(FeatureCache(tmp_path, network, CPU)) as cache:
         assert torch.equal(cache.extract(pictures), first)
         assert (cache.hits, cache.note) == (5, None)
@@ -292,7 +292,7 @@ def test_damaged_rows_are_computed_again_and_noted(tmp_path: Path, damage: Calla
 def test_the_cache_knows_the_libraries_that_made_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, pictures = FeatureNetwork(Counting(), 3, {}), seeded(2, 3, 4, 4)
     for versions, hits in (({"torchvision": "1"}, 0), ({"torchvision": "2"}, 0), ({"torchvision": "1"}, 2)):
-        monkeypatch.setattr("cgan.metrics.features.library_versions", lambda versions=versions: versions)
+        monkeypatch.setattr("cgan.metrics.feature_cache.library_versions", lambda versions=versions: versions)
         with closing(FeatureCache(tmp_path, network, CPU)) as cache:
             cache.extract(pictures)
             assert cache.hits == hits
@@ -301,13 +301,93 @@ def test_the_cache_knows_the_libraries_that_made_its_features(tmp_path: Path, mo
 def test_an_extractor_whose_number_of_features_depends_on_the_size_is_refused(tmp_path: Path) -> None:
     from onnx import TensorProto, helper, save
 
-    node = helper.make_node("Flatten", ["x"], ["y"])
+    pool = helper.make_node("AveragePool", ["x"], ["p"], kernel_shape=[112, 112], strides=[112, 112])
+    node = helper.make_node("Flatten", ["p"], ["y"])
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])]
     ends += [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "d"])]
-    graph = helper.make_graph([node], "f", ends[:1], ends[1:])
+    graph = helper.make_graph([pool, node], "f", ends[:1], ends[1:])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f.onnx")
-    with pytest.raises(UserError, match=r"its number of features depends on the picture's size: 150528 of 224 x 224"):
+    with pytest.raises(
+        UserError, match=r"its number of features depends on the picture's size: 12 of 224 x 224 pixels and 48"
+    ):
         load_features(features=tmp_path / "f.onnx")
+
+
+def expander(path: Path, shape: list[int | str], size: int | str = 16, kind: int = 1) -> Path:
+    """A network whose output has this shape for each picture; no number in the file is larger than a shape."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [int(length) if isinstance(length, int) else 1 for length in shape[1:]]
+    constant = helper.make_tensor("s", TensorProto.INT64, [len(shape)], [1, *ends])
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["m", "axes"], ["u"]),
+        helper.make_node("Expand", ["u", "s"], ["e"]),
+        helper.make_node("Cast", ["e"], ["y"], to=kind),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [len(shape) - 1], list(range(1, len(shape))))
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])
+    target = helper.make_tensor_value_info("y", kind, shape)
+    graph = helper.make_graph(nodes, "features", [source], [target], [constant, axes])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        (["n", 200_000], "1 x 200000 for 1 picture, expected N x features, 1 to 8,192 of them"),
+        (["n", 2**40], "1 x 1099511627776 for 1 picture"),
+        (["n", 3, 16, 16], "1 x 3 x 16 x 16 for 1 picture"),
+        (["n"], "1 for 1 picture"),
+    ],
+)
+def test_outputs_that_are_no_features_are_refused_before_the_network_runs(
+    tmp_path: Path, shape: list[int | str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = expander(tmp_path / "f.onnx", shape)
+    monkeypatch.setattr("cgan.metrics.features.OnnxFeatures.forward", lambda *_: pytest.fail("the network ran"))
+    with pytest.raises(UserError, match=f"no usable feature extractor .its output is {found}"):
+        load_features(features=path)
+
+
+def test_features_of_unknown_number_are_counted_on_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    path = expander(tmp_path / "f.onnx", ["n", 9])
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "d"
+    onnx.save(model, path)
+    assert load_features(features=path).dimensions == 9
+    monkeypatch.setattr("cgan.metrics.features.MOST_FEATURES", 8)
+    with pytest.raises(UserError, match="its output is 1 x 9 for 1 picture, expected N x features, 1 to 8 of them"):
+        load_features(features=path)
+
+
+def test_a_network_without_features_is_refused(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    bounds = [
+        helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("b", 0), ("e", 0), ("a", 1))
+    ]
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Slice", ["f", "b", "e", "a"], ["y"])]
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])
+    target = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "d"])
+    graph = helper.make_graph(nodes, "features", [source], [target], bounds)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "f.onnx")
+    with pytest.raises(UserError, match="its output is 1 x 0 for 1 picture"):
+        load_features(features=tmp_path / "f.onnx")
+
+
+def test_pictures_of_any_size_that_a_file_fixes_are_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected sides of at most 4096"):
+        load_features(features=expander(tmp_path / "f.onnx", ["n", 9], size=10**6))
+
+
+def test_features_that_are_no_fractions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"its first output is tensor\(int64\)"):
+        load_features(features=expander(tmp_path / "f.onnx", ["n", 9], kind=7))
 
 
 def test_features_are_taken_without_tf32() -> None:

@@ -262,8 +262,8 @@ def test_the_whole_command_in_two_processes(
     assert files[0] == files[1]
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == PROCESSES
     assert load_generator(tmp_path / "two")
-    said = [line for line in result.stderr.splitlines() if line.startswith(("9 photos", "epoch", "done"))]
-    assert said[0] == "9 photos train, 3 are held out; cpu, fp32, 2 processes"
+    said = [line for line in result.stderr.splitlines() if line.startswith(("training on", "epoch", "done"))]
+    assert said[0] == "training on 9 photos, 3 held out; cpu, fp32, 2 processes"
     assert [line.split()[0] for line in said[1:]] == ["epoch", "epoch", "done:"]
 
 

@@ -285,10 +285,33 @@ def test_epochs_without_their_training_state_are_not_begun_again(
 
 def test_progress_comes_back_with_the_networks(folder: RunFolder) -> None:
     network, other = generator(1), generator(2)
-    progress = {"history": [{"epoch": 1, "test_psnr": float("inf")}], "steps": 7, "scaler": {}}
+    epoch = {"epoch": 1, "test_psnr": float("inf"), "finished_at": 1.5, "time_shares": {"data": 0.5}}
+    progress = {"history": [epoch], "steps": 7, "scaler": {}}
     folder.save(training_tensors({"generator": network}, {}), progress)
     assert folder.load({"generator": other}, {}) == progress
     assert torch.equal(network.body.head.weight, other.body.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"history": {}}, "found field history"),
+        ({"steps": "7"}, "found field steps '7', expected a whole number"),
+        ({"epoch": 2}, "found epoch 2 in place 1"),
+        ({"time_shares": []}, "found field time_shares"),
+        ({"finished_at": None}, "found field finished_at None"),
+        ({"test_psnr": "x"}, "found metric test_psnr 'x', expected a number"),
+        ({"test_psnr": None}, "found metric test_psnr None, expected a number"),
+        ({"test_psnr": {}}, "found metric test_psnr None, expected a number"),
+    ],
+)
+def test_progress_of_other_types_is_refused(folder: RunFolder, change: dict[str, object], message: str) -> None:
+    epoch = {"epoch": 1, "test_psnr": 1.0, "finished_at": 1.5, "time_shares": {"data": 0.5}}
+    progress = {"history": [epoch], "steps": 7, "scaler": {}}
+    progress |= change if change.keys() <= progress.keys() else {"history": [epoch | change]}
+    folder.save(training_tensors({"generator": generator(1)}, {}), progress)
+    with pytest.raises(UserError, match=f"--resume: .*is not the training state of this run .{message}.*restore it"):
+        folder.load({"generator": generator(2)}, {})
 
 
 def test_publishing_writes_every_file_that_users_read(folder: RunFolder, publish: Publish) -> None:

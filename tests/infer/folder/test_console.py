@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from cgan import progress
-from infer.folder.console import SHOWN_FAILURES, Console, counts, say, stop_on_signal
+from cgan.text import say
+from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.folder.options import Event, Outcome, State
 from infer.folder.plan import Job
 from infer.photo.formats import PillowFormat

@@ -290,7 +290,7 @@ def test_a_run_that_stops_says_what_was_not_begun(
     ran = color(source, out, "--max-failures", 1)
     report = ran.report
     assert ran.code == 1
-    assert "stopped: more than 1 files failed; run the same command again to go on" in ran.err
+    assert "stopped: more than 1 file failed; run the same command again to go on" in ran.err
     assert report["not_begun"] > 0
     assert report["done"] + report["skipped"] + report["failed"] + report["not_begun"] == report["photos"] == 50
 

@@ -183,3 +183,73 @@ def test_the_journal_lies_in_output_or_among_the_user_s_state(tmp_path: Path, mo
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert journal_path("s3://bucket/a", None).parent == tmp_path / "home" / ".local" / "state" / "cgan"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE files SET name = 'text'",
+        "UPDATE files SET size = 'many'",
+        "UPDATE files SET reason = x'00'",
+        "UPDATE files SET state = 'other'",
+        "UPDATE files SET recipe = CAST(x'ff' AS TEXT)",
+        "UPDATE files SET output = 5",
+        "UPDATE files SET output = x'610062'",
+        "UPDATE files SET name = x'610062'",
+        "INSERT INTO marks VALUES (x'61')",
+    ],
+)
+def test_values_of_other_types_are_errors_with_advice(path: Path, statement: str) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", ROW)])
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement)
+    with pytest.raises(JournalError, match=r"journal.sqlite: the journal cannot be used \(.*; move it away"):  # noqa: SIM117
+        with closing(Journal(path)) as journal:
+            journal.find("a.png")
+            list(journal.outputs())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON marks BEGIN DELETE FROM files; END",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE TABLE other (x)",
+        "DROP TABLE marks",
+    ],
+)
+def test_a_journal_with_other_contents_is_refused_before_it_is_changed(path: Path, statement: str) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", ROW)])
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement)
+    with pytest.raises(UserError, match="not a journal of schema 2"):
+        Journal(path)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM files").fetchone() == (1,)
+
+
+def test_a_row_that_claims_to_be_huge_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", replace(ROW, reason="x" * 5000))])
+    monkeypatch.setattr("infer.folder.journal.LONGEST_ROW", 1000)
+    with closing(Journal(path)) as journal, pytest.raises(JournalError, match="too big"):
+        journal.find("a.png")
+
+
+def test_a_schema_that_is_no_text_is_an_error(path: Path) -> None:
+    """Damage after which sqlite3 raises a UnicodeDecodeError, because it decodes the message strictly."""
+    Journal(path).close()
+    content = path.read_bytes()
+    assert content.count(b"CREATE TABLE files (") == 1
+    path.write_bytes(content.replace(b"CREATE TABLE files (", b"CREATE TABLE \x9b\xff\xa6(((("))
+    with pytest.raises(JournalError, match="the journal cannot be used"):
+        Journal(path)
+
+
+def test_a_fifo_for_a_journal_is_refused_at_once(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="found a folder or a device there"):
+        Journal(path)

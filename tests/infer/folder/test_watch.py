@@ -154,7 +154,7 @@ def test_a_run_that_stops_ends_the_watch(watch: Watch) -> None:
         (watch.source / f"{number}.png").write_bytes(b"")
     ran = watch(100, options=("--max-failures", 1))
     assert ran.code == 1
-    assert "stopped: more than 1 files failed" in ran.err
+    assert "stopped: more than 1 file failed" in ran.err
 
 
 def test_a_device_other_than_the_one_asked_for_is_said(watch: Watch, tinted: Any) -> None:

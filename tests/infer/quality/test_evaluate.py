@@ -120,7 +120,7 @@ def test_photos_that_cannot_be_measured_are_counted(exported_onnx: Path, photos:
     result = evaluated(exported_onnx, [*more, *photos])
     assert result.photos == 31 and result.failures.keys() == {"deep.png", "text.jpg"}
     assert "more than 8 bits" in result.failures["deep.png"]
-    with pytest.raises(UserError, match="found 2 photos, none of which can be read"):
+    with pytest.raises(UserError, match="found 2 photos, none that can be read"):
         evaluated(exported_onnx, more)
 
 
