@@ -1,7 +1,6 @@
 """Errors that libtiff prints to standard error while Pillow decodes a TIFF, collected for the thread that decodes."""
 
 import ctypes
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from functools import cache
 from typing import Any
 
 from PIL import _imaging
+
+from cgan.text import say
 
 LONGEST = 200
 """Largest number of bytes that are kept of a message."""
@@ -53,7 +54,7 @@ def _install() -> Any:
         message = f"libtiff: {buffer.value.decode(errors='replace')}"
         messages = getattr(_collecting, "messages", None)
         if messages is None:
-            print(message, file=sys.stderr)
+            say(message)
         elif message not in messages and len(messages) < MOST:
             messages.append(message)
 

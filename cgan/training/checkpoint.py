@@ -156,10 +156,11 @@ def _check_tensors(file: Any, spec: ModelSpec, path: Path) -> None:
     found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if wrong:
+        one, other = found.get(wrong[0], "missing"), expected.get(wrong[0], "none")
         raise UserError(
             f"{path}: its tensors are not those of a {MODEL_NAME} of width {spec.base_width} with "
-            f"{counted(spec.blocks, 'block')} for {spec.color_space}: {wrong[0]!r} is {found.get(wrong[0], 'missing')}, "
-            f"expected {expected.get(wrong[0], 'none')}; restore the file or train again"
+            f"{counted(spec.blocks, 'block')} for {spec.color_space}: {wrong[0]!r} is {one}, expected {other}; restore "
+            "the file or train again"
         )
 
 

@@ -111,7 +111,7 @@ def test_json_spells_out_input_and_output() -> None:
         ({"model": "unet\x1b[31m\n"}, r"'unet\\x1b\[31m\\n'"),
         ({"weights_sha256": "\x1b[31m"}, r"weights_sha256 '\\x1b\[31m', expected 64 hexadecimal digits"),
         ({"config_sha256": "C" * 64}, "expected 64 hexadecimal digits"),
-        ({"created_with": {"cgan": 1}}, "created_with"),
+        ({"created_with": {"cgan": 1}}, "found version 'cgan' 1, expected a text"),
         ({"blocks": "2"}, "field blocks is '2'"),
         ({"blocks": 2.0}, "field blocks is 2.0"),
         ({"blocks": True}, "field blocks is True"),
@@ -170,7 +170,7 @@ def test_a_contract_that_is_no_object_is_refused(values: object) -> None:
 
 @pytest.mark.parametrize("text", ["[" * MOST_CONTRACT, "{", "9" * 10_000])
 def test_a_contract_that_is_no_json_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"file: model contract is not JSON \("):
+    with pytest.raises(UserError, match="file: model contract cannot be read: found "):
         ModelSpec.from_metadata({METADATA_KEY: text}, "file")
 
 
@@ -263,10 +263,8 @@ def test_a_sidecar_or_a_contract_without_bounds_is_refused(artefact: Path) -> No
     sidecar_path(artefact).write_text(deep)
     with pytest.raises(UserError, match="nested too deeply"):
         read_sidecar(artefact)
-    with pytest.raises(UserError, match="nested too deeply"):
+    with pytest.raises(UserError, match="has 200000 characters, expected at most 65536"):
         ModelSpec.from_metadata({METADATA_KEY: deep}, "x.onnx")
-    with pytest.raises(UserError, match="found 2,000,000 characters, expected at most 1,048,576"):
-        ModelSpec.from_metadata({METADATA_KEY: " " * 2_000_000}, "x.onnx")
     sidecar_path(artefact).unlink()
     os.mkfifo(sidecar_path(artefact))
     with pytest.raises(UserError, match="found a folder or a device there, expected a file"):
