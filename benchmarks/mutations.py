@@ -12,6 +12,7 @@ import traceback
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ SECONDS = 60
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 ODD_VALUES: tuple[Any, ...] = (None, True, -1, 2**63, 1e308, float("nan"), "", "\x1b[31m\u202e", [], {}, [[]] * 9)
 KNOWN_CONTROLS = "\n\t"
+HEAVY = ("onnx", "onnxruntime.quantization", "torch.onnx", "torch._dynamo", "tensorboard.summary", "matplotlib.figure")
+HEAVY += ("cgan.training.loop", "export.artefact", "infer.folder.folder_run")
+"""Modules that the commands import."""
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:
@@ -267,6 +271,8 @@ def documents(setup: Setup) -> Findings:
     from export.cli import main as export
     from infer.cli import main as infer
 
+    for module in HEAVY:  # once, and not in each fork
+        import_module(module)
     mains: dict[str, Callable[[list[str]], object]] = {"train": train, "export": export, "infer": infer}
     base, work, log = setup.folder / "base", setup.folder / "work", setup.folder / "log"
     os.environ["CGAN_CACHE"] = str(setup.folder / "cache")
