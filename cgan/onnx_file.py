@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cgan.errors import UserError
+from cgan.readers import FormatError, read_limited
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, Precision
 
 MOST_BYTES = 2**31 - 1
@@ -62,10 +63,9 @@ def read_onnx(path: Path) -> bytes:
         UserError: it cannot be read, has more than MOST_BYTES, or `check_self_contained` refuses it.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise UserError(f"{path}: found {size} bytes, expected an ONNX file of at most {MOST_BYTES}; name another")
-        content = path.read_bytes()
+        content = read_limited(path, MOST_BYTES)
+    except FormatError as error:
+        raise UserError(f"{path}: {error}; name an ONNX file") from error
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); name another file, or export it again with cgan-export"

@@ -4,7 +4,6 @@ A plan is executable content. It is passed to the library only after its sidecar
 and the build record in the sidecar matches this machine. Host code in a plan is never allowed to run.
 """
 
-import hashlib
 import re
 import sysconfig
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
-from cgan.files import json_sha256
+from cgan.files import file_sha256, json_sha256
 from cgan.onnx_file import check_self_contained
 from cgan.readers import FormatError, typed_field, typed_list
 from cgan.spec import ModelSpec, Sidecar
@@ -265,7 +264,7 @@ class TrtBackend(Backend):
     def _refit(self, trt: ModuleType) -> None:
         """Refit a stripped engine with the weights of the ONNX file that it was built from, found by its digest."""
         needed = self._record["onnx_sha256"]
-        files = sorted(self.path.parent.glob("*.onnx"))
+        files = sorted(path for path in self.path.parent.glob("*.onnx") if path.is_file())
         weights = _file_of(needed, files)
         if weights is None:
             found = ", ".join(path.name for path in files) or "no ONNX file"
@@ -315,9 +314,8 @@ class TrtBackend(Backend):
 def _file_of(digest: str, files: list[Path]) -> tuple[Path, bytes] | None:
     """Return the first file whose content has this SHA-256, with the content."""
     for path in files:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() == digest:
-            return path, content
+        if file_sha256(path) == digest:
+            return path, path.read_bytes()
     return None
 
 

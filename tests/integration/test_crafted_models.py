@@ -169,7 +169,7 @@ def test_weights_that_are_no_numbers_fail_a_comparison_and_are_no_beginning(
     (tmp_path / "run").symlink_to(trained_run)
     _, _, parity, evaluate, init = commands(path, photo_folder, tmp_path)
     assert "cannot be run like the trained model" in invoke(parity[0], *parity[1]).error(1)
-    assert "values that are not finite numbers" in invoke(evaluate[0], *evaluate[1]).error(1)
+    assert "values not finite" in invoke(evaluate[0], *evaluate[1]).error(1)
     assert "weights in body.stem.0.weight that are not finite numbers" in invoke(init[0], *init[1]).error(2)
 
 
@@ -193,7 +193,7 @@ HEAD = "body.head.bias"
     [
         ({"base_width": 10**6}, {}, "base_width 1000000, expected 1 to 512"),
         ({"base_width": 512, "parameters": generator_parameters("rgb", 512, 1)}, {}, "of a unet of width 512"),
-        ({"blocks": 64, "parameters": generator_parameters("rgb", 4, 64)}, {}, "with 64 block(s)"),
+        ({"blocks": 64, "parameters": generator_parameters("rgb", 4, 64)}, {}, "with 64 blocks"),
         ({"render_size": 16 * 10**8}, {}, "render_size 1600000000"),
         ({"input_blur": 1e300}, {}, "input_blur 1e+300"),
         ({}, {HEAD: torch.zeros(4)}, "'body.head.bias' is ((4,), 'F32'), expected ((3,), 'F32')"),
@@ -220,15 +220,13 @@ def test_a_run_that_belies_its_contract_is_refused_by_every_command(
         assert reason in invoke(main, *arguments).error(2)
 
 
-def test_a_record_of_no_numbers_is_taken_for_none(
-    trained_run: Path, tmp_path: Path, invoke: Callable[..., Any]
-) -> None:
+def test_a_record_of_no_numbers_is_refused(trained_run: Path, tmp_path: Path, invoke: Callable[..., Any]) -> None:
     path = shutil.copytree(trained_run, tmp_path / "crafted") / "checkpoints" / "best.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     record = json.dumps({"epoch": 1, "metrics": {"test_psnr": {"value": {}}}})
     save_file(load_file(path), path, {**metadata, "cgan.training.checkpoint": record})
-    assert invoke(infer, "info", tmp_path / "crafted").code == 0
+    assert "its record of epoch and metrics is damaged" in invoke(infer, "info", tmp_path / "crafted").error(2)
 
 
 @pytest.mark.parametrize(("name", "limit"), [("m.onnx", 2**31 - 1), ("m.safetensors", 2**34), ("m.plan", 2**34)])
@@ -241,5 +239,5 @@ def test_a_file_beyond_the_limit_is_not_read(
     (tmp_path / "run").symlink_to(trained_run)
     *opening, init = commands(path, photo_folder, tmp_path)
     for main, arguments in [*opening, init] if name == "m.onnx" else opening:
-        assert f"found {limit + 1} bytes, expected " in (line := invoke(main, *arguments).error(2)), line
-        assert str(limit) in line
+        line = invoke(main, *arguments).error(2).replace(",", "")
+        assert str(limit + 1) in line and str(limit) in line
