@@ -195,7 +195,7 @@ def test_hostile_files_give_a_reason(tmp_path: Path, call: object) -> None:
     good = content_of(Image.fromarray(gray_u8(64, 64)), "JPEG")
     cases = {
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"hello, not a photo", "not an image, or a kind of JPEG"),
+        "text.jpg": (b"hello, not a photo", "not an image, or of a format that is not known; expected JPEG"),
         "other.png": (good, "its content is JPEG but its name says PNG"),
         "notes.txt": (good, r"ends in '.txt', expected one of .bmp, "),
         "none": (good, "ends in ''"),
