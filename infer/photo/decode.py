@@ -16,6 +16,7 @@ from cgan.completeness import load
 from cgan.formats import PHOTO_FORMATS
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
 from infer.photo import iptc, metadata, pixels
+from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
 from infer.photo.headers import WIDE_JPEG
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, unidentified
 from infer.photo.samples import Luma, Samples, luma_and_alpha
@@ -25,7 +26,7 @@ Floats = NDArray[np.float32]
 
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
-OPENERS = (*(name for name in READ_FORMATS if name != "TIFF"), WIDE_JPEG, TIFF_TAGS)
+OPENERS = (BMP_FIELDS, *(name for name in READ_FORMATS if name != "TIFF"), WIDE_JPEG, TIFF_TAGS)
 """Names under which Pillow knows the parsers of headers."""
 
 METADATA_COPIES = 4
@@ -208,6 +209,8 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL comes from seeking before the start of the file
             raise  # an error of the disk or the network
+        if "upported" in str(error):  # Pillow's words for what it does not read
+            raise PhotoError(f"a kind of {expected or 'image'} that is not read: {error}") from error
         raise PhotoError(f"damaged: {error}") from error
 
 

@@ -13,9 +13,10 @@ from PIL import Image
 from cgan.completeness import check_png, load
 from cgan.jpeg_decoder import MissingPixelsError, decode_whole
 from cgan.photo_limits import MAX_PIXELS
-from infer.photo import tiff_pixels
+from infer.photo import bmp_fields, png_tone, tiff_pixels
+from infer.photo.bmp_fields import BmpFields
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
-from infer.photo.samples import Array, Samples
+from infer.photo.samples import Array, Samples, as_image
 from infer.photo.tiff_pages import TiffTags
 
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -59,14 +60,17 @@ def read(
     """
     if isinstance(image, TiffTags):
         return tiff_pixels.read(image, notes, max_pixels)
+    if isinstance(image, BmpFields):
+        samples = bmp_fields.samples_of(image, content_of(image))
+        return (as_image(samples) if samples.is_plain else samples), None
     if isinstance(image, WideJpeg):
         return _wide_jpeg(image, notes), None
-    if image.format == "PNG" and _arguments(image)[0] in PNG_WIDE:
-        return _wide_png(image, notes), None
+    if image.format == "PNG":
+        exponent = png_tone.exponent_of(image, notes)
+        decoded = _png(image, notes)
+        return (png_tone.to_srgb(decoded, exponent) if exponent else decoded), None
     if image.format == "PPM" and image.mode == "RGB" and _highest(image) > 255:
         return _wide_ppm(image), None
-    if image.format == "PNG" and isinstance(key := image.info.get("transparency"), int):
-        image.info["transparency"] = key * PNG_KEY_SCALES.get(_arguments(image)[0], 1)
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
     # libjpeg computes luma; CMYK is not affected. A lossless JPEG has no such plane.
     if image.format not in ("JPEG", "MPO") or start_of_frame(_head(image)).kind != LOSSLESS:
@@ -138,6 +142,16 @@ def _wide_jpeg(image: WideJpeg, notes: list[str]) -> Samples:
     if values.shape[2] not in (1, 3):
         raise MissingPixelsError(f"a JPEG of {values.shape[2]} channels of {image.precision} bits, expected 1 or 3")
     return Samples(values, "L" if values.shape[2] == 1 else "RGB", image.precision)
+
+
+def _png(image: Image.Image, notes: list[str]) -> Image.Image | Samples:
+    arguments = _arguments(image)[0]
+    if arguments in PNG_WIDE:
+        return _wide_png(image, notes)
+    if isinstance(key := image.info.get("transparency"), int):
+        image.info["transparency"] = key * PNG_KEY_SCALES.get(arguments, 1)
+    notes += load(image)
+    return wide_samples(image) if image.mode in WIDE_MODES else image
 
 
 def _wide_png(image: Image.Image, notes: list[str]) -> Samples:

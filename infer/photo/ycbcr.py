@@ -110,4 +110,5 @@ def _levels(reference: tuple[float, ...], top: int) -> NDArray[np.int32]:
     """Return the level of each code: 0 for the first reference, `top` for the second."""
     zero, full = reference
     levels = (np.arange(256) - zero) * (top / ((full - zero) or 1))
-    return np.clip(np.trunc(levels), -MOST, MOST).astype(np.int32)
+    clipped: NDArray[np.int32] = np.clip(np.trunc(levels), -MOST, MOST).astype(np.int32)
+    return clipped
