@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cgan.completeness import load
-from cgan.formats import PHOTO_FORMATS
+from cgan.errors import UserError
+from cgan.formats import PHOTO_FORMATS, READABLE_FORMATS
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
-from infer.photo import iptc, metadata, pixels
+from infer.photo import iptc, metadata, newer_formats, pixels
 from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
 from infer.photo.headers import WIDE_JPEG
-from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, unidentified
+from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
 from infer.photo.samples import Luma, Samples, luma_and_alpha
 from infer.photo.tiff_pages import FORMAT as TIFF_TAGS
 
@@ -26,7 +27,7 @@ Floats = NDArray[np.float32]
 
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
-OPENERS = (BMP_FIELDS, *(name for name in READ_FORMATS if name != "TIFF"), WIDE_JPEG, TIFF_TAGS)
+OPENERS = (BMP_FIELDS, *sorted({*READABLE_FORMATS.values()} - {"HEIF", "TIFF"}), WIDE_JPEG, TIFF_TAGS)
 """Names under which Pillow knows the parsers of headers."""
 
 METADATA_COPIES = 4
@@ -191,10 +192,10 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
     if not (source.stat().st_size if isinstance(source, Path) else source):
         raise PhotoError("the file is empty")
     try:
-        with opened(source, OPENERS, max_pixels) as image:
-            found = "JPEG" if image.format == "MPO" else image.format  # MPO is a JPEG with more than one picture
-            if expected and found != expected:
-                raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
+        with opened(source, _openers(expected), max_pixels) as image:
+            found = name_of(str(image.format))
+            if expected and found != name_of(expected):
+                raise PhotoError(f"its content is {found} but its name says {name_of(expected)}; rename it")
             yield image
     except LimitError as error:
         raise PhotoError(reason_of(error)) from error
@@ -216,9 +217,19 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
 
 def _format_of(name: str) -> str:
     suffix = Path(name).suffix.lower()
-    if suffix not in PHOTO_FORMATS:
-        raise PhotoError(f"found a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
-    return PHOTO_FORMATS[suffix]
+    if suffix not in READABLE_FORMATS:
+        raise PhotoError(f"found a name that ends in {suffix!r}, expected one of {', '.join(READABLE_FORMATS)}")
+    return READABLE_FORMATS[suffix]
+
+
+def _openers(expected: str | None) -> tuple[str, ...]:
+    if expected != "HEIF":
+        return OPENERS
+    try:
+        newer_formats.open_heic()
+    except UserError as error:
+        raise PhotoError(str(error)) from error
+    return ("HEIF", *OPENERS)
 
 
 def _head_of(source: Path | bytes) -> bytes:

@@ -13,9 +13,10 @@ from PIL import Image
 from cgan.completeness import check_png, load
 from cgan.jpeg_decoder import MissingPixelsError, decode_whole
 from cgan.photo_limits import MAX_PIXELS
-from infer.photo import bmp_fields, png_tone, tiff_pixels
+from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
 from infer.photo.bmp_fields import BmpFields
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
+from infer.photo.newer_formats import JpegXl
 from infer.photo.samples import Array, Samples, as_image
 from infer.photo.tiff_pages import TiffTags
 
@@ -29,6 +30,8 @@ COSTLY_PIXEL_BYTES = 24
 """Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, CMYK and WebP.
 
 Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
+
+COSTLY_FORMATS = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
 
 PNG_WIDE = {"RGB;16B": 3, "LA;16B": 2, "RGBA;16B": 4}
 """Decoder arguments of Pillow for PNG files of 16 bits a channel of which it reads 8, and their channels."""
@@ -62,9 +65,18 @@ def read(
         return tiff_pixels.read(image, notes, max_pixels)
     if isinstance(image, BmpFields):
         samples = bmp_fields.samples_of(image, content_of(image))
-        return (as_image(samples) if samples.is_plain else samples), None
+        return _plain(samples), None
     if isinstance(image, WideJpeg):
         return _wide_jpeg(image, notes), None
+    if isinstance(image, JpegXl):
+        return _plain(_of_jpeg_xl(image)), 1  # libjxl turns it upright
+    if image.format == "HEIF":
+        image.info = {key: value for key, value in image.info.items() if value is not None}
+    if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        return newer_formats.heic_samples(content_of(image)), 1
+    if (bits := newer_formats.depth_of(image, _head(image, newer_formats.HEAD))) > 8:
+        name = {"AVIF": "avif", "JPEG2000": "jpeg2k"}[str(image.format)]
+        return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits), None
     if image.format == "PNG":
         exponent = png_tone.exponent_of(image, notes)
         decoded = _png(image, notes)
@@ -73,19 +85,28 @@ def read(
         return _wide_ppm(image), None
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
     # libjpeg computes luma; CMYK is not affected. A lossless JPEG has no such plane.
-    if image.format not in ("JPEG", "MPO") or start_of_frame(_head(image)).kind != LOSSLESS:
+    if image.format not in ("JPEG", "MPO") or start_of_frame(_head(image, WideJpeg.HEAD)).kind != LOSSLESS:
         image.draft("L", None)
     notes += load(image)
-    return image, None
+    return image, 1 if image.format == "HEIF" else None  # libheif turns it upright
+
+
+def _plain(samples: Samples) -> Image.Image | Samples:
+    return as_image(samples) if samples.is_plain else samples
+
+
+def _of_jpeg_xl(image: JpegXl) -> Samples:
+    values = newer_formats.decoded("jpegxl", content_of(image))
+    return newer_formats.samples_of(values, image.depth)
 
 
 def pixel_bytes(image: Image.Image) -> int:
     """Return the bytes of memory a pixel of an image that is not loaded yet."""
     if isinstance(image, TiffTags):
         return DEEP_PIXEL_BYTES + tiff_pixels.sample_bytes(image)
-    if image.mode == "CMYK" or image.format == "WEBP" or "progressive" in image.info:
+    if image.mode == "CMYK" or image.format in COSTLY_FORMATS or "progressive" in image.info:
         return COSTLY_PIXEL_BYTES
-    is_wide = image.mode in WIDE_MODES or isinstance(image, WideJpeg)
+    is_wide = image.mode in WIDE_MODES or isinstance(image, WideJpeg | JpegXl)
     is_wide = is_wide or (image.format == "PNG" and _arguments(image)[0] in PNG_WIDE)
     return DEEP_PIXEL_BYTES if is_wide or (image.format == "PPM" and _highest(image) > 255) else PIXEL_BYTES
 
@@ -109,11 +130,11 @@ def _highest(image: Image.Image) -> int:
     return last if isinstance(last, int) and last else 255
 
 
-def _head(image: Image.Image) -> bytes:
+def _head(image: Image.Image, size: int) -> bytes:
     file = cast(io.BufferedIOBase, cast(Any, image).fp)
     place = file.tell()
     file.seek(0)
-    head = file.read(WideJpeg.HEAD)
+    head = file.read(size)
     file.seek(place)
     return head
 

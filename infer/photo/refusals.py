@@ -75,15 +75,24 @@ TGA_BITS = frozenset({8, 15, 16, 24, 32})
 """Colour map and image type, and bits a pixel, of TGA, which has no signature."""
 
 
+READ = frozenset({"JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "JPEG XL", "JPEG 2000", "AVIF", "HEIC"})
+"""Formats of SIGNATURES that are read."""
+
+NAMES = {"HEIF": "HEIC", "JXL": "JPEG XL", "JPEG2000": "JPEG 2000", "MPO": "JPEG"}
+"""Usual names of formats, by Pillow's."""
+
+
 class UnreadError(Exception):
     """A file of a kind that is not read; the message is the reason that the report gives."""
 
 
-def format_of(head: bytes) -> str | None:
-    """Return the name of a file's format by its first SIGNATURE_SIZE bytes, None if it is unknown.
+def name_of(pillow_name: str) -> str:
+    """Return the usual name of a format; Pillow calls a JPEG with more than one picture MPO."""
+    return NAMES.get(pillow_name, pillow_name)
 
-    Names that Pillow uses too are in capitals as there.
-    """
+
+def format_of(head: bytes) -> str | None:
+    """Return the name of a file's format by its first SIGNATURE_SIZE bytes, None if it is unknown."""
     if head[4:8] == b"ftyp" and (brand := BRANDS.get(head[8:12])):
         return "AVIF" if b"avif" in head[16:SIGNATURE_SIZE] else brand
     for offset, signature, name in SIGNATURES:
@@ -103,8 +112,9 @@ def unidentified(head: bytes, expected: str | None) -> str:
     """
     found = format_of(head)
     if found is None:
-        return "not an image, or of a format that is not known; expected " + (expected or "a photo")
-    if found == expected:
+        return f"not an image, or of a format that is not known; expected {name_of(expected or 'a photo')}"
+    if expected and found == name_of(expected):
         return f"damaged, or a kind of {found} that is not read: its header is not understood"
-    says = f" but its name says {expected}" if expected else ""
-    return f"its content is {found}{says}; convert it to one of the formats that are read"
+    says = f" but its name says {name_of(expected)}" if expected else ""
+    advice = "rename it" if found in READ else "which is not read; convert it to TIFF, PNG or JPEG"
+    return f"its content is {found}{says}{';' if found in READ else ','} {advice}"
