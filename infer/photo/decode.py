@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from cgan.completeness import load
 from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS, READABLE_FORMATS
+from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
 from infer.photo import iptc, metadata, newer_formats, pixels
 from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
@@ -205,12 +206,12 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
         raise PhotoError(unidentified(_head_of(source), expected)) from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
         raise PhotoError(f"{type(error).__name__}: {error}") from error
-    except (AssertionError, LookupError, TypeError, ArithmeticError, struct.error) as error:
+    except (AssertionError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error) as error:
         raise PhotoError(f"damaged: {type(error).__name__} {error}".rstrip()) from error
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL comes from seeking before the start of the file
             raise  # an error of the disk or the network
-        if "upported" in str(error):  # Pillow's words for what it does not read
+        if "upported" in str(error) and not isinstance(error, MissingPixelsError):  # Pillow's words for what it does not read
             raise PhotoError(f"a kind of {expected or 'image'} that is not read: {error}") from error
         raise PhotoError(f"damaged: {error}") from error
 

@@ -77,7 +77,8 @@ def luma_and_alpha(samples: Samples, notes: list[str]) -> tuple[Luma, Image.Imag
     """
     values, colors = samples.values, COLORS[samples.model]
     is_float = values.dtype.kind == "f"
-    natural = 1.0 if is_float else 2.0 ** min(samples.bits, MOST_NATURAL_BITS) - 1
+    most = MOST_NATURAL_BITS if samples.alpha != "premultiplied" else 64  # premultiplied values share alpha's range
+    natural = 1.0 if is_float else 2.0 ** min(samples.bits, most) - 1
     low, high = _range(values[..., :colors])
     if samples.alpha:
         _range(values[..., colors:])  # raises
