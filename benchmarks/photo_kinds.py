@@ -6,7 +6,8 @@
 import io
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import imagecodecs
@@ -40,7 +41,7 @@ class Kind:
     storage: str
     """Compression and layout."""
     suffix: str
-    make: Callable[[], bytes]
+    make: Callable[[], bytes | bytearray]
     luma: Array
     """H x W, 0 to 1."""
     tolerance: float = LEVEL
@@ -71,7 +72,8 @@ def _luma(colors: Array) -> Array:
 def _integers(values: Array, bits: int) -> Array:
     size = next(size for size in (8, 16, 32, 64) if size >= bits)
     top = min(2**bits - 1, 2**63 - 1024)  # the highest float that converts
-    return np.round(values * top).astype(f"u{size // 8}")
+    integers: Array = np.round(values * top).astype(f"u{size // 8}")
+    return integers
 
 
 def _tiff(values: Array, **options: Any) -> bytes:
@@ -104,7 +106,7 @@ def kinds() -> Iterator[Kind]:
 
 def _gray_tiffs() -> Iterator[Kind]:
     def kind(colors: str, bits: str, values: Array, storage: str = "none", **options: Any) -> Kind:
-        return Kind("TIFF", colors, bits, storage, ".tif", lambda: _tiff(values, **options), RAMP, 2 * LEVEL)
+        return Kind("TIFF", colors, bits, storage, ".tif", partial(_tiff, values, **options), RAMP, 2 * LEVEL)
 
     for bits in (1, 2, 4, 8, 10, 12, 14, 16, 24, 32, 64):
         values = _integers(RAMP, bits)
@@ -125,7 +127,7 @@ def _gray_tiffs() -> Iterator[Kind]:
                     byteorder=order,
                     bitspersample=None if bits in (8, 16, 32, 64) else bits,
                 )
-                yield Kind(**{**made.__dict__, "tolerance": loss})
+                yield replace(made, tolerance=loss)
     for bits in (8, 16, 32):
         signed = (_integers(RAMP, bits).astype(np.int64) - 2 ** (bits - 1)).astype(f"i{bits // 8}")
         yield kind("gray", f"{bits} signed", signed, photometric="minisblack")
@@ -146,7 +148,7 @@ def _color_tiffs() -> Iterator[Kind]:
 
     def kind(colors: str, bits: str, values: Array, storage: str, **options: Any) -> Kind:
         tolerance = 3 * LEVEL if "palette" in colors else 2 * LEVEL
-        return Kind("TIFF", colors, bits, storage, ".tif", lambda: _tiff(values, **options), luma, tolerance)
+        return Kind("TIFF", colors, bits, storage, ".tif", partial(_tiff, values, **options), luma, tolerance)
 
     straight = np.concatenate([COLORS, ALPHA[..., None]], axis=-1)
     associated = np.concatenate([COLORS * ALPHA[..., None], ALPHA[..., None]], axis=-1)
@@ -156,14 +158,15 @@ def _color_tiffs() -> Iterator[Kind]:
         def stored(values: Array, bits: str = bits, is_float: bool = is_float) -> Array:
             return values.astype(f"f{int(bits[:2]) // 8}") if is_float else _integers(values, int(bits))
 
-        for layout, options in (
+        layouts: tuple[tuple[str, dict[str, Any]], ...] = (
             ("strips", {"rowsperstrip": 7}),
             ("tiles", {"tile": (16, 16)}),
             ("planes", {"planarconfig": "separate", "rowsperstrip": 7}),
             ("planes in tiles", {"planarconfig": "separate", "tile": (16, 16)}),
             ("BigTIFF", {"bigtiff": True}),
             ("big-endian", {"byteorder": ">"}),
-        ):
+        )
+        for layout, options in layouts:
             planes: Callable[[Array], Array] = (
                 (lambda a: np.moveaxis(a, -1, 0)) if "planes" in layout else (lambda a: a)
             )
@@ -191,14 +194,14 @@ def _color_tiffs() -> Iterator[Kind]:
             name = "YCbCr" + (" of video range" if video else "")
             yield Kind(
                 "TIFF", name, "8", f"subsampling {across} x {down}", ".tif",
-                lambda a=across, d=down, v=video: ycbcr_tiff(a, d, v), RAMP, 2 * LEVEL,
+                partial(ycbcr_tiff, across, down, video), RAMP, 2 * LEVEL,
             )  # fmt: skip
 
 
 def ycbcr_tiff(across: int, down: int, video: bool) -> bytes:
     """Return a gray ramp in YCbCr with subsampled chroma, in one uncompressed strip."""
-    luma = np.round(RAMP * 219 + 16 if video else RAMP * 255).astype(np.uint8)
-    blocks = luma.reshape(HEIGHT // down, down, WIDTH // across, across).swapaxes(1, 2)
+    luma: Array = np.round(RAMP * 219 + 16 if video else RAMP * 255).astype(np.uint8)
+    blocks: Array = luma.reshape(HEIGHT // down, down, WIDTH // across, across).swapaxes(1, 2)
     blocks = blocks.reshape(HEIGHT // down, WIDTH // across, down * across)
     gray = np.full((*blocks.shape[:2], 2), 128, np.uint8)
     data = np.concatenate([blocks, gray], axis=-1).tobytes()
@@ -231,7 +234,7 @@ def _compressed_tiffs() -> Iterator[Kind]:
             for layout, tile in (("", None), (", tiles", (16, 16))):
                 yield Kind(
                     "TIFF", colors, "8", codec + layout, ".tif",
-                    lambda v=values, p=photometric, c=compression, t=tile: _tiff(v, photometric=p, compression=c, tile=t),
+                    partial(_tiff, values, photometric=photometric, compression=compression, tile=tile),
                     luma, lossy,
                 )  # fmt: skip
     for bits in (8, 16):
@@ -240,13 +243,13 @@ def _compressed_tiffs() -> Iterator[Kind]:
             values = _integers(COLORS, bits)
             yield Kind(
                 "TIFF", "RGB", str(bits), f"{codec}, predictor 2", ".tif",
-                lambda v=values, c=compression: _tiff(v, photometric="rgb", compression=c, predictor=2),
+                partial(_tiff, values, photometric="rgb", compression=compression, predictor=2),
                 _luma(COLORS),
             )  # fmt: skip
     for codec in ("group3", "group4", "tiff_ccitt"):
         yield Kind(
             "TIFF", "gray", "1", {"group3": "CCITT G3", "group4": "CCITT G4"}.get(codec, "CCITT RLE"), ".tif",
-            lambda c=codec: _by_pillow(RAMP > 0.5, "TIFF", "1", compression=c), (RAMP > 0.5) * 1.0,
+            partial(_by_pillow, RAMP > 0.5, "TIFF", "1", compression=codec), (RAMP > 0.5) * 1.0,
         )  # fmt: skip
     values = np.asarray(Image.fromarray(_integers(COLORS, 8)).convert("YCbCr"))
     yield Kind(
@@ -256,7 +259,7 @@ def _compressed_tiffs() -> Iterator[Kind]:
 
 
 def _jpegs() -> Iterator[Kind]:
-    def kind(colors: str, bits: str, storage: str, make: Callable[[], bytes], luma: Array) -> Kind:
+    def kind(colors: str, bits: str, storage: str, make: Callable[[], bytes | bytearray], luma: Array) -> Kind:
         return Kind(
             "JPEG", colors, bits, storage, ".jpg", make, luma, LOSSY if "lossless" not in storage else 2 * LEVEL
         )
@@ -264,52 +267,52 @@ def _jpegs() -> Iterator[Kind]:
     gray, color, luma = _integers(RAMP, 8), _integers(COLORS, 8), _luma(COLORS)
     inks = 255 - np.concatenate([color, np.full((HEIGHT, WIDTH, 1), 255, np.uint8)], axis=-1)
     encode = imagecodecs.jpeg8_encode
-    yield kind("gray", "8", "baseline", lambda: _by_pillow(gray, "JPEG", quality=95), RAMP)
-    yield kind("YCbCr", "8", "baseline", lambda: _by_pillow(color, "JPEG", quality=95), luma)
-    yield kind("YCbCr", "8", "progressive", lambda: _by_pillow(color, "JPEG", quality=95, progressive=True), luma)
-    yield kind("RGB", "8", "baseline", lambda: _by_pillow(color, "JPEG", quality=95, keep_rgb=True), luma)
-    yield kind("CMYK", "8", "baseline", lambda: _by_pillow(inks, "JPEG", "CMYK", quality=95), luma)
-    yield kind("YCCK", "8", "baseline", lambda: encode(255 - inks, 95, colorspace="CMYK", outcolorspace="YCCK"), luma)
+    yield kind("gray", "8", "baseline", partial(_by_pillow, gray, "JPEG", quality=95), RAMP)
+    yield kind("YCbCr", "8", "baseline", partial(_by_pillow, color, "JPEG", quality=95), luma)
+    yield kind("YCbCr", "8", "progressive", partial(_by_pillow, color, "JPEG", quality=95, progressive=True), luma)
+    yield kind("RGB", "8", "baseline", partial(_by_pillow, color, "JPEG", quality=95, keep_rgb=True), luma)
+    yield kind("CMYK", "8", "baseline", partial(_by_pillow, inks, "JPEG", "CMYK", quality=95), luma)
+    yield kind("YCCK", "8", "baseline", partial(encode, 255 - inks, 95, colorspace="CMYK", outcolorspace="YCCK"), luma)
     for bits in (8, 12, 16):
         deep = _integers(RAMP, bits)
-        yield kind(
-            "gray", str(bits), "lossless", lambda v=deep, b=bits: encode(v, lossless=True, bitspersample=b), RAMP
-        )
-    yield kind("RGB", "8", "lossless", lambda: encode(color, lossless=True), luma)
-    yield kind("gray", "12", "extended", lambda: encode(_integers(RAMP, 12), 95, bitspersample=12), RAMP)
-    yield kind("YCbCr", "12", "extended", lambda: encode(_integers(COLORS, 12), 95, bitspersample=12), luma)
+        yield kind("gray", str(bits), "lossless", partial(encode, deep, lossless=True, bitspersample=bits), RAMP)
+    yield kind("RGB", "8", "lossless", partial(encode, color, lossless=True), luma)
+    yield kind("gray", "12", "extended", partial(encode, _integers(RAMP, 12), 95, bitspersample=12), RAMP)
+    yield kind("YCbCr", "12", "extended", partial(encode, _integers(COLORS, 12), 95, bitspersample=12), luma)
 
 
 def _pngs() -> Iterator[Kind]:
     gray, luma = _integers(RAMP, 8), _luma(COLORS)
 
-    def kind(colors: str, bits: str, make: Callable[[], bytes], luma: Array, tolerance: float = LEVEL) -> Kind:
+    def kind(
+        colors: str, bits: str, make: Callable[[], bytes | bytearray], luma: Array, tolerance: float = LEVEL
+    ) -> Kind:
         return Kind("PNG", colors, bits, "Deflate", ".png", make, luma, tolerance)
 
-    yield kind("gray", "1", lambda: _by_pillow(RAMP > 0.5, "PNG"), (RAMP > 0.5) * 1.0)
-    yield kind("gray", "8", lambda: _by_pillow(gray, "PNG"), RAMP)
-    yield kind("gray", "16", lambda: imagecodecs.png_encode(_integers(RAMP, 16)), RAMP)
-    yield kind("palette", "8", lambda: _by_pillow(gray, "PNG", "P"), RAMP)
+    yield kind("gray", "1", partial(_by_pillow, RAMP > 0.5, "PNG"), (RAMP > 0.5) * 1.0)
+    yield kind("gray", "8", partial(_by_pillow, gray, "PNG"), RAMP)
+    yield kind("gray", "16", partial(imagecodecs.png_encode, _integers(RAMP, 16)), RAMP)
+    yield kind("palette", "8", partial(_by_pillow, gray, "PNG", "P"), RAMP)
     for bits in (8, 16):
         straight = _integers(np.concatenate([COLORS, ALPHA[..., None]], axis=-1), bits)
         pair = _integers(np.stack([RAMP, ALPHA], axis=-1), bits)
-        yield kind("RGB", str(bits), lambda b=bits: imagecodecs.png_encode(_integers(COLORS, b)), luma)
-        yield kind("RGB, alpha", str(bits), lambda v=straight: imagecodecs.png_encode(v), luma)
-        yield kind("gray, alpha", str(bits), lambda v=pair: imagecodecs.png_encode(v), RAMP)
+        yield kind("RGB", str(bits), partial(imagecodecs.png_encode, _integers(COLORS, bits)), luma)
+        yield kind("RGB, alpha", str(bits), partial(imagecodecs.png_encode, straight), luma)
+        yield kind("gray, alpha", str(bits), partial(imagecodecs.png_encode, pair), RAMP)
 
 
 def _simple() -> Iterator[Kind]:
     gray, color, luma = _integers(RAMP, 8), _integers(COLORS, 8), _luma(COLORS)
-    yield Kind("GIF", "palette", "8", "LZW", ".gif", lambda: _by_pillow(gray, "GIF"), RAMP, 2 * LEVEL)
+    yield Kind("GIF", "palette", "8", "LZW", ".gif", partial(_by_pillow, gray, "GIF"), RAMP, 2 * LEVEL)
     for name, masks in (
         ("555", (0x7C00, 0x3E0, 0x1F)), ("565", (0xF800, 0x7E0, 0x1F)), ("444", (0xF00, 0xF0, 0xF)),
         ("4444", (0xF00, 0xF0, 0xF, 0xF000)),
     ):  # fmt: skip
-        yield Kind("BMP", "RGB", name, "none", ".bmp", lambda m=masks: bmp_of_fields(m), luma, 9 * LEVEL)
-    yield Kind("BMP", "gray", "8", "none", ".bmp", lambda: _by_pillow(gray, "BMP"), RAMP)
-    yield Kind("BMP", "RGB", "24", "none", ".bmp", lambda: _by_pillow(color, "BMP"), luma)
-    yield Kind("WebP", "RGB", "8", "lossy", ".webp", lambda: _by_pillow(color, "WEBP", quality=95), luma, LOSSY)
-    yield Kind("WebP", "RGB", "8", "lossless", ".webp", lambda: _by_pillow(color, "WEBP", lossless=True), luma)
+        yield Kind("BMP", "RGB", name, "none", ".bmp", partial(bmp_of_fields, masks), luma, 9 * LEVEL)
+    yield Kind("BMP", "gray", "8", "none", ".bmp", partial(_by_pillow, gray, "BMP"), RAMP)
+    yield Kind("BMP", "RGB", "24", "none", ".bmp", partial(_by_pillow, color, "BMP"), luma)
+    yield Kind("WebP", "RGB", "8", "lossy", ".webp", partial(_by_pillow, color, "WEBP", quality=95), luma, LOSSY)
+    yield Kind("WebP", "RGB", "8", "lossless", ".webp", partial(_by_pillow, color, "WEBP", lossless=True), luma)
     for top in (15, 255, 1023, 65_535):
         for letter, colors, values, expected in ((5, "gray", RAMP, RAMP), (6, "RGB", COLORS, luma)):
             stored = np.round(values * top).astype(">u2" if top > 255 else "u1")
@@ -317,8 +320,8 @@ def _simple() -> Iterator[Kind]:
             text = b"P%d %d %d %d\n" % (letter - 3, WIDTH, HEIGHT, top) + b"\n".join(b"%d" % v for v in stored.flat)
             suffix, loss = (".pgm" if letter == 5 else ".ppm"), 0.5 / top + LEVEL
             bits = f"0 to {top}"
-            yield Kind("PPM", colors, bits, "raw", suffix, lambda h=head, s=stored: h + s.tobytes(), expected, loss)
-            yield Kind("PPM", colors, bits, "plain", suffix, lambda t=text: t, expected, loss)
+            yield Kind("PPM", colors, bits, "raw", suffix, partial(bytes, head + stored.tobytes()), expected, loss)
+            yield Kind("PPM", colors, bits, "plain", suffix, partial(bytes, text), expected, loss)
 
 
 def bmp_of_fields(masks: tuple[int, ...]) -> bytes:
@@ -341,15 +344,15 @@ def _newer() -> Iterator[Kind]:
             values = _integers(source, bits)
             yield Kind(
                 "JPEG 2000", colors, str(bits), "lossless", ".jp2",
-                lambda v=values: imagecodecs.jpeg2k_encode(v), expected,
+                partial(imagecodecs.jpeg2k_encode, values), expected,
             )  # fmt: skip
             yield Kind(
                 "JPEG XL", colors, str(bits), "lossless", ".jxl",
-                lambda v=values: imagecodecs.jpegxl_encode(v, lossless=True), expected,
+                partial(imagecodecs.jpegxl_encode, values, lossless=True), expected,
             )  # fmt: skip
         for bits in (8, 10, 12):
             values = _integers(source, bits)
             yield Kind(
                 "AVIF", colors, str(bits), "lossless", ".avif",
-                lambda v=values, b=bits: imagecodecs.avif_encode(v, 100, bitspersample=b), expected,
+                partial(imagecodecs.avif_encode, values, 100, bitspersample=bits), expected,
             )  # fmt: skip

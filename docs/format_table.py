@@ -34,7 +34,7 @@ def result_of(kind: Kind) -> str:
         ValueError: the photo has other luma than the picture.
     """
     try:
-        photo = decode(kind.make(), "a" + kind.suffix)
+        photo = decode(bytes(kind.make()), "a" + kind.suffix)
     except PhotoError as error:
         return f"refused: {error}"
     luma = photo.luma / np.iinfo(photo.luma.dtype).max

@@ -211,7 +211,9 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL comes from seeking before the start of the file
             raise  # an error of the disk or the network
-        if "upported" in str(error) and not isinstance(error, MissingPixelsError):  # Pillow's words for what it does not read
+        if "upported" in str(error) and not isinstance(
+            error, MissingPixelsError
+        ):  # Pillow's words for what it does not read
             raise PhotoError(f"a kind of {expected or 'image'} that is not read: {error}") from error
         raise PhotoError(f"damaged: {error}") from error
 

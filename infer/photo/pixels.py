@@ -17,7 +17,7 @@ from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
 from infer.photo.bmp_fields import BmpFields
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
 from infer.photo.newer_formats import JpegXl
-from infer.photo.samples import Array, Samples, as_image
+from infer.photo.samples import Array, Samples
 from infer.photo.tiff_pages import TiffTags
 
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -64,12 +64,11 @@ def read(
     if isinstance(image, TiffTags):
         return tiff_pixels.read(image, notes, max_pixels)
     if isinstance(image, BmpFields):
-        samples = bmp_fields.samples_of(image, content_of(image))
-        return _plain(samples), None
+        return bmp_fields.samples_of(image, content_of(image)), None
     if isinstance(image, WideJpeg):
         return _wide_jpeg(image, notes), None
     if isinstance(image, JpegXl):
-        return _plain(_of_jpeg_xl(image)), 1  # libjxl turns it upright
+        return _of_jpeg_xl(image), 1  # libjxl turns it upright
     if image.format == "HEIF":
         image.info = {key: value for key, value in image.info.items() if value is not None}
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
@@ -89,10 +88,6 @@ def read(
         image.draft("L", None)
     notes += load(image)
     return image, 1 if image.format == "HEIF" else None  # libheif turns it upright
-
-
-def _plain(samples: Samples) -> Image.Image | Samples:
-    return as_image(samples) if samples.is_plain else samples
 
 
 def _of_jpeg_xl(image: JpegXl) -> Samples:

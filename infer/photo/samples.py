@@ -42,24 +42,6 @@ class Samples:
     transparent: tuple[int, ...] | None = None
     """The one colour that is transparent in a photo without alpha."""
 
-    @property
-    def is_plain(self) -> bool:
-        """True if a Pillow image of 8 bits holds all of it."""
-        return self.values.dtype == np.uint8 and self.bits == 8 and self.alpha != "premultiplied"
-
-
-def as_image(samples: Samples) -> Image.Image:
-    """Return plain samples as a Pillow image of mode L, LA, RGB, RGBA or CMYK; alpha of CMYK is left out."""
-    channels = COLORS[samples.model] + bool(samples.alpha and samples.model != "CMYK")
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if samples.model == "CMYK" else "RGBA"}[channels]
-    values = samples.values[..., :channels]
-    if samples.white_is_zero:
-        values = np.concatenate([~values[..., :1], values[..., 1:]], axis=-1)
-    if channels == 1:
-        return Image.fromarray(np.ascontiguousarray(values[..., 0]))
-    height, width = values.shape[:2]
-    return Image.frombytes(mode, (width, height), np.ascontiguousarray(values).data)
-
 
 def luma_and_alpha(samples: Samples, notes: list[str]) -> tuple[Luma, Image.Image | None]:
     """Return Rec.601 luma and alpha.
@@ -131,7 +113,8 @@ def _scaled(values: Array, offset: float, natural: float, top: int) -> Array:
     dtype = np.uint8 if top == 255 else np.uint16
     if values.dtype == dtype and natural == top:
         return values
-    return np.round((values.astype(np.float64) - offset) * (top / natural)).astype(dtype)
+    scaled: Array = np.round((values.astype(np.float64) - offset) * (top / natural)).astype(dtype)
+    return scaled
 
 
 def _share(samples: Samples, rows: slice) -> Array:
@@ -148,14 +131,18 @@ def _share(samples: Samples, rows: slice) -> Array:
 
 def _divided(band: Array, share: Array, top: int) -> Array:
     """Return premultiplied colours divided by alpha; a pixel without opacity has none."""
-    safe = np.where(share > 0, share, 1)[..., None]
-    return np.round(np.minimum(band / safe, top)).astype(band.dtype)
+    share = share[..., None]
+    safe = np.where(share > 0, share, 1)
+    return np.round(np.minimum(band, top * share) / safe).astype(band.dtype)
 
 
 def _luma(band: Array, model: str, top: int) -> Array:
     """Return Rec.601 luma of a band in levels from 0 to `top`."""
     if model == "L":
         return band[..., 0]
+    if top == 255 and model == "RGB":  # four times as fast as numpy
+        gray: Array = np.asarray(Image.fromarray(np.ascontiguousarray(band)).convert("L"))
+        return gray
     if model == "CMYK":  # as libtiff converts it
         light = (top - band[..., :3].astype(np.float64)) * (top - band[..., 3:].astype(np.float64)) / top
         band = np.round(light).astype(band.dtype)

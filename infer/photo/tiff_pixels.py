@@ -93,17 +93,12 @@ def read(image: TiffTags, notes: list[str], max_pixels: int = MAX_PIXELS) -> tup
     _check_kind(page)
     check_tiff(page.tags)
     orientation = page.number(ORIENTATION) or image.tag_v2.get(ORIENTATION, 1)
-    file = cast(io.BufferedIOBase, image.fp)
-    file.seek(0)
-    content = file.read()
-    check_time()
     compression = page.number(COMPRESSION, 1)
     if compression == OLD_JPEG:
-        return _old_jpeg(content, page, notes), orientation
+        return _old_jpeg(_content(image), page, notes), orientation
     if compression in BY_PILLOW:
-        return _by_pillow(content, page, notes), orientation
-    found = _samples(content, page, notes)
-    return (samples_.as_image(found) if found.is_plain else found), orientation
+        return _by_pillow(_content(image), page, notes), orientation
+    return _samples(image, page, notes), orientation
 
 
 def _check_kind(page: Page) -> None:
@@ -134,7 +129,14 @@ def _model(page: Page) -> Any:
     return MODELS.get(page.number(PHOTOMETRIC), "L")
 
 
-def _samples(content: bytes, page: Page, notes: list[str]) -> Samples:
+def _content(image: TiffTags) -> bytes:
+    check_time()
+    file = cast(io.BufferedIOBase, image.fp)
+    file.seek(0)
+    return file.read()
+
+
+def _samples(image: TiffTags, page: Page, notes: list[str]) -> Samples:
     """Return the samples of a codec that fails at its first error."""
     photometric = page.number(PHOTOMETRIC)
     changes: dict[int, int] = {}
@@ -144,11 +146,11 @@ def _samples(content: bytes, page: Page, notes: list[str]) -> Samples:
         changes = clump_layout(page)
     if page.number(SAMPLE_FORMAT, UNSIGNED) == VOID:
         changes[SAMPLE_FORMAT] = UNSIGNED
-    values = decoded(at_page(content, page, changes), page)
+    values = decoded(at_page(_content(image), page, changes), page)
     if photometric == YCBCR:
         return Samples(rgb_of(values, page), "RGB", 8)
     if photometric in LAB_KINDS:  # decoded again, as RGB: this time libtiff would go on after an error
-        return Samples(_as_rgb(content, page), "RGB", 8)
+        return Samples(_as_rgb(_content(image), page), "RGB", 8)
     alpha, kind = _alpha(page, notes)
     if photometric == PALETTE:
         return _of_palette(values, page, kind if alpha else None)
