@@ -139,7 +139,7 @@ def _gray_tiffs() -> Iterator[Kind]:
     for bits in (8, 16, 32):
         values = np.stack([_integers(RAMP, bits), _integers(ALPHA, bits)], axis=-1)
         yield kind("gray, alpha", str(bits), values, photometric="minisblack", extrasamples=["unassalpha"])
-        values[..., 0] = _integers(RAMP * ALPHA, bits)
+        values = np.stack([_integers(RAMP * ALPHA, bits), values[..., 1]], axis=-1)
         yield kind("gray, associated alpha", str(bits), values, photometric="minisblack", extrasamples=["assocalpha"])
 
 

@@ -8,6 +8,7 @@ memory: peak memory over 20,000 files is at most a tenth above that over 1,000.
 own: 40 random SIGKILLs while a user drops, replaces and edits files in OUTPUT; none of these files changes.
 kills: random SIGKILLs, each followed by the same command; every output is whole, none is made twice or left over.
 mixed: many formats and modes, one file in ten hostile; all good photos are coloured, all bad files are named.
+mutated: 10,000 damaged files of every kind of photo; each is coloured, or named with a reason.
 large: a colour JPEG of 100 megapixels within 3 GiB.
 
 Without --photos, crops of the pictures in examples/ are used. Linux only, because of its unit of peak memory.
@@ -33,6 +34,7 @@ from PIL import Image
 from benchmarks.command import COUNTS, MOST, benchmark, existing_path
 from benchmarks.dropped import Dropper
 from benchmarks.hostile import make_mixed
+from benchmarks.mutated import make_mutated
 from benchmarks.outputs import Outputs, digests, journalled, problem_of
 from benchmarks.photos import make_photos
 from benchmarks.records import json_option, record, write_record
@@ -293,6 +295,20 @@ def mixed(setup: Setup) -> Findings:
     return found
 
 
+def mutated(setup: Setup) -> Findings:
+    """Check that every damaged file is coloured or named in report.json."""
+    source, target = setup.folder / "in", setup.folder / "out"
+    names = make_mutated(source, setup.count(10_000, 200))
+    done = run(setup, source, target)
+    found = Findings()
+    found.expect(done.code == 1, f"exit code {done.code}, expected 1; {done.error}")
+    failed, colored = set(done.report.get("failures", {})), set(journalled(target).values())
+    found.problems += [f"{name}: neither coloured nor named" for name in sorted(names - failed - colored)]
+    found.figures = {"files": len(names), "colored": len(colored), "named": len(failed), "seconds": round(done.seconds)}
+    found.line = f"{len(names):,} damaged files: {len(colored):,} coloured, {len(failed):,} named"
+    return found
+
+
 def large(setup: Setup) -> Findings:
     """Check the peak memory for a photo of 100 megapixels, which is below the default of --max-pixels."""
     side = QUICK_SIDE if setup.quick else LARGE_SIDE
@@ -318,6 +334,7 @@ CHECKS: dict[str, Callable[[Setup], Findings]] = {
     "kills": kills,
     "own": own,
     "mixed": mixed,
+    "mutated": mutated,
     "large": large,
 }
 

@@ -133,7 +133,8 @@ def _divided(band: Array, share: Array, top: int) -> Array:
     """Return premultiplied colours divided by alpha; a pixel without opacity has none."""
     share = share[..., None]
     safe = np.where(share > 0, share, 1)
-    return np.round(np.minimum(band, top * share) / safe).astype(band.dtype)
+    divided: Array = np.round(np.minimum(band, top * share) / safe).astype(band.dtype)
+    return divided
 
 
 def _luma(band: Array, model: str, top: int) -> Array:
