@@ -31,6 +31,12 @@ COSTLY_PIXEL_BYTES = 24
 
 Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
 
+NEWER = {"AVIF": "avif", "JPEG2000": "jpeg2k"}
+"""Formats of which Pillow reads 8 bits of more, and the names of imagecodecs for them."""
+
+SHORT_HEAD = 2**16
+"""Bytes of a JPEG that mostly reach its start of frame."""
+
 COSTLY_FORMATS = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
 
 PNG_WIDE = {"RGB;16B": 3, "LA;16B": 2, "RGBA;16B": 4}
@@ -73,8 +79,8 @@ def read(
         image.info = {key: value for key, value in image.info.items() if value is not None}
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         return newer_formats.heic_samples(content_of(image)), 1
-    if (bits := newer_formats.depth_of(image, _head(image, newer_formats.HEAD))) > 8:
-        name = {"AVIF": "avif", "JPEG2000": "jpeg2k"}[str(image.format)]
+    name = NEWER.get(str(image.format))
+    if name and (bits := newer_formats.depth_of(image, _head(image, newer_formats.HEAD))) > 8:
         return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits), None
     if image.format == "PNG":
         exponent = png_tone.exponent_of(image, notes)
@@ -84,10 +90,17 @@ def read(
         return _wide_ppm(image), None
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
     # libjpeg computes luma; CMYK is not affected. A lossless JPEG has no such plane.
-    if image.format not in ("JPEG", "MPO") or start_of_frame(_head(image, WideJpeg.HEAD)).kind != LOSSLESS:
+    if not _is_lossless_jpeg(image):
         image.draft("L", None)
     notes += load(image)
     return image, 1 if image.format == "HEIF" else None  # libheif turns it upright
+
+
+def _is_lossless_jpeg(image: Image.Image) -> bool:
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    frame = start_of_frame(_head(image, SHORT_HEAD))
+    return (frame.kind or start_of_frame(_head(image, WideJpeg.HEAD)).kind) == LOSSLESS
 
 
 def _of_jpeg_xl(image: JpegXl) -> Samples:
