@@ -8,7 +8,7 @@ memory: peak memory over 20,000 files is at most a tenth above that over 1,000.
 own: 40 random SIGKILLs while a user drops, replaces and edits files in OUTPUT; none of these files changes.
 kills: random SIGKILLs, each followed by the same command; every output is whole, none is made twice or left over.
 mixed: many formats and modes, one file in ten hostile; all good photos are coloured, all bad files are named.
-mutated: 10,000 photos with random damage, and bombs, by 8 workers; all are accounted for, within 1.5 GiB.
+mutated: 10,000 damaged photos of every kind, and bombs, by 8 workers; all are accounted for, within 1.5 GiB.
 documents: 1,000 damaged models, sidecars, journals and other files of runs; every command refuses them in one line.
 large: a colour JPEG of 100 megapixels within 3 GiB.
 

@@ -5,7 +5,7 @@ Overwritten pixels cannot be detected in formats without checksums: BMP, GIF, PP
 
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,7 @@ def load(image: Image.Image) -> tuple[str, ...]:
         if opened.tile[0].codec_name == "jpeg" and image.format in ("JPEG", "MPO"):
             opened.tile = [opened.tile[0]._replace(codec_name=JPEG_CODEC, args=(notes, *opened.tile[0].args))]
         elif image.format == "TIFF":
-            _check_tiff(opened)
+            check_tiff(opened.tag_v2)
         elif image.format in ("PNG", "GIF"):
             content = _content(opened)
     with _no_truncated_images(), libtiff_messages.collected() as messages:
@@ -106,7 +106,20 @@ def _content(image: Any) -> bytes:
 
 
 def _check_png(image: Image.Image, content: bytes, notes: list[str]) -> None:
-    """Check the checksums of image data, which Pillow ignores, the number of rows and the end marker."""
+    """Check a PNG that Pillow has decoded: its chunks, and the number of its rows."""
+    header, pieces = check_png(content, notes)
+    last_row = image.crop((0, image.height - 1, image.width, image.height))
+    # Rows that were not decoded are zeros. The last row of an interlaced image may be in any pass.
+    if image.info.get("interlace") or last_row.getbbox(alpha_only=False) is None:
+        _check_inflated(header, pieces)
+
+
+def check_png(content: bytes, notes: list[str]) -> tuple[bytes, list[memoryview]]:
+    """Check the checksums of image data, which Pillow ignores, and the end marker; return header and image data.
+
+    Raises:
+        MissingPixelsError: a checksum is wrong.
+    """
     pieces: list[memoryview] = []
     header, ended = b"", False
     for kind, body, checksum in _png_chunks(content):
@@ -117,12 +130,9 @@ def _check_png(image: Image.Image, content: bytes, notes: list[str]) -> None:
                 raise MissingPixelsError("the image data fail their checksum")
             pieces.append(body)
         ended = ended or kind == b"IEND"
-    last_row = image.crop((0, image.height - 1, image.width, image.height))
-    # Rows that were not decoded are zeros. The last row of an interlaced image may be in any pass.
-    if image.info.get("interlace") or last_row.getbbox(alpha_only=False) is None:
-        _check_inflated(header, pieces)
     if not ended:
         notes.append(NO_END)
+    return header, pieces
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
@@ -157,9 +167,12 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
         raise MissingPixelsError(f"the image data end after {found / wanted:.0%} of its rows")
 
 
-def _check_tiff(image: Any) -> None:
-    """Raise if strips or tiles are missing. Pillow accepts that, and reads those of offset 0 from the file header."""
-    tags = image.tag_v2
+def check_tiff(tags: Mapping[int, Any]) -> None:
+    """Check that no strip or tile of a TIFF is missing. Pillow reads those of offset 0 from the file header.
+
+    Raises:
+        MissingPixelsError: some are.
+    """
     width, height = tags[WIDTH], tags[HEIGHT]
     if TILE_OFFSETS in tags:
         offsets, kind = tags[TILE_OFFSETS], "tiles"

@@ -17,3 +17,16 @@ PHOTO_FORMATS = {
 }
 """Suffixes of photo files, and Pillow's name of their format. No other format is decoded, because some of Pillow's
 decoders start other programs."""
+
+READABLE_FORMATS = PHOTO_FORMATS | {
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
+    ".j2k": "JPEG2000",
+    ".jp2": "JPEG2000",
+    ".jpf": "JPEG2000",
+    ".jpx": "JPEG2000",
+    ".jxl": "JXL",
+}
+"""Suffixes of the files that `cgan-infer` colours; training reads those of PHOTO_FORMATS."""

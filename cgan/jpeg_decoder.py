@@ -12,12 +12,18 @@ second time with inverted padding. If the scan lacks a single bit, the two pictu
 """
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageFile
 
 from cgan.jpeg_scans import ARITHMETIC, PROGRESSIVE, Layout, Scan, layout_of
 from cgan.photo_limits import check_time
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 JPEG_CODEC = "cgan_jpeg"
 """Name under which `JpegDecoder` is registered with Pillow."""
@@ -52,6 +58,10 @@ LEVELS = 8
 NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
 """Padding of arithmetic-coded data. An encoder may leave zeros out at the end, and decoders assume them; this padding
 differs from zeros."""
+
+
+PADDING_COUNT = 512
+"""Repetitions of the padding for `decode_whole`: 4,096 bytes."""
 
 
 class MissingPixelsError(OSError):
@@ -179,6 +189,30 @@ class JpegDecoder(ImageFile.PyDecoder):
         feed = _Feed(self._decoder(self._blank().im), data)
         feed.give_to(end)
         return feed
+
+
+def decode_whole(data: bytes, decode: Callable[[bytes], "Array"], notes: list[str]) -> "Array":
+    """Decode a JPEG with a library that fills in missing data silently.
+
+    Args:
+        data: the file.
+        decode: function of that library.
+        notes: list to which a note is appended if the end marker is missing.
+
+    Raises:
+        MissingPixelsError: the file lacks data: what follows its last scan changes the picture.
+    """
+    layout = layout_of(data)
+    if layout.frame is None or not layout.scans or layout.lacks_scans() or layout.lacks_restarts():
+        raise MissingPixelsError("scans or restart markers are missing, and the pixels of them")
+    end = layout.scans[-1].end
+    values = decode(data[:end] + PADDING_COUNT * READ_AHEAD + END)
+    check_time()
+    if (values != decode(data[:end] + PADDING_COUNT * OPPOSITE + END)).any():
+        raise MissingPixelsError("the file ends before all of its pixels")
+    if not layout.ended:
+        notes.append(NO_END)
+    return values
 
 
 def _end_of_zeros(data: bytes, begin: int, end: int) -> int:

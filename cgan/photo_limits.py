@@ -115,17 +115,23 @@ def opened(source: Path | bytes, formats: tuple[str, ...], max_pixels: int = MAX
     check_file_size(size, max_pixels)
     file = _BufferedPhoto(io.FileIO(source)) if isinstance(source, Path) else _PhotoInMemory(source)
     with file:
-        is_webp = file.read(12)[8:] == b"WEBP"  # Pillow reads all of it at once
-        file.left = [MAX_HEADER_READS, 2 * size if is_webp else MAX_METADATA]
+        head = file.read(12)
+        is_read_at_once = head[8:] == b"WEBP" or head[4:8] == b"ftyp"  # by the plugins of WebP, AVIF and HEIC
+        file.left = [MAX_HEADER_READS, 2 * size if is_read_at_once else MAX_METADATA]
         with Image.open(file, formats=formats) as image:
-            _check_size(image, max_pixels)
+            check_size(image.size, max_pixels)
             metadata_of(image)
             file.left = None
             yield image
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
+def check_size(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
+    """Check width and height in pixels, before memory is allocated for them.
+
+    Raises:
+        LimitError: a side or the number of pixels exceeds its limit.
+    """
+    width, height = size
     if max(width, height) > MAX_SIDE:
         raise LimitError(f"{width} x {height} pixels, the limit is {MAX_SIDE} a side")
     if width * height > max_pixels:

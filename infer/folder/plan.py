@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from cgan.errors import UserError
 from cgan.files import OccupiedError
-from cgan.formats import PHOTO_FORMATS
+from cgan.formats import READABLE_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, Journal, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
@@ -21,7 +21,7 @@ KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, PillowFormat.BMP})
 
 NOT_READ = frozenset(
     {
-        *(".apng", ".avif", ".dcm", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".j2k", ".jp2", ".jpx", ".jxl"),
+        *(".apng", ".dcm", ".eps", ".exr", ".hdr", ".ico"),
         *(".jxr", ".mpo", ".pcx", ".psd", ".svg", ".tga"),
         *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
     }
@@ -97,7 +97,7 @@ def make_plan(
             passed_over[entry.name] = str(entry.problem)
         elif path.suffix.lower() in NOT_READ and not path.name.startswith("."):
             passed_over[entry.name] = f"a picture in {path.suffix.lower()[1:].upper()}, which is not read; convert it"
-        elif path.suffix.lower() not in PHOTO_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
+        elif path.suffix.lower() not in READABLE_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
             other_files += 1
         elif not is_below(entry.name, anywhere=not isinstance(source, LocalFolder)):
             unreadable[entry.name] = "its name leads out of the folder, so its output would too; rename it"
@@ -107,7 +107,7 @@ def make_plan(
         raise UserError(f"{source}: cannot be searched ({next(iter(unreadable.values()))}); give permission to read it")
     if choose is None and not found:
         where = "expected a photo" if isinstance(source, LocalFile) else "found no photos in it or below it"
-        raise UserError(f"{source}: {where} ({', '.join(PHOTO_FORMATS)})")
+        raise UserError(f"{source}: {where} ({', '.join(READABLE_FORMATS)})")
     names = sorted(found)
     jobs = tuple(
         Job(name, output, _output_format(name, format_), found[name])
@@ -303,7 +303,9 @@ def check_apart(source: Storage, target: Storage) -> None:
 
 
 def _names_a_photo(target: Storage) -> bool:
-    return isinstance(target, LocalFolder) and not target.path.exists() and target.path.suffix.lower() in PHOTO_FORMATS
+    return (
+        isinstance(target, LocalFolder) and not target.path.exists() and target.path.suffix.lower() in READABLE_FORMATS
+    )
 
 
 def _refuse_overwriting_inputs(jobs: tuple[Job, ...], source: Storage, target: Storage) -> None:
@@ -326,7 +328,7 @@ def _file(folder: LocalFolder, name: str) -> tuple[int, int] | None:
 def _output_format(name: str, format_: str) -> PillowFormat:
     if format_ != SAME:
         return WRITE_FORMATS[format_]
-    found = PHOTO_FORMATS[PurePath(name).suffix.lower()]
+    found = READABLE_FORMATS[PurePath(name).suffix.lower()]
     return PillowFormat(found) if found in KEPT_FORMATS else PillowFormat.PNG
 
 
@@ -335,7 +337,7 @@ def _output_names(names: list[str], format_: str, known: Collection[tuple[str, s
     wanted = []
     for name in names:
         output_format = _output_format(name, format_)
-        kept = PHOTO_FORMATS[PurePath(name).suffix.lower()] == output_format
+        kept = READABLE_FORMATS[PurePath(name).suffix.lower()] == output_format
         wanted.append(name if kept else str(PurePath(name).with_suffix(FORMAT_SUFFIXES[output_format])))
     counts = Counter(output.casefold() for output in wanted)
     # Outputs of earlier runs stay with their inputs, even if these are not among the names now.
@@ -368,6 +370,6 @@ def _output_names(names: list[str], format_: str, known: Collection[tuple[str, s
 
 def _suits(output: str, name: str, format_: str) -> bool:
     """Return True if an output of an earlier run has the format that this run writes."""
-    if PurePath(name).suffix.lower() not in PHOTO_FORMATS:
+    if PurePath(name).suffix.lower() not in READABLE_FORMATS:
         return False
-    return PHOTO_FORMATS.get(PurePath(output).suffix.lower()) == _output_format(name, format_)
+    return READABLE_FORMATS.get(PurePath(output).suffix.lower()) == _output_format(name, format_)

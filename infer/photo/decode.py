@@ -4,38 +4,32 @@ import contextlib
 import errno
 import struct
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from cgan import libtiff_messages
 from cgan.completeness import load
-from cgan.formats import PHOTO_FORMATS
-from cgan.photo_limits import MAX_PIXELS, LimitError, check_time, metadata_of, opened
-from infer.photo import iptc, metadata, sixteen_bit_color
-from infer.photo.pillow_fixes import mend
+from cgan.errors import UserError
+from cgan.formats import PHOTO_FORMATS, READABLE_FORMATS
+from cgan.jpeg_decoder import MissingPixelsError
+from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
+from infer.photo import iptc, metadata, newer_formats, pixels
+from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
+from infer.photo.headers import WIDE_JPEG
+from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
+from infer.photo.samples import Luma, Samples, luma_and_alpha
+from infer.photo.tiff_pages import FORMAT as TIFF_TAGS
 
 Floats = NDArray[np.float32]
-Luma = NDArray[np.uint8] | NDArray[np.uint16]
-
-WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-"""Pillow's modes of gray with more than 8 bits."""
 
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
-PIXEL_BYTES = 8
-DEEP_PIXEL_BYTES = 16
-"""With more than 8 bits a channel."""
-COSTLY_PIXEL_BYTES = 24
-"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, CMYK and WebP.
-
-Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
+OPENERS = (BMP_FIELDS, *sorted({*READABLE_FORMATS.values()} - {"HEIF", "TIFF"}), WIDE_JPEG, TIFF_TAGS)
+"""Names under which Pillow knows the parsers of headers."""
 
 METADATA_COPIES = 4
 """Copies of the metadata: Pillow's, the photo's, and two in the output while it is put together."""
@@ -43,9 +37,6 @@ METADATA_COPIES = 4
 REDUCING_GAP = 2.0
 """Pillow's reducing_gap. Photos of at least twice this factor times the render size are first reduced by box means to
 no less than this factor times the render size: four times as fast at 1,024 pixels, with half a level of difference."""
-
-SAMPLE_FORMAT, UNSIGNED, SIGNED = 339, 1, 2
-"""TIFF tag SampleFormat, and its values for integers."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,9 +51,6 @@ UPRIGHT = {
 
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 """Modes with premultiplied alpha, and the modes with straight alpha that Pillow's other methods require."""
-
-PNG_DEEP = frozenset({("I;16B",), ("RGB;16B",), ("LA;16B",), ("RGBA;16B",)})
-"""Decoder arguments of Pillow for PNG files of 16 bits a channel."""
 
 
 def use_own_pixel_limit() -> None:
@@ -115,7 +103,7 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
         OSError: the file cannot be read.
     """
     with _opened(source, name, max_pixels) as image:
-        return _decode(image, lambda: _opened(source, name, max_pixels))
+        return _decode(image, max_pixels)
 
 
 def photo_of(image: Image.Image) -> Photo:
@@ -129,10 +117,13 @@ def photo_of(image: Image.Image) -> Photo:
         raise PhotoError("the image is empty")
     load(image)
     notes: list[str] = []
-    gray, alpha = _split_alpha(image.convert(UNMULTIPLIED[image.mode]) if image.mode in UNMULTIPLIED else image)
-    luma = _luma(gray, {}, notes)
+    image = image.convert(UNMULTIPLIED[image.mode]) if image.mode in UNMULTIPLIED else image
+    try:
+        luma, alpha = _luma_and_alpha(image, notes)
+    except UnreadError as error:
+        raise PhotoError(str(error)) from error
     if notes:
-        raise PhotoError(f"found {notes[0]}, expected 0 to {1 if gray.mode == 'F' else 65535} in mode {gray.mode}")
+        raise PhotoError(f"found {notes[0]}, expected 0 to {1 if image.mode == 'F' else 65535} in mode {image.mode}")
     return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=())
 
 
@@ -155,8 +146,8 @@ def header_of(source: Path | bytes, name: str | None = None, max_pixels: int = M
     """Return the size of a photo from its header, without decoding. Arguments and errors are those of `decode`."""
     with _opened(source, name, max_pixels) as image:
         length = source.stat().st_size if isinstance(source, Path) else len(source)
-        pixels = image.height * image.width * _pixel_bytes(image)
-        return Header((image.height, image.width), pixels + length + METADATA_COPIES * metadata_of(image))
+        memory = image.height * image.width * pixels.pixel_bytes(image)
+        return Header((image.height, image.width), memory + length + METADATA_COPIES * metadata_of(image))
 
 
 def reason_of(error: Exception) -> str:
@@ -202,64 +193,76 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
     if not (source.stat().st_size if isinstance(source, Path) else source):
         raise PhotoError("the file is empty")
     try:
-        with opened(source, READ_FORMATS, max_pixels) as image:
-            found = "JPEG" if image.format == "MPO" else image.format  # MPO is a JPEG with more than one picture
-            if expected and found != expected:
-                raise PhotoError(f"its content is {found} but its name says {expected}; rename it")
-            mend(image)
+        with opened(source, _openers(expected), max_pixels) as image:
+            found = name_of(str(image.format))
+            if expected and found != name_of(expected):
+                raise PhotoError(f"its content is {found} but its name says {name_of(expected)}; rename it")
             yield image
     except LimitError as error:
         raise PhotoError(reason_of(error)) from error
+    except UnreadError as error:
+        raise PhotoError(str(error)) from error
     except UnidentifiedImageError as error:
-        raise PhotoError(f"not an image, or a kind of {expected or 'image'} that Pillow cannot read") from error
+        raise PhotoError(unidentified(_head_of(source), expected)) from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
         raise PhotoError(f"{type(error).__name__}: {error}") from error
-    except (AssertionError, LookupError, TypeError, ArithmeticError, struct.error) as error:
+    except (AssertionError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error) as error:
         raise PhotoError(f"damaged: {type(error).__name__} {error}".rstrip()) from error
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # EINVAL comes from seeking before the start of the file
             raise  # an error of the disk or the network
+        if "upported" in str(error) and not isinstance(
+            error, MissingPixelsError
+        ):  # Pillow's words for what it does not read
+            raise PhotoError(f"a kind of {expected or 'image'} that is not read: {error}") from error
         raise PhotoError(f"damaged: {error}") from error
 
 
 def _format_of(name: str) -> str:
     suffix = Path(name).suffix.lower()
-    if suffix not in PHOTO_FORMATS:
-        raise PhotoError(f"found a name that ends in {suffix!r}, expected one of {', '.join(PHOTO_FORMATS)}")
-    return PHOTO_FORMATS[suffix]
+    if suffix not in READABLE_FORMATS:
+        raise PhotoError(f"found a name that ends in {suffix!r}, expected one of {', '.join(READABLE_FORMATS)}")
+    return READABLE_FORMATS[suffix]
 
 
-def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image.Image]]) -> Photo:
-    """Decode an image that is not loaded yet; `again` opens it a second time."""
+def _openers(expected: str | None) -> tuple[str, ...]:
+    if expected != "HEIF":
+        return OPENERS
+    try:
+        newer_formats.open_heic()
+    except UserError as error:
+        raise PhotoError(str(error)) from error
+    return ("HEIF", *OPENERS)
+
+
+def _head_of(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:SIGNATURE_SIZE]
+    with source.open("rb") as file:
+        return file.read(SIGNATURE_SIZE)
+
+
+def _decode(image: Image.Image, max_pixels: int) -> Photo:
+    """Decode an image that is not loaded yet."""
     notes: list[str] = []
-    if getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False) and image.format != "TIFF":
         notes.append("first frame of several")
-    bits, layout = _source_bits(image), dict(getattr(image, "tag_v2", {}))
-    wide = sixteen_bit_color.reading_of(image)
-    if wide:
-        image.tile = wide.first  # type: ignore[attr-defined]
-    # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
-    # libjpeg computes luma; CMYK is not affected.
-    image.draft("L", None)
-    notes += load(image)
-    if bits > 8 and image.mode not in WIDE_MODES and not wide:
-        notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
+    decoded, own_orientation = pixels.read(image, notes, max_pixels)
     exif, xmp, orientation = metadata.exif_and_xmp(image, notes)
     metadata.note_text(image, notes)
     profile = metadata.rgb_profile(image, notes)
     dpi = metadata.resolution(image, notes)
     comment = image.info.get("comment")
     captions = iptc.read(image)
-    gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
-    if gray.mode not in WIDE_MODES:
-        gray = _eight_bit_luma(gray)  # transposing one plane takes a third of the time of three
-    if dpi and layout.get(ExifTags.Base.Orientation, orientation) in metadata.ON_ITS_SIDE:
-        dpi = dpi[::-1]  # Pillow turns a TIFF upright when it loads it
+    luma, alpha = _luma_and_alpha(decoded, notes)
+    orientation = own_orientation or orientation
+    if dpi and orientation in metadata.ON_ITS_SIDE:
+        dpi = dpi[::-1]
     if orientation in UPRIGHT:
-        gray = gray.transpose(UPRIGHT[orientation])
+        luma = np.asarray(Image.fromarray(luma).transpose(UPRIGHT[orientation]))
         alpha = alpha and alpha.transpose(UPRIGHT[orientation])
     return Photo(
-        luma=_luma(gray, layout, notes),
+        luma=luma,
         alpha=alpha,
         exif=exif,
         icc_profile=profile,
@@ -271,71 +274,23 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     )
 
 
-def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
-    """Return the arguments of Pillow's decoder for an image that is not loaded yet, such as ("RGB;16B",)."""
-    tile = getattr(image, "tile", None)
-    arguments = tile[0].args if tile else ()
-    return arguments if isinstance(arguments, tuple) else (arguments,)
-
-
-def _source_bits(image: Image.Image) -> int:
-    """Return the bits a channel in the file of an image that is not loaded yet; Pillow's mode does not give them."""
-    if image.format == "TIFF":
-        return int(max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))))  # type: ignore[attr-defined]
-    arguments = _tile_arguments(image)
-    if image.format == "PPM":  # mode and highest value, where that is not 255
-        return 16 if arguments[-1] in range(256, 65_536) else 8
-    return 16 if image.format == "PNG" and arguments in PNG_DEEP else 8
-
-
-def _pixel_bytes(image: Image.Image) -> int:
-    """Return the bytes of memory a pixel of an image that is not loaded yet."""
-    if image.mode == "CMYK" or image.format == "WEBP" or "progressive" in image.info:
-        return COSTLY_PIXEL_BYTES
-    return DEEP_PIXEL_BYTES if _source_bits(image) > 8 or image.mode in WIDE_MODES else PIXEL_BYTES
+def _luma_and_alpha(decoded: Image.Image | Samples, notes: list[str]) -> tuple[Luma, Image.Image | None]:
+    """Return Rec.601 luma, and alpha in mode L or None."""
+    if isinstance(decoded, Image.Image) and decoded.mode in pixels.WIDE_MODES:
+        decoded = pixels.wide_samples(decoded)
+    if isinstance(decoded, Samples):
+        return luma_and_alpha(decoded, notes)
+    gray, alpha = _split_alpha(decoded)
+    return np.asarray(_eight_bit_luma(gray)), alpha
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Return the image, and its alpha in mode L or None."""
     if not image.has_transparency_data and "transparency" not in image.info:
         return image, None
-    if image.mode in WIDE_MODES:  # one value is transparent; converting these modes to RGBA would clip them
-        opaque = np.asarray(image) != image.info["transparency"]
-        return image, Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
     if image.mode not in ("LA", "RGBA"):
         image = image.convert("RGBA")
     return image, image.getchannel("A")
-
-
-def _split_wide(
-    image: Image.Image,
-    reading: sixteen_bit_color.Reading,
-    again: Callable[[], AbstractContextManager[Image.Image]],
-    notes: list[str],
-) -> tuple[Image.Image, Image.Image | None]:
-    """Return luma of 16 bits, and alpha in mode L or None."""
-    transparent = image.info.get("transparency")
-    with contextlib.ExitStack() as stack:
-        low = None
-        check_time()
-        if reading.second:
-            low = stack.enter_context(again())
-            low.tile = reading.second  # type: ignore[attr-defined]
-            with libtiff_messages.collected():  # the same as those of the first pass
-                low.load()
-        luma, alpha, cut = sixteen_bit_color.luma_and_alpha(image, low, transparent)
-    if cut:
-        notes.append("transparency read with 8 of its 16 bits")
-    return luma, alpha
-
-
-def _luma(image: Image.Image, layout: dict[int, Any], notes: list[str]) -> Luma:
-    """Return Rec.601 luma of an image of any mode; arguments are those of `_wide_luma`."""
-    if image.mode in WIDE_MODES:
-        return _wide_luma(np.asarray(image), layout, notes)
-    if image.mode == "L" and layout.get(SAMPLE_FORMAT) == (SIGNED,):  # which Pillow ignores
-        return _wide_luma(np.asarray(image).view(np.int8), layout, notes)
-    return np.asarray(_eight_bit_luma(image))
 
 
 def _eight_bit_luma(image: Image.Image) -> Image.Image:
@@ -345,31 +300,3 @@ def _eight_bit_luma(image: Image.Image) -> Image.Image:
     if image.mode not in ("1", "LA", "RGB", "RGBA"):
         image = image.convert("RGB")
     return image.convert("L")
-
-
-def _wide_luma(values: NDArray[Any], layout: dict[int, Any], notes: list[str]) -> NDArray[np.uint16]:
-    """Return luma of gray with more than 8 bits; values outside the natural range are stretched from lowest to highest.
-
-    Args:
-        values: H x W, as read by Pillow.
-        layout: tags of a TIFF.
-        notes: list to which a note on stretching is appended.
-    """
-    bits = layout.get(ExifTags.Base.BitsPerSample, (16,))[0]
-    if values.dtype == np.int32 and layout.get(SAMPLE_FORMAT, (UNSIGNED,))[0] == UNSIGNED and bits == 32:
-        values = values.view(np.uint32)  # Pillow reads both kinds as signed
-    low, high = float(values.min()), float(values.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise PhotoError("it has values that are not finite numbers")
-    natural = 1.0 if values.dtype.kind == "f" else 2.0 ** (bits if bits <= 16 else 16) - 1
-    offset = 0.0
-    if low < 0 or high > natural:
-        notes.append(f"values from {low:g} to {high:g} stretched to the range of gray")
-        offset, natural = low, (high - low) or 1.0
-    scaled: NDArray[np.uint16] = values
-    if values.dtype != np.uint16 or natural != 65535 or offset != 0:
-        scaled = np.empty(values.shape, np.uint16)
-        for row, out in zip(values, scaled, strict=True):  # row by row, because float64 takes four times the memory
-            out[:] = np.round((row.astype(np.float64) - offset) * (65535.0 / natural))
-    white_is_zero = layout.get(ExifTags.Base.PhotometricInterpretation) == 0  # Pillow inverts only 8 bits
-    return 65535 - scaled if white_is_zero else scaled

@@ -22,7 +22,8 @@ from cgan.metrics.measurement import Measured
 from cgan.photo_limits import opened
 from cgan.text import counted
 from infer.backends.base import Backend, OutOfMemory
-from infer.photo.decode import READ_FORMATS, WIDE_MODES, Floats, PhotoError, decode, model_input
+from infer.photo.decode import READ_FORMATS, Floats, PhotoError, decode, model_input
+from infer.photo.pixels import WIDE_MODES
 
 Source = tuple[str, Path | bytes]
 """A photo's name, and its file or content."""

@@ -338,14 +338,21 @@ def test_names_that_differ_by_case_alone_keep_their_outputs_in_later_runs() -> N
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
-    source = touch(tmp_path / "in", "a.jpg", "b/IMG_1.HEIC", "c.avif", ".d.heic", "e.txt")
+    source = touch(tmp_path / "in", "a.jpg", "b/IMG_1.NEF", "c.psd", ".d.psd", "e.txt")
     plan = plan_of(source, tmp_path / "out")
     assert [job.name for job in plan.jobs] == ["a.jpg"]
     assert plan.passed_over == {
-        "b/IMG_1.HEIC": "a picture in HEIC, which is not read; convert it",
-        "c.avif": "a picture in AVIF, which is not read; convert it",
+        "b/IMG_1.NEF": "a picture in NEF, which is not read; convert it",
+        "c.psd": "a picture in PSD, which is not read; convert it",
     }
     assert plan.other_files == 2
+
+
+def test_newer_formats_become_png(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.HEIC", "b.avif", "c.jp2", "d.jxl")
+    jobs = plan_of(source, tmp_path / "out").jobs
+    assert [job.output for job in jobs] == ["a.png", "b.png", "c.png", "d.png"]
+    assert {job.format for job in jobs} == {PillowFormat.PNG}
 
 
 def test_outputs_of_other_runs_are_not_coloured_again(tmp_path: Path) -> None:

@@ -42,12 +42,13 @@ def test_gray_of_lossless_formats_is_read_exactly(tmp_path: Path, suffix: str) -
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "P", "YCbCr", "HSV"])
 def test_colour_photos_give_pillows_luma(tmp_path: Path, mode: str) -> None:
+    """Within a level, by which Pillow's conversion of YCbCr differs from libtiff's."""
     image = Image.fromarray(RNG.integers(0, 256, (20, 30, 3), np.uint8)).convert(mode)
     if mode == "HSV":
         image = image.convert("RGB")
     path = saved(tmp_path, "a.tif" if mode != "P" else "a.png", image)
-    expected = np.asarray(Image.open(path).convert("RGB").convert("L"))
-    assert np.array_equal(decode(path).luma, expected)
+    expected = np.asarray(Image.open(path).convert("RGB").convert("L")).astype(int)
+    assert np.abs(decode(path).luma - expected).max() <= (mode in ("YCbCr", "CMYK"))
 
 
 def test_progressive_jpeg(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_hostile_files_give_a_reason(tmp_path: Path, call: object) -> None:
     good = content_of(Image.fromarray(gray_u8(64, 64)), "JPEG")
     cases = {
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"hello, not a photo", "not an image, or a kind of JPEG"),
+        "text.jpg": (b"hello, not a photo", "not an image, or of a format that is not known; expected JPEG"),
         "other.png": (good, "its content is JPEG but its name says PNG"),
         "notes.txt": (good, r"ends in '.txt', expected one of .bmp, "),
         "none": (good, "ends in ''"),

@@ -1,0 +1,82 @@
+"""BMP files of 16 or 32 bits a pixel whose channels lie in any bit fields; Pillow reads only common ones."""
+
+import io
+import struct
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from cgan.jpeg_decoder import MissingPixelsError
+from infer.photo.refusals import UnreadError
+from infer.photo.samples import Samples
+
+FORMAT = "BMP_FIELDS"
+"""Name under which `BmpFields` is registered with Pillow."""
+
+FILE_HEADER = 14
+OLD_HEADER, MASKS_HEADER, ALPHA_HEADER = 40, 52, 56
+"""Sizes of headers without masks, with masks of three colours, and with one of alpha; later ones are larger."""
+
+FIELDS, ALPHA_FIELDS = 3, 6
+EMBEDDED = {4: "JPEG", 5: "PNG"}
+"""Values of the field "compression"."""
+
+INCHES_PER_METRE = 1 / 0.0254
+
+
+class BmpFields(ImageFile.ImageFile):
+    """The header of a BMP with bit fields."""
+
+    format = "BMP"
+    format_description = "BMP with bit fields"
+
+    def _open(self) -> None:
+        file = cast(io.BufferedIOBase, self.fp)
+        head = file.read(FILE_HEADER + ALPHA_HEADER)
+        (size,) = struct.unpack_from("<I", head, FILE_HEADER)
+        if size < OLD_HEADER or len(head) < FILE_HEADER + OLD_HEADER:
+            raise SyntaxError("not a BMP with bit fields")
+        width, height, _, bits, kind, _, across, down = struct.unpack_from("<iiHHIIii", head, FILE_HEADER + 4)
+        if kind in EMBEDDED:
+            raise UnreadError(f"a BMP that contains a {EMBEDDED[kind]}, which is not read")
+        if kind not in (FIELDS, ALPHA_FIELDS) or bits not in (16, 32) or width <= 0 or not height:
+            raise SyntaxError("not a BMP with bit fields")
+        has_alpha = kind == ALPHA_FIELDS or size >= ALPHA_HEADER
+        masks = struct.unpack_from("<4I" if has_alpha else "<3I", head + bytes(4), FILE_HEADER + OLD_HEADER)
+        self.masks = masks if masks[-1] or not has_alpha else masks[:3]
+        """Bits of red, green, blue and maybe alpha."""
+        if not all(self.masks) or max(self.masks) >= 1 << bits:
+            raise UnreadError(f"a BMP with bit fields that do not fit: {', '.join(map(hex, masks))}")
+        (self.start,) = struct.unpack_from("<I", head, 10)
+        self.bits, self.is_top_down = bits, height < 0
+        self._size, self._mode = (width, abs(height)), "RGB"
+        if across > 0 and down > 0:
+            self.info["dpi"] = (across / INCHES_PER_METRE, down / INCHES_PER_METRE)
+
+
+Image.register_open(FORMAT, BmpFields, lambda head: head[:2] == b"BM")
+
+
+def samples_of(image: BmpFields, content: bytes) -> Samples:
+    """Return the samples of a BMP with bit fields.
+
+    Raises:
+        MissingPixelsError: the file ends before its last row.
+    """
+    width, height = image.size
+    stride = (width * image.bits + 31) // 32 * 4
+    data = content[image.start : image.start + stride * height]
+    if len(data) < stride * height:
+        raise MissingPixelsError(f"the file ends after {len(data) / (stride * height):.0%} of its rows")
+    rows = np.frombuffer(data, np.uint8).reshape(height, stride)
+    pixels = rows[:, : width * image.bits // 8].view(f"<u{image.bits // 8}")
+    if not image.is_top_down:
+        pixels = pixels[::-1]
+    bits = 8 if all(mask.bit_count() <= 8 for mask in image.masks) else 16
+    top = 2**bits - 1
+    values = np.empty((height, width, len(image.masks)), np.uint8 if bits == 8 else np.uint16)
+    for channel, mask in enumerate(image.masks):
+        shift = (mask & -mask).bit_length() - 1
+        values[..., channel] = np.round(((pixels & mask) >> shift) * (top / (mask >> shift)))
+    return Samples(values, "RGB", bits, "straight" if len(image.masks) == 4 else None)

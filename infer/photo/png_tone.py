@@ -1,0 +1,92 @@
+"""Tone curves of PNG files without a colour profile: chunks gAMA and cICP (PNG, third edition, 11.3.2)."""
+
+import io
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from cgan.photo_limits import check_time
+from infer.photo.samples import COLORS, Samples
+
+SRGB_EXPONENT = 1 / 2.2
+"""The gAMA that stands for sRGB's tone curve."""
+
+TOLERANCE = 0.05
+"""Relative difference of gAMA that is not visible."""
+
+SRGB_LIKE = frozenset({1, 2, 6, 13, 14, 15})
+EXPONENTS = {4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics of ITU-T H.273: curves close to sRGB's, pure powers, and those of high dynamic range."""
+
+REC709_PRIMARIES = frozenset({1, 2})
+
+
+def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
+    """Return the exponent that turns light into the samples of a PNG, None if viewers show them as sRGB.
+
+    Args:
+        image: the PNG as it was opened, not loaded.
+        notes: list to which a note on the conversion is appended, or on colours that are not converted.
+    """
+    cicp = _chunk(image, b"cICP")
+    if len(cicp) == 4:
+        if cicp[1] in HDR:
+            notes.append(f"its tone curve {HDR[cicp[1]]}, of high dynamic range, is not converted")
+        elif cicp[0] not in REC709_PRIMARIES:
+            notes.append(f"its colours, of primaries {cicp[0]} by cICP, are not converted to sRGB")
+        exponent = SRGB_EXPONENT if cicp[1] in SRGB_LIKE else EXPONENTS.get(cicp[1])
+    elif "srgb" in image.info or "icc_profile" in image.info:
+        return None
+    else:
+        exponent = image.info.get("gamma")
+    if not exponent or abs(exponent / SRGB_EXPONENT - 1) <= TOLERANCE:
+        return None
+    notes.append(f"tone curve of gamma {exponent:g} converted to that of sRGB")
+    return float(exponent)
+
+
+def _chunk(image: Image.Image, name: bytes) -> bytes:
+    """Return the content of a chunk before the image data; empty if there is none."""
+    file = cast(io.BufferedIOBase, cast(Any, image).fp)
+    start, content = file.tell(), b""
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        check_time()
+        size = int.from_bytes(head[:4])
+        if head[4:] == name:
+            content = file.read(size)
+            break
+        file.seek(size + 4, io.SEEK_CUR)
+    file.seek(start)
+    return content
+
+
+def _curve(exponent: float, top: int) -> Any:
+    """Return the level of sRGB of each level from 0 to `top` (IEC 61966-2-1)."""
+    light = (np.arange(top + 1) / top) ** (1 / exponent)
+    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.round(coded * top).astype(np.uint8 if top == 255 else np.uint16)
+
+
+def to_srgb(decoded: Image.Image | Samples, exponent: float) -> Image.Image | Samples:
+    """Return pixels of a PNG in sRGB's tone curve, of the same depth; alpha stays as it is."""
+    if isinstance(decoded, Samples):
+        colors = COLORS[decoded.model]
+        values = decoded.values.astype(np.uint16)
+        opaque = None
+        if decoded.transparent:  # the colour would not be found any more
+            opaque = (values[..., :colors] != np.array(decoded.transparent)).any(axis=-1, keepdims=True)
+        curve = _curve(exponent, 65_535)
+        parts = [curve[values[..., :colors]], values[..., colors:]]
+        if opaque is not None:
+            parts = [parts[0], np.where(opaque, 65_535, 0).astype(np.uint16)]
+        kind = "straight" if opaque is not None else decoded.alpha
+        return Samples(np.concatenate(parts, axis=-1), decoded.model, 16, kind)
+    has_alpha = decoded.has_transparency_data or "transparency" in decoded.info
+    if decoded.mode not in ("L", "RGB") or has_alpha:
+        decoded = decoded.convert("RGBA" if has_alpha else "RGB")
+    curve = [int(level) for level in _curve(exponent, 255)]
+    bands = len(decoded.getbands()) - has_alpha
+    return decoded.point(curve * bands + (list(range(256)) if has_alpha else []))

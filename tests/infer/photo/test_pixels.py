@@ -1,0 +1,235 @@
+"""JPEG, PNG, BMP and newer formats of kinds that Pillow reads in part, or not at all."""
+
+import struct
+import sys
+import types
+from collections.abc import Callable
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.photo_kinds import ALPHA, RAMP, Kind, bmp_of_fields, kinds
+from infer.photo.decode import Photo, PhotoError, decode, header_of
+from tests.infer.pictures import chunk, content_of, png_of
+
+OTHERS = [kind for kind in kinds() if kind.format != "TIFF"]
+GRAY = np.round(RAMP * 255).astype(np.uint8)
+DEEP = np.round(RAMP * 4095).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+def test_every_kind_has_the_luma_of_its_picture(kind: Kind) -> None:
+    content = bytes(kind.make())
+    found = decode(content, "a" + kind.suffix)
+    assert np.abs(found.luma / np.iinfo(found.luma.dtype).max - kind.luma).max() <= kind.tolerance
+    assert header_of(content, "a" + kind.suffix).size == found.size
+
+
+def test_lossless_jpeg() -> None:
+    rgb = np.stack([GRAY, 255 - GRAY, GRAY // 2], -1)
+    found = decode(bytes(imagecodecs.jpeg8_encode(rgb, lossless=True)), "a.jpg")
+    assert np.array_equal(found.luma, np.asarray(Image.fromarray(rgb).convert("L")))
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_jpeg_of_12_bits_that_is_cut_fails(lossless: bool) -> None:
+    content = bytes(imagecodecs.jpeg8_encode(DEEP, bitspersample=12, lossless=lossless))
+    assert decode(content, "a.jpg").luma.dtype == np.uint16
+    assert decode(content[:-2], "a.jpg").notes == ("the end marker is missing; every pixel is there",)
+    for end in range(len(content) // 2, len(content) - 8, 16):
+        for rest in (b"", b"\xff\xd9"):
+            with pytest.raises(PhotoError):
+                decode(content[:end] + rest, "a.jpg")
+
+
+def png(exponent: int | None = None, cicp: bytes = b"", srgb: bool = False, deep: bool = False) -> Photo:
+    """A linear ramp as a PNG, whose gAMA is `exponent` / 100,000."""
+    chunks = chunk(b"gAMA", struct.pack(">I", exponent)) if exponent is not None else b""
+    chunks += (chunk(b"cICP", cicp) if cicp else b"") + (chunk(b"sRGB", b"\0") if srgb else b"")
+    samples = np.round(RAMP * 65_535).astype(np.uint16)[..., None]
+    if deep:
+        return decode(png_of(samples, 0, before_data=chunks), "a.png")
+    content = content_of(Image.fromarray(GRAY), "PNG")
+    return decode(content[:33] + chunks + content[33:], "a.png")
+
+
+def srgb(light: np.ndarray) -> np.ndarray:
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("exponent", [100_000, 55_556])
+def test_a_png_is_as_light_as_viewers_show_it(exponent: int, deep: bool) -> None:
+    found = png(exponent, deep=deep)
+    top = np.iinfo(found.luma.dtype).max
+    stored = np.round(RAMP * 65_535) / 65_535 if deep else GRAY / 255
+    assert np.abs(found.luma / top - srgb(stored ** (100_000 / exponent))).max() < 1 / top
+    assert found.notes == (f"tone curve of gamma {exponent / 100_000:g} converted to that of sRGB",)
+
+
+def test_a_png_in_srgb_stays_as_it_is() -> None:
+    for found in (png(45_455), png(100_000, srgb=True), png(cicp=bytes((1, 13, 0, 1))), png(0), png()):
+        assert np.array_equal(found.luma, GRAY)
+        assert found.notes == ()
+
+
+def test_cicp_comes_before_gama_and_what_is_not_converted_is_said() -> None:
+    assert "gamma 1 " in png(45_455, cicp=bytes((1, 8, 0, 1))).notes[0]
+    assert "PQ, of high dynamic range, is not converted" in png(cicp=bytes((9, 16, 0, 1))).notes[0]
+    assert "primaries 9 by cICP" in png(cicp=bytes((9, 13, 0, 1))).notes[0]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_the_tone_curve_leaves_alpha_as_it_is(mode: str) -> None:
+    image = Image.fromarray(GRAY).convert("RGBA" if mode == "P" else mode)
+    image.putalpha(Image.fromarray(np.round(ALPHA * 255).astype(np.uint8)))
+    content = content_of(image.quantize(200) if mode == "P" else image, "PNG")
+    linear = content[:33] + chunk(b"gAMA", struct.pack(">I", 100_000)) + content[33:]
+    plain, converted = decode(content, "a.png"), decode(linear, "a.png")
+    assert np.array_equal(np.asarray(plain.alpha), np.asarray(converted.alpha))
+    assert converted.luma.mean() > plain.luma.mean() + 20
+
+
+def test_a_bmp_with_bit_fields_that_is_cut_fails() -> None:
+    content = bmp_of_fields((0xF00, 0xF0, 0xF))
+    with pytest.raises(PhotoError, match="ends after"):
+        decode(content[:-1], "a.bmp")
+    with pytest.raises(PhotoError, match=r"^a BMP with bit fields that do not fit"):
+        decode(bmp_of_fields((0xF00, 0xF0, 0xF))[:54] + bytes(12) + content[66:], "a.bmp")
+
+
+def test_bit_fields_of_alpha() -> None:
+    assert decode(bmp_of_fields((0xF00, 0xF0, 0xF, 0xF000)), "a.bmp").alpha is not None
+    assert decode(bmp_of_fields((0xF00, 0xF0, 0xF)), "a.bmp").alpha is None
+
+
+@pytest.mark.parametrize(
+    "encode, suffix",
+    [(imagecodecs.jpeg2k_encode, ".jp2"), (imagecodecs.jpegxl_encode, ".jxl"), (imagecodecs.avif_encode, ".avif")],
+)
+def test_newer_formats_that_are_cut_fail(encode: Callable[..., bytes], suffix: str) -> None:
+    content = bytes(encode(np.stack([GRAY] * 3, -1)))
+    for end in range(30, len(content) - 1, max(1, len(content) // 20)):
+        with pytest.raises(PhotoError):
+            decode(content[:end], "a" + suffix)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_jpeg_xl_of_other_depths_fills_the_range(bits: int) -> None:
+    values = np.round(RAMP * (2**bits - 1)).astype(np.uint16)
+    found = decode(bytes(imagecodecs.jpegxl_encode(values, lossless=True, bitspersample=bits)), "a.jxl")
+    assert np.abs(found.luma / 65_535 - RAMP).max() < 1 / 2**bits
+
+
+def test_jpeg_2000_of_12_bits() -> None:
+    found = decode(bytes(imagecodecs.jpeg2k_encode(DEEP, bitspersample=12)), "a.jp2")
+    assert np.abs(found.luma.astype(int) - np.round(DEEP * (65_535 / 4095))).max() <= 1
+
+
+def test_heic_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(PhotoError, match=r"cgan\[heic\]"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(32), "a.heic")
+
+
+def test_heic_of_more_than_8_bits_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for pillow-heif, which is not part of the development tools."""
+
+    samples = np.round(RAMP * 65_535).astype(np.uint16)
+
+    class HeifFile(types.SimpleNamespace):
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            return np.stack([samples] * 3, -1)
+
+    from PIL import ImageFile
+
+    class Opener(ImageFile.ImageFile):
+        format = "HEIF"
+        format_description = "HEIC"
+
+        def _open(self) -> None:
+            self._size, self._mode, self.tile = (RAMP.shape[1], RAMP.shape[0]), "RGB", []
+            self.info.update(bit_depth=10, exif=None)
+
+    def open_heif(content: bytes, convert_hdr_to_8bit: bool) -> HeifFile:
+        assert content[4:12] == b"ftypheic"
+        assert not convert_hdr_to_8bit
+        return HeifFile()
+
+    stub = types.SimpleNamespace(
+        register_heif_opener=lambda: Image.register_open("HEIF", Opener, lambda head: head[4:12] == b"ftypheic"),
+        open_heif=open_heif,
+    )
+    monkeypatch.setitem(sys.modules, "pillow_heif", stub)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    found = decode(b"\0\0\0\x18ftypheic" + bytes(32), "a.heic")
+    assert np.array_equal(found.luma, samples)
+    assert found.notes == ()
+
+
+def jxl_with_boxes() -> bytes:
+    stream = bytes(imagecodecs.jpegxl_encode(GRAY, lossless=True))
+    exif = b"\0\0\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    boxes = [(b"ftyp", b"jxl \0\0\0\0jxl "), (b"Exif", exif), (b"xml ", b"<x:xmpmeta/>"), (b"jxlc", stream)]
+    packed = b"".join(struct.pack(">I", 8 + len(body)) + kind + body for kind, body in boxes)
+    return b"\0\0\0\x0cJXL \r\n\x87\n" + packed
+
+
+def test_jpeg_xl_in_boxes_keeps_xmp_and_is_turned_once() -> None:
+    found = decode(jxl_with_boxes(), "a.jxl")
+    assert found.xmp == b"<x:xmpmeta/>"
+    assert found.size == GRAY.shape  # the orientation is that of the codestream, not of EXIF
+
+
+HEADS = {
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "PSD": b"8BPS\0\1",
+    "PDF": b"%PDF-1.7\n",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg">',
+    "XML, such as SVG": b'<?xml version="1.0"?><svg>',
+    "TGA": bytes(2) + b"\2" + bytes(9) + b"\x10\0\x10\0\x18\0" + bytes(99),
+    "Canon raw (CR2)": b"II*\0\x10\0\0\0CR\2\0" + bytes(40),
+    "Canon raw (CR3)": b"\0\0\0\x18ftypcrx ",
+    "Fujifilm raw (RAF)": b"FUJIFILMCCD-RAW 0201",
+    "PAM": b"P7\nWIDTH 1\n",
+    "PFM": b"PF\n1 1\n-1.0\n",
+    "JPEG XR": b"II\xbc\1" + bytes(20),
+    "HTML": b"<!DOCTYPE html><html>",
+    "a ZIP archive": b"PK\3\4" + bytes(20),
+}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.png"])
+@pytest.mark.parametrize("found", HEADS)
+def test_files_of_other_formats_are_named(found: str, name: str) -> None:
+    with pytest.raises(PhotoError) as refusal:
+        decode(HEADS[found], name)
+    reason = str(refusal.value)
+    assert found in reason
+    assert "damaged" not in reason
+
+
+@pytest.mark.parametrize(
+    "encode, found", [(imagecodecs.jpeg2k_encode, "JPEG 2000"), (imagecodecs.jpegxl_encode, "JPEG XL")]
+)
+def test_read_formats_with_another_suffix_are_to_be_renamed(encode: Callable[..., bytes], found: str) -> None:
+    with pytest.raises(PhotoError, match=f"its content is {found} but its name says JPEG; rename it"):
+        decode(bytes(encode(GRAY)), "a.jpg")
+
+
+def test_16_bit_png_without_its_end_marker_is_said() -> None:
+    samples = np.zeros((4, 4, 3), np.uint16)
+    assert decode(png_of(samples, 2)[:-12], "a.png").notes == ("the end marker is missing; every pixel is there",)
+    damaged = bytearray(png_of(samples, 2))
+    damaged[-20] ^= 1
+    with pytest.raises(PhotoError, match="damaged"):
+        decode(bytes(damaged), "a.png")
+
+
+def test_ppm_values_above_the_highest_are_refused() -> None:
+    content = b"P6 1 1 1000\n" + struct.pack(">3H", 1, 2, 1001)
+    with pytest.raises(PhotoError, match="a value of 1001, its header says 1000"):
+        decode(content, "a.ppm")
