@@ -18,7 +18,7 @@ from cgan import libtiff_messages
 from cgan.completeness import load
 from cgan.formats import PHOTO_FORMATS
 from cgan.photo_limits import MAX_PIXELS, LimitError, check_time, metadata_of, opened
-from infer.photo import iptc, metadata, sixteen_bit_color
+from infer.photo import metadata, sixteen_bit_color
 from infer.photo.pillow_fixes import mend
 
 Floats = NDArray[np.float32]
@@ -84,7 +84,7 @@ class Photo:
     alpha: Image.Image | None
     """Mode L, H x W; None if the photo has no transparency."""
     exif: bytes | None
-    """EXIF without orientation, which is already applied."""
+    """EXIF block; its orientation is upright."""
     icc_profile: bytes | None
     dpi: tuple[float, float] | None
     notes: tuple[str, ...]
@@ -92,8 +92,12 @@ class Photo:
     xmp: bytes | None = None
     """XMP without orientation."""
     iptc: bytes | None = None
-    comment: bytes | None = None
-    """Comment of a JPEG or a GIF."""
+    comments: tuple[bytes, ...] = ()
+    """Comments of a JPEG or a GIF."""
+    texts: tuple[tuple[bytes, bytes], ...] = ()
+    """Types and contents of a PNG's text chunks."""
+    geo: bytes | None = None
+    """Tags of GeoTIFF, as an EXIF block."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -232,6 +236,7 @@ def _format_of(name: str) -> str:
 def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image.Image]]) -> Photo:
     """Decode an image that is not loaded yet; `again` opens it a second time."""
     notes: list[str] = []
+    file = image.fp  # type: ignore[attr-defined]
     if getattr(image, "is_animated", False):
         notes.append("first frame of several")
     bits, layout = _source_bits(image), dict(getattr(image, "tag_v2", {}))
@@ -244,30 +249,27 @@ def _decode(image: Image.Image, again: Callable[[], AbstractContextManager[Image
     notes += load(image)
     if bits > 8 and image.mode not in WIDE_MODES and not wide:
         notes.append(f"read with 8 of its {bits} bits a channel, all that Pillow reads of this kind of {image.format}")
-    exif, xmp, orientation = metadata.exif_and_xmp(image, notes)
-    metadata.note_text(image, notes)
+    kept = metadata.read(image, file, notes)
     profile = metadata.rgb_profile(image, notes)
-    dpi = metadata.resolution(image, notes)
-    comment = image.info.get("comment")
-    captions = iptc.read(image)
     gray, alpha = _split_wide(image, wide, again, notes) if wide else _split_alpha(image)
     if gray.mode not in WIDE_MODES:
         gray = _eight_bit_luma(gray)  # transposing one plane takes a third of the time of three
-    if dpi and layout.get(ExifTags.Base.Orientation, orientation) in metadata.ON_ITS_SIDE:
-        dpi = dpi[::-1]  # Pillow turns a TIFF upright when it loads it
-    if orientation in UPRIGHT:
-        gray = gray.transpose(UPRIGHT[orientation])
-        alpha = alpha and alpha.transpose(UPRIGHT[orientation])
+    turn = UPRIGHT.get(kept.orientation) if image.format != "TIFF" else None  # which Pillow turns when it loads it
+    if turn is not None:
+        gray = gray.transpose(turn)
+        alpha = alpha and alpha.transpose(turn)
     return Photo(
         luma=_luma(gray, layout, notes),
         alpha=alpha,
-        exif=exif,
+        exif=kept.exif,
         icc_profile=profile,
-        dpi=dpi,
+        dpi=kept.dpi,
         notes=tuple(notes),
-        xmp=xmp,
-        iptc=captions,
-        comment=comment if isinstance(comment, bytes) and comment else None,
+        xmp=kept.xmp,
+        iptc=kept.iptc,
+        comments=kept.comments,
+        texts=kept.texts,
+        geo=kept.geo,
     )
 
 

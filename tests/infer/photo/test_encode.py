@@ -82,7 +82,7 @@ def test_metadata_survive_a_whole_round(tmp_path: Path, format_: str) -> None:
 
 def test_bmp_says_what_it_leaves_out() -> None:
     alpha = Image.new("L", (31, 24), 7)
-    kept = {"exif": exif_block(), "icc_profile": PROFILE, "xmp": XMP, "iptc": b"caption", "comment": b"note"}
+    kept = {"exif": exif_block(), "icc_profile": PROFILE, "xmp": XMP, "iptc": b"caption", "comments": (b"note",)}
     photo = photo_of(gray(), **kept, dpi=(300.0, 300.0), alpha=alpha)
     found, notes = written(photo, "BMP")
     kinds = ("EXIF", "ICC profile", "XMP", "IPTC captions", "comment", "transparency")

@@ -74,7 +74,7 @@ def test_a_comment_goes_from_jpeg_to_jpeg() -> None:
     [("PNG", ["IPTC captions", "comment"]), ("WEBP", ["IPTC captions", "comment"]), ("TIFF", ["comment"])],
 )
 def test_what_a_format_has_no_place_for_is_said(format_: str, missing: list[str]) -> None:
-    _, notes = colored(dataclasses.replace(PLAIN, iptc=CAPTION, comment=b"note"), format_)
+    _, notes = colored(dataclasses.replace(PLAIN, iptc=CAPTION, comments=(b"note",)), format_)
     assert list(notes) == [f"{what} left out: {format_} cannot hold it" for what in missing]
 
 
@@ -95,5 +95,5 @@ def test_any_content_survives_a_segment(content: bytes) -> None:
 
 def test_photos_without_have_none() -> None:
     assert decode(jpeg(), "a.jpg").iptc is None
-    assert decode(jpeg(), "a.jpg").comment is None
+    assert decode(jpeg(), "a.jpg").comments == ()
     assert decode(jpeg(extra=b"\xff\xed\0\x06none"), "a.jpg").iptc is None
