@@ -64,6 +64,8 @@ def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
     """
     content = bytearray(block.removeprefix(IDENTIFIER))
     reader = Reader(bytes(content))
+    if reader.big:
+        raise ValueError("it is a BigTIFF, which EXIF does not allow")
     first = reader.directory(reader.first)
     given = reader.number(first[ORIENTATION])
     orientation = fallback if given is None else given if 1 <= given <= 8 else 1

@@ -43,7 +43,8 @@ class Mark:
         return (
             f'<rdf:li xmlns:rdf="{RDF}" xmlns:stEvt="{EVENT}" rdf:parseType="Resource">'
             f"<stEvt:action>edited</stEvt:action><stEvt:softwareAgent>{escape(CREATOR)}</stEvt:softwareAgent>"
-            f"<stEvt:parameters>coloured by model {escape(self.model)}, SHA-256 {self.digest}</stEvt:parameters></rdf:li>"
+            f"<stEvt:parameters>coloured by model {escape(self.model)}, SHA-256 {self.digest}</stEvt:parameters>"
+            "</rdf:li>"
         )
 
 
