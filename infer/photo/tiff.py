@@ -7,7 +7,7 @@ import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from cgan.photo_limits import MAX_METADATA, LimitError, check_time
 
@@ -22,8 +22,7 @@ MOST_ENTRIES = 65_535
 """Most entries of a directory; a BigTIFF could claim more."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of a directory."""
 
     tag: int
@@ -107,21 +106,17 @@ class Reader:
         count = min(claimed, len(body) // entry_size, MOST_ENTRIES)
         entries, odd = [], []
         inline = struct.calcsize("=" + pointer)
-        for i in range(count):
-            check_time()
-            at = i * entry_size
-            tag, kind, *_ = self.numbers("HH", body[at : at + 4])
-            (values,) = self.numbers(pointer, body[at + 4 : at + 4 + inline])
-            value_place = start + at + 4 + inline
+        check_time()
+        rows = struct.iter_unpack(f"{self.order}HH{pointer}{pointer}", body[: count * entry_size])
+        for at, (tag, kind, values, offset) in zip(range(start, self.size, entry_size), rows, strict=False):
             size = values * KIND_SIZES.get(kind, 0)
-            if size > inline:
-                (value_place,) = self.numbers(pointer, body[at + 4 + inline : at + entry_size])
+            value_place = offset if size > inline else at + entry_size - inline
             if size and value_place + size <= self.size:
-                entries.append(Entry(tag, kind, values, start + at, value_place))
+                entries.append(Entry(tag, kind, values, at, value_place))
             else:
                 odd.append(tag)
-        if count and not entries:
-            raise ValueError(f"the directory at byte {place} has no entry that can be read")
+        if odd and (claimed > count or not entries):
+            raise ValueError(f"the directory at byte {place} is cut off, or no directory")
         tail = body[count * entry_size :][:inline]
         whole = count == claimed and len(tail) == inline
         end = start + count * entry_size + (inline if whole else 0)

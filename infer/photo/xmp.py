@@ -29,6 +29,13 @@ TIFF_TAG = 700
 MOST_PARTS = 2**19
 """Most tags and attributes of a packet, each of which takes some hundred bytes while it is edited."""
 
+LIES = re.compile(rb"Orientation|Thumbnails|hdr-gain-map|HDRGainMap|ns\.google\.com/photos/1\.0/(?:camera|container)")
+"""Parts of the names of everything that `truthful` cuts out."""
+
+ALWAYS_PARSED = 2**15
+"""Bytes from which on a packet is parsed without these names too: with the mark it may not fit into one segment of a
+JPEG, and only well-formed packets can be split."""
+
 GAIN_MAP_NOTE = "gain map left out: the output is the photo in standard range"
 
 DESCRIPTION = (RDF, "Description")
@@ -194,6 +201,8 @@ def truthful(content: bytes, notes: list[str]) -> tuple[bytes, int]:
     Raises:
         ValueError: it is not well-formed XML.
     """
+    if len(content) < ALWAYS_PARSED and not LIES.search(content.replace(b"\0", b"")):
+        return content, 1
     packet = Packet(content)
     orientation = 1
     lies: list[Property] = []
