@@ -14,6 +14,7 @@ from PIL import Image, TiffTags
 from cgan.photo_limits import MAX_METADATA, LimitError, check_time
 from infer.photo import exif, iptc, tiff, xmp
 from infer.photo.exif import THUMBNAIL_NOTE
+from infer.photo.tiff import listed
 
 XMP_KEY = "XML:com.adobe.xmp"
 RAW_PROFILE = "Raw profile type "
@@ -152,7 +153,7 @@ def of_tiff(file: BinaryIO) -> Blocks:
 def names_of(tags: list[int]) -> str:
     """Return names of TIFF tags for a note; numbers where there is no name."""
     names = ((tag, TiffTags.lookup(tag).name) for tag in tags)
-    return ", ".join(str(tag) if name == "unknown" else name for tag, name in names)
+    return listed(str(tag) if name == "unknown" else name for tag, name in names)
 
 
 def _describes_samples(description: bytes) -> bool:
@@ -178,7 +179,7 @@ def _read_jpeg(found: Blocks, segments: Any) -> None:
         elif not content.startswith(LAYOUT_SEGMENTS) and content:
             others.append(f"{kind} {content[:12].split(bytes(1))[0].decode('ascii', 'replace')}")
     if others:
-        found.note(f"JPEG segments left out: {', '.join(dict.fromkeys(others))}")
+        found.note(f"JPEG segments left out: {listed(others)}")
     _read_resources(found, resources)
     if parts:
         found.extension = _assembled(parts, found.xmp)
@@ -211,7 +212,7 @@ def _read_resources(found: Blocks, content: bytes) -> None:
         else:
             others.append(f"0x{resource:04X}")
     if others:
-        found.note(f"Photoshop resources left out: {', '.join(dict.fromkeys(others))}")
+        found.note(f"Photoshop resources left out: {listed(others)}")
 
 
 def _read_png(found: Blocks, texts: dict[str, str], file: BinaryIO) -> None:
@@ -228,7 +229,7 @@ def _read_png(found: Blocks, texts: dict[str, str], file: BinaryIO) -> None:
         elif kind in NOTED_CHUNKS:
             others.append(kind.decode())
     if others:
-        found.note(f"PNG chunks left out: {', '.join(dict.fromkeys(others))}")
+        found.note(f"PNG chunks left out: {listed(others)}")
     for key, text in texts.items():
         if not key.startswith(RAW_PROFILE):
             continue

@@ -23,6 +23,7 @@ from infer.photo.containers import XMP_EXTENSION
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import PillowFormat
 from infer.photo.mark import Mark, guid, marked, split
+from infer.photo.tiff import listed
 
 BAND_PIXELS = 2**16
 """Full-size pixels that are processed at a time: 256 KiB per plane in float32, in calls long enough that threads seldom
@@ -186,7 +187,7 @@ def _holdable(photo: Photo, format_: str, raw: bool) -> tuple[Photo, list[str]]:
 
 
 def _keywords(texts: tuple[tuple[bytes, bytes], ...]) -> str:
-    return ", ".join(sorted({content.split(b"\0")[0].decode("latin-1") for _, content in texts}))
+    return listed(sorted({content.split(b"\0")[0].decode("latin-1") for _, content in texts}))
 
 
 def _jpeg_segments(kept: Photo) -> tuple[bytes | None, bytes]:

@@ -68,7 +68,7 @@ def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
         raise ValueError("it is a BigTIFF, which EXIF does not allow")
     first = reader.directory(reader.first)
     given = reader.number(first[ORIENTATION])
-    orientation = fallback if given is None else given if 1 <= given <= 8 else 1
+    orientation = fallback if given is None else _valid(given)
     is_turned = given == orientation and given != 1
     for entry in first.entries if is_turned else ():
         if entry.tag != ORIENTATION or entry.kind not in tiff.INTEGERS:
@@ -85,6 +85,20 @@ def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
         _remove_thumbnails(content, reader, first)
         notes.append(THUMBNAIL_NOTE)
     return IDENTIFIER + bytes(content), orientation
+
+
+def orientation_of(block: bytes) -> int | None:
+    """Return the orientation that a block gives, 1 to 8; None if it has none, or is damaged."""
+    try:
+        reader = Reader(block.removeprefix(IDENTIFIER))
+        given = reader.number(reader.directory(reader.first)[ORIENTATION])
+    except ValueError:  # `upright` says so
+        return None
+    return None if given is None else _valid(given)
+
+
+def _valid(orientation: int) -> int:
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def resolution(block: bytes) -> tuple[float, float] | None:
@@ -137,7 +151,7 @@ def resolution_fields(order: str, dpi: tuple[float, float]) -> list[Field]:
 def fields_at_their_place(reader: Reader, directory: Directory, without: Iterable[int]) -> list[Field]:
     """Return the entries of a directory for a second directory in the same structure, whose long values stay."""
     return [
-        Field(entry.tag, entry.kind, entry.count, reader.value(entry) if entry.size <= 4 else entry.value_place)
+        Field(entry.tag, entry.kind, entry.length, reader.value(entry) if entry.size <= 4 else entry.value_place)
         for entry in directory.entries
         if entry.tag not in without
     ]
@@ -176,9 +190,9 @@ def _copied(
             else:
                 notes.append(MOVED_NOTE)
         if value != []:
-            fields.append(Field(entry.tag, entry.kind, entry.count, value))
+            fields.append(Field(entry.tag, entry.kind, entry.length, value))
     if odd:
-        notes.append(f"EXIF tags left out: {', '.join(map(str, odd))}, whose values cannot be read")
+        notes.append(f"EXIF tags left out: {tiff.listed(map(str, odd))}, whose values cannot be read")
     return fields
 
 

@@ -83,7 +83,7 @@ def _kept_xmp(blocks: containers.Blocks) -> tuple[bytes | None, int]:
     if not packet:
         return None, 1
     try:
-        return xmp.truthful(packet, blocks.notes)
+        return xmp.truthful(packet, exif.orientation_of(blocks.exif), blocks.notes)
     except ValueError as error:
         blocks.note(f"XMP left out: damaged ({error})")
         return None, 1

@@ -151,7 +151,7 @@ def _kept_fields(photo: Photo) -> tuple[bytearray, str, list[Field]]:
     if photo.geo and photo.exif:
         geo = tiff.Reader(photo.geo.removeprefix(exif.IDENTIFIER))
         entries = geo.directory(geo.first).entries
-        fields += [Field(entry.tag, entry.kind, entry.count, geo.value(entry)) for entry in entries]
+        fields += [Field(entry.tag, entry.kind, entry.length, geo.value(entry)) for entry in entries]
     kept = ((xmp.TIFF_TAG, TIFF_BYTE, photo.xmp), (iptc.TIFF_TAG, TIFF_UNDEFINED, photo.iptc))
     for tag, kind, value in (*kept, (TIFF_ICC_PROFILE, TIFF_UNDEFINED, photo.icc_profile)):
         if value:

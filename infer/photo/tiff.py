@@ -5,7 +5,7 @@ Values are never decoded, so text, rationals and maker notes stay as they are (T
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
@@ -22,13 +22,25 @@ MOST_ENTRIES = 65_535
 """Most entries of a directory; a BigTIFF could claim more."""
 
 
+MOST_NAMES = 12
+"""Most names in a note; a file can have thousands."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return different names as a list for a note, the first ones of many."""
+    different = [*dict.fromkeys(names)]
+    more = len(different) - MOST_NAMES
+    return ", ".join(different[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 class Entry(NamedTuple):
     """An entry of a directory."""
 
     tag: int
     kind: int
     """Type of the values."""
-    count: int
+    length: int
+    """Number of values."""
     place: int
     """Offset of the entry."""
     value_place: int
@@ -37,7 +49,7 @@ class Entry(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the value."""
-        return self.count * KIND_SIZES[self.kind]
+        return self.length * KIND_SIZES[self.kind]
 
 
 @dataclass(frozen=True)

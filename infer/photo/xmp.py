@@ -12,7 +12,8 @@ from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 from cgan.photo_limits import check_time
-from infer.photo.exif import THUMBNAIL_NOTE
+from infer.photo.exif import ON_ITS_SIDE, THUMBNAIL_NOTE
+from infer.photo.tiff import listed
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 XMP = "http://ns.adobe.com/xap/1.0/"
@@ -29,7 +30,27 @@ TIFF_TAG = 700
 MOST_PARTS = 2**19
 """Most tags and attributes of a packet, each of which takes some hundred bytes while it is edited."""
 
-LIES = re.compile(rb"Orientation|Thumbnails|hdr-gain-map|HDRGainMap|ns\.google\.com/photos/1\.0/(?:camera|container)")
+PHOTOSHOP = "http://ns.adobe.com/photoshop/1.0/"
+RGB = {
+    (PHOTOSHOP, "ColorMode"): {"3"},
+    (TIFF, "PhotometricInterpretation"): {"2", "6"},
+    (TIFF, "SamplesPerPixel"): {"3"},
+}
+"""Properties that say whether the scan had colours, and their values if it had."""
+OF_GRAY = frozenset({*RGB, (PHOTOSHOP, "ICCProfile"), (TIFF, "BitsPerSample")})
+"""Properties that are untrue of the coloured photo if the scan was gray."""
+
+EXIF = "http://ns.adobe.com/exif/1.0/"
+SIDES = frozenset(
+    {(TIFF, name) for name in ("ImageWidth", "ImageLength", "XResolution", "YResolution")}
+    | {(EXIF, name) for name in ("PixelXDimension", "PixelYDimension")}
+)
+"""Properties that are untrue of a photo turned by a quarter."""
+
+LIES = re.compile(
+    rb"Orientation|Thumbnails|hdr-gain-map|HDRGainMap|ns\.google\.com/photos/1\.0/(?:camera|container)|ColorMode|"
+    rb"PhotometricInterpretation|SamplesPerPixel|ImageWidth|ImageLength|[XY]Resolution|Pixel[XY]Dimension"
+)
 """Parts of the names of everything that `truthful` cuts out."""
 
 ALWAYS_PARSED = 2**15
@@ -189,13 +210,15 @@ def _expanded(tag: str, scope: dict[str, str]) -> tuple[str, str]:
     return scope.get(prefix, PREFIXES.get(prefix, "")), local
 
 
-def truthful(content: bytes, notes: list[str]) -> tuple[bytes, int]:
+def truthful(content: bytes, given: int | None, notes: list[str]) -> tuple[bytes, int]:
     """Return a packet without what is untrue of the upright, coloured photo alone, and its orientation, 1 to 8.
 
-    Cut out are the orientation, thumbnails, and the claims of a gain map, a video or other files behind the photo.
+    Cut out are the orientation, thumbnails, the claims of a gain map, a video or other files behind the photo, samples
+    and colours of a gray scan, and the sides of one that is turned by a quarter.
 
     Args:
         content: the packet.
+        given: orientation of the EXIF block, which comes before that of XMP; None if it has none.
         notes: list to which notes on what was cut out are appended.
 
     Raises:
@@ -204,13 +227,19 @@ def truthful(content: bytes, notes: list[str]) -> tuple[bytes, int]:
     if len(content) < ALWAYS_PARSED and not LIES.search(content.replace(b"\0", b"")):
         return content, 1
     packet = Packet(content)
-    orientation = 1
+    values = {found.name: found.value.strip() for found in packet.properties}
+    own = values.get(ORIENTATION, "")
+    orientation = int(own) if own in set("12345678") else 1
+    is_gray = any(values.get(name, "") not in ("", *true) for name, true in RGB.items())
+    is_turned = (given or orientation) in ON_ITS_SIDE
     lies: list[Property] = []
+    of_pixels: list[str] = []
     for found in packet.properties:
         namespace, local = found.name
         if found.name == ORIENTATION:
-            value = found.value.strip()
-            orientation = int(value) if value in set("12345678") else 1
+            pass
+        elif (is_gray and found.name in OF_GRAY) or (is_turned and found.name in SIDES):
+            of_pixels.append(local)
         elif found.name == (XMP, "Thumbnails"):
             _once(notes, THUMBNAIL_NOTE)
         elif namespace in GAIN_MAPS:
@@ -223,6 +252,8 @@ def truthful(content: bytes, notes: list[str]) -> tuple[bytes, int]:
         else:
             continue
         lies.append(found)
+    if of_pixels:
+        notes.append(f"XMP properties left out: {listed(of_pixels)}, which describe the pixels of the scan")
     return packet.edited((found.start, found.end, b"") for found in lies) if lies else content, orientation
 
 

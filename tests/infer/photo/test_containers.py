@@ -130,6 +130,12 @@ def test_texts_of_a_png_are_copied_as_they_lie_and_other_chunks_named() -> None:
     assert all(chunk(*text) in output for text in texts)
 
 
+def test_a_note_names_the_first_of_many() -> None:
+    photo = png(*(chunk(b"tEXt", b"Key%02d\0text" % i) for i in range(40)))
+    names = ", ".join(f"Key{i:02}" for i in range(12))
+    assert colored(photo, "JPEG")[1] == (f"PNG text {names} and 28 more left out: JPEG cannot hold it",)
+
+
 def test_comments_and_application_blocks_of_a_gif() -> None:
     content = content_of(GRAY, "GIF")
     start = 13 + 3 * 2 ** ((content[10] & 7) + 1)

@@ -54,7 +54,7 @@ def cut(marked: str) -> tuple[bytes, bytes]:
 )
 def test_orientation_is_cut_out_in_any_form_of_xml(form: str) -> None:
     content, expected = cut(form)
-    assert xmp.truthful(content, []) == (expected, 6)
+    assert xmp.truthful(content, None, []) == (expected, 6)
     photo = decode(content_of(GRAY.convert("RGB"), "JPEG", xmp=content), "a.jpg")
     assert photo.xmp == expected
     assert photo.size == (10, 6)
@@ -71,7 +71,7 @@ def test_orientation_is_cut_out_in_any_form_of_xml(form: str) -> None:
     ],
 )
 def test_what_only_looks_like_an_orientation_stays(form: str) -> None:
-    assert xmp.truthful(form.encode(), []) == (form.encode(), 1)
+    assert xmp.truthful(form.encode(), None, []) == (form.encode(), 1)
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le"])
@@ -79,7 +79,7 @@ def test_other_encodings_stay_what_they_are(codec: str) -> None:
     content, expected = (
         ("\ufeff" + text.decode()).encode(codec) for text in cut(packet(f' xmlns:tiff="{TIFF}"⟦ tiff:Orientation="8"⟧'))
     )
-    assert xmp.truthful(content, []) == (expected, 8)
+    assert xmp.truthful(content, None, []) == (expected, 8)
     photo = Photo(np.asarray(GRAY), None, None, None, None, (), xmp=expected)
     black = np.zeros((3, 4, 4), np.float32)
     png = Image.open(io.BytesIO(write_photo(photo, black[:1], black, "PNG")[0]))
@@ -90,7 +90,35 @@ def test_bytes_that_are_no_text_stay() -> None:
     content, expected = (
         text.replace(b"caf", b"caf\xe9") + bytes(40) for text in cut(packet('⟦ tiff:Orientation="3"⟧'))
     )
-    assert xmp.truthful(content, []) == (expected, 3)
+    assert xmp.truthful(content, None, []) == (expected, 3)
+
+
+SHOP = ' xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/"'
+
+
+@pytest.mark.parametrize(
+    ("form", "given", "names"),
+    [
+        (
+            packet(SHOP + '⟦ photoshop:ColorMode="1"⟧⟦ photoshop:ICCProfile="Dot Gain 20%"⟧'),
+            None,
+            "ColorMode, ICCProfile",
+        ),
+        (packet(SHOP + ' photoshop:ColorMode="3" photoshop:ICCProfile="sRGB"'), 6, ""),
+        (packet('⟦ tiff:SamplesPerPixel="1"⟧ tiff:Make="Acme"'), None, "SamplesPerPixel"),
+        (packet('⟦ tiff:ImageWidth="9"⟧', "⟦<tiff:ImageLength>9</tiff:ImageLength>⟧"), 6, "ImageWidth, ImageLength"),
+        (packet(' tiff:ImageWidth="9"', "<tiff:ImageLength>9</tiff:ImageLength>"), 3, ""),
+        (packet('⟦ tiff:ImageWidth="9"⟧⟦ tiff:Orientation="6"⟧'), None, "ImageWidth"),
+        (packet(' tiff:ImageWidth="9"⟦ tiff:Orientation="6"⟧'), 1, ""),
+    ],
+)
+def test_what_describes_the_pixels_of_the_scan_goes_where_it_is_untrue(
+    form: str, given: int | None, names: str
+) -> None:
+    content, expected = cut(form)
+    notes: list[str] = []
+    assert xmp.truthful(content, given, notes)[0] == expected
+    assert notes == ([f"XMP properties left out: {names}, which describe the pixels of the scan"] if names else [])
 
 
 GAIN_MAP = ' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"'
@@ -208,7 +236,7 @@ def test_damage_raises_nothing_else(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     notes: list[str] = []
     try:
-        xmp.truthful(bytes(content), notes)
+        xmp.truthful(bytes(content), None, notes)
     except ValueError:
         notes.append("damaged")
     mark.marked(bytes(content), mark.Mark("m", "d"), notes)
