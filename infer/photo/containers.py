@@ -124,8 +124,12 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
 def of_tiff(file: BinaryIO) -> Blocks:
     """Return the metadata of a TIFF; arguments and errors are those of `read`."""
     found = Blocks()
-    reader = tiff.Reader(file)
-    first = reader.directory(reader.first)
+    try:
+        reader = tiff.Reader(file)
+        first = reader.directory(reader.first)
+    except ValueError as error:
+        found.note(f"TIFF tags left out: damaged ({error})")
+        return found
     for tag, name in ((xmp.TIFF_TAG, "xmp"), (iptc.TIFF_TAG, "iptc")):
         if entry := first[tag]:
             setattr(found, name, reader.value(entry))

@@ -39,6 +39,8 @@ GAMUT_SHARE = 0.2
 ALPHA_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
 MARKED_FORMATS = frozenset({PillowFormat.JPEG, PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
 """Formats that hold XMP."""
+EXIF_RESOLUTION = frozenset({PillowFormat.WEBP, PillowFormat.TIFF})
+"""Formats that hold resolution only in the tags of EXIF."""
 DEEP_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.TIFF})
 """Formats that hold 16 bits a channel."""
 
@@ -181,6 +183,10 @@ def _holdable(photo: Photo, format_: str, raw: bool) -> tuple[Photo, list[str]]:
         notes.append(iptc.PNG_NOTE)
     if photo.exif and format_ == "TIFF" and (tags := png_tiff_writers.unheld_tags(photo.exif)):
         notes.append(f"EXIF tags left out: {tags}, which would describe the pixels of the TIFF")
+    if photo.dpi and photo.exif and format_ in EXIF_RESOLUTION:
+        own = exif.resolution(photo.exif) or photo.dpi
+        if any(abs(a - b) > 1 for a, b in zip(own, photo.dpi, strict=True)):
+            notes.append("resolution of {:g} x {:g} dots per inch left out: EXIF has another one".format(*photo.dpi))
     if photo.dpi and format_ == "WEBP":  # holds resolution only in EXIF
         changes["exif"] = exif.with_resolution(photo.exif, photo.dpi)
     return dataclasses.replace(photo, **changes), notes

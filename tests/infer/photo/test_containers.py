@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from infer.photo import exif, iptc, xmp
+from infer.photo import containers, exif, iptc, xmp
 from infer.photo.decode import Photo, decode
 from infer.photo.encode import write_photo
 from tests.infer.photo.exif_blocks import exif_block
@@ -173,6 +173,11 @@ def test_the_profile_of_a_bmp_of_version_5_is_kept() -> None:
     assert decode(plain, "a.bmp").icc_profile is None
 
 
+def test_a_directory_that_cannot_be_read_costs_the_tags_alone() -> None:
+    for content in (b"II*\0\xff\0\0\0", b"II*\0\x08\0\0\0\xff\xff" + bytes(20)):
+        assert containers.of_tiff(io.BytesIO(content)).notes[0].startswith("TIFF tags left out: damaged (")
+
+
 def test_a_jpeg_gets_no_resolution_that_its_source_has_not() -> None:
     block = exif_block(orientation=1, thumbnail=False)
     odd = block.replace(struct.pack("<HHL", 0x011A, 5, 1), struct.pack("<HHL", 0x011A, 2, 8))
@@ -186,7 +191,11 @@ def test_a_jpeg_gets_no_resolution_that_its_source_has_not() -> None:
 def test_webp_gets_a_resolution_in_its_exif() -> None:
     block = exif_block(orientation=1, thumbnail=False)
     photo = Photo(np.asarray(GRAY), None, block, None, (300.0, 150.0), ())
-    assert Image.open(io.BytesIO(colored(photo, "WEBP")[0])).info["exif"] == block[6:]
+    for format_ in ("WEBP", "TIFF"):
+        output, notes = colored(photo, format_)
+        assert notes == ("resolution of 300 x 150 dots per inch left out: EXIF has another one",)
+        assert format_ == "TIFF" or Image.open(io.BytesIO(output)).info["exif"] == block[6:]
+    assert colored(Photo(np.asarray(GRAY), None, block, None, (204.0, 98.0), ()), "WEBP")[1] == ()
     bare = Photo(np.asarray(GRAY), None, None, None, (300.0, 150.0), ())
     found = Image.open(io.BytesIO(colored(bare, "WEBP")[0])).getexif()
     assert (found[282], found[283], found[296]) == (300, 150, 2)
