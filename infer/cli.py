@@ -61,6 +61,12 @@ def command() -> None:
     type=click.IntRange(min=1),
     help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
 )
+@click.option(
+    "--mark/--no-mark",
+    default=True,
+    show_default=True,
+    help="Say in the XMP of outputs that a model has coloured them, and which.",
+)
 @click.option("--overwrite", is_flag=True, help="Make all outputs again, and replace files that no run wrote.")
 @click.option("--checksum", is_flag=True, help="Detect changed photos by content, not by size and time.")
 @click.option(

@@ -17,6 +17,7 @@ from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
 from infer.photo.formats import WRITE_FORMATS
+from infer.photo.mark import Mark
 from infer.photo.metadata import other_profile
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "icc_profile", "xmp"})
@@ -109,6 +110,7 @@ class Colorizer:
         format: str = "png",
         *,
         quality: int = 95,
+        mark: bool = True,
         max_pixels: int = MAX_PIXELS,
         timeout: float = MAX_SECONDS,
     ) -> Colored:
@@ -118,6 +120,7 @@ class Colorizer:
             source: path or content of the file.
             format: format of the result: "jpg", "png", "webp" or "tiff".
             quality: quality of JPEG and WebP, 1 to 100.
+            mark: say in the XMP of the result that a model has coloured it, and which.
             max_pixels: limit of pixels, checked on the header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, applies
                 too: above it Pillow warns, above twice the limit it raises.
             timeout: limit in seconds of decoding and of encoding, checked between their steps; 0 for no limit.
@@ -140,8 +143,9 @@ class Colorizer:
         with time_limit(timeout):
             photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
         colors = self._colors(photo)
+        named = Mark(self.backend.path.name, self.backend.digest) if mark else None
         with time_limit(timeout):
-            content, notes = write_photo(photo, *colors, WRITE_FORMATS[format], quality=quality)
+            content, notes = write_photo(photo, *colors, WRITE_FORMATS[format], quality=quality, mark=named)
         return Colored(bytes(content), photo.notes + notes)
 
     def _colors(self, photo: Photo) -> tuple[Floats, Floats]:

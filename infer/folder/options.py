@@ -19,6 +19,8 @@ class ColoringOptions:
     resolution: Resolution = Resolution.ORIGINAL
     render_longest: int | None = None
     """Longest side of the input of a model of dynamic size, aspect kept; None for the model's own square size."""
+    mark: bool = True
+    """Say in the XMP of outputs that a model has coloured them."""
     overwrite: bool = False
     """Make existing outputs again, and replace files that no run wrote."""
     checksum: bool = False
@@ -31,8 +33,13 @@ class ColoringOptions:
     """Longest time in seconds in which a photo is opened, decoded and encoded; 0 for no limit."""
 
     def recipe(self) -> dict[str, Any]:
-        """Return the options that change the picture, for the digest in the journal."""
-        return {"quality": self.quality, "resolution": self.resolution, "render_longest": self.render_longest}
+        """Return the options that change the output, for the digest in the journal."""
+        return {
+            "quality": self.quality,
+            "resolution": self.resolution,
+            "render_longest": self.render_longest,
+            "mark": self.mark,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

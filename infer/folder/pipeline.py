@@ -27,6 +27,7 @@ from infer.folder.thread_pools import Dispatcher
 from infer.photo.decode import decode, header_of, model_input, render_size_for
 from infer.photo.encode import encoding_bytes, write_photo
 from infer.photo.formats import Resolution
+from infer.photo.mark import Mark
 
 MEMORY_UNDER_WAY = 2**30
 """Limit in bytes of the memory of all photos in progress. A single larger photo is processed alone."""
@@ -117,6 +118,7 @@ class PhotoWork:
                 item.job.format,
                 quality=self.options.quality,
                 raw=self.options.resolution == Resolution.MODEL,
+                mark=Mark(self.backend.path.name, self.backend.digest) if self.options.mark else None,
             )
         item.notes += notes
         item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()

@@ -17,7 +17,7 @@ from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS, READABLE_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
-from infer.photo import iptc, metadata, newer_formats, pixels
+from infer.photo import metadata, newer_formats, pixels
 from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
 from infer.photo.headers import WIDE_JPEG
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
@@ -72,7 +72,7 @@ class Photo:
     alpha: Image.Image | None
     """Mode L, H x W; None if the photo has no transparency."""
     exif: bytes | None
-    """EXIF without orientation, which is already applied."""
+    """EXIF block; its orientation is upright."""
     icc_profile: bytes | None
     dpi: tuple[float, float] | None
     notes: tuple[str, ...]
@@ -80,8 +80,12 @@ class Photo:
     xmp: bytes | None = None
     """XMP without orientation."""
     iptc: bytes | None = None
-    comment: bytes | None = None
-    """Comment of a JPEG or a GIF."""
+    comments: tuple[bytes, ...] = ()
+    """Comments of a JPEG or a GIF."""
+    texts: tuple[tuple[bytes, bytes], ...] = ()
+    """Types and contents of a PNG's text chunks."""
+    geo: bytes | None = None
+    """Tags of GeoTIFF, as an EXIF block."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -245,32 +249,29 @@ def _head_of(source: Path | bytes) -> bytes:
 def _decode(image: Image.Image, max_pixels: int) -> Photo:
     """Decode an image that is not loaded yet."""
     notes: list[str] = []
+    file = image.fp  # type: ignore[attr-defined]
     if getattr(image, "is_animated", False) and image.format != "TIFF":
         notes.append("first frame of several")
     decoded, own_orientation = pixels.read(image, notes, max_pixels)
-    exif, xmp, orientation = metadata.exif_and_xmp(image, notes)
-    metadata.note_text(image, notes)
+    kept = metadata.read(image, file, notes)
     profile = metadata.rgb_profile(image, notes)
-    dpi = metadata.resolution(image, notes)
-    comment = image.info.get("comment")
-    captions = iptc.read(image)
     luma, alpha = _luma_and_alpha(decoded, notes)
-    orientation = own_orientation or orientation
-    if dpi and orientation in metadata.ON_ITS_SIDE:
-        dpi = dpi[::-1]
+    orientation = own_orientation or kept.orientation
     if orientation in UPRIGHT:
         luma = np.asarray(Image.fromarray(luma).transpose(UPRIGHT[orientation]))
         alpha = alpha and alpha.transpose(UPRIGHT[orientation])
     return Photo(
         luma=luma,
         alpha=alpha,
-        exif=exif,
+        exif=kept.exif,
         icc_profile=profile,
-        dpi=dpi,
+        dpi=kept.dpi,
         notes=tuple(notes),
-        xmp=xmp,
-        iptc=captions,
-        comment=comment if isinstance(comment, bytes) and comment else None,
+        xmp=kept.xmp,
+        iptc=kept.iptc,
+        comments=kept.comments,
+        texts=kept.texts,
+        geo=kept.geo,
     )
 
 

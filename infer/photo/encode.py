@@ -7,19 +7,23 @@ or 0 to 65535.
 import dataclasses
 import io
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from cgan.photo_limits import check_time
 from cgan.spec import LUMA_REC601
-from infer.photo import iptc, png_tiff_writers
+from infer.photo import exif, iptc, png_tiff_writers
 from infer.photo.chroma import BAND_ROWS, MAP_BYTES, color_maps, interpolation
+from infer.photo.containers import XMP_EXTENSION
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import PillowFormat
+from infer.photo.mark import Mark, guid, marked, split
+from infer.photo.tiff import listed
 
 BAND_PIXELS = 2**16
 """Full-size pixels that are processed at a time: 256 KiB per plane in float32, in calls long enough that threads seldom
@@ -33,6 +37,10 @@ GAMUT_SHARE = 0.2
 """Share of out-of-gamut pixels in a band above which processing all pixels is faster."""
 
 ALPHA_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
+MARKED_FORMATS = frozenset({PillowFormat.JPEG, PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
+"""Formats that hold XMP."""
+EXIF_RESOLUTION = frozenset({PillowFormat.WEBP, PillowFormat.TIFF})
+"""Formats that hold resolution only in the tags of EXIF."""
 DEEP_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.TIFF})
 """Formats that hold 16 bits a channel."""
 
@@ -42,23 +50,36 @@ SIDE_LIMITS = {"JPEG": 65_500, "WEBP": 16_383}
 ENCODER_BYTES = {"WEBP": 40}
 """Bytes of memory a pixel that a library's encoder takes beside the photo, where they are many; measured."""
 
-METADATA = {"exif": "EXIF", "xmp": "XMP", "icc_profile": "ICC profile", "iptc": "IPTC captions", "comment": "comment"}
+METADATA = {
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "icc_profile": "ICC profile",
+    "iptc": "IPTC captions",
+    "comments": "comment",
+    "texts": "PNG text",
+    "geo": "place on earth (GeoTIFF)",
+}
 """Fields of `Photo` that hold metadata, and their names in notes."""
 
 NOT_HELD = {
-    "PNG": frozenset({"iptc", "comment"}),
-    "WEBP": frozenset({"iptc", "comment"}),
-    "TIFF": frozenset({"comment"}),
+    "JPEG": frozenset({"texts", "geo"}),
+    "PNG": frozenset({"comments", "geo"}),
+    "WEBP": frozenset({"iptc", "comments", "texts", "geo"}),
+    "TIFF": frozenset({"comments", "texts"}),
     "BMP": frozenset(METADATA),
 }
 """Metadata that a format cannot hold."""
 
+XMP_LIMIT = 65_533 - 29
+"""Largest main packet of a JPEG's XMP in bytes; a larger one is split."""
+XMP_PART = 65_000
+"""Bytes of an extension of XMP in one segment."""
+
 JPEG_LIMITS = {
     "exif": 65_533,
-    "xmp": 65_533 - 29,
     "icc_profile": 255 * (65_533 - 14),
     "iptc": iptc.JPEG_LIMIT,
-    "comment": 65_533,
+    "comments": 65_533,
 }
 """Largest metadata of a JPEG in bytes: one segment without its identifier, 255 segments for a profile."""
 
@@ -70,7 +91,14 @@ Band = tuple[slice, Floats, Differences]
 
 
 def write_photo(
-    photo: Photo, gray: Floats, rgb: Floats, format_: str, *, quality: int = 95, raw: bool = False
+    photo: Photo,
+    gray: Floats,
+    rgb: Floats,
+    format_: str,
+    *,
+    quality: int = 95,
+    raw: bool = False,
+    mark: Mark | None = None,
 ) -> tuple[Encoded, tuple[str, ...]]:
     """Merge the network's colours with the luma of a photo, and encode the result with the photo's metadata.
 
@@ -85,6 +113,7 @@ def write_photo(
         format_: Pillow's name of the format: JPEG, PNG, WEBP, TIFF or BMP.
         quality: quality of JPEG and WebP, 1 to 100.
         raw: write the output of the network at its own size, with 8 bits a channel.
+        mark: the model, to be named in XMP; None for no mark.
 
     Returns:
         The content of the file, and notes on metadata and properties that the format cannot hold.
@@ -95,7 +124,11 @@ def write_photo(
     height, width = rgb.shape[1:] if raw else photo.size
     if max(height, width) > SIDE_LIMITS.get(format_, max(height, width)):
         raise PhotoError(f"{width} x {height} pixels, {format_} holds {SIDE_LIMITS[format_]} a side; use --format png")
-    kept, notes = _holdable(photo, format_)
+    kept, notes = _holdable(photo, format_, raw)
+    if mark and format_ in MARKED_FORMATS:
+        kept = dataclasses.replace(kept, xmp=marked(kept.xmp, mark, notes))
+    elif mark:
+        notes.append(f"mark of a coloured photo left out: {format_} cannot hold XMP")
     is_deep = photo.luma.dtype == np.uint16 and not raw
     if is_deep and format_ not in DEEP_FORMATS:
         notes.append(f"written with 8 bits a channel: {format_} cannot hold 16")
@@ -123,13 +156,13 @@ def encoding_bytes(size: tuple[int, int], rows: int, format_: str) -> int:
     return height * width * ENCODER_BYTES.get(format_, 0) + width * min(height, rows) * MAP_BYTES
 
 
-def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
+def _holdable(photo: Photo, format_: str, raw: bool) -> tuple[Photo, list[str]]:
     """Return the photo without the metadata that the format cannot hold, and a note on each omission."""
     notes: list[str] = []
     changes: dict[str, Any] = {}
 
     def drop(field: str, what: str, why: str = f"{format_} cannot hold it") -> None:
-        changes[field] = None
+        changes[field] = () if field in ("comments", "texts") else None
         notes.append(f"{what} left out: {why}")
 
     if photo.alpha is not None and format_ not in ALPHA_FORMATS:
@@ -139,20 +172,41 @@ def _holdable(photo: Photo, format_: str) -> tuple[Photo, list[str]]:
     for field, what in METADATA.items():
         content = getattr(photo, field)
         if content and field in NOT_HELD.get(format_, ()):
-            drop(field, what)
-        elif content and format_ == "JPEG" and len(content) > JPEG_LIMITS[field]:
-            drop(field, what, f"{len(content)} bytes, JPEG holds {JPEG_LIMITS[field]}")
+            drop(field, f"PNG text {_keywords(photo.texts)}" if field == "texts" else what)
+        elif content and format_ == "JPEG" and field in JPEG_LIMITS:
+            size = max(len(part) for part in content) if isinstance(content, tuple) else len(content)
+            if size > JPEG_LIMITS[field]:
+                drop(field, what, f"{size} bytes, JPEG holds {JPEG_LIMITS[field]}")
+    if raw and photo.geo and format_ == "TIFF":
+        drop("geo", METADATA["geo"], "the output has another size")
+    if photo.iptc and format_ == "PNG":
+        notes.append(iptc.PNG_NOTE)
+    if photo.exif and format_ == "TIFF" and (tags := png_tiff_writers.unheld_tags(photo.exif)):
+        notes.append(f"EXIF tags left out: {tags}, which would describe the pixels of the TIFF")
+    if photo.dpi and photo.exif and format_ in EXIF_RESOLUTION:
+        own = exif.resolution(photo.exif) or photo.dpi
+        if any(abs(a - b) > 1 for a, b in zip(own, photo.dpi, strict=True)):
+            notes.append("resolution of {:g} x {:g} dots per inch left out: EXIF has another one".format(*photo.dpi))
     if photo.dpi and format_ == "WEBP":  # holds resolution only in EXIF
-        changes["exif"] = _with_resolution(photo.exif, photo.dpi)
+        changes["exif"] = exif.with_resolution(photo.exif, photo.dpi)
     return dataclasses.replace(photo, **changes), notes
 
 
-def _with_resolution(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
-    tags = Image.Exif()
-    tags.load(exif or b"")
-    tags[ExifTags.Base.XResolution], tags[ExifTags.Base.YResolution] = dpi
-    tags[ExifTags.Base.ResolutionUnit] = 2  # inches
-    return tags.tobytes()
+def _keywords(texts: tuple[tuple[bytes, bytes], ...]) -> str:
+    return listed(sorted({content.split(b"\0")[0].decode("latin-1") for _, content in texts}))
+
+
+def _jpeg_segments(kept: Photo) -> tuple[bytes | None, bytes]:
+    """Return the main packet of XMP, and the segments of a JPEG that Pillow does not write."""
+    segments = [b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment for comment in kept.comments]
+    if kept.iptc:
+        segments.append(iptc.jpeg_segment(kept.iptc))
+    packet, extension = split(kept.xmp, XMP_LIMIT) if kept.xmp else (None, b"")
+    for place in range(0, len(extension), XMP_PART):
+        part = struct.pack(">LL", len(extension), place) + extension[place : place + XMP_PART]
+        body = XMP_EXTENSION + guid(extension).encode() + part
+        segments.append(b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body)
+    return packet, b"".join(segments)
 
 
 def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Encoded:
@@ -164,11 +218,12 @@ def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Enc
         "BMP": {},
     }
     options = settings[format_]
-    for field in ("exif", "icc_profile", "dpi", "xmp", "comment"):
+    for field in ("exif", "icc_profile", "dpi", "xmp"):
         if value := getattr(kept, field):
             options[field] = value
-    if kept.iptc:
-        options["extra"] = iptc.jpeg_segment(kept.iptc)
+    if format_ == "JPEG":
+        packet, options["extra"] = _jpeg_segments(kept)
+        options |= {"xmp": packet} if packet else {}
     if not hasattr(os, "memfd_create"):
         buffer = io.BytesIO()
         image.save(buffer, format_, **options)

@@ -1,47 +1,110 @@
-"""Metadata of a photo, read with Pillow: EXIF, XMP, ICC profile, resolution."""
+"""Metadata that a coloured photo keeps: byte for byte what lies in the file, without what would be untrue."""
 
 import math
-import re
+from dataclasses import dataclass
+from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from cgan.photo_limits import LimitError
-
-PAGE_NAME = 285
-
-TIFF_DESCRIPTIVE_TAGS = frozenset(
-    {
-        ExifTags.Base.DocumentName,
-        ExifTags.Base.ImageDescription,
-        ExifTags.Base.Make,
-        ExifTags.Base.Model,
-        ExifTags.Base.Software,
-        ExifTags.Base.DateTime,
-        ExifTags.Base.Artist,
-        ExifTags.Base.HostComputer,
-        PAGE_NAME,
-        ExifTags.Base.Copyright,
-        ExifTags.Base.ExifOffset,
-        ExifTags.Base.GPSInfo,
-    }
-)
-"""Tags of a TIFF that describe the photo; other tags describe the layout of the file."""
-
-ON_ITS_SIDE = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap rows and columns."""
+from infer.photo import containers, exif, xmp
+from infer.photo.exif import ON_ITS_SIDE
 
 MAX_DPI = 1e6
 """Largest plausible resolution; higher values do not fit into the fields of some formats."""
 
-XMP_ORIENTATION = re.compile(rb'tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>')
 
-XMP_KEY = "XML:com.adobe.xmp"
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """Metadata of an upright, coloured photo."""
 
-EMPTY_EXIF = b"Exif\0\0II*\0\x08\0\0\0" + bytes(6)
-"""An EXIF block without tags: identifier, TIFF header and an empty directory."""
+    orientation: int = 1
+    """Orientation that the file had, 1 to 8."""
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    comments: tuple[bytes, ...] = ()
+    texts: tuple[tuple[bytes, bytes], ...] = ()
+    """Types and contents of a PNG's text chunks."""
+    geo: bytes | None = None
+    """Tags of GeoTIFF, as an EXIF block."""
+    dpi: tuple[float, float] | None = None
+    """Horizontal and vertical dots per inch."""
 
-EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/"
-"""First bytes of a JPEG segment with extended XMP."""
+
+def read(image: Image.Image, file: BinaryIO, notes: list[str]) -> Metadata:
+    """Return the metadata of a loaded photo; damaged ones are left out with a note.
+
+    Args:
+        image: loaded by Pillow; a profile that Pillow does not read is added to its `info`.
+        file: its file; the position is moved.
+        notes: list to which notes are appended.
+
+    Raises:
+        LimitError: they are larger than `cgan.photo_limits.MAX_METADATA`.
+    """
+    blocks = containers.read(image, file)
+    if blocks.icc_profile:
+        image.info.setdefault("icc_profile", blocks.icc_profile)
+    if getattr(image, "is_animated", False):
+        blocks.notes = [note for note in blocks.notes if note != containers.OTHERS_NOTE]  # which is said already
+    kept_xmp, orientation = _kept_xmp(blocks)
+    kept_exif = None
+    if blocks.exif not in (b"", exif.IDENTIFIER):
+        try:
+            kept_exif, orientation = exif.upright(blocks.exif, orientation, blocks.notes)
+        except ValueError as error:
+            blocks.note(f"EXIF and orientation left out: damaged ({error})")
+    geo = blocks.geo or None
+    if geo and orientation != 1:
+        blocks.note("GeoTIFF tags left out: the photo was turned")
+        geo = None
+    dpi = _resolution(image, kept_exif, orientation, blocks)
+    notes += dict.fromkeys(note for note in blocks.notes if note not in notes)
+    return Metadata(
+        orientation=orientation,
+        exif=kept_exif,
+        xmp=kept_xmp,
+        iptc=blocks.iptc or None,
+        comments=tuple(comment for comment in blocks.comments if comment),
+        texts=tuple(blocks.texts),
+        geo=geo,
+        dpi=dpi,
+    )
+
+
+def _kept_xmp(blocks: containers.Blocks) -> tuple[bytes | None, int]:
+    """Return XMP without what is untrue, and the orientation that it gives."""
+    packet = blocks.xmp
+    if blocks.extension:
+        try:
+            packet = xmp.whole(packet, blocks.extension)
+        except ValueError as error:
+            blocks.note(f"XMP kept without its extension: damaged ({error})")
+    if not packet:
+        return None, 1
+    try:
+        return xmp.truthful(packet, exif.orientation_of(blocks.exif), blocks.notes)
+    except ValueError as error:
+        blocks.note(f"XMP left out: damaged ({error})")
+        return None, 1
+
+
+def _resolution(
+    image: Image.Image, block: bytes | None, orientation: int, blocks: containers.Blocks
+) -> tuple[float, float] | None:
+    """Return horizontal and vertical dots per inch of the upright photo; None if unknown or implausible."""
+    given = image.info.get("dpi")
+    if image.format == "TIFF" or (image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit")):
+        given = exif.resolution(block) if block else None  # where Pillow gives another value if there is none
+    elif given and orientation in ON_ITS_SIDE:
+        given = given[::-1]
+    if not given:
+        return None
+    across, down = float(given[0]), float(given[1])
+    if not all(math.isfinite(dpi) and dpi <= MAX_DPI for dpi in (across, down)):
+        blocks.note(f"resolution left out: {across:g} x {down:g} dots per inch")
+        return None
+    return (across, down) if min(across, down) > 0 else None
 
 
 def other_profile(image: Image.Image) -> str | None:
@@ -58,49 +121,3 @@ def rgb_profile(image: Image.Image, notes: list[str]) -> bytes | None:
         notes.append(f"ICC profile left out: it is for {other}, not RGB")
         return None
     return image.info.get("icc_profile") or None
-
-
-def resolution(image: Image.Image, notes: list[str]) -> tuple[float, float] | None:
-    """Return horizontal and vertical dots per inch, before orientation; None if unknown or implausible."""
-    if not (given := image.info.get("dpi")):
-        return None
-    if image.format == "TIFF" and ExifTags.Base.XResolution not in image.tag_v2:  # type: ignore[attr-defined]
-        return None  # Pillow returns 1 if there is none
-    across, down = float(given[0]), float(given[1])
-    if not all(math.isfinite(dpi) and dpi <= MAX_DPI for dpi in (across, down)):
-        notes.append(f"resolution left out: {across:g} x {down:g} dots per inch")
-        return None
-    return (across, down) if min(across, down) > 0 else None
-
-
-def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, bytes | None, int]:
-    """Return EXIF and XMP without orientation, and the orientation; damaged EXIF is left out with a note."""
-    xmp = image.info.get("xmp")
-    kept_xmp = XMP_ORIENTATION.sub(b"", xmp) if isinstance(xmp, bytes) and xmp else None
-    if any(segment.startswith(EXTENDED_XMP) for _, segment in getattr(image, "applist", ())):
-        notes.append("XMP kept without its extension: Pillow reads only the part that fits into 64 KiB")
-    try:
-        exif = image.getexif()
-        if not exif and len(image.info.get("exif", b"")) > len(EMPTY_EXIF):  # Pillow skips tags that it cannot parse
-            raise ValueError("it has no tag that can be read")
-        orientation = exif.get(ExifTags.Base.Orientation, 1)
-        for tag in list(exif):
-            if tag == ExifTags.Base.Orientation or (image.format == "TIFF" and tag not in TIFF_DESCRIPTIVE_TAGS):
-                del exif[tag]
-        across, down = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
-        if orientation in ON_ITS_SIDE and None not in (across, down):
-            exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = down, across
-        exif.bigtiff = False  # EXIF of a BigTIFF would be packed as BigTIFF, which EXIF does not allow
-        return exif.tobytes() if len(exif) else None, kept_xmp, orientation
-    except LimitError:
-        raise
-    except Exception as error:  # Pillow's parser raises many types
-        notes.append(f"EXIF and orientation left out: damaged ({error})")
-        return None, kept_xmp, 1
-
-
-def note_text(image: Image.Image, notes: list[str]) -> None:
-    """Add a note on text chunks of a PNG, such as its author, which are not written to outputs. XMP and EXIF are."""
-    keys = getattr(image, "text", {}) if image.format == "PNG" else {}
-    if names := sorted(key for key in keys if key != XMP_KEY and not key.startswith("Raw profile type")):
-        notes.append(f"PNG text left out: {', '.join(names)}")

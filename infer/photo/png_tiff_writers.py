@@ -2,9 +2,10 @@
 
 Pillow writes no colour of 16 bits and no compressed TIFF with EXIF, and holds Python's lock while it writes PNG. Both
 formats are written band by band, without a second full-size copy of the samples. PNG follows the W3C
-specification, third edition; TIFF is revision 6.0 with Adobe's Deflate, and Pillow packs its directory.
+specification, third edition; TIFF is revision 6.0 with Adobe's Deflate.
 """
 
+import itertools
 import struct
 import zlib
 from collections import deque
@@ -13,10 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, TiffTags
 
-from infer.photo import iptc
+from infer.photo import exif, iptc, tiff, xmp
+from infer.photo.containers import LAYOUT_TAGS, LEFT_OUT_TAGS, names_of
 from infer.photo.decode import Photo, PhotoError
+from infer.photo.tiff import Field
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]
 """A band: rows x width x 3 (RGB) or 4 (RGBA, straight alpha), in the full range of its type."""
@@ -32,27 +34,17 @@ INCHES_PER_METRE = 1 / 0.0254
 
 TIFF_LIMIT = 2**32
 """Largest size of a TIFF in bytes, by its 32-bit offsets."""
-TIFF_INCH = 2
+TIFF_BYTE, TIFF_UNDEFINED = 1, 7
 TIFF_RGB = 2
+TIFF_DEFLATE = 8
+TIFF_INTERLEAVED = 1
 TIFF_HORIZONTAL_DIFFERENCES = 2
 TIFF_UNASSOCIATED_ALPHA = 2
-TIFF_LAYOUT_TAGS = frozenset(
-    {
-        *range(254, 267),  # from NewSubfileType to FillOrder
-        *(TiffImagePlugin.STRIPOFFSETS, TiffImagePlugin.SAMPLESPERPIXEL),
-        *range(278, 282),  # from RowsPerStrip to MaxSampleValue
-        TiffImagePlugin.PLANAR_CONFIGURATION,
-        *range(288, 292),  # free space, and the curve of gray
-        TiffImagePlugin.TRANSFERFUNCTION,
-        *range(317, 326),  # from Predictor to TileByteCounts
-        *range(330, 348),  # from SubIFDs to JPEGTables
-        *range(512, 533),  # JPEG streams and YCbCr
-        TiffImagePlugin.XMP,
-        TiffImagePlugin.ICCPROFILE,
-        iptc.TIFF_TAG,
-    }
-)
-"""Tags that describe the layout of a file. They do not belong in an EXIF block, and would be wrong in a new file."""
+TIFF_ICC_PROFILE = 34675
+TIFF_OWN_TAGS = frozenset({256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 338, TIFF_ICC_PROFILE})
+"""Tags that each TIFF gets here."""
+NO_EXIF_TAGS = LAYOUT_TAGS | LEFT_OUT_TAGS
+"""Tags of an EXIF block that would describe the pixels of a TIFF."""
 
 
 def write_png(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Photo) -> None:
@@ -76,7 +68,11 @@ def write_png(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Phot
         x, y = (round(value * INCHES_PER_METRE) for value in photo.dpi)
         _chunk(file, b"pHYs", struct.pack(">IIB", x, y, 1))
     if photo.xmp:
-        _chunk(file, *png_xmp(photo.xmp))
+        _chunk(file, *png_xmp(xmp.in_utf8(photo.xmp)))
+    for text in photo.texts:
+        _chunk(file, *text)
+    if photo.iptc:
+        _chunk(file, *iptc.png_chunk(photo.iptc))
     if photo.exif:
         _chunk(file, b"eXIf", photo.exif.removeprefix(b"Exif\0\0"))
     compressor = zlib.compressobj(COMPRESSION_LEVEL)
@@ -95,9 +91,9 @@ def write_png(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Phot
     _chunk(file, b"IEND", b"")
 
 
-def png_xmp(xmp: bytes) -> tuple[bytes, bytes]:
+def png_xmp(packet: bytes) -> tuple[bytes, bytes]:
     """Return type and content of an uncompressed PNG chunk with XMP (XMP specification part 3, section 1.1.5)."""
-    return b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
+    return b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet
 
 
 def write_tiff(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Photo) -> None:
@@ -114,38 +110,68 @@ def write_tiff(file: BinaryIO, bands: Iterator[Samples], height: int, photo: Pho
     """
     first = next(bands)
     rows, width, channels = first.shape
-    strips = deque([_strip(first)])
-    strips.extend(_strip(band) for band in bands)
+    content, order, fields = _kept_fields(photo)
+    strips = deque([_strip(first, order)])
+    strips.extend(_strip(band, order) for band in bands)
     sizes = [len(strip) for strip in strips]
-    directory = _exif_directory(photo.exif)
-    if photo.xmp:
-        _set(directory, TiffImagePlugin.XMP, TiffTags.BYTE, photo.xmp)
-    if photo.iptc:
-        _set(directory, iptc.TIFF_TAG, TiffTags.UNDEFINED, photo.iptc)
-    if photo.icc_profile:
-        _set(directory, TiffImagePlugin.ICCPROFILE, TiffTags.UNDEFINED, photo.icc_profile)
-    if photo.dpi:
-        directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = photo.dpi
-        directory[TiffImagePlugin.RESOLUTION_UNIT] = TIFF_INCH
-    directory[TiffImagePlugin.IMAGEWIDTH], directory[TiffImagePlugin.IMAGELENGTH] = width, height
-    directory[TiffImagePlugin.BITSPERSAMPLE] = (8 * first.itemsize,) * channels
-    directory[TiffImagePlugin.COMPRESSION] = TiffImagePlugin.COMPRESSION_INFO_REV["tiff_adobe_deflate"]
-    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = TIFF_RGB
-    directory[TiffImagePlugin.SAMPLESPERPIXEL] = channels
-    directory[TiffImagePlugin.PLANAR_CONFIGURATION] = 1
-    directory[TiffImagePlugin.PREDICTOR] = TIFF_HORIZONTAL_DIFFERENCES
-    if channels == 4:
-        directory[TiffImagePlugin.EXTRASAMPLES] = TIFF_UNASSOCIATED_ALPHA
-    directory[TiffImagePlugin.ROWSPERSTRIP] = rows
-    # The directory comes first in the file; Pillow adds its length to the offsets of the strips.
-    offsets = np.cumsum([0, *sizes[:-1]])
-    if offsets[-1] + sizes[-1] >= TIFF_LIMIT - 2**24:  # room for metadata
-        raise PhotoError(f"{sum(sizes)} bytes when compressed, TIFF holds 4 GiB; use --format png")
-    _set(directory, TiffImagePlugin.STRIPOFFSETS, TiffTags.LONG, tuple(map(int, offsets)))
-    _set(directory, TiffImagePlugin.STRIPBYTECOUNTS, TiffTags.LONG, tuple(sizes))
-    directory.save(file)
+    shorts = {
+        258: [8 * first.itemsize] * channels,  # BitsPerSample
+        259: [TIFF_DEFLATE],
+        262: [TIFF_RGB],
+        277: [channels],
+        284: [TIFF_INTERLEAVED],
+        317: [TIFF_HORIZONTAL_DIFFERENCES],
+        338: [TIFF_UNASSOCIATED_ALPHA] * (channels - 3),
+    }
+    fields += [tiff.longs(tag, order, *values, kind=3) for tag, values in shorts.items() if values]
+    fields += [tiff.longs(tag, order, value) for tag, value in ((256, width), (257, height), (278, rows))]
+    place = _with_directory(bytearray(content), order, [*fields, *_strip_fields(order, 0, sizes)])[1]
+    if place + sum(sizes) >= TIFF_LIMIT:
+        raise PhotoError(f"{place + sum(sizes)} bytes when compressed, TIFF holds 4 GiB; use --format png")
+    file.write(_with_directory(content, order, [*fields, *_strip_fields(order, place, sizes)])[0])
     while strips:  # frees each strip once it is written
         file.write(strips.popleft())
+
+
+def unheld_tags(block: bytes) -> str:
+    """Return the names of an EXIF block's tags that would describe the pixels of a TIFF wrongly, for a note."""
+    reader = tiff.Reader(block.removeprefix(exif.IDENTIFIER))
+    tags = (entry.tag for entry in reader.directory(reader.first).entries)
+    return names_of([tag for tag in tags if tag in NO_EXIF_TAGS - TIFF_OWN_TAGS])
+
+
+def _kept_fields(photo: Photo) -> tuple[bytearray, str, list[Field]]:
+    """Return the beginning of a TIFF, its byte order, and the fields of the photo's metadata.
+
+    The beginning is the EXIF block as it lies, so that everything in it keeps its offset.
+    """
+    content = (photo.exif or photo.geo or b"").removeprefix(exif.IDENTIFIER) or tiff.header("<", 8) + bytes(6)
+    reader = tiff.Reader(content)
+    fields = exif.fields_at_their_place(reader, reader.directory(reader.first), NO_EXIF_TAGS)
+    if photo.geo and photo.exif:
+        geo = tiff.Reader(photo.geo.removeprefix(exif.IDENTIFIER))
+        entries = geo.directory(geo.first).entries
+        fields += [Field(entry.tag, entry.kind, entry.length, geo.value(entry)) for entry in entries]
+    kept = ((xmp.TIFF_TAG, TIFF_BYTE, photo.xmp), (iptc.TIFF_TAG, TIFF_UNDEFINED, photo.iptc))
+    for tag, kind, value in (*kept, (TIFF_ICC_PROFILE, TIFF_UNDEFINED, photo.icc_profile)):
+        if value:
+            fields.append(Field(tag, kind, len(value), value))
+    if photo.dpi and not {exif.X_RESOLUTION, exif.Y_RESOLUTION} <= {field.tag for field in fields}:
+        fields = [field for field in fields if field.tag not in exif.RESOLUTION]
+        fields += exif.resolution_fields(reader.order, photo.dpi)
+    return bytearray(content), reader.order, fields
+
+
+def _strip_fields(order: str, place: int, sizes: list[int]) -> list[Field]:
+    """Return the fields of strips that follow each other from an offset on."""
+    offsets = [place + before for before in itertools.accumulate(sizes[:-1], initial=0)]
+    return [tiff.longs(273, order, *offsets), tiff.longs(279, order, *sizes)]
+
+
+def _with_directory(content: bytearray, order: str, fields: list[Field]) -> tuple[bytearray, int]:
+    """Append the first directory of a TIFF to its content; return the content and its length."""
+    content[:8] = tiff.header(order, tiff.append_directory(content, order, fields))
+    return content, len(content)
 
 
 def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
@@ -180,24 +206,7 @@ def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], pixel: int) -> 
     return filtered
 
 
-def _strip(band: Samples) -> bytes:
-    """Return a compressed, little-endian strip of a TIFF, with horizontal differences."""
+def _strip(band: Samples, order: str) -> bytes:
+    """Return a compressed strip of a TIFF in a byte order, with horizontal differences."""
     differences = np.diff(band, axis=1, prepend=band.dtype.type(0))
-    return zlib.compress(differences.astype(band.dtype.newbyteorder("<"), copy=False).data, COMPRESSION_LEVEL)
-
-
-def _exif_directory(exif: bytes | None) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Return a little-endian TIFF directory with the tags and sub-directories of an EXIF block."""
-    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=TiffImagePlugin.II)
-    tags = Image.Exif()
-    tags.load(exif or b"")
-    for tag, value in tags.items():
-        if tag not in TIFF_LAYOUT_TAGS:
-            directory[tag] = tags.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else value
-    return directory
-
-
-def _set(directory: TiffImagePlugin.ImageFileDirectory_v2, tag: int, kind: int, value: object) -> None:
-    """Set a tag whose type does not follow from its value."""
-    directory.tagtype[tag] = kind
-    directory[tag] = value
+    return zlib.compress(differences.astype(f"{order}u{band.dtype.itemsize}", copy=False).data, COMPRESSION_LEVEL)

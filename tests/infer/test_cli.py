@@ -75,6 +75,7 @@ RECORDED: list[tuple[list[object], str, object, object]] = [
     (["--quality", 50], "quality", 50, 95),
     (["--resolution", "model"], "resolution", "model", "original"),
     (["--render-size", 48], "render_longest", 48, None),
+    (["--no-mark"], "mark", False, True),
     (["--overwrite"], "overwrite", True, False),
     (["--checksum"], "checksum", True, False),
     (["--max-failures", 7], "max_failures", 7, None),
@@ -122,6 +123,10 @@ def test_what_the_options_do_to_the_pictures(photos: Path, tmp_path: Path, color
         assert picture(2 + number, f"000.{name}", "--format", name)[:2] == (format_, (40, 30))
     small = picture(6, "000.jpg", "--format", "jpg", "--quality", 10)
     assert small[2] < picture(7, "000.jpg", "--format", "jpg")[2]
+    for number, (options, expected) in enumerate({(): True, ("--no-mark",): False}.items()):
+        picture(9 + number, "000.png", *options)
+        content = (tmp_path / str(9 + number) / "000.png").read_bytes()
+        assert (b"compositeWithTrainedAlgorithmicMedia" in content) == expected
     tinted.fixed_size, tinted.batches = None, []
     picture(8, "000.png", "--render-size", 64)
     assert {shape[2:] for shape in tinted.batches} == {(48, 64)}

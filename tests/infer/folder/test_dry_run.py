@@ -71,7 +71,13 @@ def test_verdicts_are_those_of_the_run(photos: Path, tmp_path: Path, color: Colo
 
 @pytest.mark.parametrize(
     ("options", "verdict"),
-    [([], "skip"), (["--overwrite"], "do"), (["--quality", 50], "do"), (["--format", "jpg"], "do")],
+    [
+        ([], "skip"),
+        (["--overwrite"], "do"),
+        (["--quality", 50], "do"),
+        (["--no-mark"], "do"),
+        (["--format", "jpg"], "do"),
+    ],
 )
 def test_options_count(photos: Path, tmp_path: Path, color: Color, options: list[object], verdict: str) -> None:
     color(photos, tmp_path / "out")

@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from infer.colorizer import Colorizer
 from infer.photo.decode import Photo, decode
+from infer.photo.encode import write_photo
 from tests.infer.pictures import chunk, content_of, png_of, saved
 
 RNG = np.random.default_rng(0)
@@ -86,7 +87,7 @@ def test_orientation_is_applied_and_removed(tmp_path: Path, orientation: int) ->
     path = saved(tmp_path, "a.png", Image.fromarray(gray), exif=exif)
     photo = decode(path)
     assert np.array_equal(photo.luma, np.asarray(ImageOps.exif_transpose(Image.open(path))))
-    assert tags_of(photo) == {0x010F: "maker"}
+    assert tags_of(photo) == {0x0112: 1, 0x010F: "maker"}
 
 
 def test_orientation_turns_alpha_and_sixteen_bits_too(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_xmp_is_read_without_its_orientation(format_: str) -> None:
     elif format_ == "TIFF":
         options = {"tiffinfo": {700: XMP}}
     photo = decode(content_of(Image.fromarray(gray_u8()).convert("RGB"), format_, **options), f"a.{format_.lower()}")
-    assert photo.xmp == XMP.replace(b'tiff:Orientation="6"', b"")
+    assert photo.xmp == XMP.replace(b' tiff:Orientation="6"', b"")
 
 
 def test_extended_xmp_is_said() -> None:
@@ -183,14 +184,20 @@ def test_a_tiff_without_resolution_gets_none(tmp_path: Path) -> None:
     assert decode(saved(tmp_path, "b.tif", Image.new("L", (4, 4)), dpi=(300, 200))).dpi == (300, 200)
 
 
-def test_texts_of_a_png_are_noted(tmp_path: Path) -> None:
+def test_texts_of_a_png_are_kept_in_a_png_and_noted_elsewhere(tmp_path: Path) -> None:
     texts = PngInfo()
     texts.add_text("Title", "Fields")
     texts.add_itxt("Author", "Somebody")
     texts.add_itxt("XML:com.adobe.xmp", "<x/>")
-    assert decode(saved(tmp_path, "a.png", Image.new("L", (4, 4)), pnginfo=texts)).notes == (
-        "PNG text left out: Author, Title",
-    )
+    photo = decode(saved(tmp_path, "a.png", Image.new("L", (4, 4)), pnginfo=texts))
+    assert photo.texts == ((b"tEXt", b"Title\0Fields"), (b"iTXt", b"Author\0\0\0\0\0Somebody"))
+    black = np.zeros((3, 4, 4), np.float32)
+    output, notes = write_photo(photo, black[:1], black, "PNG")
+    assert decode(bytes(output)).texts == photo.texts
+    assert notes == ()
+    for format_ in ("JPEG", "WEBP", "TIFF"):
+        _, notes = write_photo(photo, black[:1], black, format_)
+        assert notes == (f"PNG text Author, Title left out: {format_} cannot hold it",)
 
 
 def test_names_of_document_page_and_scanner_of_a_tiff_are_kept(tmp_path: Path) -> None:

@@ -202,11 +202,13 @@ def test_png_rows_are_filtered_by_what_suits_them() -> None:
     assert not filtered[2, 7:].any()
 
 
-def test_resolution_of_a_tiff_is_in_inches_whatever_its_exif_says() -> None:
+def test_resolution_of_a_tiff_is_that_of_its_exif() -> None:
     exif = Image.Exif()
     exif[282], exif[283], exif[296] = 118.0, 118.0, 3  # centimetres
-    content = written(photo_of(gray16(3, 3), exif=exif.tobytes(), dpi=(300.0, 300.0)), "TIFF")
-    assert Image.open(io.BytesIO(content)).info["dpi"] == (300, 300)
+    content = written(photo_of(gray16(3, 3), exif=exif.tobytes(), dpi=(299.72, 299.72)), "TIFF")
+    assert (tags_of(content)[282], tags_of(content)[296]) == (118, 3)
+    content = written(photo_of(gray16(3, 3), dpi=(300.0, 150.0)), "TIFF")
+    assert Image.open(io.BytesIO(content)).info["dpi"] == (300, 150)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

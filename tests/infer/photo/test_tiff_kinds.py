@@ -135,7 +135,7 @@ SMALL = GRAY[::4, ::4]
 def test_a_photo_below_its_thumbnail_is_coloured(first: dict[str, Any], second: dict[str, Any]) -> None:
     found = photo(with_pages((SMALL, first), (GRAY, second)))
     assert np.array_equal(found.luma, GRAY)
-    assert found.notes == ("its first page is a thumbnail; the page of 64 x 48 pixels is coloured",)
+    assert "its first page is a thumbnail; the page of 64 x 48 pixels is coloured" in found.notes
 
 
 def test_a_photo_below_its_thumbnail_keeps_to_the_limit_of_pixels() -> None:

@@ -1,0 +1,201 @@
+"""Blocks beside the pixels of each format: kept, or named in a note."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from infer.photo import containers, exif, iptc, xmp
+from infer.photo.decode import Photo, decode
+from infer.photo.encode import write_photo
+from tests.infer.photo.exif_blocks import exif_block
+from tests.infer.pictures import chunk, content_of
+
+GRAY = Image.fromarray(np.arange(24 * 31, dtype=np.uint16).reshape(24, 31).astype(np.uint8))
+CAPTIONS = b"\x1c\x02\x78\x00\x06Fishes"
+PACKET = b'<x xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:RDF><rdf:Description/></rdf:RDF></x>'
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+
+def resource(number: int, content: bytes, name: bytes = b"") -> bytes:
+    pascal = bytes([len(name)]) + name
+    return (
+        b"8BIM"
+        + struct.pack(">H", number)
+        + pascal
+        + bytes(len(pascal) % 2)
+        + struct.pack(">L", len(content))
+        + content
+        + bytes(len(content) % 2)
+    )
+
+
+def jpeg(*segments: bytes) -> Photo:
+    content = content_of(GRAY, "JPEG")
+    return decode(content[:2] + b"".join(segments) + content[2:], "a.jpg")
+
+
+def png(*chunks: bytes) -> Photo:
+    content = content_of(GRAY, "PNG")
+    return decode(content[:33] + b"".join(chunks) + content[33:], "a.png")
+
+
+def colored(photo: Photo, format_: str) -> tuple[bytes, tuple[str, ...]]:
+    answer = np.full((3, 8, 8), 0.5, np.float32)
+    content, notes = write_photo(photo, answer[:1], answer, format_)
+    return bytes(content), notes
+
+
+def test_all_comments_of_a_jpeg_are_kept() -> None:
+    photo = jpeg(segment(0xFE, b"first"), segment(0xFE, "zweiter é".encode("latin-1")))
+    assert photo.comments == (b"first", "zweiter é".encode("latin-1"))
+    output, notes = colored(photo, "JPEG")
+    assert notes == ()
+    assert decode(output, "a.jpg").comments == photo.comments
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (segment(0xE0, b"JFXX\0\x10" + b"\xff\xd8\xff\xd9"), exif.THUMBNAIL_NOTE),
+        (segment(0xE2, b"MPF\0II*\0"), "other pictures of the file left out"),
+        (segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0"), xmp.GAIN_MAP_NOTE),
+        (segment(0xEB, b"JP\0\1content credentials"), "JPEG segments left out: APP11 JP"),
+        (segment(0xED, iptc.JPEG_HEADER + resource(0x040C, b"small")), exif.THUMBNAIL_NOTE),
+        (
+            segment(0xED, iptc.JPEG_HEADER + resource(0x03ED, bytes(16)) + resource(0x07D0, b"path", b"way")),
+            "Photoshop resources left out: 0x03ED, 0x07D0",
+        ),
+    ],
+)
+def test_other_segments_of_a_jpeg_are_named(content: bytes, note: str) -> None:
+    assert jpeg(content).notes == (note,)
+
+
+def test_photoshop_resources_in_several_segments_are_read_as_one_block() -> None:
+    block = resource(0x03F3, b"odd", b"a name") + resource(iptc.RESOURCE, CAPTIONS)
+    photo = jpeg(*(segment(0xED, iptc.JPEG_HEADER + part) for part in (block[:17], block[17:])))
+    assert photo.iptc == CAPTIONS
+
+
+def raw_profile(kind: str, content: bytes) -> bytes:
+    text = f"\n{kind}\n{len(content):8}\n{content.hex()}\n".encode()
+    return chunk(b"zTXt", f"Raw profile type {kind}".encode() + b"\0\0" + zlib.compress(text))
+
+
+@pytest.mark.parametrize("content", [CAPTIONS, resource(iptc.RESOURCE, CAPTIONS)])
+@pytest.mark.parametrize("kind", ["iptc", "8bim"])
+def test_captions_of_a_png_are_kept(kind: str, content: bytes) -> None:
+    photo = png(raw_profile(kind, content))
+    assert photo.iptc == CAPTIONS
+    for format_ in ("PNG", "JPEG", "TIFF"):
+        output, _ = colored(photo, format_)
+        assert decode(output, f"a.{format_.lower()}").iptc == CAPTIONS
+    assert colored(photo, "WEBP")[1] == ("IPTC captions left out: WEBP cannot hold it",)
+
+
+@pytest.mark.parametrize("kind", ["exif", "APP1"])
+def test_exif_in_the_text_of_a_png_is_read(kind: str) -> None:
+    photo = png(raw_profile(kind, exif_block(thumbnail=False)))
+    assert photo.size == (31, 24)
+    assert photo.exif is not None
+    assert len(photo.exif) == len(exif_block(thumbnail=False))
+    assert photo.notes == ()
+
+
+def test_a_profile_of_another_length_is_damaged() -> None:
+    text = b"\niptc\n      99\n1c02\n"
+    photo = png(chunk(b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(text)))
+    assert photo.notes == ("PNG text left out: Raw profile type iptc, which is damaged",)
+
+
+def test_texts_of_a_png_are_copied_as_they_lie_and_other_chunks_named() -> None:
+    texts = (
+        (b"tEXt", b"Author\0J\xfcrgen"),
+        (b"zTXt", b"Title\0\0" + zlib.compress(b"Fields")),
+        (b"iTXt", b"Title\0\0\0de\0Titel\0" + "Fälder".encode()),
+    )
+    photo = png(*(chunk(*text) for text in texts), chunk(b"tIME", bytes(7)), chunk(b"oFFs", bytes(9)))
+    assert photo.texts == texts
+    assert photo.notes == ("PNG chunks left out: tIME, oFFs",)
+    output, notes = colored(photo, "PNG")
+    assert notes == ()
+    assert all(chunk(*text) in output for text in texts)
+
+
+def test_a_note_names_the_first_of_many() -> None:
+    photo = png(*(chunk(b"tEXt", b"Key%02d\0text" % i) for i in range(40)))
+    names = ", ".join(f"Key{i:02}" for i in range(12))
+    assert colored(photo, "JPEG")[1] == (f"PNG text {names} and 28 more left out: JPEG cannot hold it",)
+
+
+def test_comments_and_application_blocks_of_a_gif() -> None:
+    content = content_of(GRAY, "GIF")
+    start = 13 + 3 * 2 ** ((content[10] & 7) + 1)
+
+    def blocks(data: bytes) -> bytes:
+        pieces = (data[i : i + 255] for i in range(0, len(data), 255))
+        return b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"
+
+    magic = b"\1" + bytes(range(255, -1, -1)) + b"\0"
+    extensions = (
+        b"!\xfe" + blocks(b"one"),
+        b"!\xfe" + blocks(b"x" * 300),
+        b"!\xff\x0bXMP DataXMP" + PACKET + magic,
+        b"!\xff\x0bICCRGBG1012" + blocks(PROFILE),
+        b"!\xff\x0bABCDEFGH1.0" + blocks(b"data"),
+        b"!\xff\x0bNETSCAPE2.0" + blocks(b"\1\0\0"),
+    )
+    photo = decode(content[:start] + b"".join(extensions) + content[start:], "a.gif")
+    assert photo.comments == (b"one", b"x" * 300)
+    assert photo.xmp == PACKET
+    assert photo.icc_profile == PROFILE
+    assert photo.notes == ("GIF application block left out: ABCDEFGH1.0",)
+    assert np.array_equal(photo.luma, np.asarray(GRAY))
+
+
+def test_the_profile_of_a_bmp_of_version_5_is_kept() -> None:
+    plain = content_of(GRAY.convert("RGB"), "BMP")
+    pixels = plain[54:]
+    header = struct.pack("<LiiHHLLiiLL", 124, 31, 24, 1, 24, 0, len(pixels), 2835, 2835, 0, 0)
+    header += bytes(16) + b"DEBM" + bytes(36 + 12 + 4) + struct.pack("<LLL", 124 + len(pixels), len(PROFILE), 0)
+    assert len(header) == 124
+    start = b"BM" + struct.pack("<LLL", 14 + 124 + len(pixels) + len(PROFILE), 0, 14 + 124)
+    photo = decode(start + header + pixels + PROFILE, "a.bmp")
+    assert photo.icc_profile == PROFILE
+    assert decode(plain, "a.bmp").icc_profile is None
+
+
+def test_a_directory_that_cannot_be_read_costs_the_tags_alone() -> None:
+    for content in (b"II*\0\xff\0\0\0", b"II*\0\x08\0\0\0\xff\xff" + bytes(20)):
+        assert containers.of_tiff(io.BytesIO(content)).notes[0].startswith("TIFF tags left out: damaged (")
+
+
+def test_a_jpeg_gets_no_resolution_that_its_source_has_not() -> None:
+    block = exif_block(orientation=1, thumbnail=False)
+    odd = block.replace(struct.pack("<HHL", 0x011A, 5, 1), struct.pack("<HHL", 0x011A, 2, 8))
+    content = content_of(GRAY, "JPEG", exif=odd)
+    assert decode(content, "a.jpg").dpi is None
+    assert decode(content_of(GRAY, "JPEG", exif=block), "a.jpg").dpi == (204, 98)
+    output, _ = colored(decode(content, "a.jpg"), "JPEG")
+    assert Image.open(io.BytesIO(output)).info["jfif_unit"] == 0
+
+
+def test_webp_gets_a_resolution_in_its_exif() -> None:
+    block = exif_block(orientation=1, thumbnail=False)
+    photo = Photo(np.asarray(GRAY), None, block, None, (300.0, 150.0), ())
+    for format_ in ("WEBP", "TIFF"):
+        output, notes = colored(photo, format_)
+        assert notes == ("resolution of 300 x 150 dots per inch left out: EXIF has another one",)
+        assert format_ == "TIFF" or Image.open(io.BytesIO(output)).info["exif"] == block[6:]
+    assert colored(Photo(np.asarray(GRAY), None, block, None, (204.0, 98.0), ()), "WEBP")[1] == ()
+    bare = Photo(np.asarray(GRAY), None, None, None, (300.0, 150.0), ())
+    found = Image.open(io.BytesIO(colored(bare, "WEBP")[0])).getexif()
+    assert (found[282], found[283], found[296]) == (300, 150, 2)
