@@ -32,7 +32,14 @@ SECONDS = 60
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 ODD_VALUES: tuple[Any, ...] = (None, True, -1, 2**63, 1e308, float("nan"), "", "\x1b[31m\u202e", [], {}, [[]] * 9)
 KNOWN_CONTROLS = "\n\t"
-HEAVY = ("onnx", "onnxruntime.quantization", "torch.onnx", "torch._dynamo", "tensorboard.summary", "matplotlib.figure")
+HEAVY: tuple[str, ...] = (
+    "onnx",
+    "onnxruntime.quantization",
+    "torch.onnx",
+    "torch._dynamo",
+    "tensorboard.summary",
+    "matplotlib.figure",
+)
 HEAVY += ("cgan.training.loop", "export.artefact", "infer.folder.folder_run")
 """Modules that the commands import."""
 
