@@ -203,7 +203,7 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         ((*OUT, "--min-psnr", "inf"), "--min-psnr: found inf, expected a finite number"),
         *(
             ((*OUT, "--batch", value), f"--batch: found {value}, expected three non-decreasing numbers")
-            for value in ("1", "1,2", "1,2,3,4", "0,1,2", "3,2,1", "1,2,x", "1,,2", "-1,1,2", "1.0,2,3", "")
+            for value in ("1", "1,2", "1,2,3,4", "0,1,2", "3,2,1", "1,2,x", "1,,2", "-1,1,2", "1.0,2,3")
         ),
         (
             (*OUT, *RTX, "--dynamic-size", "--size", "48,32,64"),
