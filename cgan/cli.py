@@ -59,12 +59,14 @@ def _config_options(function: F) -> F:
     help="Inception v3 state dict for FID and KID; default: the one in torch's hub cache.",
 )
 @click.option(
-    "--resume", is_flag=True, help="Continue the run in --out after its last finished epoch, with its options."
+    "--resume",
+    is_flag=True,
+    help="Continue the run in --out after its last finished epoch, with its options; only --epochs may differ.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Print the resolved configuration and the memory that it needs; touch nothing."
+    "--dry-run", is_flag=True, help="Print the resolved configuration and the memory that it needs; write nothing."
 )
-@click.option("--quiet", is_flag=True, help="No progress, only warnings and errors.")
+@click.option("--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="cgan")
 def command(
     data: str,
@@ -254,7 +256,7 @@ class _TrainingProgress:
         found = metrics.get("test_fid") or metrics.get("test_frechet_distance")
         fid = f"  {found['metric']} {found['value']:.2f}" if found else ""
         accuracy = metrics.get("test_discriminator_accuracy")
-        discriminator = "" if accuracy is None else f"D accuracy {accuracy:.0%}"
+        discriminator = "" if accuracy is None else f"discriminator accuracy {accuracy:.0%}"
         shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())
         self.say(
             f"epoch {metrics['epoch']}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "

@@ -48,7 +48,8 @@ def run_command(command: Any, arguments: list[str] | None, name: str) -> NoRetur
                     with suppress(BrokenPipeError):  # the reader has closed the pipe
                         sys.stdout.flush()
         except click.ClickException as error:
-            error.message = printable(error.message)  # type: ignore[misc]  # click puts names and values into it
+            if not isinstance(error, click.exceptions.NoArgsIsHelpError):  # whose message is the help, many lines
+                error.message = printable(error.message)  # type: ignore[misc]  # click puts names and values into it
             error.show()
             sys.exit(error.exit_code)
         except click.Abort:

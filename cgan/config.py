@@ -95,7 +95,7 @@ class TrainConfig:
 
     color_space: ColorSpaceName = _option("rgb", "Colour space that the generator predicts.")
     discriminator: DiscriminatorName = _option(
-        "unet", "Discriminator network; with none the generator learns from L1 alone."
+        "unet", "Discriminator network; with none, L1 alone trains the generator."
     )
     gan_loss: GanLossName = _option("bce", "Adversarial loss.")
     loss_space: LossSpace = _option(
@@ -104,7 +104,7 @@ class TrainConfig:
         "it (Ballester et al. 2022).",
     )
     l1_weight: float = _option(512.0, "Weight of the L1 term beside the adversarial term.", _WEIGHT)
-    color_weight: float = _option(0.0, "Colourful pixels weigh up to 1 plus this in L1, often 3; 0 is off.", _WEIGHT)
+    color_weight: float = _option(0.0, "L1 weighs colourful pixels up to 1 plus this, often 3; 0 is off.", _WEIGHT)
     label_smoothing: float = _option(
         0.9,
         "Target of real photos in the discriminator's bce loss; generated ones get 1 minus it.",
@@ -128,7 +128,7 @@ class TrainConfig:
     # With batch norm a discriminator can tell photos from generated colours by the statistics of a batch, from which
     # the generator learns little. Without batch norm it judges each picture, and colours err less.
     discriminator_norm: DiscriminatorNorm = _option(
-        "batch", "Normalisation in the discriminator; with none colours err less."
+        "batch", "Normalisation in the discriminator; none gives smaller colour errors."
     )
     width: int = _option(32, "Channels of the generator's first convolution block.", _from_to(1, MOST_WIDTH))
     blocks: int = _option(1, "Convolution blocks at each scale of the generator.", _from_to(1, MOST_BLOCKS))
@@ -157,7 +157,7 @@ class TrainConfig:
         "First epochs with L1 alone, without the discriminator, at a third of the cost of a GAN epoch; 0 to --epochs.",
     )
     decay_epochs: int = _option(0, "Last epochs over which the learning rate falls linearly towards 0; 0 to --epochs.")
-    batch_size: int = _option(64, "Photos in a step, over all processes.", _from_to(1, MOST_BATCH))
+    batch_size: int = _option(64, "Photos per step, summed over all processes.", _from_to(1, MOST_BATCH))
     lr: float = _option(
         5e-4,
         "Adam's learning rate of both networks.",
@@ -189,19 +189,19 @@ class TrainConfig:
     )
     sharpness: float = _option(
         0.0,
-        "Largest amount by which the generator's training input is sharpened, often 3; each photo draws its own, from "
-        "-1 (blurred) on. 0 is off.",
+        "Largest amount by which the generator's training input is sharpened, often 3; the amount of each photo is "
+        "random, from -1 (blurred) up. 0 is off.",
         lambda value: 0 <= value <= 10,
         "an amount from 0 to 10",
     )
     exposure: float = _option(
         1.0,
-        "Raise each training photo to a random power between 1 / this and this, often 1.5; 1 is off.",
+        "Raise the values of each training photo to a random power between 1 / this and this, often 1.5; 1 is off.",
         lambda value: 1 <= value <= 4,
         "a power from 1 to 4",
     )
     precision: TrainPrecision = _option(
-        "auto", "Arithmetic of training; auto: fp16 on CUDA, bf16 on CPUs that compute in it, else fp32."
+        "auto", "Arithmetic of training; auto: fp16 on CUDA, bf16 on CPUs that support it, else fp32."
     )
     device: Device = _option("auto", "Where to compute; auto: cuda where torch finds a CUDA device, else cpu.")
     compile: bool = _option(False, "Compile the networks with torch.compile before training.")
@@ -209,7 +209,9 @@ class TrainConfig:
     best_by: BestBy = _option(
         "auto", "Held-out metric that chooses the best checkpoint; auto: fid, with --no-fid psnr."
     )
-    save_every: int = _option(0, "Epochs from one kept checkpoint to the next; 0 keeps none.", _from_to(0, MOST_EPOCHS))
+    save_every: int = _option(
+        0, "Number of epochs after which another checkpoint is kept; 0 keeps none.", _from_to(0, MOST_EPOCHS)
+    )
     init_sha256: str = ""
     """Digest of the generator weights that the run begins with (--init); empty for random weights. Not an option."""
 

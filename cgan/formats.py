@@ -1,4 +1,4 @@
-"""The file formats of photos."""
+"""The photo formats that are read, by file suffix; `infer.photo.formats` has those that are written."""
 
 PHOTO_FORMATS = {
     ".bmp": "BMP",

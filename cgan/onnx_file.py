@@ -128,7 +128,7 @@ def _whole(content: bytes, path: Path) -> "_Contents":
         found = _contents(content)
     except (IndexError, ValueError) as error:
         raise UserError(
-            f"{path}: no ONNX file, or a damaged one ({error}); copy it, or export it again with cgan-export"
+            f"{path}: not an ONNX file, or a damaged one ({error}); copy it, or export it again with cgan-export"
         ) from error
     if found.outside:
         raise UserError(

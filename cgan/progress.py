@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, elsewhere a line now and then."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line at intervals."""
 
 import sys
 import time

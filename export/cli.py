@@ -156,7 +156,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
             "give --out DIR to export, --verify FILE to compare or --inspect FILE to print facts, one of the three"
         )
     if (source is None) != (inspect is not None):
-        raise UserError("expected SOURCE, a run or a checkpoint, with --out and --verify, and none with --inspect")
+        raise UserError("expected SOURCE, a run or a checkpoint, with --out or --verify, and no SOURCE with --inspect")
     from_onnx = source is not None and source.suffix.lower() == ONNX_SUFFIX
     _check_options(given, existing is not None, inspect is not None, from_onnx)
     with needed("export", "export"):

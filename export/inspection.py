@@ -45,7 +45,7 @@ def inspect_artefact(path: Path) -> dict[str, Any]:
         spec = sidecar.spec
     facts["runs_here"] = {device: _tried(path, device) for device in DEVICES}
     facts["spec"] = spec.to_json()
-    facts["verification"] = sidecar.verification if sidecar else "no sidecar beside it: nothing vouches for the file"
+    facts["verification"] = sidecar.verification if sidecar else "no sidecar beside it, so not verified"
     facts["build"] = sidecar.build if sidecar else None
     return facts
 

@@ -123,7 +123,7 @@ def inspect_onnx(path: Path) -> OnnxFacts:
     except Exception as error:  # protobuf, the file system and shape inference raise types of their own
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path}: no ONNX file, or a damaged one ({reason}); give a model that cgan-export wrote"
+            f"{path}: not an ONNX file, or a damaged one ({reason}); give a model that cgan-export wrote"
         ) from error
     if not model.graph.node:
         raise UserError(f"{path}: an ONNX file without any node; give a model that cgan-export wrote")

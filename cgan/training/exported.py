@@ -63,7 +63,7 @@ def load_exported(path: Path) -> tuple[ExportedGenerator, ModelSpec]:
     except (DecodeError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path}: no ONNX file, or a damaged one ({reason}); copy it, or export it again with cgan-export"
+            f"{path}: not an ONNX file, or a damaged one ({reason}); copy it, or export it again with cgan-export"
         ) from error
     generator = ExportedGenerator.of(spec).eval()
     try:

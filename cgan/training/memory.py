@@ -167,4 +167,4 @@ def check_memory(config: TrainConfig) -> dict[str, Any]:
 
 
 def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+    return f"{float(f'{size / 1e9:.3g}'):,.15g} GB"

@@ -67,7 +67,7 @@ def check_sidecar(sidecar: Sidecar | None, plan: Path) -> dict[str, Any]:
     """
     if sidecar is None:
         raise UserError(
-            f"{plan}: found no {plan.name}.json beside it, expected the sidecar that vouches for it; "
+            f"{plan}: found no {plan.name}.json beside it, expected the sidecar that verifies it; "
             "a plan is executable content, so copy both or export it again"
         )
     found, needed = sidecar.build.get("flavour"), " or ".join(FLAVOURS)
@@ -145,7 +145,7 @@ def check_machine(record: dict[str, Any], machine: Machine, plan: Path) -> None:
     found = machine.gpu.compute_capability
     if not runs_on(record["flavour"], machine.gpu):
         raise UserError(
-            f"{plan}: found {machine.gpu.name} of compute capability {found}, which is none that {label} runs on; "
+            f"{plan}: found {machine.gpu.name} of compute capability {found}, which {label} does not support; "
             "run the ONNX file, or build with cgan-export --format tensorrt"
         )
     if not matches(found, targets):

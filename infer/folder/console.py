@@ -56,7 +56,7 @@ class Console:
         if self._progress:
             self._progress.close()
             self._progress = None
-        say(f"finishing the {in_hand} photos in hand; {SECOND_SIGNAL}")
+        say(f"finishing the {in_hand} photos in progress; {SECOND_SIGNAL}")
 
     def end(self) -> None:
         """End the progress; all files are settled, or the run stopped."""

@@ -58,8 +58,8 @@ class Evaluation:
         lines = [
             f"model   {self.model.path} ({self.model.engine}, {self.model.precision}): "
             f"{described(self.model.checkpoint)}",
-            f"photos  {self.photos}, of which {self.near_gray} near gray count for FID and KID alone; "
-            f"{len(self.failures)} that cannot be read",
+            f"photos  {self.photos}; {self.near_gray} of them near gray, counted in FID and KID only; "
+            f"{len(self.failures)} others cannot be read",
             "",
         ]
         for name, measured in self.figures.items():

@@ -251,7 +251,7 @@ def test_progress_goes_to_stderr_a_line_an_epoch(talk: Train, tmp_path: Path) ->
     )
     for epoch in (1, 2):
         assert re.search(rf"^epoch {epoch}/2  [\d.]+ images/s  L1 0\.\d+ \(held out 0\.\d+\)", result.err, re.M)
-        assert re.search(r"  D accuracy \d+%  time: data \d+%, forward \d+%, backward \d+%", result.err)
+        assert re.search(r"  discriminator accuracy \d+%  time: data \d+%, forward \d+%, backward \d+%", result.err)
     assert result.err.endswith(f"done: {tmp_path / 'run'} holds 2 epochs\n")
 
 

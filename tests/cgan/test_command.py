@@ -45,6 +45,13 @@ def test_output_that_finds_no_room_is_one_line(printed: str) -> None:
     )
 
 
+def test_a_group_without_a_command_prints_its_help_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(click.Group("c", commands=[click.Command("one", help="Do one thing.")]), [], "c")
+    assert caught.value.code == 2
+    assert "  one  Do one thing." in capsys.readouterr().err.splitlines()
+
+
 FAILING = """
 import sys
 from cgan import command

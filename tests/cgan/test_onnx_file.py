@@ -118,7 +118,7 @@ def test_an_engine_in_place_of_a_graph_is_refused() -> None:
     "content", [b"", b"no model", b"<?xml version='1.0'?>", b"\x08\x08", b"\x3a\xff\xff\xff\xff\x7f"]
 )
 def test_other_content_is_no_onnx_file(content: bytes) -> None:
-    with pytest.raises(UserError, match="no ONNX file, or a damaged one"):
+    with pytest.raises(UserError, match="not an ONNX file, or a damaged one"):
         check_self_contained(content, PATH)
 
 

@@ -162,7 +162,7 @@ COMPARISON = "no effect without a comparison, which --no-verify leaves out; leav
         ),
         (("--out", "out"), "expected SOURCE"),
         (("--verify", "model.onnx"), "expected SOURCE"),
-        (("run", *INSPECT), "none with --inspect"),
+        (("run", *INSPECT), "no SOURCE with --inspect"),
         ((*VERIFY, "--no-verify"), "--no-verify: no effect beside --verify"),
         ((*VERIFY, "--keep-failed"), "--keep-failed: no effect beside --verify"),
         ((*VERIFY, "--precision", "fp16"), "--precision: no effect beside --verify"),

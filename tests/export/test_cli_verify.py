@@ -71,7 +71,7 @@ def test_a_file_of_another_make_is_refused(reference: Reference, exported_onnx: 
         verify(tmp_path / "model.onnx", reference)
     assert caught.value.exit_code == 2
     (tmp_path / "broken.onnx").write_bytes(exported_onnx.read_bytes()[:1000])
-    with pytest.raises(UserError, match="no ONNX file, or a damaged one"):
+    with pytest.raises(UserError, match="not an ONNX file, or a damaged one"):
         verify(tmp_path / "broken.onnx", reference)
     with pytest.raises(UserError, match="found no such file"):
         verify(tmp_path / "nothing.onnx", reference)

@@ -256,7 +256,7 @@ def test_a_broken_file_is_refused_in_one_line(
             model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2 * SIZE
         onnx.save_model(model, broken)
     reason = {
-        **dict.fromkeys(("empty", "junk", "half"), "no ONNX file, or a damaged one"),
+        **dict.fromkeys(("empty", "junk", "half"), "not an ONNX file, or a damaged one"),
         "absent": "cannot be read",
         "operator": "at NoSuchOperator .*Plugin not found",
         "types": "must be of same type",

@@ -88,7 +88,7 @@ def test_without_a_sidecar_nothing_vouches(copied: Path) -> None:
     sidecar_path(copied).unlink()
     facts = inspect_artefact(copied)
     assert facts["spec"] == expected
-    assert "nothing vouches" in facts["verification"]
+    assert "no sidecar beside it" in facts["verification"]
     assert facts["build"] is None
 
 
@@ -138,7 +138,7 @@ def test_other_files_are_refused(invoke: Callable[..., Any], copied: Path, train
     (folder / "nameless").write_bytes(b"")
     assert "found a nameless file" in invoke(main, "--inspect", folder / "nameless").error(2)
     (folder / "text.onnx").write_text("a text")
-    assert "no ONNX file, or a damaged one" in invoke(main, "--inspect", folder / "text.onnx").error(2)
+    assert "not an ONNX file, or a damaged one" in invoke(main, "--inspect", folder / "text.onnx").error(2)
 
 
 def test_an_onnx_file_of_another_make_is_refused(invoke: Callable[..., Any], copied: Path) -> None:

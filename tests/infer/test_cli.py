@@ -48,7 +48,7 @@ def test_folder_with_the_model_in_the_package(photos: Path, out: Path, invoke: C
     assert result.code == 0
     assert "done 3  skipped 0  failed 0" in result.err
     assert "flowers.onnx on ONNX Runtime" in result.err
-    assert "nothing vouches" not in result.err
+    assert "no sidecar" not in result.err
     report = json.loads((out / "report.json").read_text())
     assert (report["photos"], report["done"], report["failed"], report["not_begun"]) == (3, 3, 0, 0)
     assert report["model"]["spec"]["model"] == "unet"

@@ -129,7 +129,7 @@ def test_a_damaged_onnx_file_is_called_one(
     path.write_bytes(content)
     (tmp_path / "run").symlink_to(trained_run)
     for main, arguments in [*commands(path, photo_folder, tmp_path), (export, ["--inspect", path])]:
-        assert "no ONNX file, or a damaged one (" in invoke(main, *arguments).error(2)
+        assert "not an ONNX file, or a damaged one (" in invoke(main, *arguments).error(2)
 
 
 def change_node(model: ModelProto) -> None:

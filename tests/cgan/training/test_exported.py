@@ -157,7 +157,7 @@ def test_other_files_are_refused(tmp_path: Path, exported_onnx: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_exported(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("not a model")
-    with pytest.raises(UserError, match="no ONNX file, or a damaged one"):
+    with pytest.raises(UserError, match="not an ONNX file, or a damaged one"):
         load_exported(tmp_path / "text.onnx")
     with pytest.raises(UserError, match="found unet in int8, expected a unet in fp32"):
         load_exported(DEFAULT_MODEL.with_name("flowers-int8.onnx"))

@@ -294,7 +294,7 @@ def test_foreign_and_broken_files_are_refused(model: Path, tmp_path: Path) -> No
     (tmp_path / "model.pt").write_bytes(b"x")
     for name, message in {
         "foreign.onnx": "no model contract",
-        "broken.onnx": "no ONNX file, or a damaged one",
+        "broken.onnx": "not an ONNX file, or a damaged one",
         "model.pt": r"found a \.pt file, expected one of \.onnx",
         "none.onnx": "found no such file",
     }.items():

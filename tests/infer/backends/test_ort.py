@@ -346,9 +346,9 @@ def test_half_precision_and_integers_are_allowed_where_the_model_has_them(model:
 def test_a_broken_file_is_not_blamed_on_the_provider(model: Path, runtime: Runtime) -> None:
     sidecar_path(model).unlink()
     model.write_bytes(b"not a model")
-    assert "no ONNX file, or a damaged one (" in refusal(model, provider="tensorrt")
-    assert "no ONNX file, or a damaged one (" in refusal(model, provider="cuda")
-    assert "no ONNX file, or a damaged one (" in refusal(model)
+    assert "not an ONNX file, or a damaged one (" in refusal(model, provider="tensorrt")
+    assert "not an ONNX file, or a damaged one (" in refusal(model, provider="cuda")
+    assert "not an ONNX file, or a damaged one (" in refusal(model)
 
 
 def test_nodes_left_to_the_cpu_are_refused_or_noted(model: Path, runtime: Runtime) -> None:

@@ -101,7 +101,7 @@ def test_a_plan_that_fits_is_loaded(plan: Path, machine: Callable[..., None]) ->
 def test_a_plan_without_its_sidecar_is_refused(plan: Path, machine: Callable[..., None]) -> None:
     machine()
     sidecar_path(plan).unlink()
-    assert refusal(plan).startswith("found no model.plan.json beside it, expected the sidecar that vouches for it")
+    assert refusal(plan).startswith("found no model.plan.json beside it, expected the sidecar that verifies it")
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
@@ -249,7 +249,7 @@ def test_an_engine_of_this_machine_is_accepted(record: dict[str, Any], here: dic
         (
             {"flavour": "tensorrt-rtx", "compute_capabilities": ["8.0+"]},
             {"gpu": Gpu("NVIDIA H200", "9.0")},
-            "found NVIDIA H200 of compute capability 9.0, which is none that TensorRT for RTX runs on; run",
+            "found NVIDIA H200 of compute capability 9.0, which TensorRT for RTX does not support; run",
         ),
         (
             {},

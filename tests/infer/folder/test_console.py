@@ -64,7 +64,7 @@ def test_a_signal_is_answered_on_a_line_of_its_own(
     console.update(Event(Job("0.png", "0.png", PillowFormat.PNG, "1:1"), State.DONE), outcome)
     console.end()
     err = capsys.readouterr().err
-    assert err.endswith("\nfinishing the 2 photos in hand; a second signal ends at once\n")
+    assert err.endswith("\nfinishing the 2 photos in progress; a second signal ends at once\n")
 
 
 def test_a_signal_that_other_code_answers_is_not_answered_twice(capfd: pytest.CaptureFixture[str]) -> None:

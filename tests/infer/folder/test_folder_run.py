@@ -395,7 +395,7 @@ def test_a_report_of_someone_else_is_left_alone(photos: Path, out: Path, color: 
 
 def test_a_checksum_that_comes_later_is_kept(photos: Path, out: Path, color: Color) -> None:
     assert color(photos, out).counts == (3, 0, 0)
-    assert color(photos, out, "--checksum").counts == (0, 3, 0)
-    for path in photos.iterdir():
-        os.utime(path, (1, 1))
-    assert color(photos, out, "--checksum").counts == (0, 3, 0)
+    for when in (2, 1):
+        assert color(photos, out, "--checksum").counts == (0, 3, 0)
+        for path in photos.iterdir():
+            os.utime(path, (when, when))
