@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from cgan import libtiff_messages
 from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
-from cgan.photo_limits import check_time
+from cgan.photo_limits import check_tile, check_time
 
 PNG_SIGNATURE_SIZE = 8
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -158,11 +158,15 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
 
 
 def _check_tiff(image: Any) -> None:
-    """Raise if strips or tiles are missing. Pillow accepts that, and reads those of offset 0 from the file header."""
+    """Raise if strips or tiles are missing, or tiles are too large.
+
+    Pillow accepts missing ones, and reads those of offset 0 from the file header.
+    """
     tags = image.tag_v2
     width, height = tags[WIDTH], tags[HEIGHT]
     if TILE_OFFSETS in tags:
         offsets, kind = tags[TILE_OFFSETS], "tiles"
+        check_tile((tags[TILE_WIDTH], tags[TILE_LENGTH]), (width, height))
         wanted = -(-width // tags[TILE_WIDTH]) * -(-height // tags[TILE_LENGTH])
     elif STRIP_OFFSETS in tags:
         offsets, kind = tags[STRIP_OFFSETS], "strips"

@@ -5,7 +5,7 @@ import re
 
 from PIL import ExifTags, Image
 
-from cgan.photo_limits import LimitError
+from cgan.photo_limits import LimitError, check_exif
 
 PAGE_NAME = 285
 
@@ -81,6 +81,7 @@ def exif_and_xmp(image: Image.Image, notes: list[str]) -> tuple[bytes | None, by
         notes.append("XMP kept without its extension: Pillow reads only the part that fits into 64 KiB")
     try:
         exif = image.getexif()
+        check_exif(exif)
         if not exif and len(image.info.get("exif", b"")) > len(EMPTY_EXIF):  # Pillow skips tags that it cannot parse
             raise ValueError("it has no tag that can be read")
         orientation = exif.get(ExifTags.Base.Orientation, 1)
