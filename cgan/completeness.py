@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from cgan import libtiff_messages
 from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
-from cgan.photo_limits import check_time
+from cgan.photo_limits import check_tile, check_time
 
 PNG_SIGNATURE_SIZE = 8
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -168,14 +168,18 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
 
 
 def check_tiff(tags: Mapping[int, Any]) -> None:
-    """Check that no strip or tile of a TIFF is missing. Pillow reads those of offset 0 from the file header.
+    """Check that no strip or tile of a TIFF is missing, and that tiles are not too large.
+
+    Pillow accepts missing ones, and reads those of offset 0 from the file header.
 
     Raises:
-        MissingPixelsError: some are.
+        MissingPixelsError: some are missing.
+        LimitError: the tiles are too large.
     """
     width, height = tags[WIDTH], tags[HEIGHT]
     if TILE_OFFSETS in tags:
         offsets, kind = tags[TILE_OFFSETS], "tiles"
+        check_tile((tags[TILE_WIDTH], tags[TILE_LENGTH]), (width, height))
         wanted = -(-width // tags[TILE_WIDTH]) * -(-height // tags[TILE_LENGTH])
     elif STRIP_OFFSETS in tags:
         offsets, kind = tags[STRIP_OFFSETS], "strips"

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import (
+    ExifTags,
     Image,
-    TiffImagePlugin,  # noqa: F401  # registered here, or Pillow would import all of its plugins to find these two
+    TiffImagePlugin,  # also registered here, or Pillow would import all of its plugins to find these two
+    TiffTags,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -28,6 +30,13 @@ of other photos with as many pixels."""
 MAX_METADATA = 2**26
 """Largest metadata in bytes: EXIF, XMP, profiles, comments and directories of a file together. A JPEG's profile has 16
 MiB at most, and the largest XMP that editors are known to write has some tens of MiB."""
+
+MAX_NUMBERS = 2**22
+"""Largest size in bytes of the numbers among the metadata. In memory Pillow makes up to a hundred times as many bytes
+of them; two numbers for each of 500,000 strips or tiles reach it."""
+
+MAX_TILE = 2**24
+"""Most pixels of a tile of a TIFF that is larger than its picture. libtiff decodes whole tiles."""
 
 MAX_PIXEL_BYTES = 8
 """Bytes of a pixel in the largest format: four channels of 16 bits. Compressed data of more are padding."""
@@ -149,7 +158,60 @@ def metadata_of(image: Image.Image) -> int:
     size = sum(len(value) for value in values if isinstance(value, bytes | str))
     if size > MAX_METADATA:
         raise LimitError(f"{size} bytes of metadata, the limit is {MAX_METADATA}")
+    if tags is not None:
+        _check_numbers(tags)
     return size
+
+
+def check_exif(exif: Image.Exif) -> None:
+    """Check the EXIF of an image before its values are read, all of which Pillow makes objects of.
+
+    Raises:
+        LimitError: it has more than MAX_NUMBERS bytes of numbers in a directory.
+    """
+    found: Any = exif
+    directory = found._info
+    if directory is None:
+        return
+    _check_numbers(directory)
+    for tag, inner in ((ExifTags.IFD.Exif, ExifTags.IFD.Interop), (ExifTags.IFD.GPSInfo, None)):
+        below = _directory_at(found, exif.get(tag))
+        if below is not None and inner is not None:
+            _directory_at(found, below.get(inner))
+
+
+def _directory_at(exif: Any, place: object) -> Any:
+    """Return a directory of EXIF after its check; None if there is none."""
+    if not isinstance(place, int):
+        return None
+    directory = TiffImagePlugin.ImageFileDirectory_v2(exif.head)
+    exif.fp.seek(place)
+    directory.load(exif.fp)
+    _check_numbers(directory)
+    return directory
+
+
+def _check_numbers(directory: Any) -> None:
+    """Check a directory whose values are not read yet."""
+    kinds = directory.tagtype
+    size = sum(len(value) for tag, value in directory._tagdata.items() if kinds.get(tag) not in _TEXTS)
+    if size > MAX_NUMBERS:
+        raise LimitError(f"{size} bytes of numbers in its metadata, the limit is {MAX_NUMBERS}")
+
+
+_TEXTS = frozenset({TiffTags.BYTE, TiffTags.ASCII, TiffTags.UNDEFINED})
+"""Types of a tag whose value stays bytes or becomes a text."""
+
+
+def check_tile(tile: tuple[int, int], picture: tuple[int, int]) -> None:
+    """Check width and height of the tiles of a TIFF, before one is decoded.
+
+    Raises:
+        LimitError: a tile has more than MAX_TILE pixels, and more than the picture rounded up to multiples of 16.
+    """
+    limit = max(MAX_TILE, (picture[0] + 15) * (picture[1] + 15))
+    if tile[0] * tile[1] > limit:
+        raise LimitError(f"tiles of {tile[0]} x {tile[1]} pixels, the limit is {limit}")
 
 
 class _Reads(io.BufferedIOBase):

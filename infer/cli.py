@@ -16,6 +16,9 @@ from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.formats import SAME, WRITE_FORMATS, Resolution
 from infer.quality.cli import evaluate, parity
 
+MOST = 10**12
+"""Largest value of limits: more than any run reaches, and a number that reports and clocks can hold."""
+
 FORMAT_CHOICES = (SAME, *WRITE_FORMATS)
 
 
@@ -76,11 +79,11 @@ def command() -> None:
     help="First compare the model with RUN on photos of INPUT; write nothing if they differ.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="JSON report.  [default: OUTPUT/report.json]")
-@click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more files than this have failed.")
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Refuse larger photos.  [default: 268435456]")
+@click.option("--max-failures", type=click.IntRange(0, MOST), help="Stop when more files than this have failed.")
+@click.option("--max-pixels", type=click.IntRange(1, MOST), help="Refuse larger photos.  [default: 268435456]")
 @click.option(
     "--timeout",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST),
     metavar="SECONDS",
     help="Fail photos that take longer to open, decode and encode; 0 for no limit.  [default: 300]",
 )

@@ -2,9 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cgan.completeness import load
+from cgan.photo_limits import check_exif
 
 
 def resized_rgb(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
@@ -19,10 +20,13 @@ def resized_rgb(image: Image.Image, height: int, width: int) -> NDArray[np.uint8
 
     Raises:
         MissingPixelsError: the file is truncated.
+        LimitError: its EXIF exceeds a limit.
     """
     # With a file name Pillow memory-maps uncompressed files, and then reads a TIFF that is rotated by its EXIF
     # orientation with the wrong row length, so the pixels come out sheared.
     image.filename = ""  # type: ignore[attr-defined]
     load(image)
+    if (exif := image.getexif()).get(ExifTags.Base.Orientation, 1) != 1:  # otherwise Pillow reads nothing else of it
+        check_exif(exif)
     upright = ImageOps.exif_transpose(image).convert("RGB")
     return np.asarray(upright.resize((width, height), Image.Resampling.BICUBIC))

@@ -10,13 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from cgan import photo_limits
 from cgan.completeness import load
+from cgan.data.resize import resized_rgb
 from cgan.jpeg_scans import MAX_SCANS, layout_of
-from cgan.photo_limits import LimitError, check_file_size, check_time, metadata_of, opened, time_limit
+from cgan.photo_limits import (
+    LimitError,
+    check_exif,
+    check_file_size,
+    check_tile,
+    check_time,
+    metadata_of,
+    opened,
+    time_limit,
+)
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8))
@@ -113,6 +123,58 @@ def test_a_file_is_limited_before_it_is_read(tmp_path: Path, monkeypatch: pytest
         file.truncate(2**40)
     with pytest.raises(LimitError, match=f"{2**40} bytes, the limit is {8 * 2**28 + 1000}"), opened(path, FORMATS):
         pass
+
+
+def directory(place: int, entries: list[tuple[int, int, int]], values: bytes = b"", next_to: int = 0) -> bytes:
+    """A directory at `place`; tag, type and count of each entry, whose values or one number are `values` behind it."""
+    behind = place + 2 + 12 * len(entries) + 4
+    body = b"".join(struct.pack("<HHII", tag, kind, count, next_to or behind) for tag, kind, count in entries)
+    return struct.pack("<H", len(entries)) + body + bytes(4) + values
+
+
+RATIONAL, LONG, UNDEFINED = 5, 4, 7
+
+
+@pytest.mark.parametrize(("kind", "size", "count"), [(RATIONAL, 8, 600_000), (LONG, 4, 1_200_000)])
+@pytest.mark.parametrize("below", [None, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo])
+def test_numbers_in_exif_are_limited_before_they_are_read(kind: int, size: int, count: int, below: int | None) -> None:
+    def exif_of(count: int, kind: int) -> Image.Exif:
+        values = directory(26 if below else 8, [(50_000, kind, count)], bytes(size * count))
+        exif = Image.Exif()
+        exif.load(b"II*\0\x08\0\0\0" + (directory(8, [(below, LONG, 1)], next_to=26) if below else b"") + values)
+        return exif
+
+    with pytest.raises(LimitError, match=rf"^{size * count} bytes of numbers in its metadata, the limit is 4194304$"):
+        check_exif(exif_of(count, kind))
+    check_exif(exif_of(1000, kind))
+    check_exif(exif_of(count, UNDEFINED))
+
+
+def test_training_reads_no_exif_beyond_the_limit() -> None:
+    entries = struct.pack("<HHHIHHHHI", 2, 274, 3, 1, 6, 0, 50_000, RATIONAL, 600_000) + struct.pack("<II", 38, 0)
+    exif = chunk(b"eXIf", b"II*\0\x08\0\0\0" + entries + bytes(600_000 * 8))
+    content = content_of("PNG")
+    with (
+        opened(content[:33] + exif + content[33:], FORMATS) as image,
+        pytest.raises(LimitError, match=r"^4800000 bytes of numbers in its metadata, the limit is 4194304$"),
+    ):
+        resized_rgb(image, 32, 32)
+
+
+def test_numbers_in_a_tiff_are_limited_before_they_are_read() -> None:
+    content = content_of("TIFF", tiffinfo={50_000: tuple(range(1_100_000))})
+    assert refusal(content).endswith(" bytes of numbers in its metadata, the limit is 4194304")
+
+
+def test_tiles_far_larger_than_their_picture_are_refused() -> None:
+    check_tile((4096, 4096), (1, 1))
+    check_tile((20_000, 10_000), (19_990, 9_990))
+    values = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: 16_384, 323: 16_384, 324: 8, 325: 1}
+    entries = b"".join(struct.pack("<HHII", tag, LONG, 1, value) for tag, value in values.items())
+    content = b"II*\0\x08\0\0\0" + struct.pack("<H", len(values)) + entries + bytes(4)
+    reason = r"^tiles of 16384 x 16384 pixels, the limit is 16777216$"
+    with opened(content, FORMATS) as image, pytest.raises(LimitError, match=reason):
+        load(image)
 
 
 def with_scans(count: int) -> bytes:

@@ -340,6 +340,9 @@ def test_an_empty_path_is_not_the_current_folder(photos: Path, tmp_path: Path, c
         ("--batch-size", 0, "1<=x<=65536"),
         ("--workers", 10**6, "1<=x<=1024"),
         ("--quality", 101, "1<=x<=100"),
+        ("--max-failures", 10**22, "0<=x<=1000000000000"),
+        ("--max-pixels", 10**22, "1<=x<=1000000000000"),
+        ("--timeout", 10**400, "0<=x<=1000000000000"),
     ],
 )
 def test_an_option_out_of_range_is_refused_with_its_limit(
