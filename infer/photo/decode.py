@@ -150,8 +150,9 @@ def header_of(source: Path | bytes, name: str | None = None, max_pixels: int = M
     """Return the size of a photo from its header, without decoding. Arguments and errors are those of `decode`."""
     with _opened(source, name, max_pixels) as image:
         length = source.stat().st_size if isinstance(source, Path) else len(source)
-        memory = image.height * image.width * pixels.pixel_bytes(image)
-        return Header((image.height, image.width), memory + length + METADATA_COPIES * metadata_of(image))
+        width, height = pixels.size_of(image)
+        memory = height * width * pixels.pixel_bytes(image)
+        return Header((height, width), memory + length + METADATA_COPIES * metadata_of(image))
 
 
 def reason_of(error: Exception) -> str:

@@ -18,7 +18,7 @@ from infer.photo.bmp_fields import BmpFields
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
 from infer.photo.newer_formats import JpegXl
 from infer.photo.samples import Array, Samples
-from infer.photo.tiff_pages import TiffTags
+from infer.photo.tiff_pages import TiffTags, photo_page
 
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of gray with more than 8 bits."""
@@ -106,6 +106,15 @@ def _is_lossless_jpeg(image: Image.Image) -> bool:
 def _of_jpeg_xl(image: JpegXl) -> Samples:
     values = newer_formats.decoded("jpegxl", content_of(image))
     return newer_formats.samples_of(values, image.depth)
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of the photo in an opened file, before orientation is applied.
+
+    Raises:
+        UnreadError: it is raw data of a camera.
+    """
+    return photo_page(image, []).size if isinstance(image, TiffTags) else image.size
 
 
 def pixel_bytes(image: Image.Image) -> int:

@@ -4,6 +4,7 @@ SIGNATURE_SIZE = 64
 """Bytes at the beginning of a file that tell its format."""
 
 SIGNATURES = (
+    (0, b"\xff\xd8\xff\xf7", "JPEG-LS"),
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"GIF8", "GIF"),

@@ -249,14 +249,14 @@ def test_machines_hear_of_notes_and_of_what_was_passed_over(
     tmp_path: Path, color: Color, gray_photos: Callable[..., Path]
 ) -> None:
     photos = gray_photos(tmp_path / "in", 1)
-    (photos / "x.heic").touch()
+    (photos / "x.psd").touch()
     frames = [Image.new("L", (8, 8), value) for value in (0, 99)]
     frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
     ran = color(photos, tmp_path / "out", "--log-json")
     notes = {event["name"]: event["notes"] for event in ran.events if event["event"] == "file"}
     assert notes == {"000.png": [], "moving.gif": ["first frame of several"]}
     (passed,) = (event for event in ran.events if event["event"] == "passed over")
-    assert passed["name"] == "x.heic"
+    assert passed["name"] == "x.psd"
     again = color(photos, tmp_path / "out", "--log-json")
     assert again.counts == (0, 2, 0)
     assert again.report["notes"] == ran.report["notes"] == {"moving.gif": ["first frame of several"]}

@@ -187,6 +187,7 @@ def test_jpeg_xl_in_boxes_keeps_xmp_and_is_turned_once() -> None:
 HEADS = {
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "PSD": b"8BPS\0\1",
+    "JPEG-LS": b"\xff\xd8\xff\xf7\0\x0b\x08" + bytes(40),
     "PDF": b"%PDF-1.7\n",
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg">',
     "XML, such as SVG": b'<?xml version="1.0"?><svg>',
