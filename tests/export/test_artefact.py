@@ -19,7 +19,7 @@ from cgan.cli import main as train
 from cgan.config import TrainConfig
 from cgan.errors import GateError, UserError
 from cgan.networks import build_generator
-from cgan.spec import COLOR_SPACES, ModelSpec, Precision, read_sidecar, sidecar_path
+from cgan.spec import COLOR_SPACES, ModelSpec, Precision, generator_parameters, read_sidecar, sidecar_path
 from cgan.training.checkpoint import HELD_OUT_FILE, held_out_photos, load_generator, save_generator
 from export import artefact as pipeline
 from export.artefact import Artefact, ExportOptions, artefact_name, make_onnx
@@ -193,7 +193,10 @@ def test_a_dynamic_size_is_compared_and_named(trained_run: Path, tmp_path: Path)
 def test_the_name_says_what_it_is(
     exports: Callable[[str, Precision], Artefact], changes: dict[str, Any], format_: Format, name: str
 ) -> None:
-    assert artefact_name(replace(exports("rgb", "fp32").sidecar.spec, **changes), format_, "tensorrt") == name
+    spec = exports("rgb", "fp32").sidecar.spec
+    shape = [changes.get(field, getattr(spec, field)) for field in ("color_space", "base_width", "blocks")]
+    changed = replace(spec, parameters=generator_parameters(*shape), **changes)
+    assert artefact_name(changed, format_, "tensorrt") == name
 
 
 # what is compared

@@ -87,7 +87,7 @@ def test_every_part_of_the_sidecar_is_sealed(built: Path, tmp_path: Path) -> Non
         ('"verified": false', '"verified": true'),
         ('"8.6"', '"8.9"'),
         ('"precision": "fp16"', '"precision": "fp32"'),
-        ('"base_width": 4', '"base_width": 5'),
+        ('"render_size": 32', '"render_size": 48'),
     ):
         assert found in text
         sidecar_path(plan).write_text(text.replace(found, forged, 1))

@@ -166,8 +166,8 @@ def test_the_gate_notices_another_colour_space(
 def test_the_gate_notices_a_foreign_graph_under_the_right_contract(
     exported: Callable[[ColorSpaceName], Export], tmp_path: Path
 ) -> None:
-    rgb, ycbcr = exported("rgb"), exported("ycbcr")
-    model = onnx.load(rgb.artefact)
+    hsv, ycbcr = exported("hsv"), exported("ycbcr")
+    model = onnx.load(hsv.artefact)
     onnx.helper.set_model_props(model, ycbcr.spec.to_metadata())
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(GateError, match="is not the trained model"):

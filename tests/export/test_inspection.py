@@ -40,6 +40,7 @@ def plan(exported_onnx: Path, tmp_path: Path) -> Path:
         "tensorrt_version": tensorrt_rtx.__version__,
         "compute_capabilities": ["8.6"],
         "gpu": None,
+        "onnx_sha256": "0" * 64,
         "platform": "linux-x86_64",
         "flags": {"version_compatible": False, "strip_weights": False},
         "profiles": [{"min": [1, 1, 32, 32], "opt": [1, 1, 32, 32], "max": [1, 1, 32, 32]}],
@@ -94,7 +95,9 @@ def test_without_a_sidecar_nothing_vouches(copied: Path) -> None:
 
 @without_gpu
 def test_a_plan_as_json(invoke: Callable[..., Any], plan: Path) -> None:
-    facts = json.loads(invoke(main, "--inspect", plan).out)
+    result = invoke(main, "--inspect", plan)
+    assert (result.code, result.err) == (0, "")
+    facts = json.loads(result.out)
     sidecar = json.loads(sidecar_path(plan).read_text())
     assert "onnx" not in facts
     for part in ("spec", "verification", "build"):

@@ -24,7 +24,7 @@ def half_broken(photo_folder: Path, tmp_path: Path) -> Path:
 
 
 def expected_notes(folder: Path) -> list[str]:
-    reasons = ("empty.jpg: not compared, the file is empty", "text.png: not compared, not an image, or a kind of PNG")
+    reasons = ("empty.jpg: not compared, the file is empty", "text.png: not compared, not an image")
     return [f"{folder}/{reason}" for reason in reasons]
 
 

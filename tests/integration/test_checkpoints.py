@@ -166,7 +166,6 @@ def test_a_sidecar_from_before_still_loads(invoke: Invoke, exported_onnx: Path, 
     ("choice", "message"),
     [
         ("first", r"--checkpoint first: found best\.safetensors, epoch-0003\.safetensors, last\.safetensors in"),
-        ("", r"--checkpoint: found an empty name, expected last, best or a file of the run"),
         ("/elsewhere/last.safetensors", r"--checkpoint /elsewhere/last\.safetensors: found best"),
     ],
 )

@@ -267,7 +267,7 @@ def hostile_folder(folder: Path, gray_photos: Photos) -> tuple[set[str], dict[st
         "cut.png": (content[: len(content) // 2], "truncated"),
         "text.png": (b"hello", "not an image"),
         "other.jpg": (content, "its content is PNG but its name says JPEG"),
-        "head.png": (content[:8], "not an image"),
+        "head.png": (content[:8], "its header is not understood"),
         "zeros.tif": (bytes(1000), "not an image"),
     }
     for name, (data, _) in bad.items():

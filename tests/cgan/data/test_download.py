@@ -170,7 +170,7 @@ def test_another_number_of_photos_is_named_and_left_alone(archive: Path, base: P
         path.unlink()
     before = contents(base)
     for call in (source_folder, planned_folder):
-        with pytest.raises(UserError, match=rf"jpg: found {left} photos, expected the 6 .* move this folder away"):
+        with pytest.raises(UserError, match=rf"jpg: found {left} photos?, expected the 6 .* move this folder away"):
             call("flowers102")
     assert photos.is_dir() and contents(base) == before
 
