@@ -33,6 +33,8 @@ SECONDS = 60
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 ODD_VALUES: tuple[Any, ...] = (None, True, -1, 2**63, 1e308, float("nan"), "", "\x1b[31m\u202e", [], {}, [[]] * 9)
 KNOWN_CONTROLS = "\n\t"
+REASONS = ("error: ", "failed: ", "fail ")
+"""Beginnings of lines that tell why a command or a photo failed, also in a dry run."""
 HEAVY: tuple[str, ...] = (
     "onnx",
     "onnxruntime.quantization",
@@ -207,8 +209,8 @@ class Ended:
             found.append(f"exit code {self.code}")
         if "Traceback" in self.said:
             found.append(self.said.strip().splitlines()[-1])
-        elif self.code and not any(line.startswith("error: ") for line in self.said.splitlines()):
-            found.append(f"exit code {self.code} without an error line")
+        elif self.code and not any(line.startswith(REASONS) for line in self.said.splitlines()):
+            found.append(f"exit code {self.code} without a reason")
         if self.seconds > SECONDS:
             found.append(f"{self.seconds:.0f} s")
         if self.peak_mib > PEAK_MIB:

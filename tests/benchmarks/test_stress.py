@@ -61,9 +61,13 @@ def test_the_command_writes_a_record_and_its_exit_code_tells_of_a_failure(
         done = [*map(str, [*command, "--model", exported_onnx, *options])]
         return subprocess.run(done, capture_output=True, text=True, cwd=ROOT)
 
-    done = run("--check", "mixed", "--check", "mutated", "--check", "large", "--files", 30, "--quick")
+    done = run(
+        "--check", "mixed", "--check", "mutated", "--check", "documents", "--check", "large", "--files", 30, "--quick"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [line.partition(";")[0] for line in done.stdout.splitlines()] == ["mixed: ok", "mutated: ok", "large: ok"]
+    assert [line.partition(";")[0] for line in done.stdout.splitlines()] == [
+        *("mixed: ok", "mutated: ok", "documents: ok", "large: ok")
+    ]
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["checks"]["mixed"].items() >= {"passed": True, "good": 27, "colored": 27, "hostile": 3}.items()
     assert record["checks"]["large"]["megapixels"] == 6.25
