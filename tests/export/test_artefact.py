@@ -32,7 +32,6 @@ from export.verify import Verification, natural_images
 from infer.backends import open_model
 from tests import warm
 
-ROOT = Path(__file__).parent.parent.parent
 BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NAMES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
 
@@ -193,10 +192,9 @@ def test_a_dynamic_size_is_compared_and_named(trained_run: Path, tmp_path: Path)
 def test_the_name_says_what_it_is(
     exports: Callable[[str, Precision], Artefact], changes: dict[str, Any], format_: Format, name: str
 ) -> None:
-    spec = exports("rgb", "fp32").sidecar.spec
-    shape = [changes.get(field, getattr(spec, field)) for field in ("color_space", "base_width", "blocks")]
-    changed = replace(spec, parameters=generator_parameters(*shape), **changes)
-    assert artefact_name(changed, format_, "tensorrt") == name
+    shape = [changes.get(*field) for field in (("color_space", "rgb"), ("base_width", 4), ("blocks", 1))]
+    changes = {**changes, "parameters": generator_parameters(*shape)}
+    assert artefact_name(replace(exports("rgb", "fp32").sidecar.spec, **changes), format_, "tensorrt") == name
 
 
 # what is compared
