@@ -192,8 +192,8 @@ def test_a_dynamic_size_is_compared_and_named(trained_run: Path, tmp_path: Path)
 def test_the_name_says_what_it_is(
     exports: Callable[[str, Precision], Artefact], changes: dict[str, Any], format_: Format, name: str
 ) -> None:
-    shape = [changes.get(*field) for field in (("color_space", "rgb"), ("base_width", 4), ("blocks", 1))]
-    changes = {**changes, "parameters": generator_parameters(*shape)}
+    color_space, width = changes.get("color_space", "rgb"), changes.get("base_width", 4)
+    changes = {**changes, "parameters": generator_parameters(color_space, width, changes.get("blocks", 1))}
     assert artefact_name(replace(exports("rgb", "fp32").sidecar.spec, **changes), format_, "tensorrt") == name
 
 
