@@ -210,7 +210,7 @@ class Ended:
         if "Traceback" in self.said:
             found.append(self.said.strip().splitlines()[-1])
         elif self.code and not any(line.startswith(REASONS) for line in self.said.splitlines()):
-            found.append(f"exit code {self.code} without a reason")
+            found.append(f"exit code {self.code} without a reason, but {self.said[-200:]!r}")
         if self.seconds > SECONDS:
             found.append(f"{self.seconds:.0f} s")
         if self.peak_mib > PEAK_MIB:
