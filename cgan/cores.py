@@ -1,4 +1,4 @@
-"""CPU cores that this process may use: those of its affinity, and no more than the quota of its container.
+"""CPU cores that this process may use: those of its affinity, and no more than the quota of its control groups.
 
 A container limits CPU time by a quota of its control group, not by affinity, and pauses threads beyond it in turn.
 """
@@ -17,7 +17,7 @@ def available_cores() -> int:
 
     Of nested control groups (cgroups v1 and v2) the tightest counts, and a part of a core counts as one.
     """
-    quota = min(_quotas(), default=math.inf)
+    quota = min(map(_quota, control_groups("cpu")), default=math.inf)
     return _affinity() if quota >= _affinity() else max(1, math.ceil(quota))
 
 
@@ -30,8 +30,12 @@ def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quotas() -> Iterator[float]:
-    """Yield the quota in cores of each control group of this process, and of each one around it."""
+def control_groups(controller: str) -> Iterator[Path]:
+    """Yield the folder of each control group of this process that a controller may limit, and of each one around it.
+
+    Args:
+        controller: name of the controller in cgroups v1, "cpu" or "memory"; a group of v2 has all of them.
+    """
     try:
         mounts = (PROC / "mountinfo").read_text().splitlines()
         groups = dict(line.split(":", 2)[1:] for line in (PROC / "cgroup").read_text().splitlines())
@@ -42,13 +46,12 @@ def _quotas() -> Iterator[float]:
         place, _, system = mount.partition(" - ")
         root, point = place.split()[3:5]
         kind, options = system.split()[0], system.split()[-1].split(",")
-        if kind != "cgroup2" and not (kind == "cgroup" and "cpu" in options):
+        if kind != "cgroup2" and not (kind == "cgroup" and controller in options):
             continue
-        group = PurePosixPath(own.get("" if kind == "cgroup2" else "cpu", "/"))
+        group = PurePosixPath(own.get("" if kind == "cgroup2" else controller, "/"))
         below = group.relative_to(root) if group.is_relative_to(root) else PurePosixPath()
         folder = Path(point) / below
-        for level in (folder, *list(folder.parents)[: len(below.parts)]):
-            yield _quota(level)
+        yield from (folder, *list(folder.parents)[: len(below.parts)])
 
 
 def _quota(group: Path) -> float:

@@ -7,12 +7,12 @@ epoch ends, the activations are gone, and weights and moments are copied to be w
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from cgan.config import TrainConfig
+from cgan.cores import control_groups
 from cgan.errors import UserError
 from cgan.networks import build_discriminator, build_generator, count_parameters
 
@@ -38,8 +38,8 @@ PENALTY = 3
 BASE_BYTES = 900 * 2**20
 """An interpreter with torch and this package, and the libraries that draw and write an epoch."""
 
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUPS = Path("/proc/self/cgroup")
+LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
+"""Files of a control group with its limit, in version 2 and 1."""
 
 
 @dataclass(frozen=True)
@@ -116,25 +116,9 @@ def memory_of(config: TrainConfig, processes_here: int = 1) -> Memory:
 
 def cgroup_limits() -> list[int]:
     """Return the memory limits in bytes of this process's cgroups and those above them, of version 1 and 2."""
-    try:
-        lines = OWN_CGROUPS.read_text().splitlines()
-    except OSError:  # no Linux
-        return []
-    limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root, name = (CGROUPS / "memory", "memory.limit_in_bytes") if controllers else (CGROUPS, "memory.max")
-        own = root / path.lstrip("/")
-        for folder in (
-            own,
-            *own.parents,
-        ):  # in a container the own path may be that of the host, and only the root here
-            file = folder / name
-            if folder.is_relative_to(root) and file.is_file() and (text := file.read_text().strip()) != "max":
-                limits.append(int(text))
-    return limits
+    files = (group / name for group in control_groups("memory") for name in LIMIT_FILES)
+    texts = [file.read_text().strip() for file in files if file.is_file()]
+    return [int(text) for text in texts if text != "max"]
 
 
 def check_memory(config: TrainConfig) -> dict[str, Any]:

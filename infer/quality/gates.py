@@ -73,7 +73,7 @@ class Verdict:
 
     @property
     def texts(self) -> tuple[str, str]:
-        """What was found, and its limit, as texts that differ where the values do."""
+        """The value and its limit as texts that differ where the values do."""
         return told_apart(self.found, self.limit)
 
     def __str__(self) -> str:

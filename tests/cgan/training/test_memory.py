@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from cgan import cores
 from cgan.cli import main
 from cgan.config import TrainConfig
 from cgan.errors import UserError
@@ -133,12 +134,14 @@ def test_limits_of_cgroups_are_found(
     for name, text in files.items():
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(f"{text}\n")
-    (tmp_path / "own").write_text(lines)
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "fs")
-    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    (tmp_path / "cgroup").write_text(lines)
+    systems = (("cgroup2", "fs", "rw"), ("cgroup", "fs/memory", "rw,memory"))
+    mounts = (f"31 23 0:28 / {tmp_path / folder} rw - {kind} {kind} {options}\n" for kind, folder, options in systems)
+    (tmp_path / "mountinfo").write_text("".join(mounts))
+    monkeypatch.setattr(cores, "PROC", tmp_path)
     assert memory.cgroup_limits() == limits
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = memory_of(CONFIG, 2)
     assert found == (Memory(min(limits) // 2, "the cgroup") if limits else Memory(machine // 2, "the machine"))
-    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "none")
+    monkeypatch.setattr(cores, "PROC", tmp_path / "none")
     assert memory.cgroup_limits() == []
