@@ -1,5 +1,8 @@
 """Pillow's JPEG decoder with detection of missing data, which libjpeg paints gray silently.
 
+libjpeg warns of missing data, and simplejpeg raises its warnings as errors. So one pass proves that most files are
+complete. The others are decoded a second time, by Pillow's decoder, which finds out what they lack.
+
 libjpeg decodes data in pieces and pauses at the end of a piece. Each scan is fed without the marker that follows it,
 then with padding: a few bytes more than libjpeg reads ahead. One of three things happens.
 
@@ -55,6 +58,12 @@ ONES = 0.4
 LEVELS = 8
 """Brightness levels in one bin: in dark areas, blocks of equal coefficients have slightly different means."""
 
+SPACES = {"L": "GRAY", "RGB": "RGB"}
+"""Modes that simplejpeg decodes like Pillow, and its names for them."""
+
+ONE_PASS_WORK = 2**28
+"""Largest product of pixels and scans that is decoded in one call, which no time limit interrupts: some seconds."""
+
 NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
 """Padding of arithmetic-coded data. An encoder may leave zeros out at the end, and decoders assume them; this padding
 differs from zeros."""
@@ -85,10 +94,31 @@ class JpegDecoder(ImageFile.PyDecoder):
             raise MissingPixelsError("restart markers are missing, and the pixels between them")
         if layout.lacks_scans():
             raise MissingPixelsError("scans are missing: the picture is incomplete or coarse")
+        if self._decoded_without_warning(data, layout):
+            return -1, 0
         code = self._arithmetic(data, layout) if layout.frame.kind in ARITHMETIC else self._huffman(data, layout)
         if not layout.ended:
             self.args[0].append(NO_END)
         return -1, code
+
+    def _decoded_without_warning(self, data: bytes, layout: Layout) -> bool:
+        """Decode in one pass; return False if libjpeg warns, or if a pass without warnings proves nothing."""
+        import simplejpeg
+
+        frame, scans = layout.frame, layout.scans
+        assert frame is not None
+        whole = self.im.size == (frame.width, frame.height)
+        small = len(scans) * frame.width * frame.height <= ONE_PASS_WORK
+        if self.mode not in SPACES or frame.kind in ARITHMETIC or not whole or not small:
+            return False
+        if any(data.find(HOLE, scan.begin, scan.end) >= 0 for scan in scans):
+            return False  # zeros are valid codes
+        try:
+            pixels = simplejpeg.decode_jpeg(data, SPACES[self.mode], strict=True)
+        except ValueError:
+            return False
+        self.set_as_raw(pixels)
+        return True
 
     def _huffman(self, data: bytes, layout: Layout) -> int:
         feed = _Feed(self._decoder(self.im), data)

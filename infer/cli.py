@@ -13,7 +13,7 @@ from cgan.errors import UserError
 from cgan.text import print_json
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.photo.formats import SAME, WRITE_FORMATS, Resolution
+from infer.photo.formats import QUALITY, SAME, WRITE_FORMATS, Resolution
 from infer.quality.cli import evaluate, parity
 
 MOST = 10**12
@@ -51,7 +51,9 @@ def command() -> None:
     show_default=True,
     help="Output format; same keeps the format of each photo if it holds colour, else writes png.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of JPEG and WebP.")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), default=QUALITY, show_default=True, help="Quality of JPEG and WebP."
+)
 @click.option(
     "--resolution",
     type=click.Choice([resolution.value for resolution in Resolution]),

@@ -16,7 +16,7 @@ from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
-from infer.photo.formats import WRITE_FORMATS
+from infer.photo.formats import QUALITY, WRITE_FORMATS
 from infer.photo.mark import Mark
 from infer.photo.metadata import other_profile
 
@@ -109,7 +109,7 @@ class Colorizer:
         source: bytes | str | Path,
         format: str = "png",
         *,
-        quality: int = 95,
+        quality: int = QUALITY,
         mark: bool = True,
         max_pixels: int = MAX_PIXELS,
         timeout: float = MAX_SECONDS,

@@ -7,14 +7,14 @@ from typing import Any
 
 from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.folder.plan import Job, Plan
-from infer.photo.formats import Resolution
+from infer.photo.formats import QUALITY, Resolution
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColoringOptions:
     """Options of the user for colouring photos."""
 
-    quality: int = 95
+    quality: int = QUALITY
     """Quality of JPEG and WebP, 1 to 100."""
     resolution: Resolution = Resolution.ORIGINAL
     render_longest: int | None = None

@@ -22,7 +22,7 @@ BAND_ROWS, BAND_COLUMNS = 512, 128
 """Largest number of rows and columns that are enlarged at a time, so that each block depends on few source values."""
 
 MAP_BYTES = 16
-"""Bytes of a pixel of `color_maps`: offsets and slopes of two colour differences in float32."""
+"""Bytes of a pixel of `color_maps` and of `widened`: offsets and slopes of two colour differences in float32."""
 
 KEPT_WEIGHTS = 16
 """Number of lengths whose weights are cached for photos of the same size. For thumbnails, computing weights takes as
@@ -33,7 +33,7 @@ Weights = tuple[tuple[slice, slice, Floats], ...]
 
 
 def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32) -> Floats:
-    """Return colour differences, or coefficients for them, enlarged to the width of the photo but not to its height.
+    """Return colour differences, or coefficients for them, at the size of the network's output, or of a smaller photo.
 
     Args:
         size: height and width of the photo.
@@ -42,8 +42,8 @@ def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32
         top: highest level of the output, to which the differences are scaled.
 
     Returns:
-        R - Y and B - Y, 2 x h' x width, with h' at most the height of the photo. If the photo is larger than the render
-        size: offsets and slopes of R - Y and B - Y as linear functions of Y, 4 x h' x width.
+        R - Y and B - Y, 2 x h' x w', with sides of at most those of the photo. If the photo is larger than the render
+        size: offsets and slopes of R - Y and B - Y as linear functions of Y, 4 x h' x w'.
     """
     height, width = size
     small_luma = sum(np.float32(w) * plane for w, plane in zip(LUMA_REC601, rgb, strict=True))
@@ -55,7 +55,12 @@ def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32
     if shrunk != maps.shape[1:]:
         small = [Image.fromarray(plane).resize(shrunk[::-1], Image.Resampling.BILINEAR) for plane in maps]
         maps = np.stack([np.asarray(plane) for plane in small])
-    if shrunk[1] == width:
+    return maps
+
+
+def widened(maps: Floats, width: int) -> Floats:
+    """Return maps, n x h' x w', interpolated to a width of at least w'."""
+    if maps.shape[2] == width:
         return maps
     wide = np.empty((*maps.shape[:2], width), np.float32)
     for columns, source, weights in interpolation(maps.shape[2], width, BAND_COLUMNS):

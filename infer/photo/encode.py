@@ -1,40 +1,22 @@
-"""Encoding of one photo: the network's colours at the size of the photo, merged with its luma.
-
-The photo is processed in bands of rows that fit into the CPU cache, in float32 and in levels of the output: 0 to 255,
-or 0 to 65535.
-"""
+"""Encoding of one photo: the bands of `infer.photo.bands` as a file with the photo's metadata."""
 
 import dataclasses
 import io
-import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cgan.photo_limits import check_time
-from cgan.spec import LUMA_REC601
 from infer.photo import exif, iptc, png_tiff_writers
-from infer.photo.chroma import BAND_ROWS, MAP_BYTES, color_maps, interpolation
-from infer.photo.containers import XMP_EXTENSION
+from infer.photo.bands import RGB, YCBCR, bands
+from infer.photo.chroma import MAP_BYTES
 from infer.photo.decode import Floats, Photo, PhotoError
-from infer.photo.formats import PillowFormat
-from infer.photo.mark import Mark, guid, marked, split
+from infer.photo.formats import QUALITY, PillowFormat
+from infer.photo.jpeg_writer import ICC_LIMIT, SEGMENT, Plane, encoded, write_jpeg
+from infer.photo.mark import Mark, marked
 from infer.photo.tiff import listed
-
-BAND_PIXELS = 2**16
-"""Full-size pixels that are processed at a time: 256 KiB per plane in float32, in calls long enough that threads seldom
-wait for Python's lock."""
-
-CHROMA_ZERO = 128 + 0.4999
-"""Offset that is added to a chroma difference before it is truncated to 8 bits. Pure blue and red have a difference of
-127.5; with an offset of 128.5 they would become 256, which wraps to 0."""
-
-GAMUT_SHARE = 0.2
-"""Share of out-of-gamut pixels in a band above which processing all pixels is faster."""
 
 ALPHA_FORMATS = frozenset({PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
 MARKED_FORMATS = frozenset({PillowFormat.JPEG, PillowFormat.PNG, PillowFormat.WEBP, PillowFormat.TIFF})
@@ -70,24 +52,15 @@ NOT_HELD = {
 }
 """Metadata that a format cannot hold."""
 
-XMP_LIMIT = 65_533 - 29
-"""Largest main packet of a JPEG's XMP in bytes; a larger one is split."""
-XMP_PART = 65_000
-"""Bytes of an extension of XMP in one segment."""
-
 JPEG_LIMITS = {
-    "exif": 65_533,
-    "icc_profile": 255 * (65_533 - 14),
+    "exif": SEGMENT,
+    "icc_profile": ICC_LIMIT,
     "iptc": iptc.JPEG_LIMIT,
-    "comments": 65_533,
+    "comments": SEGMENT,
 }
-"""Largest metadata of a JPEG in bytes: one segment without its identifier, 255 segments for a profile."""
+"""Largest metadata of a JPEG in bytes."""
 
 Encoded = memoryview | bytes
-Differences = tuple[Floats, Floats, Floats]
-"""R - Y, G - Y and B - Y, each rows x width."""
-Band = tuple[slice, Floats, Differences]
-"""Rows, their luma Y as rows x width, and their colour differences."""
 
 
 def write_photo(
@@ -96,7 +69,7 @@ def write_photo(
     rgb: Floats,
     format_: str,
     *,
-    quality: int = 95,
+    quality: int = QUALITY,
     raw: bool = False,
     mark: Mark | None = None,
 ) -> tuple[Encoded, tuple[str, ...]]:
@@ -137,10 +110,9 @@ def write_photo(
         file = io.BytesIO()
         (png_tiff_writers.write_png if format_ == "PNG" else png_tiff_writers.write_tiff)(file, bands, height, kept)
         return file.getbuffer(), tuple(notes)
-    if raw:
-        image = _raw_image(rgb, kept.alpha)
-    else:
-        image = _ycbcr_image(photo, gray, rgb) if format_ == "JPEG" else rgb_image(kept, gray, rgb)
+    if format_ == "JPEG":
+        return write_jpeg(_raw_image(rgb, None) if raw else _planes(photo, gray, rgb), kept, quality), tuple(notes)
+    image = _raw_image(rgb, kept.alpha) if raw else rgb_image(kept, gray, rgb)
     return _encoded(image, kept, format_, quality), tuple(notes)
 
 
@@ -196,43 +168,11 @@ def _keywords(texts: tuple[tuple[bytes, bytes], ...]) -> str:
     return listed(sorted({content.split(b"\0")[0].decode("latin-1") for _, content in texts}))
 
 
-def _jpeg_segments(kept: Photo) -> tuple[bytes | None, bytes]:
-    """Return the main packet of XMP, and the segments of a JPEG that Pillow does not write."""
-    segments = [b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment for comment in kept.comments]
-    if kept.iptc:
-        segments.append(iptc.jpeg_segment(kept.iptc))
-    packet, extension = split(kept.xmp, XMP_LIMIT) if kept.xmp else (None, b"")
-    for place in range(0, len(extension), XMP_PART):
-        part = struct.pack(">LL", len(extension), place) + extension[place : place + XMP_PART]
-        body = XMP_EXTENSION + guid(extension).encode() + part
-        segments.append(b"\xff\xe1" + struct.pack(">H", 2 + len(body)) + body)
-    return packet, b"".join(segments)
-
-
 def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Encoded:
     """Encode an image with Pillow; the format must be able to hold all metadata of `kept`."""
-    settings: dict[str, dict[str, Any]] = {
-        # Full-resolution chroma: subsampling would blur the colours again.
-        "JPEG": {"quality": quality, "subsampling": 0},
-        "WEBP": {"quality": quality},
-        "BMP": {},
-    }
-    options = settings[format_]
-    for field in ("exif", "icc_profile", "dpi", "xmp"):
-        if value := getattr(kept, field):
-            options[field] = value
-    if format_ == "JPEG":
-        packet, options["extra"] = _jpeg_segments(kept)
-        options |= {"xmp": packet} if packet else {}
-    if not hasattr(os, "memfd_create"):
-        buffer = io.BytesIO()
-        image.save(buffer, format_, **options)
-        return buffer.getbuffer()
-    # Pillow's encoders release Python's lock only when they write to a file descriptor.
-    with os.fdopen(os.memfd_create("cgan"), "w+b") as file:
-        image.save(file, format_, **options)
-        file.seek(0)
-        return file.read()
+    options = {"quality": quality} if format_ == "WEBP" else {}
+    options |= {field: value for field in ("exif", "icc_profile", "dpi", "xmp") if (value := getattr(kept, field))}
+    return encoded(image, format_, **options)
 
 
 def _raw_image(rgb: Floats, alpha: Image.Image | None) -> Image.Image:
@@ -243,32 +183,27 @@ def _raw_image(rgb: Floats, alpha: Image.Image | None) -> Image.Image:
     return image
 
 
-def _ycbcr_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
-    """Return the coloured photo in YCbCr as stored in a JPEG (JFIF 1.02, page 3); 8-bit luma is unchanged."""
-    weight_r, _, weight_b = LUMA_REC601
-    own = photo.luma if photo.luma.dtype == np.uint8 else np.empty(photo.size, np.uint8)
+def _planes(photo: Photo, gray: Floats, rgb: Floats) -> tuple[Plane, Plane, Plane]:
+    """Return Y, Cb and Cr of the coloured photo as stored in a JPEG; 8-bit luma is unchanged."""
+    own = photo.luma if photo.luma.dtype == np.uint8 else None
+    luma = np.empty(photo.size, np.uint8) if own is None else own.astype(np.uint8, copy=False)
     chroma_b, chroma_r = np.empty((2, *photo.size), np.uint8)
-    for rows, luma, (red, _, blue) in _bands(photo, gray, rgb, 255):
-        for difference, weight, chroma in ((red, weight_r, chroma_r), (blue, weight_b, chroma_b)):
-            difference *= np.float32(0.5 / (1 - weight))
-            difference += np.float32(CHROMA_ZERO)
-            chroma[rows] = difference
-        if own is not photo.luma:
-            own[rows] = _rounded(luma)
-    return Image.merge("YCbCr", [Image.fromarray(plane) for plane in (own, chroma_b, chroma_r)])
+    for band in bands(photo, gray, rgb, 255, YCBCR):
+        chroma_b[band.rows], chroma_r[band.rows] = band.blue, band.red
+        if own is None:
+            luma[band.rows] = _rounded(band.luma)
+    return luma, chroma_b, chroma_r
 
 
 def rgb_image(photo: Photo, gray: Floats, rgb: Floats) -> Image.Image:
     """Return the coloured photo with 8 bits a channel: RGB, or RGBA if it has alpha."""
     height, width = photo.size
     image = Image.new("RGB" if photo.alpha is None else "RGBA", (width, height))
-    for rows, luma, differences in _bands(photo, gray, rgb, 255):
-        for difference in differences:
-            difference += luma
-        planes = [Image.fromarray(_rounded(channel)) for channel in differences]
+    for band in bands(photo, gray, rgb, 255, RGB):
+        planes = [Image.fromarray(_rounded(color)) for color in (band.red, band.green(), band.blue)]
         if photo.alpha is not None:
-            planes.append(photo.alpha.crop((0, rows.start, width, rows.stop)))
-        image.paste(Image.merge(image.mode, planes), (0, rows.start))
+            planes.append(photo.alpha.crop((0, band.rows.start, width, band.rows.stop)))
+        image.paste(Image.merge(image.mode, planes), (0, band.rows.start))
     return image
 
 
@@ -277,13 +212,12 @@ def _interleaved(photo: Photo, gray: Floats, rgb: Floats) -> Iterator[png_tiff_w
     width = photo.size[1]
     dtype = photo.luma.dtype
     top = np.iinfo(dtype).max
-    for rows, luma, differences in _bands(photo, gray, rgb, top):
-        samples = np.empty((*luma.shape, 3 if photo.alpha is None else 4), dtype)
-        for channel, difference in enumerate(differences):
-            difference += luma
-            samples[..., channel] = _rounded(difference, dtype)
+    for band in bands(photo, gray, rgb, top, RGB):
+        samples = np.empty((*band.luma.shape, 3 if photo.alpha is None else 4), dtype)
+        for channel, color in enumerate((band.red, band.green(), band.blue)):
+            samples[..., channel] = _rounded(color, dtype)
         if photo.alpha is not None:
-            alpha = np.asarray(photo.alpha.crop((0, rows.start, width, rows.stop)))
+            alpha = np.asarray(photo.alpha.crop((0, band.rows.start, width, band.rows.stop)))
             np.multiply(alpha, top // 255, out=samples[..., 3], dtype=dtype)
         yield samples
 
@@ -292,74 +226,3 @@ def _rounded(values: Floats, dtype: Any = np.uint8) -> NDArray[Any]:
     """Round non-negative values to the nearest integers; overwrites `values`."""
     values += np.float32(0.5)
     return values.astype(dtype)
-
-
-def _bands(photo: Photo, gray: Floats, rgb: Floats, top: int) -> Iterator[Band]:
-    """Yield bands of in-gamut colour at full size, in levels from 0 to `top`.
-
-    All bands share one buffer, which the caller may overwrite: allocating memory costs more than the arithmetic.
-    """
-    height, width = photo.size
-    own_top = np.iinfo(photo.luma.dtype).max
-    maps = color_maps(photo.size, gray, rgb, np.float32(top))
-    step = min(height, max(1, BAND_PIXELS // width), BAND_ROWS)
-    memory = np.empty(7 * step * width, np.float32)
-    for rows, source, weights in interpolation(maps.shape[1], height, step):
-        check_time()
-        planes = memory[: 7 * (rows.stop - rows.start) * width].reshape(7, -1, width)
-        luma, red, blue, *others = planes  # slopes, later scratch memory
-        np.copyto(luma, photo.luma[rows])  # converting first is twice as fast as multiplying integers
-        if own_top != top:
-            luma *= np.float32(top / own_top)
-        if maps.shape[1] == height:
-            np.copyto(planes[1 : 1 + len(maps)], maps[:, rows])
-        else:
-            np.matmul(weights, maps[:, source], out=planes[1 : 1 + len(maps)])
-        if len(maps) == 4:
-            for difference, slope in ((red, others[0]), (blue, others[1])):
-                slope *= luma
-                difference += slope
-        yield rows, luma, _in_gamut(luma, red, blue, np.float32(top), others)
-
-
-def _in_gamut(luma: Floats, red: Floats, blue: Floats, top: np.float32, scratch: Sequence[Floats]) -> Differences:
-    """Return s (R - Y, G - Y, B - Y) with the largest s <= 1 for which R, G and B stay in [0, `top`].
-
-    Overwrites `red`, `blue` and all of `scratch`.
-    """
-    weight_r, weight_g, weight_b = (np.float32(w) for w in LUMA_REC601)
-    green, above, below, room, *_ = scratch
-    # the luma of the differences is zero, which determines green
-    np.multiply(red, -weight_r / weight_g, out=green)
-    np.multiply(blue, -weight_b / weight_g, out=room)
-    green += room
-    np.maximum(red, blue, out=above)
-    np.maximum(above, green, out=above)
-    np.minimum(red, blue, out=below)
-    np.minimum(below, green, out=below)
-    np.negative(below, out=below)
-    np.subtract(top, luma, out=room)
-    outside = above > room
-    outside |= below > luma
-    found = np.count_nonzero(outside)
-    if found > GAMUT_SHARE * outside.size:
-        strength = _fitting(luma, room, above, below)
-        for difference in (red, green, blue):
-            difference *= strength
-    elif found:
-        places = np.flatnonzero(outside)
-        strength = _fitting(*(plane.reshape(-1)[places] for plane in (luma, room, above, below)))
-        for difference in (red, green, blue):
-            difference.reshape(-1)[places] *= strength
-    return red, green, blue
-
-
-def _fitting(luma: Floats, room: Floats, above: Floats, below: Floats) -> Floats:
-    """Return the largest s <= 1 with s * above <= room and s * below <= luma; overwrites `above` and `below`."""
-    tiny = np.float32(1e-3)  # of a level; avoids division by zero where there is no colour
-    for difference, limit in ((above, room), (below, luma)):
-        np.maximum(difference, tiny, out=difference)
-        np.divide(limit, difference, out=difference)
-    np.minimum(above, below, out=above)
-    np.minimum(above, 1, out=above)
-    return above

@@ -21,6 +21,10 @@ WRITE_FORMATS: dict[str, PillowFormat] = {
 }
 """Formats by the value of --format."""
 
+QUALITY = 96
+"""Default quality of JPEG and WebP: the lowest at which a JPEG is encoded without interleaving its planes first, see
+`infer.photo.jpeg_writer`. Luma is off by 0.22 levels (RMS) in place of 0.30 at 95, in files 13% larger."""
+
 SAME = "same"
 """Value of --format that keeps the format of each photo."""
 

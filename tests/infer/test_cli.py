@@ -72,7 +72,7 @@ RECORDED: list[tuple[list[object], str, object, object]] = [
     (["--workers", 3], "workers", 3, 5),
     (["--workers", 3], "streams", 4, 6),
     (["--format", "jpg"], "format", "jpg", "same"),
-    (["--quality", 50], "quality", 50, 95),
+    (["--quality", 50], "quality", 50, 96),
     (["--resolution", "model"], "resolution", "model", "original"),
     (["--render-size", 48], "render_longest", 48, None),
     (["--no-mark"], "mark", False, True),

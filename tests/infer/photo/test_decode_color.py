@@ -12,8 +12,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cgan.spec import LUMA_REC601
+from infer.photo import bands
 from infer.photo import encode as render
-from infer.photo.chroma import box_mean
+from infer.photo.chroma import box_mean, color_maps
 from infer.photo.decode import Photo, model_input
 from infer.photo.encode import write_photo
 
@@ -38,7 +39,7 @@ def colored(photo: Photo, gray: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 
 def ycbcr(photo: Photo, gray: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """Return the samples for a JPEG encoder, H x W x 3."""
-    return np.asarray(render._ycbcr_image(photo, gray, rgb))
+    return np.stack(render._planes(photo, gray, rgb), axis=-1)
 
 
 def luma_of(rgb: np.ndarray) -> np.ndarray:
@@ -166,7 +167,7 @@ def test_bands_fit_together(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, i
     rgb = RNG.random((3, 16, 16), np.float32)
     whole = colored(photo_of(luma), gray, rgb).astype(int)
     for pixels in (1, shape[1] * 7):
-        monkeypatch.setattr(render, "BAND_PIXELS", pixels)
+        monkeypatch.setattr(bands, "BAND_PIXELS", pixels)
         assert np.abs(colored(photo_of(luma), gray, rgb) - whole).max() <= 1
 
 
@@ -185,15 +186,28 @@ def test_colour_is_enlarged_as_pillow_enlarges(size: tuple[int, int]) -> None:
     assert np.abs(colored(photo, gray, rgb) - (128 + 255 * expected)).max() <= 0.51
 
 
-def test_colours_out_of_gamut_are_the_same_few_or_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    photo = photo_of(gray_u8(40, 30))
-    answer = answer_for(1)
-    results = []
-    for share in (0.0, 1.0):
-        monkeypatch.setattr(render, "GAMUT_SHARE", share)
-        results.append(colored(photo, *answer))
-    assert np.array_equal(results[0], results[1])
-    assert not np.array_equal(results[0][..., 0], photo.luma)
+@given(luma=lumas, seed=st.integers(0, 9), size=st.sampled_from([1, 2, 16]))
+def test_no_colour_out_of_gamut_is_missed(luma: np.ndarray, seed: int, size: int) -> None:
+    photo, top = photo_of(luma), np.iinfo(luma.dtype).max
+    gray = model_input(photo, size, size)
+    rgb = np.random.default_rng(seed).random((3, size, size), np.float32)
+    everything = np.arange(luma.size)
+    for form in (bands.RGB, bands.YCBCR):
+        with pytest.MonkeyPatch.context() as patch:
+            found = [(band.red.copy(), band.blue.copy()) for band in bands.bands(photo, gray, rgb, top, form)]
+            patch.setattr(bands._SafeLuma, "places_at_risk", lambda *_: everything)
+            tested = [(band.red.copy(), band.blue.copy()) for band in bands.bands(photo, gray, rgb, top, form)]
+        assert np.abs(np.array(found) - np.array(tested)).max() <= 1e-4 * top
+
+
+def test_only_lumas_near_black_and_white_are_at_risk() -> None:
+    luma = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    photo = photo_of(luma)
+    gray = model_input(photo, 16, 16)
+    rgb = np.clip(gray + np.array([0.1, 0, -0.1], np.float32)[:, None, None], 0, 1)
+    maps = color_maps(photo.size, gray, rgb, np.float32(255))
+    at_risk = bands._SafeLuma(maps, photo, 255).places_at_risk(photo, slice(0, 256)) % 256
+    assert len(at_risk) and not ((at_risk > 40) & (at_risk < 215)).any()
 
 
 def test_a_coloured_edge_bleeds_less_than_with_bilinear_chroma() -> None:

@@ -14,8 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, TiffImagePlugin
 
 from cgan.spec import LUMA_REC601
-from infer.photo import encode as render
-from infer.photo import png_tiff_writers
+from infer.photo import bands, png_tiff_writers
 from infer.photo.decode import Photo, decode, model_input
 from infer.photo.encode import write_photo
 
@@ -155,7 +154,7 @@ def test_pillow_opens_it_with_the_right_pixels(format_: str, shape: tuple[int, i
 def test_bands_leave_no_seam(monkeypatch: pytest.MonkeyPatch, format_: str, rows: int) -> None:
     photo = photo_of(gray16(35, 20))
     whole = SAMPLES[format_](written(photo, format_)).astype(int)
-    monkeypatch.setattr(render, "BAND_PIXELS", 20 * rows)
+    monkeypatch.setattr(bands, "BAND_PIXELS", 20 * rows)
     content = written(photo, format_)
     assert np.abs(SAMPLES[format_](content) - whole).max() <= 1
     if format_ == "TIFF":

@@ -91,7 +91,7 @@ def test_tiff(byte_order: str, compressed: bool, planar: bool) -> None:
 
 def test_a_tiff_of_several_strips_and_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that this project writes and libtiff decodes."""
-    monkeypatch.setattr("infer.photo.encode.BAND_PIXELS", 14 * 3)
+    monkeypatch.setattr("infer.photo.bands.BAND_PIXELS", 14 * 3)
     gray = noise(1)[..., 0]
     first = decode(saved(tmp_path, "a.png", Image.fromarray(gray)))
     content, _ = write_photo(first, np.zeros((1, 16, 16), np.float32), np.zeros((3, 16, 16), np.float32), "TIFF")
