@@ -1,21 +1,27 @@
-# make demo: colour the examples with the model in the package. make test: everything CI checks.
-# make benchmarks-test: all tests of the benchmarks; make test has one quick test for each.
+# make demo: colour the examples with the model in the package.
+# make test: all checks and the quick tests, in five minutes. make test-all: everything CI checks.
+# make benchmarks-test: all tests of the benchmarks; the others have one quick test for each.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test benchmarks-test format clean
+.PHONY: demo test test-all lint benchmarks-test format clean
 
 demo: $(VENV)/base
 	$(BIN)/cgan-infer folder examples out --overwrite
 	@echo "Look at the coloured photos in $(CURDIR)/out"
 
-test: $(VENV)/develop
+lint: $(VENV)/develop
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+test: lint
 	$(BIN)/pytest -n auto
+
+test-all: lint
+	$(BIN)/pytest -n auto -m 'not benchmarks'
 
 benchmarks-test: $(VENV)/develop
 	$(BIN)/pytest -n auto -m '' tests/benchmarks

@@ -35,7 +35,7 @@ def readme_commands(section: str, number: int = 1) -> list[list[str]]:
 
 def test_the_readme_opens_with_demo_and_test() -> None:
     block = README.split("```sh\n", 1)[1].split("```", 1)[0]
-    assert [line.split("#")[0].strip() for line in block.strip().splitlines()] == ["make demo", "make test"]
+    assert [line.split("#")[0].strip() for line in block.strip().splitlines()] == ["make demo", "make test", "make test-all"]
     makefile = (ROOT / "Makefile").read_text()
     assert "\ndemo:" in makefile
     assert "\ntest:" in makefile
@@ -53,6 +53,7 @@ def in_folder_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("in_folder_of_photos")
+@pytest.mark.slow
 def test_the_chain_of_the_readme_runs() -> None:
     commands = readme_commands("Your own photos")
     assert [command[0] for command in commands] == ["cgan-train", "cgan-export", "cgan-infer"]
@@ -71,6 +72,7 @@ def test_the_chain_of_the_readme_runs() -> None:
 
 
 @pytest.mark.usefixtures("in_folder_of_photos")
+@pytest.mark.slow
 def test_the_readme_trains_the_packaged_model_further() -> None:
     (command,) = readme_commands("Your own photos", 2)
     assert command[0] == "cgan-train"

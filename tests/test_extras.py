@@ -74,6 +74,7 @@ print(json.dumps(ended))
 
 
 @pytest.mark.parametrize("package", COMMANDS)
+@pytest.mark.slow
 def test_a_missing_package_is_one_line_that_names_its_extra(
     package: str, trained_run: Path, exported_onnx: Path, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_gray_photos_teach_nothing_and_are_refused(train: Train, tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_gray_photos_alone_in_a_part_are_refused(train: Train, tmp_path: Path, mixed: Callable[..., Path]) -> None:
     folder, messages = mixed(4, 2), []
     for seed in range(12):

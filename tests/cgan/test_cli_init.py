@@ -40,6 +40,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_init_begins_with_the_weights_of_another_run(train: Train, tmp_path: Path, begun: list[dict[str, str]]) -> None:
     assert train("first").code == 0
     assert train("second", "--init", tmp_path / "first", "--ema", 0.9, "--size", 48, "--crop", 0.7).code == 0
@@ -51,6 +52,7 @@ def test_init_begins_with_the_weights_of_another_run(train: Train, tmp_path: Pat
     assert load_generator(tmp_path / "second")[1].weights_sha256 != spec.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_is_as_good_as_its_run(train: Train, tmp_path: Path) -> None:
     assert train("first").code == 0
     for name, source in (("a", tmp_path / "first"), ("b", tmp_path / "first" / "checkpoints" / "best.safetensors")):
@@ -59,6 +61,7 @@ def test_a_checkpoint_file_is_as_good_as_its_run(train: Train, tmp_path: Path) -
     assert (a.weights_sha256, a.config_sha256) == (b.weights_sha256, b.config_sha256)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_from_its_own_weights(train: Train, tmp_path: Path, begun: list[dict[str, str]]) -> None:
     assert train("first").code == 0
     options = ("--init", tmp_path / "first")

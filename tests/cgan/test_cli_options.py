@@ -141,6 +141,7 @@ def test_equal_options_give_equal_weights(train: Train, tmp_path: Path) -> None:
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_options_that_only_measure_or_keep_leave_the_weights(train: Train, tmp_path: Path) -> None:
     assert train(out=tmp_path / "plain").code == 0
     for name, value in (("best_by", "l1"), ("save_every", 1)):
@@ -149,6 +150,7 @@ def test_options_that_only_measure_or_keep_leave_the_weights(train: Train, tmp_p
 
 
 @pytest.mark.parametrize(("options", "epoch"), [((), 2), (("--best-by", "psnr"), 2), (("--best-by", "l1"), 1)])
+@pytest.mark.slow
 def test_best_by_chooses_the_best_checkpoint(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], epoch: int
 ) -> None:
@@ -163,6 +165,7 @@ def test_best_by_chooses_the_best_checkpoint(
     assert len(set(found.values())) == 3
 
 
+@pytest.mark.slow
 def test_save_every_keeps_checkpoints(train: Train, tmp_path: Path) -> None:
     assert train("--epochs", 3, "--save-every", 2).code == 0
     kept = [path.name for path in (tmp_path / "run" / "checkpoints").glob("epoch-*")]
@@ -171,6 +174,7 @@ def test_save_every_keeps_checkpoints(train: Train, tmp_path: Path) -> None:
     assert weights(tmp_path / "run" / "checkpoints" / kept[0]) == weights(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_compile_hands_both_networks_to_torch_compile(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,7 @@ main()
 """cgan-train without two of its packages."""
 
 
+@pytest.mark.slow
 def test_packages_that_an_epoch_ends_with_are_missed_before_it_begins(
     photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_folder_that_another_process_trains_in_is_refused(train: Train, tmp_pa
         ("metrics.jsonl", "run: cannot be written"),
     ],
 )
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_no_half_file(
     train: Train, tmp_path: Path, photo_cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
 ) -> None:

@@ -51,6 +51,7 @@ def epochs(run: Path) -> list[int]:
     return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_resume_goes_on_after_the_last_epoch(train: Train, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train("--epochs", 3, "--flip", out=whole).code == 0
@@ -61,6 +62,7 @@ def test_resume_goes_on_after_the_last_epoch(train: Train, tmp_path: Path) -> No
     assert json.loads((parts / "config.json").read_text())["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_resume_needs_no_option_again(train: Train, invoke: Train, photo_folder: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = ("--color-space", "ycbcr", "--flip", "--lr", 0.001, "--no-fid")
@@ -75,6 +77,7 @@ def test_resume_needs_no_option_again(train: Train, invoke: Train, photo_folder:
     assert contents(parts).keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_a_model_begins_with_it_again(
     train: Train, invoke: Train, run: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ def test_ctrl_c_before_the_run_has_begun(train: Train, tmp_path: Path, monkeypat
     assert (stopped.code, stopped.err) == (130, "interrupted; the run has not begun; give the same command again\n")
 
 
+@pytest.mark.slow
 def test_interrupted_training_says_how_to_go_on(
     train: Train, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +231,7 @@ def test_resume_to_fewer_epochs_than_there_are_is_refused(train: Train, run: Pat
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_other_epochs_after_the_learning_rate_began_to_fall_are_refused(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -352,6 +352,7 @@ class ToRGB(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["hsv", "ycbcr"])
+@pytest.mark.slow
 def test_onnx_computes_the_same_at_any_batch_and_size(name: ColorSpaceName) -> None:
     module = ToRGB(name).eval()
     program = torch.onnx.export(

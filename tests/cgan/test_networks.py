@@ -342,6 +342,7 @@ def test_biases_stand_in_for_batch_norm(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DISCRIMINATORS)
+@pytest.mark.slow
 def test_spectral_norm_bounds_every_weight_matrix(name: str) -> None:
     torch.manual_seed(0)
     network = judge(name, spectral_norm=True)

@@ -82,6 +82,7 @@ def exports(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
+@pytest.mark.slow
 def test_a_trained_run_passes_the_gate_on_photos(
     exports: Callable[[str, Precision], Artefact], runs: Callable[[str], Path], color_space: str, precision: Precision
 ) -> None:

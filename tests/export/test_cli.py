@@ -159,6 +159,7 @@ def test_a_failed_export_keeps_the_good_one_of_before(
     assert {path: path.read_bytes() for path in copied.parent.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_tolerances_change_the_verdict(
     invoke: Callable[..., Any], trained_run: Path, tmp_path: Path, fast_export: Callable[..., None]
 ) -> None:

@@ -111,6 +111,7 @@ def test_colours_beyond_rgb_are_clamped() -> None:
 
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
+@pytest.mark.slow
 def test_the_exported_file_passes_the_gate(
     exported: Callable[[ColorSpaceName], Export], color_space: ColorSpaceName
 ) -> None:

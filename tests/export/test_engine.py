@@ -128,6 +128,7 @@ def test_an_fp16_engine_is_built_without_a_gpu_and_its_record_is_complete(make_o
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.plan"]
 
 
+@pytest.mark.slow
 def test_the_conversion_to_rgb_may_stay_fp32_and_a_large_plan_has_two_bytes_a_parameter(
     make_onnx: MakeOnnx, tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_an_int8_engine_has_quantised_layers(make_onnx: MakeOnnx, tmp_path: Path
     assert record["precision"]["network"]["layers"]["INT8"] > 15
 
 
+@pytest.mark.slow
 def test_batches_and_sizes_go_into_profile_and_plan(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     path, spec = make_onnx()
     base = plan_bytes(path, spec, tmp_path)
@@ -168,6 +170,7 @@ def test_batches_and_sizes_go_into_profile_and_plan(make_onnx: MakeOnnx, tmp_pat
     assert differ(wide, plan_bytes(path, spec, tmp_path, sizes=(32, 32, 32)))
 
 
+@pytest.mark.slow
 def test_workspace_and_targets_change_the_plan(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     path, spec = make_onnx()
     base = plan_bytes(path, spec, tmp_path)

@@ -101,6 +101,7 @@ def test_onnxruntime_computes_what_torch_computes(exported_onnx: Path, trained_r
 
 
 @pytest.mark.usefixtures("real_exporter")
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path, exported_onnx: Path, trained_run: Path) -> None:
     generator, _ = load_generator(trained_run)
     spec = ModelSpec.from_metadata({e.key: e.value for e in onnx.load(exported_onnx).metadata_props}, "file")
@@ -178,6 +179,7 @@ def expected(networks: dict[str, tuple[Generator, ModelSpec]], name: str, gray: 
 
 
 @pytest.mark.parametrize("name", ["rgb-fp32", "ycbcr-fp16"])
+@pytest.mark.slow
 def test_a_dynamic_size_is_symbolic_and_a_multiple(files: dict[str, Path], name: str) -> None:
     (gray,), (rgb,) = (getattr(onnx.load(files[name]).graph, side) for side in ("input", "output"))
     assert dimensions(gray) == ["N", 1, "16*h", "16*w"]
@@ -229,6 +231,7 @@ def test_half_precision_is_inside_alone(files: dict[str, Path], name: str) -> No
     assert "BatchNormalization" not in facts["nodes"]
 
 
+@pytest.mark.slow
 def test_four_and_two_bytes_a_parameter(tmp_path: Path, trained_run: Path) -> None:
     generator = Generator(3, 16).eval()
     sizes: dict[Precision, int] = {"fp32": 4, "fp16": 2}

@@ -226,6 +226,7 @@ def test_tensorrt_takes_the_file_for_tensorrt(quantized: Files) -> None:
     assert builder.build_serialized_network(network, config) is not None
 
 
+@pytest.mark.slow
 def test_about_one_byte_a_parameter(tmp_path: Path, spec: ModelSpec, gray: Floats) -> None:
     torch.manual_seed(0)
     generator = Generator(3, 16).eval()
@@ -325,6 +326,7 @@ for target in ("cpu", "tensorrt"):
 """
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(
     tmp_path: Path, quantized: Files, exported_onnx: Path, trained_run: Path, gray: Floats
 ) -> None:

@@ -224,6 +224,7 @@ def test_the_command_fails_where_none_passes(
     assert published == [] and not out.exists()
 
 
+@pytest.mark.slow
 def test_a_real_search(
     invoke: Callable[..., Any], trained_run: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

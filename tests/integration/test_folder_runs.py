@@ -71,6 +71,7 @@ def journaled(out: Path, copy: Path) -> set[str]:
         return {os.fsdecode(name) for (name,) in database.execute("SELECT name FROM files WHERE state = 'done'")}
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, gray_photos: Photos) -> None:
     source, out = gray_photos(tmp_path / "in", 60, (160, 120)), tmp_path / "out"
     moments = random.Random(0)
@@ -104,6 +105,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, gray_photos: Photos) ->
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_finishes_what_is_under_way(
     tmp_path: Path, gray_photos: Photos, number: signal.Signals, code: int
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_watch_in_a_process_ends_with_its_report(tmp_path: Path, gray_photos: 
     assert len(journaled(out, tmp_path / "copy")) == 4
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time_and_none_is_kept_out_by_a_dead_one(tmp_path: Path, gray_photos: Photos) -> None:
     source, out = gray_photos(tmp_path / "in"), tmp_path / "out"
     with started(source, out, "--log-json", setup=SLOW) as process:
@@ -278,6 +281,7 @@ def hostile_folder(folder: Path, gray_photos: Photos) -> tuple[set[str], dict[st
     return good, {**{name: reason for name, (_, reason) in bad.items()}, "bomb.png": "the limit is"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_all_kinds_loses_no_photo_and_names_what_failed(
     tmp_path: Path, gray_photos: Photos, files_in: Files
 ) -> None:

@@ -73,10 +73,12 @@ def test_the_watch_sees_a_connection(away: Away) -> None:
         away.run("-c", code)
 
 
+@pytest.mark.slow
 def test_training(away: Away, photo_folder: Path, tiny_options: tuple[str, ...]) -> None:
     away.run(*program("cgan"), photo_folder, "--out", away.folder / "run", *tiny_options, "--epochs", 1)
 
 
+@pytest.mark.slow
 def test_export(away: Away, trained_run: Path, photo_folder: Path) -> None:
     """An int8 file is made of an fp32 file."""
     out = ["--out", away.folder / "out", "--precision", "int8", "--calibration", photo_folder, "--no-verify"]
@@ -84,6 +86,7 @@ def test_export(away: Away, trained_run: Path, photo_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["ort", "torch", "openvino"])
+@pytest.mark.slow
 def test_folder_runs(away: Away, trained_run: Path, exported_onnx: Path, photo_folder: Path, backend: str) -> None:
     if backend == "openvino" and not find_spec("openvino"):
         pytest.skip("needs openvino")

@@ -368,6 +368,7 @@ def test_a_photo_that_changes_while_it_is_prepared_stops_the_preparation(
     assert prepare(photos, 32).names == tuple(file.relative_to(photos).as_posix() for file in whole)
 
 
+@pytest.mark.slow
 def test_what_a_killed_preparation_left_is_removed_and_nothing_of_others(photos: Path, photo_cache: Path) -> None:
     program = f"""
 import os, sys

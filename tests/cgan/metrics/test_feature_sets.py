@@ -113,6 +113,7 @@ def test_the_bootstrap_s_fid_is_that_of_the_repeated_photos(count: int, dimensio
     assert found == pytest.approx(measure_fid(*repeated).value, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_difference_of_most_other_samples() -> None:
     network = FeatureNetwork(nn.Identity(), 4, {"network": "none"})
 

@@ -45,6 +45,7 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_inception_comes_from_the_file_and_says_so(inception_weights: Path) -> None:
     network = load_inception(inception_weights)
     assert network.fingerprint["weights_sha256"] == file_sha256(inception_weights)
@@ -65,6 +66,7 @@ def test_inception_comes_from_the_file_and_says_so(inception_weights: Path) -> N
         assert not torch.allclose(network.module(photos), features)  # the input is normalised as torchvision does
 
 
+@pytest.mark.slow
 def test_inception_is_built_without_warnings(inception_weights: Path) -> None:
     # In a process of its own, because torcheval warns when it is imported first.
     code = f"import pathlib, cgan.metrics.features as m; m.load_inception(pathlib.Path({str(inception_weights)!r}))"

@@ -186,6 +186,7 @@ def losses(step: dict[str, float], *names: str) -> dict[str, float]:
     return {name: step[name] for name in names}
 
 
+@pytest.mark.slow
 def test_ten_steps_of_two_processes_are_those_of_one(told: Told) -> None:
     alone, *both = told
     for one in both:
@@ -240,6 +241,7 @@ def test_nothing_of_the_group_is_left_to_abort_the_process_as_it_ends(told: Told
     assert all(one["ended"] for one in told[1:])
 
 
+@pytest.mark.slow
 def test_the_whole_command_in_two_processes(
     invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> None:

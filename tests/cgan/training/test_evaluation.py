@@ -152,6 +152,7 @@ def test_calibration_stops_at_its_number_of_photos(start: Start, monkeypatch: py
     assert first_layer(judge(run).get_submodule("stem"))[1].num_batches_tracked == 4
 
 
+@pytest.mark.slow
 def test_training_never_reads_the_calibration(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     calibrated, plain = start("a", epochs=2), start("b", epochs=2)
     fit(calibrated)

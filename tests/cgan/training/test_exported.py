@@ -84,6 +84,7 @@ def train(
     return call
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_exported_file(
     train: Callable[..., Any], tmp_path: Path, exported_onnx: Path, trained_run: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_training_goes_on_from_an_exported_file(
     assert result.err.endswith("give --width 4\n")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_exactly(
     train: Callable[..., Any], tmp_path: Path, exported_onnx: Path, trained_run: Path
 ) -> None:

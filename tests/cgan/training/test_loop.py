@@ -377,6 +377,7 @@ def test_an_epoch_tells_where_its_time_went(start: Start, monkeypatch: pytest.Mo
     assert run.history[0]["time_shares"] == pytest.approx({name: count / 16 for name, count in parts.items()})
 
 
+@pytest.mark.slow
 def test_training_learns_what_is_learnable(tmp_path: Path, start: Start, photos: Photos) -> None:
     # Every photo is orange of some lightness: the colours are a function of luma.
     lightness = photos.pixels[:, :1].float()

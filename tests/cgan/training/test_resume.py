@@ -98,6 +98,7 @@ def assert_same_run(found: Run, expected: Run) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {**EVERYTHING, "decay_epochs": 0}, {"discriminator": "none", "ema": 0.5}])
+@pytest.mark.slow
 def test_one_epoch_and_two_more_are_three(start: Start, whole_run: Callable[..., Run], options: dict[str, Any]) -> None:
     fit(start("parts", epochs=1, **options))
     torch.manual_seed(1234)
@@ -123,6 +124,7 @@ def test_the_training_state_holds_all_networks_and_optimisers(start: Start) -> N
     assert not found
 
 
+@pytest.mark.slow
 def test_the_scale_of_fp16_goes_on(start: Start) -> None:
     whole = start("whole", precision="fp16")
     fit(whole)
@@ -191,6 +193,7 @@ FILES = (
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_a_run_killed_between_the_files_of_its_second_epoch(
     start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -266,6 +269,7 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
     assert_same_run(resumed, whole_run())
 
 
+@pytest.mark.slow
 def test_an_epoch_is_written_as_it_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Write each epoch after the next one has changed the weights and the history."""
     one, run = start("one", epochs=1), start("run")

@@ -86,6 +86,7 @@ def options_of(config: TrainConfig) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("options", [{"discriminator": "unet"}, EVERYTHING])
+@pytest.mark.slow
 def test_four_epochs_are_two_and_a_kill_in_the_third_and_the_rest(
     invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, orders: list[Any], options: dict[str, Any]
 ) -> None:

@@ -246,6 +246,7 @@ def test_an_int8_model_runs_on_the_cpu(
         assert 0 < difference.mean() < 0.05, difference.mean()
 
 
+@pytest.mark.slow
 def test_a_model_of_dynamic_size_takes_other_sizes_and_reads_no_shapes(
     trained_run: Path, tmp_path: Path, invoke: Callable[..., Any], gray: Array
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_table_of_types_is_built_while_it_loads(exported_onnx: Path, monkeyp
         assert asked == [openvino.Type.f32]
 
 
+@pytest.mark.slow
 def test_the_first_runs_of_two_threads_do_not_wait_for_each_other(exported_onnx: Path) -> None:
     # Each process can meet it once only; without the table that `_activate` has OpenVINO build, many of them hang.
     for _ in range(4):

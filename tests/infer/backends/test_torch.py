@@ -117,6 +117,7 @@ def test_changed_weights_are_refused(trained_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["torch", "safetensors"])
+@pytest.mark.slow
 def test_a_missing_package_names_the_extra(trained_run: Path, package: str) -> None:
     code = f"""
 import sys
@@ -154,6 +155,7 @@ with open_model(Path(sys.argv[1]), "cpu") as backend:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@pytest.mark.slow
 def test_a_batch_too_large_for_the_memory_says_so_and_a_smaller_one_runs(trained_run: Path) -> None:
     arguments = [sys.executable, "-c", SMALL_MEMORY, str(trained_run)]
     result = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -90,6 +90,7 @@ def refusal(plan: Path, device: str = "auto") -> str:
     return str(refused.value).removeprefix(f"{plan}: ")
 
 
+@pytest.mark.slow
 def test_a_plan_that_fits_is_loaded(plan: Path, machine: Callable[..., None]) -> None:
     machine()
     backend = open_model(plan)

@@ -78,6 +78,7 @@ def test_every_input_has_an_output_of_its_own(names: list[str], format_: str) ->
 
 @settings(max_examples=300)
 @given(st.lists(photo_names, unique=True, min_size=1), st.sampled_from(FORMATS), st.data())
+@pytest.mark.slow
 def test_photos_that_arrive_later_change_no_output(names: list[str], format_: str, data: st.DataObject) -> None:
     """Whatever came first and whatever is gone: an output stays with its input, and no two inputs share one."""
     names = sorted({name.casefold(): name for name in names}.values())

@@ -77,6 +77,7 @@ STORES = ["tar", "tar.gz", "zip", "s3", "ftp", "tar-in-s3", "tar.xz-in-s3", "zip
 
 
 @pytest.mark.parametrize("place", STORES, indirect=True)
+@pytest.mark.slow
 def test_no_photo_is_swapped_or_lost(
     place: str, photos: Path, tmp_path: Path, color: Color, files_in: Callable[[Path], dict[str, bytes]]
 ) -> None:

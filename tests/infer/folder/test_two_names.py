@@ -113,6 +113,7 @@ def test_what_cannot_be_written_to_is_one_line(root: Path, ftp: str, color: Colo
     assert "cannot be written" in color(root / "in", f"{ftp}/file/out").result.error(1)
 
 
+@pytest.mark.slow
 def test_s3_servers_are_told_apart_and_caches_seen_through(
     root: Path, tmp_path: Path, color: Color, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,7 @@ def test_sides_that_a_format_does_not_hold(format_: str, side: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.slow
 def test_damaged_exif_costs_the_exif_and_not_the_photo() -> None:
     exif = Image.Exif()
     exif[0x010F] = "maker"

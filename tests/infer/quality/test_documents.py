@@ -44,6 +44,7 @@ def test_a_link_keeps_pointing_to_what_is_written(
     assert real.read_text() == "somebody else's"
 
 
+@pytest.mark.slow
 def test_standard_output_redirected_to_a_file_or_a_pipe_is_a_stream(parity: list[str], tmp_path: Path) -> None:
     command = [*PROGRAM, *parity, "--json", "/dev/stdout"]
     with (tmp_path / "out").open("wb") as file:

@@ -183,6 +183,7 @@ def figures_of(result: Parity) -> list[float]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.slow
 def test_neither_order_nor_names_nor_batches_nor_workers_change_a_figure(
     export: Callable[[str], Path], trained_run: Path, photos: list[Source], precision: str
 ) -> None:
@@ -196,6 +197,7 @@ def test_neither_order_nor_names_nor_batches_nor_workers_change_a_figure(
         assert found.level_bins.tolist() == expected.level_bins.tolist()
 
 
+@pytest.mark.slow
 def test_nor_do_they_change_a_distance_of_more_features_than_photos(
     export: Callable[[str], Path], trained_run: Path, photos: list[Source], tmp_path: Path
 ) -> None:
@@ -304,6 +306,7 @@ def test_the_reference_has_to_be_a_run(export: Callable[[str], Path], photos: li
         parity(export("fp32"), export("fp32"), photos)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_photos(export: Callable[[str], Path], trained_run: Path, tmp_path: Path) -> None:
     import tracemalloc
 
