@@ -27,7 +27,7 @@ test-all: lint
 	$(BIN)/pytest -n auto -m 'not benchmarks'
 
 docs: $(VENV)/develop
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "To read and search it: $(BIN)/python -m http.server -d site 8000, then http://127.0.0.1:8000"
 
 package: $(BIN)/python
