@@ -1,10 +1,11 @@
-"""Adds documents of the repository to the site: a hook of mkdocs.yml."""
+"""Hooks of mkdocs.yml: documents of the repository become pages of the site."""
 
 import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -20,6 +21,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, document in PAGES.items():
         files.append(File.generated(config, page, content=in_site((ROOT / document).read_text())))
     return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave out what mkdocs-click shows as the default of options that have none, with click 8.3 and newer."""
+    return html.replace("<code>Sentinel.UNSET</code>", "")
 
 
 def in_site(text: str) -> str:

@@ -53,4 +53,5 @@ def test_the_site_is_whole_and_needs_no_other_host(tmp_path: Path) -> None:
                 target = (path.parent / unquote(url.path)).resolve() if url.path else path
                 assert target.exists(), f"{path.name}: {address}"
                 assert target not in pages or unquote(url.fragment) in pages[target].anchors, f"{path.name}: {address}"
+    assert "Sentinel" not in (site / "cli.html").read_text()
     assert "Not run by the tests: needs a store" in (site / "folder.html").read_text()
