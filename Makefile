@@ -36,15 +36,16 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; set PYTHON=..." % v[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip
 
 # The base package alone: no torch. Nothing is installed where `make test` already put more.
 $(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py cgan/*/*.py infer/*.py infer/*/*.py infer/models/*)
 	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet .
 	touch $@
 
-# torch before the rest and without a pin, so that torch and torchvision come as one matching pair.
+# torch before the rest and without a pin, so that torch and torchvision come as one matching pair. Python compiles what
+# is imported; compiling all of it beforehand takes minutes.
 $(VENV)/develop: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[all]' --group dev
 	touch $@

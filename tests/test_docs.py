@@ -35,7 +35,11 @@ def readme_commands(section: str, number: int = 1) -> list[list[str]]:
 
 def test_the_readme_opens_with_demo_and_test() -> None:
     block = README.split("```sh\n", 1)[1].split("```", 1)[0]
-    assert [line.split("#")[0].strip() for line in block.strip().splitlines()] == ["make demo", "make test", "make test-all"]
+    assert [line.split("#")[0].strip() for line in block.strip().splitlines()] == [
+        "make demo",
+        "make test",
+        "make test-all",
+    ]
     makefile = (ROOT / "Makefile").read_text()
     assert "\ndemo:" in makefile
     assert "\ntest:" in makefile
