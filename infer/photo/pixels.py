@@ -5,7 +5,7 @@ knows their size and metadata, and decoded by imagecodecs.
 """
 
 import io
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,8 @@ from cgan.jpeg_decoder import MissingPixelsError, decode_whole
 from cgan.photo_limits import MAX_PIXELS
 from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
 from infer.photo.bmp_fields import BmpFields
+from infer.photo.color_profile import needs_colors
+from infer.photo.formats import ProfileUse
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
 from infer.photo.newer_formats import JpegXl
 from infer.photo.samples import Array, Samples
@@ -50,7 +52,10 @@ PPM_COMMENT = b"#"
 
 
 def read(
-    image: Image.Image, notes: list[str], max_pixels: int = MAX_PIXELS
+    image: Image.Image,
+    notes: list[str],
+    max_pixels: int = MAX_PIXELS,
+    profile: ProfileUse = ProfileUse.CONVERT,
 ) -> tuple[Image.Image | Samples, int | None]:
     """Decode a photo.
 
@@ -58,6 +63,7 @@ def read(
         image: opened within limits, not loaded.
         notes: list to which notes for the user are appended.
         max_pixels: limit of pixels.
+        profile: use of an ICC profile, which a JPEG's colours are decoded for, not only its luma.
 
     Returns:
         A loaded Pillow image or samples; and the orientation, 1 to 8, where the format has one of its own, else None.
@@ -68,7 +74,7 @@ def read(
         OSError: it is damaged or incomplete. Pillow's decoders also raise other types.
     """
     if isinstance(image, TiffTags):
-        return tiff_pixels.read(image, notes, max_pixels)
+        return tiff_pixels.read(image, notes, max_pixels, profile)
     if isinstance(image, BmpFields):
         return bmp_fields.samples_of(image, content_of(image)), None
     if isinstance(image, WideJpeg):
@@ -90,10 +96,19 @@ def read(
         return _wide_ppm(image), None
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
     # libjpeg computes luma; CMYK is not affected. A lossless JPEG has no such plane.
-    if not _is_lossless_jpeg(image):
+    if not needs_colors(image.info.get("icc_profile"), profile) and not _is_lossless_jpeg(image):
         image.draft("L", None)
     notes += load(image)
     return image, 1 if image.format == "HEIF" else None  # libheif turns it upright
+
+
+def model_of(decoded: Image.Image | Samples) -> Literal["L", "RGB", "CMYK"]:
+    """Return the colour model of pixels: L, RGB or CMYK."""
+    if isinstance(decoded, Samples):
+        return decoded.model
+    if decoded.mode == "CMYK":
+        return "CMYK"
+    return "L" if decoded.mode in {"1", "L", "LA", *WIDE_MODES} else "RGB"
 
 
 def _is_lossless_jpeg(image: Image.Image) -> bool:
@@ -132,6 +147,15 @@ def wide_samples(image: Image.Image) -> Samples:
     """Return the samples of a loaded image of one of WIDE_MODES."""
     key = image.info.get("transparency")
     return Samples(np.asarray(image)[..., None], transparent=(key,) if isinstance(key, int) else None)
+
+
+def short_samples(image: Image.Image) -> Samples:
+    """Return the samples of a loaded image of at most 8 bits a channel, whose alpha is not premultiplied."""
+    model = model_of(image)
+    has_alpha = model != "CMYK" and (image.has_transparency_data or "transparency" in image.info)
+    mode = model + "A" if has_alpha else model
+    values = np.asarray(image if image.mode == mode else image.convert(mode))
+    return Samples(np.atleast_3d(values), model, 8, "straight" if has_alpha else None)
 
 
 def _arguments(image: Image.Image) -> tuple[Any, ...]:

@@ -32,6 +32,8 @@ def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
     """
     cicp = _chunk(image, b"cICP")
     if len(cicp) == 4:
+        if image.info.pop("icc_profile", None):
+            notes.append("ICC profile left out: cICP, which comes before it, gives the colours")
         if cicp[1] in HDR:
             notes.append(f"its tone curve {HDR[cicp[1]]}, of high dynamic range, is not converted")
         elif cicp[0] not in REC709_PRIMARIES:

@@ -1,0 +1,197 @@
+"""ICC profiles: conversion of a photo's gray, RGB or CMYK to sRGB with littleCMS.
+
+Relative colorimetric with black point compensation, as Photoshop converts by default: white becomes white, black black.
+"""
+
+import functools
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from cgan.spec import LUMA_REC601
+from infer.photo.formats import ProfileUse
+from infer.photo.samples import Array, Convert
+
+SPACES = {b"GRAY": "L", b"RGB ": "RGB", b"CMYK": "CMYK"}
+"""Colour spaces of profiles (ICC.1:2022, table 19) that photos are converted from, and their colour models."""
+NAMES = {"L": "gray", "RGB": "RGB", "CMYK": "CMYK"}
+CLASSES = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})
+"""Classes of profiles that describe the colours of a photo."""
+
+FLOAT_TAGS = frozenset({b"D2B0", b"D2B1", b"D2B2", b"D2B3"})
+"""Optional transforms of any number of steps, which could take hours. Other tags describe the same without them."""
+
+HEADER = 128
+MOST_BYTES = 2**23
+"""Largest profile that is converted from, which bounds the cache; those of printers have up to 3 MB."""
+
+INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
+FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
+EXACT = int(FLAGS | ImageCms.Flags.NOOPTIMIZE)
+"""Without littleCMS's tables of a few nodes, which are off by up to ten levels of 8 bits in linear gray and in RGB of
+16 bits."""
+
+LEVEL = 257
+"""One level of 8 bits in 16."""
+TOLERANCE, LUMA_TOLERANCE = 2 * LEVEL, LEVEL
+"""Differences from sRGB up to which a profile is one of sRGB; the rounded primaries of some are over one level off."""
+PROBES = 6
+"""Values of each channel in the colours by which a profile is compared with sRGB."""
+LONGEST_NAME = 60
+
+
+@functools.cache
+def _srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A profile that photos can be converted from."""
+
+    content: bytes
+    """The profile as littleCMS reads it."""
+    model: str
+    """L, RGB or CMYK."""
+    name: str
+    is_srgb: bool
+    """True if sRGB gives the same colours within TOLERANCE and the same luma within LUMA_TOLERANCE."""
+    curve: Array | None
+    """Level of sRGB of each level of gray, 65,536 of 16 bits; None for RGB and CMYK."""
+    transform: ImageCms.ImageCmsTransform
+    """Transform of 8 bits a channel. Threads may share it."""
+
+    def convert(self, band: Array) -> Array:
+        """Convert levels of 8 or 16 bits, H x W x channels of the model, to sRGB: H x W x 1 of gray, else x 3."""
+        is_short = band.dtype == np.uint8
+        if self.curve is not None:
+            return (np.round(self.curve[::LEVEL] / LEVEL).astype(np.uint8) if is_short else self.curve).take(band)
+        if not is_short:
+            return _exact(self.content, self.model, band)
+        image = Image.frombytes(self.model, band.shape[1::-1], band.tobytes())
+        return np.asarray(ImageCms.applyTransform(image, self.transform))
+
+
+def _exact(content: bytes, model: str, band: Array) -> Array:
+    """Convert levels of 16 bits, H x W x channels, to RGB."""
+    import imagecodecs
+
+    space = {"L": "gray", "RGB": "rgb", "CMYK": "cmyk"}[model]
+    values = np.ascontiguousarray(band if model != "L" else band[..., 0], np.uint16)
+    converted: Array = imagecodecs.cms_transform(
+        values, content, _srgb(), colorspace=space, outcolorspace="rgb", intent=int(INTENT), flags=EXACT
+    )
+    return converted
+
+
+@functools.lru_cache(maxsize=8)
+def profile_of(content: bytes) -> Profile:
+    """Read a profile; the last ones are remembered.
+
+    Raises:
+        ValueError: it is damaged, or does not describe gray, RGB or CMYK. The message completes "left out: ...".
+    """
+    import imagecodecs
+
+    content = _checked(content)
+    model = SPACES[content[16:20]]
+    try:
+        opened = ImageCms.getOpenProfile(io.BytesIO(content))
+        transform = ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), model, "RGB", INTENT, FLAGS)
+        is_srgb, curve = False, None
+        if model == "L":
+            curve = _exact(content, model, np.arange(2**16).reshape(256, 256, 1))[..., 1].ravel()
+        else:
+            probes = _probes(len(model))
+            converted = _exact(content, model, probes)
+            is_srgb = model == "RGB" and _are_near(converted, probes)
+    except (ImageCms.PyCMSError, imagecodecs.CmsError) as error:
+        raise ValueError(f"littleCMS cannot use it ({error})") from error
+    name = " ".join((opened.profile.profile_description or "").split())[:LONGEST_NAME]
+    return Profile(content, model, name or "without a name", is_srgb, curve, transform)
+
+
+def _probes(channels: int) -> Array:
+    """Return a grid of colours and 256 grays in 16 bits, 1 x N x channels."""
+    steps = [np.linspace(0, 2**16 - 1, PROBES, dtype=np.uint16)] * channels
+    grid = np.stack(np.meshgrid(*steps), axis=-1).reshape(1, -1, channels)
+    grays = np.repeat(np.arange(0, 2**16, LEVEL, dtype=np.uint16)[None, :, None], channels, axis=2)
+    return np.concatenate([grid, grays], axis=1)
+
+
+def _are_near(converted: Array, probes: Array) -> bool:
+    differences = converted.astype(np.float64) - probes
+    luma = differences @ np.array(LUMA_REC601)
+    return bool(np.abs(differences).max() <= TOLERANCE and np.abs(luma).max() <= LUMA_TOLERANCE)
+
+
+def _checked(content: bytes) -> bytes:
+    """Return a profile that littleCMS may read, without transforms in floats.
+
+    Raises:
+        ValueError: it is damaged, or of a kind that describes no photo.
+    """
+    size, tags = (int.from_bytes(content[place : place + 4]) for place in (0, HEADER))
+    table = HEADER + 4 + 12 * tags
+    if len(content) < HEADER + 4 or content[36:40] != b"acsp":
+        raise ValueError("damaged (it has no header of an ICC profile)")
+    if not table <= size <= len(content):
+        raise ValueError(f"damaged ({len(content):,} bytes, expected {max(size, table):,})")
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has {len(content):,} bytes, expected at most {MOST_BYTES:,}")
+    readable = bytearray(content)
+    for place in range(HEADER + 4, table, 12):
+        name, start, length = struct.unpack_from(">4sLL", content, place)
+        if start + length > size:
+            raise ValueError(f"damaged (a tag ends at {start + length:,} of {size:,} bytes)")
+        if name in FLOAT_TAGS:
+            readable[place : place + 4] = bytes(4)
+    if content[16:20] not in SPACES or content[12:16] not in CLASSES:
+        kind, space = (_text(content[place : place + 4]) for place in (12, 16))
+        raise ValueError(f"it is of class {kind} for {space}, which describes no photo in gray, RGB or CMYK")
+    return bytes(readable)
+
+
+def _text(signature: bytes) -> str:
+    return signature.decode("ascii", "replace").strip()
+
+
+def needs_colors(content: bytes | None, use: ProfileUse) -> bool:
+    """Return True if the luma of a photo with this profile is not that of its colours as they are stored."""
+    if not content or _is_kept(content, use):
+        return False
+    try:
+        return not profile_of(content).is_srgb
+    except ValueError:  # `settle` says so
+        return False
+
+
+def _is_kept(content: bytes, use: ProfileUse) -> bool:
+    return use == ProfileUse.KEEP and content[16:20] == b"RGB "
+
+
+def settle(content: bytes | None, model: str, use: ProfileUse, notes: list[str]) -> tuple[Convert | None, bytes | None]:
+    """Return the conversion of a photo's colours, and the profile of its output; None where there is none.
+
+    Args:
+        content: the photo's profile.
+        model: the photo's colour model: L, RGB or CMYK.
+        use: of profiles for RGB; others are always converted, since an output in RGB cannot have them.
+        notes: list to which a note is appended on colours that are converted, or a profile that is left out.
+    """
+    if not content:
+        return None, None
+    try:
+        profile = profile_of(content)
+        if profile.is_srgb or _is_kept(content, use):
+            return None, content
+        if profile.model != model:
+            raise ValueError(f"it is for {NAMES[profile.model]}, the photo is {NAMES[model]}")
+    except ValueError as error:
+        notes.append(f"ICC profile left out: {error}")
+        return None, None
+    notes.append(f"converted from its ICC profile to sRGB: {profile.name}")
+    return profile.convert, None
