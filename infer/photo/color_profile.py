@@ -66,13 +66,17 @@ class Profile:
 
     def convert(self, band: Array) -> Array:
         """Convert levels of 8 or 16 bits, H x W x channels of the model, to sRGB: H x W x 1 of gray, else x 3."""
-        is_short = band.dtype == np.uint8
-        if self.curve is not None:
-            return (np.round(self.curve[::LEVEL] / LEVEL).astype(np.uint8) if is_short else self.curve).take(band)
-        if not is_short:
-            return _exact(self.content, self.model, band)
+        if band.dtype == np.uint16:
+            return _exact(self.content, self.model, band) if self.curve is None else self.curve.take(band)
+        if self.curve is not None:  # three times as fast as numpy's take
+            return np.frombuffer(band.tobytes().translate(self._levels), np.uint8).reshape(band.shape)
         image = Image.frombytes(self.model, band.shape[1::-1], band.tobytes())
         return np.asarray(ImageCms.applyTransform(image, self.transform))
+
+    @functools.cached_property
+    def _levels(self) -> bytes:
+        assert self.curve is not None
+        return np.round(self.curve[::LEVEL] / LEVEL).astype(np.uint8).tobytes()
 
 
 def _exact(content: bytes, model: str, band: Array) -> Array:

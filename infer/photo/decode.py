@@ -294,12 +294,13 @@ def _luma_and_alpha(
     """Return Rec.601 luma, of colours that are converted if asked for, and alpha in mode L or None."""
     if isinstance(decoded, Image.Image) and decoded.mode in pixels.WIDE_MODES:
         decoded = pixels.wide_samples(decoded)
-    elif isinstance(decoded, Image.Image) and convert:
+    elif isinstance(decoded, Image.Image) and convert and pixels.model_of(decoded) != "L":
         decoded = pixels.short_samples(decoded)
     if isinstance(decoded, Samples):
         return luma_and_alpha(decoded, notes, convert)
     gray, alpha = _split_alpha(decoded)
-    return np.asarray(_eight_bit_luma(gray)), alpha
+    luma = np.asarray(_eight_bit_luma(gray))
+    return (convert(luma[..., None])[..., 0] if convert else luma), alpha
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
