@@ -42,10 +42,26 @@ PROBES = 6
 """Values of each channel in the colours by which a profile is compared with sRGB."""
 LONGEST_NAME = 60
 
+D65 = (0.3127, 0.329, 1.0)
+PRIMARIES = [0.64, 0.33, 1.0, 0.3, 0.6, 1.0, 0.15, 0.06, 1.0]
+"""White and primaries of sRGB (IEC 61966-2-1), as x, y and Y."""
+STEPS = 2**20
+"""Steps of light: the darkest level of 16 bits has one."""
+SUM_TOLERANCE = LEVEL // 32
+
 
 @functools.cache
 def _srgb() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@functools.cache
+def _linear() -> bytes:
+    """Return a profile of sRGB's primaries without its curve."""
+    import imagecodecs
+
+    profile: bytes = imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=PRIMARIES, gamma=1.0)
+    return profile
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +83,11 @@ class Profile:
     def convert(self, band: Array) -> Array:
         """Convert levels of 8 or 16 bits, H x W x channels of the model, to sRGB: H x W x 1 of gray, else x 3."""
         if band.dtype == np.uint16:
-            return _exact(self.content, self.model, band) if self.curve is None else self.curve.take(band)
+            if self.curve is not None:
+                return self.curve.take(band)
+            if self._lights is None:
+                return _exact(self.content, self.model, band)
+            return _summed(self._lights, band)
         if self.curve is not None:  # three times as fast as numpy's take
             return np.frombuffer(band.tobytes().translate(self._levels), np.uint8).reshape(band.shape)
         image = Image.frombytes(self.model, band.shape[1::-1], band.tobytes())
@@ -78,17 +98,64 @@ class Profile:
         assert self.curve is not None
         return np.round(self.curve[::LEVEL] / LEVEL).astype(np.uint8).tobytes()
 
+    @functools.cached_property
+    def _lights(self) -> Array | None:
+        """Light in sRGB's primaries of each level of R, G and B, 3 x 65,536 x 3; None if colours are not their sum.
 
-def _exact(content: bytes, model: str, band: Array) -> Array:
-    """Convert levels of 16 bits, H x W x channels, to RGB."""
+        They are sums in profiles of a matrix and curves, and computed at seven times the speed of `_exact`.
+        """
+        if self.model != "RGB":
+            return None
+        ramps = np.zeros((3, 2**16, 3), np.uint16)
+        for channel in range(3):
+            ramps[channel, :, channel] = np.arange(2**16)
+        lights = _exact(self.content, "RGB", ramps, _linear(), np.float32)
+        probes = _probes(3)
+        differences = _summed(lights, probes).astype(np.int64) - _exact(self.content, "RGB", probes)
+        return lights if np.abs(differences).max() <= SUM_TOLERANCE else None
+
+
+def _exact(
+    content: bytes, model: str, band: Array, target: bytes | None = None, dtype: type[np.generic] = np.uint16
+) -> Array:
+    """Convert levels of 16 bits, H x W x channels, to sRGB or to the RGB of another profile."""
     import imagecodecs
 
     space = {"L": "gray", "RGB": "rgb", "CMYK": "cmyk"}[model]
     values = np.ascontiguousarray(band if model != "L" else band[..., 0], np.uint16)
     converted: Array = imagecodecs.cms_transform(
-        values, content, _srgb(), colorspace=space, outcolorspace="rgb", intent=int(INTENT), flags=EXACT
+        values,
+        content,
+        target or _srgb(),
+        colorspace=space,
+        outcolorspace="rgb",
+        outdtype=dtype,
+        intent=int(INTENT),
+        flags=EXACT,
     )
     return converted
+
+
+def _summed(lights: Array, band: Array) -> Array:
+    """Return levels of sRGB of 16 bits, H x W x 3, whose light is the sum of those of R, G and B."""
+    light: Array = lights[0].take(band[..., 0], axis=0)
+    for channel in (1, 2):
+        light += lights[channel].take(band[..., channel], axis=0)
+    np.clip(light, 0, 1, out=light)
+    light *= STEPS - 1
+    light += 0.5
+    return _levels_of_light().take(light.astype(np.int32))
+
+
+@functools.cache
+def _levels_of_light() -> Array:
+    """Level of sRGB, 16 bits, of light from 0 to 1 in STEPS."""
+    return np.round(coded(np.arange(STEPS) / (STEPS - 1)) * (2**16 - 1)).astype(np.uint16)
+
+
+def coded(light: Array) -> Array:
+    """Return values of sRGB, 0 to 1, of light from 0 to 1 (IEC 61966-2-1)."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 @functools.lru_cache(maxsize=8)

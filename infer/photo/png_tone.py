@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cgan.photo_limits import check_time
+from infer.photo.color_profile import coded
 from infer.photo.samples import COLORS, Samples
 
 SRGB_EXPONENT = 1 / 2.2
@@ -68,8 +69,7 @@ def _chunk(image: Image.Image, name: bytes) -> bytes:
 def _curve(exponent: float, top: int) -> Any:
     """Return the level of sRGB of each level from 0 to `top` (IEC 61966-2-1)."""
     light = (np.arange(top + 1) / top) ** (1 / exponent)
-    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(coded * top).astype(np.uint8 if top == 255 else np.uint16)
+    return np.round(coded(light) * top).astype(np.uint8 if top == 255 else np.uint16)
 
 
 def to_srgb(decoded: Image.Image | Samples, exponent: float) -> Image.Image | Samples:

@@ -12,7 +12,6 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from infer.folder.options import ColoringOptions
 from infer.photo import color_profile
 from infer.photo.decode import decode, photo_of
 from infer.photo.formats import ProfileUse
@@ -139,7 +138,7 @@ def test_colors_are_converted(name: str) -> None:
     for content in (tiff(deep, profile, photometric="rgb"), png_of(deep, 2, iccp(profile))):
         photo = decode(content)
         assert photo.luma.dtype == np.uint16
-        assert np.abs(photo.luma - wide).max() <= 1
+        assert np.abs(photo.luma - wide).max() <= 2
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"tiff": True}])
@@ -213,7 +212,7 @@ def test_colors_below_alpha_are_converted() -> None:
     values[0, 0, 3] = 0
     color, alpha = values[..., :3], values[..., 3:].astype(np.uint64)
     straight = decode(tiff(values, icc.ADOBE, photometric="rgb", extrasamples=["unassalpha"]))
-    assert np.abs(straight.luma - exact(color.copy(), icc.ADOBE, "rgb")).max() <= 1
+    assert np.abs(straight.luma - exact(color.copy(), icc.ADOBE, "rgb")).max() <= 2
     multiplied = np.concatenate([(color * alpha + 32_767) // 65_535, alpha], axis=-1).astype(np.uint16)
     photo = decode(tiff(multiplied, icc.ADOBE, photometric="rgb", extrasamples=["assocalpha"]))
     assert photo.luma[0, 0] == 0
@@ -339,14 +338,6 @@ def test_an_image_in_memory_is_converted() -> None:
     kept = photo_of(color, KEEP)
     assert kept.icc_profile == icc.ADOBE
     assert np.array_equal(kept.luma, np.asarray(color.convert("L")))
-
-
-def test_the_use_of_profiles_is_a_part_of_the_recipe() -> None:
-    assert (
-        ColoringOptions(profile=KEEP).recipe()
-        != ColoringOptions().recipe()
-        == ColoringOptions(profile=CONVERT).recipe()
-    )
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
