@@ -111,6 +111,8 @@ class Profile:
             ramps[channel, :, channel] = np.arange(2**16)
         lights = _exact(self.content, "RGB", ramps, _linear(), np.float32)
         probes = _probes(3)
+        if not np.isfinite(lights).all():
+            return None
         differences = _summed(lights, probes).astype(np.int64) - _exact(self.content, "RGB", probes)
         return lights if np.abs(differences).max() <= SUM_TOLERANCE else None
 
@@ -181,8 +183,15 @@ def profile_of(content: bytes) -> Profile:
             is_srgb = model == "RGB" and _are_near(converted, probes)
     except (ImageCms.PyCMSError, imagecodecs.CmsError) as error:
         raise ValueError(f"littleCMS cannot use it ({error})") from error
-    name = " ".join((opened.profile.profile_description or "").split())[:LONGEST_NAME]
-    return Profile(content, model, name or "without a name", is_srgb, curve, transform)
+    return Profile(content, model, _name(opened), is_srgb, curve, transform)
+
+
+def _name(opened: ImageCms.ImageCmsProfile) -> str:
+    try:
+        name = " ".join((opened.profile.profile_description or "").split())
+    except ValueError:  # Pillow cannot read a name in Latin-1
+        name = ""
+    return name[:LONGEST_NAME] or "without a readable name"
 
 
 def _probes(channels: int) -> Array:

@@ -38,7 +38,7 @@ def profile(space: bytes, tags: dict[bytes, bytes], kind: bytes = b"prtr", pcs: 
 
 
 def described(name: str) -> bytes:
-    text = name.encode() + b"\0"
+    text = name.encode("latin-1") + b"\0"
     return b"desc" + bytes(4) + struct.pack(">L", len(text)) + text + bytes(78)
 
 

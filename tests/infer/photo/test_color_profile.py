@@ -302,6 +302,13 @@ def test_a_profile_for_other_channels_is_named_and_left_out() -> None:
         assert np.abs(photo.luma.astype(int) - decode(content_of(image, "JPEG")).luma).max() <= 1
 
 
+def test_a_profile_is_used_whatever_its_name() -> None:
+    for name, shown in ((b"Gris 20% \xe9", "without a readable name"), (b"a" * 99, "a" * 60), (b"one\ntwo", "one two")):
+        content = icc.DOT_GAIN_20[:128] + icc.gray(icc.curve(512), name.decode("latin-1"))[128:]
+        content = struct.pack(">L", len(content)) + content[4:]
+        assert color_profile.profile_of(content).name == shown
+
+
 def test_transforms_in_floats_are_passed_over() -> None:
     endless = b"mpet" + bytes(4) + struct.pack(">HHL", 1, 3, 2**31)
     tags = {b"wtpt": b"XYZ " + bytes(4) + icc.numbers(*icc.D50), b"kTRC": icc.curve(512), b"D2B1": endless}
