@@ -22,7 +22,7 @@ from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
 from infer.photo.formats import ProfileUse
 from infer.photo.headers import WIDE_JPEG
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
-from infer.photo.samples import Convert, Luma, Samples, luma_and_alpha
+from infer.photo.samples import Convert, Luma, Samples, bands, luma_and_alpha
 from infer.photo.tiff_pages import FORMAT as TIFF_TAGS
 
 Floats = NDArray[np.float32]
@@ -294,13 +294,23 @@ def _luma_and_alpha(
     """Return Rec.601 luma, of colours that are converted if asked for, and alpha in mode L or None."""
     if isinstance(decoded, Image.Image) and decoded.mode in pixels.WIDE_MODES:
         decoded = pixels.wide_samples(decoded)
-    elif isinstance(decoded, Image.Image) and convert and pixels.model_of(decoded) != "L":
-        decoded = pixels.short_samples(decoded)
     if isinstance(decoded, Samples):
         return luma_and_alpha(decoded, notes, convert)
     gray, alpha = _split_alpha(decoded)
+    if convert and pixels.model_of(gray) != "L":
+        return _converted_luma(gray, convert), alpha
     luma = np.asarray(_eight_bit_luma(gray))
     return (convert(luma[..., None])[..., 0] if convert else luma), alpha
+
+
+def _converted_luma(image: Image.Image, convert: Convert) -> Luma:
+    """Return Rec.601 luma of colours, or of gray with alpha in RGBA, after their conversion to sRGB, ignoring alpha."""
+    luma = np.empty(image.size[::-1], np.uint8)
+    for rows in bands(luma):
+        band = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+        values = np.asarray(band if band.mode == "CMYK" else band.convert("RGB"))
+        luma[rows] = Image.fromarray(convert(values)).convert("L")
+    return luma
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -29,7 +29,8 @@ PIXEL_BYTES = 8
 DEEP_PIXEL_BYTES = 16
 """With more than 8 bits a channel, and of a TIFF beside its samples."""
 COSTLY_PIXEL_BYTES = 24
-"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, CMYK and WebP.
+"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, as it does those in
+colour; of CMYK and WebP.
 
 Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
 
@@ -136,7 +137,9 @@ def pixel_bytes(image: Image.Image) -> int:
     """Return the bytes of memory a pixel of an image that is not loaded yet."""
     if isinstance(image, TiffTags):
         return DEEP_PIXEL_BYTES + tiff_pixels.sample_bytes(image)
-    if image.mode == "CMYK" or image.format in COSTLY_FORMATS or "progressive" in image.info:
+    is_color_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
+    in_color = is_color_jpeg and needs_colors(image.info.get("icc_profile"), ProfileUse.CONVERT)
+    if image.mode == "CMYK" or image.format in COSTLY_FORMATS or "progressive" in image.info or in_color:
         return COSTLY_PIXEL_BYTES
     is_wide = image.mode in WIDE_MODES or isinstance(image, WideJpeg | JpegXl)
     is_wide = is_wide or (image.format == "PNG" and _arguments(image)[0] in PNG_WIDE)
@@ -147,15 +150,6 @@ def wide_samples(image: Image.Image) -> Samples:
     """Return the samples of a loaded image of one of WIDE_MODES."""
     key = image.info.get("transparency")
     return Samples(np.asarray(image)[..., None], transparent=(key,) if isinstance(key, int) else None)
-
-
-def short_samples(image: Image.Image) -> Samples:
-    """Return the samples of a loaded image of at most 8 bits a channel, whose alpha is not premultiplied."""
-    model = model_of(image)
-    has_alpha = model != "CMYK" and (image.has_transparency_data or "transparency" in image.info)
-    mode = model + "A" if has_alpha else model
-    values = np.asarray(image if image.mode == mode else image.convert(mode))
-    return Samples(np.atleast_3d(values), model, 8, "straight" if has_alpha else None)
 
 
 def _arguments(image: Image.Image) -> tuple[Any, ...]:

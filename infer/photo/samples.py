@@ -78,7 +78,7 @@ def luma_and_alpha(
     luma = np.empty(values.shape[:2], np.uint8 if top == 255 else np.uint16)
     alpha = np.empty(values.shape[:2], np.uint8) if samples.alpha or samples.transparent else None
     cut = False
-    for rows in _bands(values):
+    for rows in bands(values):
         band = _scaled(values[rows, :, :colors], offset, natural, top)
         if samples.white_is_zero:
             band = top - band
@@ -98,7 +98,8 @@ def luma_and_alpha(
     return luma, None if alpha is None else Image.fromarray(alpha)
 
 
-def _bands(values: Array) -> Iterator[slice]:
+def bands(values: Array) -> Iterator[slice]:
+    """Yield the rows of each band of H x W or H x W x C values."""
     step = max(1, BAND_PIXELS // values.shape[1])
     for top in range(0, len(values), step):
         check_time()

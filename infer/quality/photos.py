@@ -26,8 +26,7 @@ from infer.backends.base import Backend, OutOfMemory
 from infer.photo import color_profile
 from infer.photo.decode import READ_FORMATS, Floats, PhotoError, decode, model_input
 from infer.photo.formats import ProfileUse
-from infer.photo.pixels import WIDE_MODES, model_of, short_samples
-from infer.photo.samples import COLORS
+from infer.photo.pixels import WIDE_MODES, model_of
 
 Source = tuple[str, Path | bytes]
 """A photo's name, and its file or content."""
@@ -251,5 +250,5 @@ def _in_srgb(image: Image.Image) -> Image.Image:
     convert, _ = color_profile.settle(image.info.get("icc_profile"), model, ProfileUse.CONVERT, [])
     if convert is None:
         return to_rgb(image)
-    converted = convert(short_samples(image).values[..., : COLORS[model]])
+    converted = convert(np.atleast_3d(np.asarray(image.convert(model))))
     return Image.fromarray(np.broadcast_to(converted, (*converted.shape[:2], 3)))

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from infer.photo import color_profile
-from infer.photo.decode import decode, photo_of
+from infer.photo.decode import decode, header_of, photo_of
 from infer.photo.formats import ProfileUse
 from infer.quality.photos import _decoded, by_content
 from tests.infer.photo import icc_profiles as icc
@@ -155,6 +155,14 @@ def test_a_jpeg_is_decoded_in_color_for_its_profile(options: dict[str, Any]) -> 
     assert kept.icc_profile == icc.PROPHOTO
     assert kept.notes == ()
     assert np.array_equal(kept.luma, decode(content.replace(icc.PROPHOTO, icc.SRGB.ljust(len(icc.PROPHOTO)))).luma)
+
+
+def test_the_memory_of_a_jpeg_in_color_is_reckoned_with() -> None:
+    image = Image.new("RGB", (1000, 800))
+    sizes = {
+        profile: header_of(content_of(image, "JPEG", icc_profile=profile)).memory for profile in (icc.SRGB, icc.ADOBE)
+    }
+    assert sizes[icc.ADOBE] - sizes[icc.SRGB] > 8 * 1000 * 800
 
 
 @pytest.mark.parametrize("use", [CONVERT, KEEP])
@@ -304,9 +312,7 @@ def test_a_profile_for_other_channels_is_named_and_left_out() -> None:
 
 def test_a_profile_is_used_whatever_its_name() -> None:
     for name, shown in ((b"Gris 20% \xe9", "without a readable name"), (b"a" * 99, "a" * 60), (b"one\ntwo", "one two")):
-        content = icc.DOT_GAIN_20[:128] + icc.gray(icc.curve(512), name.decode("latin-1"))[128:]
-        content = struct.pack(">L", len(content)) + content[4:]
-        assert color_profile.profile_of(content).name == shown
+        assert color_profile.profile_of(icc.gray(icc.curve(512), name.decode("latin-1"))).name == shown
 
 
 def test_transforms_in_floats_are_passed_over() -> None:
