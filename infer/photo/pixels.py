@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cgan.completeness import check_png, load
-from cgan.jpeg_decoder import MissingPixelsError, decode_whole
+from cgan.jpeg_decoder import MissingPixelsError, decode_whole, gray_at_once
 from cgan.photo_limits import MAX_PIXELS
 from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
 from infer.photo.bmp_fields import BmpFields
@@ -40,6 +40,7 @@ NEWER = {"AVIF": "avif", "JPEG2000": "jpeg2k"}
 SHORT_HEAD = 2**16
 """Bytes of a JPEG that mostly reach its start of frame."""
 
+JPEG_FORMATS = frozenset({"JPEG", "MPO"})
 COSTLY_FORMATS = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
 
 PNG_WIDE = {"RGB;16B": 3, "LA;16B": 2, "RGBA;16B": 4}
@@ -98,6 +99,10 @@ def read(
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
     # libjpeg computes luma; CMYK is not affected. A lossless JPEG has no such plane.
     if not needs_colors(image.info.get("icc_profile"), profile) and not _is_lossless_jpeg(image):
+        is_jpeg = image.format in JPEG_FORMATS and image.mode in ("L", "RGB")
+        # An array: making one of a Pillow image takes as long as a third of decoding it.
+        if is_jpeg and (gray := gray_at_once(content_of(image))) is not None:
+            return Samples(gray, bits=8), None
         image.draft("L", None)
     notes += load(image)
     return image, 1 if image.format == "HEIF" else None  # libheif turns it upright
@@ -113,7 +118,7 @@ def model_of(decoded: Image.Image | Samples) -> Literal["L", "RGB", "CMYK"]:
 
 
 def _is_lossless_jpeg(image: Image.Image) -> bool:
-    if image.format not in ("JPEG", "MPO"):
+    if image.format not in JPEG_FORMATS:
         return False
     frame = start_of_frame(_head(image, SHORT_HEAD))
     return (frame.kind or start_of_frame(_head(image, WideJpeg.HEAD)).kind) == LOSSLESS

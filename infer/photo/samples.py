@@ -44,6 +44,12 @@ class Samples:
     transparent: tuple[int, ...] | None = None
     """The one colour that is transparent in a photo without alpha."""
 
+    @property
+    def is_luma(self) -> bool:
+        """True if the values are gray of 8 bits and nothing else."""
+        plain = self.model == "L" and not (self.alpha or self.transparent or self.white_is_zero)
+        return plain and self.values.dtype == np.uint8 and self.bits == 8
+
 
 def luma_and_alpha(
     samples: Samples, notes: list[str], convert: Convert | None = None
@@ -63,6 +69,8 @@ def luma_and_alpha(
         UnreadError: a sample is not a finite number.
     """
     values, colors = samples.values, COLORS[samples.model]
+    if samples.is_luma and convert is None:
+        return values[..., 0], None
     is_float = values.dtype.kind == "f"
     most = MOST_NATURAL_BITS if samples.alpha != "premultiplied" else 64  # premultiplied values share alpha's range
     natural = 1.0 if is_float else 2.0 ** min(samples.bits, most) - 1
