@@ -31,7 +31,7 @@ docs: $(VENV)/develop
 	@echo "To read and search it: $(BIN)/python -m http.server -d site 8000, then http://127.0.0.1:8000"
 
 package: $(BIN)/python
-	$(BIN)/python -m pip install --quiet --group package
+	$(BIN)/python -m pip install --quiet --no-compile --group package
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
@@ -49,16 +49,18 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; set PYTHON=..." % v[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip
 
 # The base package and its ONNX Runtime: no torch. Nothing is installed where `make test` already put more.
 $(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py cgan/*/*.py infer/*.py infer/*/*.py infer/models/*)
-	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet '.[$(RUNTIME)]'
+	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet --no-compile '.[$(RUNTIME)]'
 	touch $@
 
-# The runtime for CPUs goes first, because that for GPUs overwrites its files. torch before the rest and without a pin, so that torch and torchvision come as one matching pair.
+# The runtime for CPUs goes first, because that for GPUs overwrites its files. torch before the rest and without a pin, so
+# that torch and torchvision come as one matching pair. Python compiles what is imported; compiling all of it beforehand
+# takes minutes.
 $(VENV)/develop: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip uninstall -qq --yes onnxruntime
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[all]' --group dev
 	touch $@

@@ -9,6 +9,7 @@ from cgan.command import run_command
 
 COMMANDS = {
     "ablation": "Experiments of the original report, each a run of cgan-train.",
+    "codec": "CPU time of colouring one photo against its JPEG codec alone.",
     "folder": "Speed of folder runs against a bare ONNX Runtime loop and other ways to colour a folder.",
     "gates": "Exports that the gates of `cgan-infer parity` pass, and spoiled ones that they catch.",
     "int8": "Accuracy and speed of int8 models by their float convolutions and calibration photos.",

@@ -94,31 +94,22 @@ class JpegDecoder(ImageFile.PyDecoder):
             raise MissingPixelsError("restart markers are missing, and the pixels between them")
         if layout.lacks_scans():
             raise MissingPixelsError("scans are missing: the picture is incomplete or coarse")
-        if self._decoded_without_warning(data, layout):
+        if self._decoded_at_once(data, layout):
             return -1, 0
         code = self._arithmetic(data, layout) if layout.frame.kind in ARITHMETIC else self._huffman(data, layout)
         if not layout.ended:
             self.args[0].append(NO_END)
         return -1, code
 
-    def _decoded_without_warning(self, data: bytes, layout: Layout) -> bool:
-        """Decode in one pass; return False if libjpeg warns, or if a pass without warnings proves nothing."""
-        import simplejpeg
-
-        frame, scans = layout.frame, layout.scans
-        assert frame is not None
-        whole = self.im.size == (frame.width, frame.height)
-        small = len(scans) * frame.width * frame.height <= ONE_PASS_WORK
-        if self.mode not in SPACES or frame.kind in ARITHMETIC or not whole or not small:
+    def _decoded_at_once(self, data: bytes, layout: Layout) -> bool:
+        """Decode in one pass, if that proves that no pixels are missing."""
+        assert layout.frame is not None
+        if self.mode not in SPACES or self.im.size != (layout.frame.width, layout.frame.height):
             return False
-        if any(data.find(HOLE, scan.begin, scan.end) >= 0 for scan in scans):
-            return False  # zeros are valid codes
-        try:
-            pixels = simplejpeg.decode_jpeg(data, SPACES[self.mode], strict=True)
-        except ValueError:
-            return False
-        self.set_as_raw(pixels)
-        return True
+        pixels = _at_once(data, layout, SPACES[self.mode])
+        if pixels is not None:
+            self.set_as_raw(pixels.data)  # type: ignore[arg-type]  # any buffer will do
+        return pixels is not None
 
     def _huffman(self, data: bytes, layout: Layout) -> int:
         feed = _Feed(self._decoder(self.im), data)
@@ -219,6 +210,35 @@ class JpegDecoder(ImageFile.PyDecoder):
         feed = _Feed(self._decoder(self._blank().im), data)
         feed.give_to(end)
         return feed
+
+
+def gray_at_once(data: bytes) -> "Array | None":
+    """Return the luma of a JPEG that is not CMYK, H x W x 1 uint8, if one pass proves that no pixels are missing.
+
+    None means that it has to be decoded by `JpegDecoder`, which says what is missing, if anything is.
+    """
+    layout = layout_of(data)
+    if layout.frame is None or not layout.scans or layout.lacks_restarts() or layout.lacks_scans():
+        return None
+    return _at_once(data, layout, SPACES["L"])
+
+
+def _at_once(data: bytes, layout: Layout, space: str) -> "Array | None":
+    """Decode in one pass; return None if libjpeg warns, or if a pass without warnings proves nothing."""
+    import simplejpeg
+
+    frame = layout.frame
+    assert frame is not None
+    if frame.kind in ARITHMETIC or len(layout.scans) * frame.width * frame.height > ONE_PASS_WORK:
+        return None
+    if any(data.find(HOLE, scan.begin, scan.end) >= 0 for scan in layout.scans):
+        return None  # zeros are valid codes
+    check_time()
+    try:
+        pixels: Array = simplejpeg.decode_jpeg(data, space, strict=True)
+    except ValueError:
+        return None
+    return pixels
 
 
 def decode_whole(data: bytes, decode: Callable[[bytes], "Array"], notes: list[str]) -> "Array":

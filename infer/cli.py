@@ -13,7 +13,7 @@ from cgan.errors import UserError
 from cgan.text import print_json
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.photo.formats import QUALITY, SAME, WRITE_FORMATS, Resolution
+from infer.photo.formats import QUALITY, SAME, WRITE_FORMATS, ProfileUse, Resolution
 from infer.quality.cli import evaluate, parity
 
 MOST = 10**12
@@ -65,6 +65,13 @@ def command() -> None:
     "--render-size",
     type=click.IntRange(min=1),
     help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
+)
+@click.option(
+    "--profile",
+    type=click.Choice([use.value for use in ProfileUse]),
+    default=ProfileUse.CONVERT.value,
+    show_default=True,
+    help="Convert photos with an RGB profile other than sRGB to sRGB, or keep their luma and profile.",
 )
 @click.option(
     "--mark/--no-mark",
@@ -131,6 +138,7 @@ def folder(
         model=model,
         format=format_,
         resolution=Resolution(given.pop("resolution")),
+        profile=ProfileUse(given.pop("profile")),
         render_longest=render_size,
         max_failures=max_failures,
         max_pixels=max_pixels or MAX_PIXELS,

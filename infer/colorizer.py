@@ -16,11 +16,10 @@ from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
-from infer.photo.formats import QUALITY, WRITE_FORMATS
+from infer.photo.formats import QUALITY, WRITE_FORMATS, ProfileUse
 from infer.photo.mark import Mark
-from infer.photo.metadata import other_profile
 
-KEPT_INFO = frozenset({"comment", "dpi", "exif", "icc_profile", "xmp"})
+KEPT_INFO = frozenset({"comment", "dpi", "exif", "xmp"})
 """Keys of an image's `info` that describe the photo; other keys describe its source file."""
 
 
@@ -76,32 +75,35 @@ class Colorizer:
         self._closed = True
         self.backend.__exit__(None, None, None)
 
-    def color(self, image: Image.Image) -> Image.Image:
+    def color(self, image: Image.Image, *, profile: str = "convert") -> Image.Image:
         """Colour an image in memory.
 
         Args:
             image: image of any mode; only its luma is used. Gray values are in [0, 1] in mode F, and in [0, 65535] in
                 mode I and in 16-bit modes. EXIF orientation is not applied; call PIL.ImageOps.exif_transpose first.
+            profile: as --profile of cgan-infer folder, for an ICC profile in `info`.
 
         Returns:
             An image of the same size and luma, in mode RGB, or RGBA if the image has transparency. Resolution, EXIF,
-            XMP, comment and an RGB profile are copied from `info`.
+            XMP and comment are copied from `info`, and the profile if it describes the colours of the result.
 
         Raises:
             PhotoError: the image has no pixels, or values outside these ranges.
             OSError: the image is not loaded yet, and its file is damaged.
             RuntimeError: this object is closed, or the engine failed.
             TypeError: `image` is not a PIL.Image.Image.
+            UserError: unknown `profile`.
         """
         if not isinstance(image, Image.Image):
             raise TypeError(
                 f"found {type(image).__name__}, expected a PIL.Image.Image; convert arrays with "
                 "PIL.Image.fromarray, and pass files and bytes to color_photo"
             )
-        photo = photo_of(image)
+        photo = photo_of(image, _profile_use(profile))
         colored = rgb_image(photo, *self._colors(photo))
-        kept = KEPT_INFO - {"icc_profile"} if other_profile(image) else KEPT_INFO
-        colored.info = {name: value for name, value in image.info.items() if name in kept}
+        colored.info = {name: value for name, value in image.info.items() if name in KEPT_INFO}
+        if photo.icc_profile:
+            colored.info["icc_profile"] = photo.icc_profile
         return colored
 
     def color_photo(
@@ -110,6 +112,7 @@ class Colorizer:
         format: str = "png",
         *,
         quality: int = QUALITY,
+        profile: str = "convert",
         mark: bool = True,
         max_pixels: int = MAX_PIXELS,
         timeout: float = MAX_SECONDS,
@@ -120,6 +123,7 @@ class Colorizer:
             source: path or content of the file.
             format: format of the result: "jpg", "png", "webp" or "tiff".
             quality: quality of JPEG and WebP, 1 to 100.
+            profile: "convert" or "keep", as --profile of cgan-infer folder.
             mark: say in the XMP of the result that a model has coloured it, and which.
             max_pixels: limit of pixels, checked on the header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, applies
                 too: above it Pillow warns, above twice the limit it raises.
@@ -130,18 +134,20 @@ class Colorizer:
                 large for `max_pixels`, for the other limits of `cgan.photo_limits` or for the output format.
             LimitError: encoding took longer than `timeout`.
             OSError: the file cannot be read.
-            UserError: unknown format, or quality out of range.
+            UserError: unknown format or profile, or quality out of range.
         """
         if format not in WRITE_FORMATS:
             raise UserError(f"format: found {format!r}, expected one of {', '.join(WRITE_FORMATS)}")
         if not 1 <= quality <= 100:
             raise UserError(f"quality: found {quality}, expected 1 to 100")
+        use = _profile_use(profile)
         if not isinstance(source, bytes | str | Path):
             raise TypeError(
                 f"found {type(source).__name__}, expected bytes or a path; pass the result of read() for a file object"
             )
         with time_limit(timeout):
-            photo = decode(Path(source) if isinstance(source, str) else source, max_pixels=max_pixels)
+            path = Path(source) if isinstance(source, str) else source
+            photo = decode(path, max_pixels=max_pixels, profile=use)
         colors = self._colors(photo)
         named = Mark(self.backend.path.name, self.backend.digest) if mark else None
         with time_limit(timeout):
@@ -154,3 +160,9 @@ class Colorizer:
             raise RuntimeError("this Colorizer is closed; create a new one")
         gray = model_input(photo, *self.backend.own_size)
         return gray, self.backend.run(gray[None])[0]
+
+
+def _profile_use(profile: str) -> ProfileUse:
+    if profile not in list(ProfileUse):
+        raise UserError(f"profile: found {profile!r}, expected one of {', '.join(ProfileUse)}")
+    return ProfileUse(profile)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.folder.plan import Job, Plan
-from infer.photo.formats import QUALITY, Resolution
+from infer.photo.formats import QUALITY, ProfileUse, Resolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class ColoringOptions:
     resolution: Resolution = Resolution.ORIGINAL
     render_longest: int | None = None
     """Longest side of the input of a model of dynamic size, aspect kept; None for the model's own square size."""
+    profile: ProfileUse = ProfileUse.CONVERT
     mark: bool = True
     """Say in the XMP of outputs that a model has coloured them."""
     overwrite: bool = False
@@ -38,6 +39,7 @@ class ColoringOptions:
             "quality": self.quality,
             "resolution": self.resolution,
             "render_longest": self.render_longest,
+            "profile": self.profile,
             "mark": self.mark,
         }
 

@@ -89,7 +89,7 @@ class PhotoWork:
         """Decode the photo, and scale its luma to the render size."""
         assert isinstance(item.content, Path | bytes)
         with self._timed(item):
-            photo = decode(item.content, item.job.name, max_pixels=self.options.max_pixels)
+            photo = decode(item.content, item.job.name, self.options.max_pixels, profile=self.options.profile)
             item.content = None
             item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo.size)), photo.notes
 

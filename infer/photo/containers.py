@@ -69,6 +69,9 @@ GEO_TAGS = frozenset({33550, 33922, 34264, 34735, 34736, 34737})
 LEFT_OUT_TAGS = frozenset({301, 318, 319, 321, 330, 342, 37724, 50838, 50839, *range(50706, 51182)})
 """Tags of curves and primaries of the gray scan, other pictures, layers, ImageJ's counts, and raw data of a DNG."""
 
+JP2_PROFILES = (b"\2", b"\3")
+"""Methods of a JP2's colours: a restricted profile, any profile."""
+
 STACKS = (b"images=", b"channels=", b"slices=", b"frames=", b'{"shape"', b"<OME ")
 """Parts of image descriptions of ImageJ, tifffile and OME that describe the samples of the scan."""
 
@@ -118,6 +121,8 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
         _read_gif(found, _content(file))
     elif image.format == "BMP":
         _read_bmp(found, file)
+    elif image.format == "JPEG2000":
+        found.icc_profile = _jp2_profile(file)
     return found
 
 
@@ -323,6 +328,26 @@ def _read_bmp(found: Blocks, file: BinaryIO) -> None:
     offset, size = struct.unpack("<LL", header[112:120])
     file.seek(14 + offset)
     found.icc_profile = file.read(min(size, MAX_METADATA))
+
+
+def _jp2_profile(file: BinaryIO) -> bytes:
+    """Return the profile of a JP2, in the first box colr of its box jp2h (ISO/IEC 15444-1, I.5.3.3)."""
+    place, end = 0, file.seek(0, io.SEEK_END)
+    while place + 8 <= end:
+        check_time()
+        file.seek(place)
+        length, kind = struct.unpack(">L4s", file.read(8))
+        start = place + 8
+        if kind == b"jp2h":
+            place = start
+        elif kind == b"colr":
+            is_profile = file.read(3)[:1] in JP2_PROFILES
+            return file.read(min(place + length - start - 3, MAX_METADATA)) if is_profile and length > 11 else b""
+        elif length < 8:  # the image data, to the end of the file or longer than 4 GiB
+            break
+        else:
+            place += length
+    return b""
 
 
 def _content(file: BinaryIO) -> bytes:

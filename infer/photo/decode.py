@@ -17,11 +17,12 @@ from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS, READABLE_FORMATS
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
-from infer.photo import metadata, newer_formats, pixels
+from infer.photo import color_profile, exif, metadata, newer_formats, pixels
 from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
+from infer.photo.formats import ProfileUse
 from infer.photo.headers import WIDE_JPEG
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
-from infer.photo.samples import Luma, Samples, luma_and_alpha
+from infer.photo.samples import Convert, Luma, Samples, bands, luma_and_alpha
 from infer.photo.tiff_pages import FORMAT as TIFF_TAGS
 
 Floats = NDArray[np.float32]
@@ -93,7 +94,12 @@ class Photo:
         return self.luma.shape[0], self.luma.shape[1]
 
 
-def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Photo:
+def decode(
+    source: Path | bytes,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    profile: ProfileUse = ProfileUse.CONVERT,
+) -> Photo:
     """Decode a photo to luma, alpha and metadata.
 
     Args:
@@ -101,17 +107,18 @@ def decode(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_
         name: name whose suffix gives the expected format; None for the name of the file. Bytes without a name may have
             any supported format.
         max_pixels: limit of pixels, checked on the header; the other limits are in `cgan.photo_limits`.
+        profile: use of an ICC profile for RGB; photos in gray and CMYK are always converted from theirs.
 
     Raises:
         PhotoError: the content is empty, not an image, truncated, too large, or in another format than its suffix says.
         OSError: the file cannot be read.
     """
     with _opened(source, name, max_pixels) as image:
-        return _decode(image, max_pixels)
+        return _decode(image, max_pixels, profile)
 
 
-def photo_of(image: Image.Image) -> Photo:
-    """Return luma and alpha of an image in memory, without applying orientation and without metadata.
+def photo_of(image: Image.Image, profile: ProfileUse = ProfileUse.CONVERT) -> Photo:
+    """Return luma, alpha and profile of an image in memory, without applying orientation and without other metadata.
 
     Raises:
         PhotoError: the image has no pixels, or gray values outside the range of its mode.
@@ -122,13 +129,14 @@ def photo_of(image: Image.Image) -> Photo:
     load(image)
     notes: list[str] = []
     image = image.convert(UNMULTIPLIED[image.mode]) if image.mode in UNMULTIPLIED else image
+    convert, kept = color_profile.settle(image.info.get("icc_profile"), pixels.model_of(image), profile, [])
     try:
-        luma, alpha = _luma_and_alpha(image, notes)
+        luma, alpha = _luma_and_alpha(image, notes, convert)
     except UnreadError as error:
         raise PhotoError(str(error)) from error
     if notes:
         raise PhotoError(f"found {notes[0]}, expected 0 to {1 if image.mode == 'F' else 65535} in mode {image.mode}")
-    return Photo(luma, alpha, exif=None, icc_profile=None, dpi=None, notes=())
+    return Photo(luma, alpha, exif=None, icc_profile=kept, dpi=None, notes=())
 
 
 @dataclass(frozen=True)
@@ -247,16 +255,20 @@ def _head_of(source: Path | bytes) -> bytes:
         return file.read(SIGNATURE_SIZE)
 
 
-def _decode(image: Image.Image, max_pixels: int) -> Photo:
+def _decode(image: Image.Image, max_pixels: int, use: ProfileUse) -> Photo:
     """Decode an image that is not loaded yet."""
     notes: list[str] = []
     file = image.fp  # type: ignore[attr-defined]
     if getattr(image, "is_animated", False) and image.format != "TIFF":
         notes.append("first frame of several")
-    decoded, own_orientation = pixels.read(image, notes, max_pixels)
+    decoded, own_orientation = pixels.read(image, notes, max_pixels, use)
     kept = metadata.read(image, file, notes)
-    profile = metadata.rgb_profile(image, notes)
-    luma, alpha = _luma_and_alpha(decoded, notes)
+    convert, profile = color_profile.settle(image.info.get("icc_profile"), pixels.model_of(decoded), use, notes)
+    luma, alpha = _luma_and_alpha(decoded, notes, convert)
+    if convert:
+        kept = metadata.in_srgb(kept, notes)
+    elif not image.info.get("icc_profile") and kept.exif and exif.says_adobe_rgb(kept.exif):
+        notes.append("EXIF says Adobe RGB, but there is no profile: its luma is taken as that of sRGB")
     orientation = own_orientation or kept.orientation
     if orientation in UPRIGHT:
         luma = np.asarray(Image.fromarray(luma).transpose(UPRIGHT[orientation]))
@@ -276,14 +288,29 @@ def _decode(image: Image.Image, max_pixels: int) -> Photo:
     )
 
 
-def _luma_and_alpha(decoded: Image.Image | Samples, notes: list[str]) -> tuple[Luma, Image.Image | None]:
-    """Return Rec.601 luma, and alpha in mode L or None."""
+def _luma_and_alpha(
+    decoded: Image.Image | Samples, notes: list[str], convert: Convert | None
+) -> tuple[Luma, Image.Image | None]:
+    """Return Rec.601 luma, of colours that are converted if asked for, and alpha in mode L or None."""
     if isinstance(decoded, Image.Image) and decoded.mode in pixels.WIDE_MODES:
         decoded = pixels.wide_samples(decoded)
     if isinstance(decoded, Samples):
-        return luma_and_alpha(decoded, notes)
+        return luma_and_alpha(decoded, notes, convert)
     gray, alpha = _split_alpha(decoded)
-    return np.asarray(_eight_bit_luma(gray)), alpha
+    if convert and pixels.model_of(gray) != "L":
+        return _converted_luma(gray, convert), alpha
+    luma = np.asarray(_eight_bit_luma(gray))
+    return (convert(luma[..., None])[..., 0] if convert else luma), alpha
+
+
+def _converted_luma(image: Image.Image, convert: Convert) -> Luma:
+    """Return Rec.601 luma of colours, or of gray with alpha in RGBA, after their conversion to sRGB, ignoring alpha."""
+    luma = np.empty(image.size[::-1], np.uint8)
+    for rows in bands(luma):
+        band = image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+        values = np.asarray(band if band.mode == "CMYK" else band.convert("RGB"))
+        luma[rows] = Image.fromarray(convert(values)).convert("L")
+    return luma
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -16,6 +16,9 @@ IMAGE_WIDTH, IMAGE_LENGTH, DESCRIPTION, ORIENTATION = 256, 257, 270, 274
 STRIP_OFFSETS, STRIP_SIZES, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 273, 279, 282, 283, 296
 THUMBNAIL_OFFSET, THUMBNAIL_SIZE = 513, 514
 EXIF, GPS, INTEROP, MAKER_NOTE = 34665, 34853, 40965, 37500
+COLOR_SPACE, INTEROP_INDEX = 40961, 1
+SRGB, DCF_BASIC, ADOBE_RGB = 1, b"R98", b"R03"
+"""ColorSpace of sRGB, and InteroperabilityIndex of sRGB and of Adobe RGB."""
 SubDirectories = dict[int, Any]
 SUB_DIRECTORIES: SubDirectories = {EXIF: {INTEROP: {}}, GPS: {}}
 """Tags that point to directories, and those in these directories (Exif 2.32, section 4.6.3)."""
@@ -85,6 +88,38 @@ def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
         _remove_thumbnails(content, reader, first)
         notes.append(THUMBNAIL_NOTE)
     return IDENTIFIER + bytes(content), orientation
+
+
+def says_adobe_rgb(block: bytes) -> bool:
+    """Return True if a block says that the colours are those of Adobe RGB (DCF 2.0: InteroperabilityIndex is R03)."""
+    reader = Reader(block.removeprefix(IDENTIFIER))
+    _, index = _color_entries(reader)
+    return index is not None and reader.value(index)[:3] == ADOBE_RGB
+
+
+def in_srgb(block: bytes, notes: list[str]) -> bytes:
+    """Return a block whose ColorSpace and InteroperabilityIndex say sRGB, where it has them; a change is noted.
+
+    Raises:
+        ValueError: it has no first directory.
+    """
+    content = bytearray(block.removeprefix(IDENTIFIER))
+    reader = Reader(bytes(content))
+    space, index = _color_entries(reader)
+    if space and space.kind in tiff.INTEGERS and reader.number(space) != SRGB:
+        letter = tiff.INTEGERS[space.kind]
+        struct.pack_into(reader.order + letter, content, space.value_place, SRGB)
+        notes.append("EXIF ColorSpace changed to sRGB")
+    if index and reader.value(index)[:3] == ADOBE_RGB:
+        content[index.value_place : index.value_place + 3] = DCF_BASIC
+    return block[: len(block) - len(content)] + bytes(content)
+
+
+def _color_entries(reader: Reader) -> tuple[Entry | None, Entry | None]:
+    """Return the entries ColorSpace and InteroperabilityIndex."""
+    own = _below(reader, reader.directory(reader.first)[EXIF])
+    interop = _below(reader, own[INTEROP]) if own else None
+    return own[COLOR_SPACE] if own else None, interop[INTEROP_INDEX] if interop else None
 
 
 def orientation_of(block: bytes) -> int | None:

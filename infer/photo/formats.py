@@ -36,3 +36,12 @@ class Resolution(StrEnum):
     """Size and luma of the photo."""
     MODEL = "model"
     """Raw output of the network at its render size."""
+
+
+class ProfileUse(StrEnum):
+    """Use of RGB profiles other than sRGB."""
+
+    CONVERT = "convert"
+    """Colours are converted to sRGB; the output has no profile."""
+    KEEP = "keep"
+    """Luma stays as it is; the output has the profile."""

@@ -1,7 +1,7 @@
 """Metadata that a coloured photo keeps: byte for byte what lies in the file, without what would be untrue."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from PIL import Image
@@ -107,17 +107,15 @@ def _resolution(
     return (across, down) if min(across, down) > 0 else None
 
 
-def other_profile(image: Image.Image) -> str | None:
-    """Return the colour space of the ICC profile (bytes 16 to 19 of its header) if it is not RGB, else None."""
-    profile: bytes = image.info.get("icc_profile") or b""
-    if not profile or profile[16:20] == b"RGB ":
-        return None
-    return profile[16:20].decode("ascii", "replace").strip() or "no known colours"
-
-
-def rgb_profile(image: Image.Image, notes: list[str]) -> bytes | None:
-    """Return the ICC profile if its colour space is RGB; otherwise add a note."""
-    if other := other_profile(image):
-        notes.append(f"ICC profile left out: it is for {other}, not RGB")
-        return None
-    return image.info.get("icc_profile") or None
+def in_srgb(kept: Metadata, notes: list[str]) -> Metadata:
+    """Return the metadata of a photo whose colours were converted to sRGB, without claims of other colours."""
+    block, packet = kept.exif, kept.xmp
+    if block:
+        block = exif.in_srgb(block, notes)
+    if packet:
+        try:
+            packet = xmp.without_colors(packet, notes)
+        except ValueError as error:
+            notes.append(f"XMP left out: damaged ({error})")
+            packet = None
+    return replace(kept, exif=block, xmp=packet)

@@ -5,16 +5,18 @@ knows their size and metadata, and decoded by imagecodecs.
 """
 
 import io
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
 
 from cgan.completeness import check_png, load
-from cgan.jpeg_decoder import MissingPixelsError, decode_whole
+from cgan.jpeg_decoder import MissingPixelsError, decode_whole, gray_at_once
 from cgan.photo_limits import MAX_PIXELS
 from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
 from infer.photo.bmp_fields import BmpFields
+from infer.photo.color_profile import needs_colors
+from infer.photo.formats import ProfileUse
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
 from infer.photo.newer_formats import JpegXl
 from infer.photo.samples import Array, Samples
@@ -27,7 +29,8 @@ PIXEL_BYTES = 8
 DEEP_PIXEL_BYTES = 16
 """With more than 8 bits a channel, and of a TIFF beside its samples."""
 COSTLY_PIXEL_BYTES = 24
-"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, CMYK and WebP.
+"""Of progressive JPEGs, which libjpeg keeps as coefficients and `cgan.jpeg_decoder` decodes twice, as it does those in
+colour; of CMYK and WebP.
 
 Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
 
@@ -37,6 +40,7 @@ NEWER = {"AVIF": "avif", "JPEG2000": "jpeg2k"}
 SHORT_HEAD = 2**16
 """Bytes of a JPEG that mostly reach its start of frame."""
 
+JPEG_FORMATS = frozenset({"JPEG", "MPO"})
 COSTLY_FORMATS = frozenset({"WEBP", "AVIF", "HEIF", "JPEG2000", "JXL"})
 
 PNG_WIDE = {"RGB;16B": 3, "LA;16B": 2, "RGBA;16B": 4}
@@ -50,7 +54,10 @@ PPM_COMMENT = b"#"
 
 
 def read(
-    image: Image.Image, notes: list[str], max_pixels: int = MAX_PIXELS
+    image: Image.Image,
+    notes: list[str],
+    max_pixels: int = MAX_PIXELS,
+    profile: ProfileUse = ProfileUse.CONVERT,
 ) -> tuple[Image.Image | Samples, int | None]:
     """Decode a photo.
 
@@ -58,6 +65,7 @@ def read(
         image: opened within limits, not loaded.
         notes: list to which notes for the user are appended.
         max_pixels: limit of pixels.
+        profile: use of an ICC profile, which a JPEG's colours are decoded for, not only its luma.
 
     Returns:
         A loaded Pillow image or samples; and the orientation, 1 to 8, where the format has one of its own, else None.
@@ -68,7 +76,7 @@ def read(
         OSError: it is damaged or incomplete. Pillow's decoders also raise other types.
     """
     if isinstance(image, TiffTags):
-        return tiff_pixels.read(image, notes, max_pixels)
+        return tiff_pixels.read(image, notes, max_pixels, profile)
     if isinstance(image, BmpFields):
         return bmp_fields.samples_of(image, content_of(image)), None
     if isinstance(image, WideJpeg):
@@ -90,14 +98,27 @@ def read(
         return _wide_ppm(image), None
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
     # libjpeg computes luma; CMYK is not affected. A lossless JPEG has no such plane.
-    if not _is_lossless_jpeg(image):
+    if not needs_colors(image.info.get("icc_profile"), profile) and not _is_lossless_jpeg(image):
+        is_jpeg = image.format in JPEG_FORMATS and image.mode in ("L", "RGB")
+        # An array: making one of a Pillow image takes as long as a third of decoding it.
+        if is_jpeg and (gray := gray_at_once(content_of(image))) is not None:
+            return Samples(gray, bits=8), None
         image.draft("L", None)
     notes += load(image)
     return image, 1 if image.format == "HEIF" else None  # libheif turns it upright
 
 
+def model_of(decoded: Image.Image | Samples) -> Literal["L", "RGB", "CMYK"]:
+    """Return the colour model of pixels: L, RGB or CMYK."""
+    if isinstance(decoded, Samples):
+        return decoded.model
+    if decoded.mode == "CMYK":
+        return "CMYK"
+    return "L" if decoded.mode in {"1", "L", "LA", *WIDE_MODES} else "RGB"
+
+
 def _is_lossless_jpeg(image: Image.Image) -> bool:
-    if image.format not in ("JPEG", "MPO"):
+    if image.format not in JPEG_FORMATS:
         return False
     frame = start_of_frame(_head(image, SHORT_HEAD))
     return (frame.kind or start_of_frame(_head(image, WideJpeg.HEAD)).kind) == LOSSLESS
@@ -121,7 +142,9 @@ def pixel_bytes(image: Image.Image) -> int:
     """Return the bytes of memory a pixel of an image that is not loaded yet."""
     if isinstance(image, TiffTags):
         return DEEP_PIXEL_BYTES + tiff_pixels.sample_bytes(image)
-    if image.mode == "CMYK" or image.format in COSTLY_FORMATS or "progressive" in image.info:
+    is_color_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
+    in_color = is_color_jpeg and needs_colors(image.info.get("icc_profile"), ProfileUse.CONVERT)
+    if image.mode == "CMYK" or image.format in COSTLY_FORMATS or "progressive" in image.info or in_color:
         return COSTLY_PIXEL_BYTES
     is_wide = image.mode in WIDE_MODES or isinstance(image, WideJpeg | JpegXl)
     is_wide = is_wide or (image.format == "PNG" and _arguments(image)[0] in PNG_WIDE)

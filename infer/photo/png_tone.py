@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cgan.photo_limits import check_time
+from infer.photo.color_profile import coded
 from infer.photo.samples import COLORS, Samples
 
 SRGB_EXPONENT = 1 / 2.2
@@ -32,6 +33,8 @@ def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
     """
     cicp = _chunk(image, b"cICP")
     if len(cicp) == 4:
+        if image.info.pop("icc_profile", None):
+            notes.append("ICC profile left out: cICP, which comes before it, gives the colours")
         if cicp[1] in HDR:
             notes.append(f"its tone curve {HDR[cicp[1]]}, of high dynamic range, is not converted")
         elif cicp[0] not in REC709_PRIMARIES:
@@ -66,8 +69,7 @@ def _chunk(image: Image.Image, name: bytes) -> bytes:
 def _curve(exponent: float, top: int) -> Any:
     """Return the level of sRGB of each level from 0 to `top` (IEC 61966-2-1)."""
     light = (np.arange(top + 1) / top) ** (1 / exponent)
-    coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(coded * top).astype(np.uint8 if top == 255 else np.uint16)
+    return np.round(coded(light) * top).astype(np.uint8 if top == 255 else np.uint16)
 
 
 def to_srgb(decoded: Image.Image | Samples, exponent: float) -> Image.Image | Samples:

@@ -1,6 +1,6 @@
 """Samples of any depth as luma and alpha: what readers return where a Pillow image of 8 bits cannot hold a photo."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from infer.photo.refusals import UnreadError
 
 Array = NDArray[Any]
 Luma = NDArray[np.uint8] | NDArray[np.uint16]
+Convert = Callable[[Array], Array]
+"""Conversion of levels of 8 or 16 bits, H x W x channels, to those of sRGB with as many bits: H x W x 1 or 3."""
 
 COLORS = {"L": 1, "RGB": 3, "CMYK": 4}
 """Channels of each colour model, without alpha."""
@@ -42,14 +44,23 @@ class Samples:
     transparent: tuple[int, ...] | None = None
     """The one colour that is transparent in a photo without alpha."""
 
+    @property
+    def is_luma(self) -> bool:
+        """True if the values are gray of 8 bits and nothing else."""
+        plain = self.model == "L" and not (self.alpha or self.transparent or self.white_is_zero)
+        return plain and self.values.dtype == np.uint8 and self.bits == 8
 
-def luma_and_alpha(samples: Samples, notes: list[str]) -> tuple[Luma, Image.Image | None]:
+
+def luma_and_alpha(
+    samples: Samples, notes: list[str], convert: Convert | None = None
+) -> tuple[Luma, Image.Image | None]:
     """Return Rec.601 luma and alpha.
 
     Args:
         samples: of any kind. Values outside the natural range are stretched from lowest to highest; the natural range
             of floats is 0 to 1, and that of integers has at most MOST_NATURAL_BITS.
         notes: list to which notes are appended: values that were stretched, alpha that lost bits.
+        convert: conversion of colours without alpha to sRGB, None if they are luma's own.
 
     Returns:
         Luma, H x W, of 8 bits if the samples have no more, else of 16; alpha in mode L, or None.
@@ -58,6 +69,8 @@ def luma_and_alpha(samples: Samples, notes: list[str]) -> tuple[Luma, Image.Imag
         UnreadError: a sample is not a finite number.
     """
     values, colors = samples.values, COLORS[samples.model]
+    if samples.is_luma and convert is None:
+        return values[..., 0], None
     is_float = values.dtype.kind == "f"
     most = MOST_NATURAL_BITS if samples.alpha != "premultiplied" else 64  # premultiplied values share alpha's range
     natural = 1.0 if is_float else 2.0 ** min(samples.bits, most) - 1
@@ -73,7 +86,7 @@ def luma_and_alpha(samples: Samples, notes: list[str]) -> tuple[Luma, Image.Imag
     luma = np.empty(values.shape[:2], np.uint8 if top == 255 else np.uint16)
     alpha = np.empty(values.shape[:2], np.uint8) if samples.alpha or samples.transparent else None
     cut = False
-    for rows in _bands(values):
+    for rows in bands(values):
         band = _scaled(values[rows, :, :colors], offset, natural, top)
         if samples.white_is_zero:
             band = top - band
@@ -83,13 +96,18 @@ def luma_and_alpha(samples: Samples, notes: list[str]) -> tuple[Luma, Image.Imag
             cut = cut or bool(np.abs(alpha[rows] - share * 255).max() > 1e-3)
             if samples.alpha == "premultiplied":
                 band = _divided(band, share, top)
-        luma[rows] = _luma(band, samples.model, top)
+        model: str = samples.model
+        if convert:
+            band = convert(band)
+            model = "L" if band.shape[2] == 1 else "RGB"
+        luma[rows] = _luma(band, model, top)
     if cut:
         notes.append(f"transparency read with 8 of its {8 * values.dtype.itemsize} bits")
     return luma, None if alpha is None else Image.fromarray(alpha)
 
 
-def _bands(values: Array) -> Iterator[slice]:
+def bands(values: Array) -> Iterator[slice]:
+    """Yield the rows of each band of H x W or H x W x C values."""
     step = max(1, BAND_PIXELS // values.shape[1])
     for top in range(0, len(values), step):
         check_time()

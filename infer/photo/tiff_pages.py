@@ -16,7 +16,7 @@ FORMAT = "TIFF_TAGS"
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 ORIENTATION, CHANNELS, ROWS_PER_STRIP, PLANAR, PREDICTOR, COLORMAP = 274, 277, 278, 284, 317, 320
 TILE_WIDTH, TILE_HEIGHT, SUB_DIRECTORIES, INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 330, 332, 338, 339
-JPEG_START, JPEG_LENGTH, DEPTH, DNG_VERSION = 513, 514, 32997, 50706
+JPEG_START, JPEG_LENGTH, DEPTH, ICC_PROFILE, DNG_VERSION = 513, 514, 32997, 34675, 50706
 """Tags."""
 
 REDUCED, OLD_REDUCED = 1, 2
@@ -47,8 +47,8 @@ class TiffTags(TiffImagePlugin.TiffImageFile):
             raise SyntaxError("it has no size")
         self._size, self._mode, self.tile = (width, height), "L", []
         self._planar_configuration = tags.get(PLANAR, 1)
-        if TiffImagePlugin.ICCPROFILE in tags:
-            self.info["icc_profile"] = tags[TiffImagePlugin.ICCPROFILE]
+        if ICC_PROFILE in tags:
+            self.info["icc_profile"] = tags[ICC_PROFILE]
         across, down = (tags.get(tag, 1) for tag in (TiffImagePlugin.X_RESOLUTION, TiffImagePlugin.Y_RESOLUTION))
         unit = {None: 1.0, 2: 1.0, 3: 2.54}.get(tags.get(TiffImagePlugin.RESOLUTION_UNIT))
         if unit and across and down:

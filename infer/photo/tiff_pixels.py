@@ -14,6 +14,8 @@ from cgan.completeness import check_tiff, load
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, check_size, check_time
 from infer.photo import samples as samples_
+from infer.photo.color_profile import needs_colors
+from infer.photo.formats import ProfileUse
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Samples
 from infer.photo.tiff_pages import (
@@ -23,6 +25,7 @@ from infer.photo.tiff_pages import (
     COMPRESSION,
     DEPTH,
     EXTRA_SAMPLES,
+    ICC_PROFILE,
     INK_SET,
     JPEG_LENGTH,
     JPEG_START,
@@ -72,13 +75,16 @@ def sample_bytes(image: TiffTags) -> int:
     return page.channels * (1 << max(0, (page.bits - 1).bit_length() - 3))
 
 
-def read(image: TiffTags, notes: list[str], max_pixels: int = MAX_PIXELS) -> tuple[Image.Image | Samples, int]:
+def read(
+    image: TiffTags, notes: list[str], max_pixels: int = MAX_PIXELS, profile: ProfileUse = ProfileUse.CONVERT
+) -> tuple[Image.Image | Samples, int]:
     """Decode the photo of a TIFF.
 
     Args:
-        image: opened, with its file.
+        image: opened, with its file; a profile of the photo's own page is put into its `info`.
         notes: list to which notes for the user are appended.
         max_pixels: limit of pixels of the photo, which may be larger than the first page.
+        profile: use of an ICC profile, which a JPEG's colours are decoded for, not only its luma.
 
     Returns:
         A Pillow image of at most 8 bits a channel, or samples; and the orientation, 1 to 8, which is not applied.
@@ -94,10 +100,13 @@ def read(image: TiffTags, notes: list[str], max_pixels: int = MAX_PIXELS) -> tup
     check_tiff(page.tags)
     orientation = page.number(ORIENTATION) or image.tag_v2.get(ORIENTATION, 1)
     compression = page.number(COMPRESSION, 1)
+    if ICC_PROFILE in page.tags:
+        image.info["icc_profile"] = page.tags[ICC_PROFILE]
+    in_color = needs_colors(image.info.get("icc_profile"), profile)
     if compression == OLD_JPEG:
-        return _old_jpeg(_content(image), page, notes), orientation
+        return _old_jpeg(_content(image), page, notes, in_color), orientation
     if compression in BY_PILLOW:
-        return _by_pillow(_content(image), page, notes), orientation
+        return _by_pillow(_content(image), page, notes, in_color), orientation
     return _samples(image, page, notes), orientation
 
 
@@ -204,7 +213,7 @@ def _of_palette(values: samples_.Array, page: Page, alpha: Any) -> Samples:
     return Samples(np.concatenate([rgb, values[..., 1:2]], axis=-1), "RGB", 8, alpha)
 
 
-def _by_pillow(content: bytes, page: Page, notes: list[str]) -> Image.Image:
+def _by_pillow(content: bytes, page: Page, notes: list[str], in_color: bool) -> Image.Image:
     """Decode with Pillow, which collects what libtiff reports."""
     changes = {ORIENTATION: 1} if ORIENTATION in page.tags else {}  # Pillow would turn the picture upright
     try:
@@ -214,12 +223,13 @@ def _by_pillow(content: bytes, page: Page, notes: list[str]) -> Image.Image:
         kind = f"{page.channels} channels of {page.bits} bits"
         raise UnreadError(f"a TIFF with {name} compression and {kind}, which is not read") from error
     with image:
-        image.draft("L", None)
+        if not in_color:
+            image.draft("L", None)
         notes += load(image)
         return image.convert("L") if image.mode == "1" else image
 
 
-def _old_jpeg(content: bytes, page: Page, notes: list[str]) -> Image.Image:
+def _old_jpeg(content: bytes, page: Page, notes: list[str], in_color: bool) -> Image.Image:
     """Decode the one JPEG stream of a TIFF with old-style JPEG compression (TIFF 6.0, section 22)."""
     start, length = page.number(JPEG_START), page.number(JPEG_LENGTH)
     stream = content[start : start + length] if length else content[start:]
@@ -230,6 +240,7 @@ def _old_jpeg(content: bytes, page: Page, notes: list[str]) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnreadError("a TIFF with old-style JPEG compression without a JPEG stream, which is not read") from error
     with image:
-        image.draft("L", None)
+        if not in_color:
+            image.draft("L", None)
         notes += load(image)
         return image

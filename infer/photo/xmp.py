@@ -41,6 +41,8 @@ OF_GRAY = frozenset({*RGB, (PHOTOSHOP, "ICCProfile"), (TIFF, "BitsPerSample")})
 """Properties that are untrue of the coloured photo if the scan was gray."""
 
 EXIF = "http://ns.adobe.com/exif/1.0/"
+OF_COLORS = frozenset({(PHOTOSHOP, "ICCProfile"), (EXIF, "ColorSpace")})
+"""Properties that are untrue of a photo whose colours were converted to sRGB."""
 SIDES = frozenset(
     {(TIFF, name) for name in ("ImageWidth", "ImageLength", "XResolution", "YResolution")}
     | {(EXIF, name) for name in ("PixelXDimension", "PixelYDimension")}
@@ -255,6 +257,21 @@ def truthful(content: bytes, given: int | None, notes: list[str]) -> tuple[bytes
     if of_pixels:
         notes.append(f"XMP properties left out: {listed(of_pixels)}, which describe the pixels of the scan")
     return packet.edited((found.start, found.end, b"") for found in lies) if lies else content, orientation
+
+
+def without_colors(content: bytes, notes: list[str]) -> bytes:
+    """Return a packet without the properties that say in which colour space the photo was; they are noted.
+
+    Raises:
+        ValueError: it is not well-formed XML.
+    """
+    if not any(local.encode() in content.replace(b"\0", b"") for _, local in OF_COLORS):
+        return content
+    packet = Packet(content)
+    found = [one for one in packet.properties if one.name in OF_COLORS]
+    if found:
+        notes.append(f"XMP properties left out: {listed(one.name[1] for one in found)}, which describe other colours")
+    return packet.edited((one.start, one.end, b"") for one in found) if found else content
 
 
 def whole(content: bytes, extension: bytes) -> bytes:

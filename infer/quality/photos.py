@@ -12,18 +12,21 @@ from typing import TypeVar
 import numpy as np
 import PIL
 from numpy.typing import NDArray
+from PIL import Image
 
 from cgan.cores import available_cores
 from cgan.data.prefetch import prefetch
-from cgan.data.resize import resized_rgb
+from cgan.data.resize import resized_rgb, to_rgb
 from cgan.data.scan import scan
 from cgan.errors import GateError, UserError
 from cgan.metrics.measurement import Measured
 from cgan.photo_limits import opened
 from cgan.text import counted
 from infer.backends.base import Backend, OutOfMemory
+from infer.photo import color_profile
 from infer.photo.decode import READ_FORMATS, Floats, PhotoError, decode, model_input
-from infer.photo.pixels import WIDE_MODES
+from infer.photo.formats import ProfileUse
+from infer.photo.pixels import WIDE_MODES, model_of
 
 Source = tuple[str, Path | bytes]
 """A photo's name, and its file or content."""
@@ -229,7 +232,7 @@ def _decoded(entries: tuple[Entry, ...], size: tuple[int, int], color: bool) -> 
 
 
 def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """Return the photo in colour as in training, 3 x height x width: upright, RGB, squashed.
+    """Return the photo in colour as in training, but in sRGB: 3 x height x width, upright, squashed.
 
     Raises:
         PhotoError: the photo is gray with more than 8 bits.
@@ -237,5 +240,15 @@ def _color(source: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
     with opened(source, READ_FORMATS) as image:
         if image.mode in WIDE_MODES:
             raise PhotoError(f"gray of more than 8 bits ({image.mode}) has no colours to compare with")
-        pixels = resized_rgb(image, height, width)
+        pixels = resized_rgb(image, height, width, _in_srgb)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Convert a loaded image from its ICC profile, as `decode` does with its luma."""
+    model = model_of(image)
+    convert, _ = color_profile.settle(image.info.get("icc_profile"), model, ProfileUse.CONVERT, [])
+    if convert is None:
+        return to_rgb(image)
+    converted = convert(np.atleast_3d(np.asarray(image.convert(model))))
+    return Image.fromarray(np.broadcast_to(converted, (*converted.shape[:2], 3)))

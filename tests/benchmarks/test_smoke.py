@@ -54,6 +54,14 @@ def test_ablation(
     assert [row["metrics"]["epoch"] for row in values["rows"]] == [3]
 
 
+def test_codec(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
+    photo = next(photo_folder.rglob("*.png"))
+    options = [photo, "--model", exported_onnx, "--size", "40x30", "--rounds", 1, "--json", record]
+    (row,) = run(record, "codec", *options)["rows"]
+    assert row["size"] == [40, 30]
+    assert row["ratio"] == row["seconds"]["colorizer"] / row["seconds"]["codec"] > 1
+
+
 def test_folder(exported_onnx: Path, record: Path) -> None:
     options = ["--model", exported_onnx, "--files", 2, "--rounds", 1, "--minutes", 0, "--side", 32, "--no-peers"]
     values = run(record, "folder", *options, "--json", record)

@@ -14,6 +14,7 @@ from infer.cli import main
 from infer.colorizer import Colorizer
 from infer.photo.decode import PhotoError
 from tests.conftest import exit_code
+from tests.infer.photo.icc_profiles import PROPHOTO
 from tests.infer.pictures import content_of, png_of
 
 
@@ -99,6 +100,33 @@ def test_transparency_and_info_stay(colorizer: Colorizer, gray_image: Image.Imag
     assert colored.info == {"dpi": (300, 300), "icc_profile": rgb_profile}
     gray_image.info["icc_profile"] = rgb_profile[:16] + b"GRAY" + rgb_profile[20:]
     assert colorizer.color(gray_image).info == {"dpi": (300, 300)}
+
+
+def test_profiles_are_converted_or_kept(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    image = Image.merge("RGB", [gray_image, gray_image.rotate(180), gray_image])
+    image.info["icc_profile"] = PROPHOTO
+    content = content_of(image, "PNG", icc_profile=PROPHOTO)
+    kept, converted = (
+        (
+            colorizer.color(image, profile=use),
+            Image.open(io.BytesIO(colorizer.color_photo(content, profile=use).content)),
+        )
+        for use in ("keep", "convert")
+    )
+    for one in kept:
+        assert one.info["icc_profile"] == PROPHOTO
+        assert np.abs(luma_of(one) - luma_of(image)).max() <= 1
+    srgb = ImageCms.profileToProfile(
+        image, ImageCms.ImageCmsProfile(io.BytesIO(PROPHOTO)), ImageCms.createProfile("sRGB"), ImageCms.Intent(1)
+    )
+    assert srgb is not None
+    assert np.abs(luma_of(srgb) - luma_of(image)).max() > 5
+    for one in converted:
+        assert "icc_profile" not in one.info
+        assert np.abs(luma_of(one) - luma_of(srgb)).max() <= 2
+    for call in (lambda: colorizer.color(image, profile="drop"), lambda: colorizer.color_photo(content, profile="")):
+        with pytest.raises(UserError, match=r"^profile: found '(drop)?', expected one of convert, keep$"):
+            call()
 
 
 def test_a_photo_of_16_bits_keeps_them_and_notes_are_told(colorizer: Colorizer, gray_image: Image.Image) -> None:

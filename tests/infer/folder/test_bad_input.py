@@ -53,7 +53,7 @@ NOTES = {
     "animated.webp": "first frame of several",
     "pages.tif": "first frame of several",
     "xmp.jpg": "XMP kept without its extension, parts of which are missing",
-    "profile.png": "ICC profile left out: it is for GRAY, not RGB",
+    "profile.png": "ICC profile left out: damaged (it has no header of an ICC profile)",
     "stretched.tif": "values from -3 to 7 stretched to the range of gray",
 }
 """Good files of which there is something to say."""

@@ -103,7 +103,8 @@ def test_a_checksum_that_cannot_be_read_fails_its_file(
 
 
 @pytest.mark.parametrize(
-    "options", [["--quality", 50], ["--no-mark"], ["--resolution", "model"], ["--render-size", 64]]
+    "options",
+    [["--quality", 50], ["--no-mark"], ["--resolution", "model"], ["--profile", "keep"], ["--render-size", 64]],
 )
 def test_options_that_change_the_picture_have_it_done_again(
     photos: Path, out: Path, color: Color, tinted: Any, options: list[object]

@@ -12,6 +12,8 @@ from PIL import Image
 from infer.folder import pipeline
 from infer.folder import thread_pools as dispatch
 from infer.photo.decode import decode, header_of
+from infer.photo.formats import ProfileUse
+from tests.infer.photo.icc_profiles import ADOBE
 
 Photos = Callable[..., Path]
 
@@ -107,7 +109,7 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
     run.backend.fixed_size = None
     ran = threading.Event()
 
-    def decoding(source: Path, name: str, max_pixels: int) -> Any:
+    def decoding(source: Path, name: str, max_pixels: int, profile: ProfileUse) -> Any:
         assert not name.startswith("5") or ran.wait(20), "no batch before this photo is decoded"
         return decode(source, name, max_pixels)
 
@@ -204,7 +206,7 @@ def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, photos: int) -> li
     held: dict[str, int] = {}
     seen: list[int] = []
 
-    def decoding(source: Any, name: str, max_pixels: int) -> Any:
+    def decoding(source: Any, name: str, max_pixels: int, profile: ProfileUse) -> Any:
         photo = decode(source, name, max_pixels)
         held[name] = photo.luma.size
         seen.append(sum(held.values()))
@@ -239,6 +241,20 @@ def test_model_resolution_is_the_networks_own_output(run: Any, gray_photos: Phot
     run(resolution="model")
     with Image.open(run.target.path / "000.png") as image:
         assert image.size == (32, 32)
+
+
+@pytest.mark.parametrize(("use", "profile"), [(ProfileUse.CONVERT, None), (ProfileUse.KEEP, ADOBE)])
+def test_a_profile_is_converted_or_kept(run: Any, use: ProfileUse, profile: bytes | None) -> None:
+    path = run.source.path / "a.png"
+    path.parent.mkdir(exist_ok=True)
+    levels = np.arange(24 * 31 * 3, dtype=np.uint8).reshape(24, 31, 3)
+    Image.fromarray(levels).save(path, icc_profile=ADOBE)
+    outcome = run(profile=use)
+    assert ("a.png" in outcome.notes) == (profile is None)
+    with Image.open(run.target.path / "a.png") as image:
+        assert image.info.get("icc_profile") == profile
+        same = np.abs(np.asarray(image.convert("L")).astype(int) - Image.fromarray(levels).convert("L")).max() <= 1
+        assert same == (profile is not None)
 
 
 def test_pixel_limit(run: Any, gray_photos: Photos) -> None:

@@ -173,6 +173,19 @@ def test_the_profile_of_a_bmp_of_version_5_is_kept() -> None:
     assert decode(plain, "a.bmp").icc_profile is None
 
 
+def test_the_profile_of_a_jp2_is_read() -> None:
+    plain = content_of(GRAY.convert("RGB"), "JPEG2000", irreversible=False)
+    start = plain.index(b"colr") - 4
+    box = struct.pack(">L4s3B", 11 + len(PROFILE), b"colr", 2, 0, 0) + PROFILE
+    header = plain.index(b"jp2h") - 4
+    size = int.from_bytes(plain[header : header + 4]) + len(box) - 15
+    content = plain[:header] + struct.pack(">L", size) + plain[header + 4 : start] + box + plain[start + 15 :]
+    photo = decode(content, "a.jp2")
+    assert photo.icc_profile == PROFILE
+    assert np.array_equal(photo.luma, decode(plain, "a.jp2").luma)
+    assert decode(plain, "a.jp2").icc_profile is None
+
+
 def test_a_directory_that_cannot_be_read_costs_the_tags_alone() -> None:
     for content in (b"II*\0\xff\0\0\0", b"II*\0\x08\0\0\0\xff\xff" + bytes(20)):
         assert containers.of_tiff(io.BytesIO(content)).notes[0].startswith("TIFF tags left out: damaged (")

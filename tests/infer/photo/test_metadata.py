@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from infer.colorizer import Colorizer
 from infer.photo.decode import Photo, decode
 from infer.photo.encode import write_photo
+from infer.photo.formats import ProfileUse
+from tests.infer.photo import icc_profiles as icc
+from tests.infer.photo.exif_blocks import ASCII, LONG, SHORT, Structure
 from tests.infer.pictures import chunk, content_of, png_of, saved
 
 RNG = np.random.default_rng(0)
@@ -130,15 +133,45 @@ def test_extended_xmp_is_said() -> None:
     assert any("extension" in note for note in photo.notes)
 
 
-def test_gray_profile_is_left_out_and_said(tmp_path: Path) -> None:
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    assert profile[16:20] == b"RGB "
-    kept = decode(saved(tmp_path, "a.png", Image.fromarray(gray_u8()), icc_profile=bytes(profile)))
-    assert kept.icc_profile == bytes(profile)
-    profile[16:20] = b"GRAY"
-    dropped = decode(saved(tmp_path, "b.png", Image.fromarray(gray_u8()), icc_profile=bytes(profile)))
-    assert dropped.icc_profile is None
-    assert any("GRAY" in note for note in dropped.notes)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_metadata_say_srgb_after_a_conversion(order: str) -> None:
+    image, block = Image.fromarray(RNG.integers(0, 256, (12, 9, 3), np.uint8)), color_block(order, 0xFFFF, b"R03\0")
+    packet = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+        <rdf:Description xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/"
+        photoshop:ICCProfile="Adobe RGB (1998)" exif:ColorSpace="65535" photoshop:City="Ulm"/></rdf:RDF></x:xmpmeta>"""
+    content = content_of(image, "JPEG", icc_profile=icc.ADOBE, exif=block, xmp=packet)
+    photo, kept = decode(content), decode(content, profile=ProfileUse.KEEP)
+    assert photo.exif == color_block(order, 1, b"R98\0")
+    assert photo.xmp is not None
+    assert b"Ulm" in photo.xmp
+    assert b"ICCProfile" not in photo.xmp
+    assert b"65535" not in photo.xmp
+    assert photo.notes[1:] == (
+        "EXIF ColorSpace changed to sRGB",
+        "XMP properties left out: ICCProfile, ColorSpace, which describe other colours",
+    )
+    assert (kept.exif, kept.xmp, kept.notes) == (block, packet, ())
+
+
+def test_adobe_rgb_by_exif_alone_is_noted() -> None:
+    image = Image.fromarray(RNG.integers(0, 256, (12, 9, 3), np.uint8))
+    for index, notes in ((b"R03\0", 1), (b"R98\0", 0)):
+        block = color_block("<", 0xFFFF, index)
+        photo = decode(content_of(image, "JPEG", exif=block))
+        assert photo.exif == block
+        assert np.array_equal(photo.luma, decode(content_of(image, "JPEG")).luma)
+        assert len(photo.notes) == notes
+        assert all("Adobe RGB" in note for note in photo.notes)
+        assert decode(content_of(image, "JPEG", exif=block, icc_profile=icc.SRGB)).notes == ()
+
+
+def color_block(order: str, space: int, index: bytes) -> bytes:
+    """An EXIF block with ColorSpace and InteroperabilityIndex."""
+    structure = Structure(order)
+    interop = structure.directory([(1, ASCII, index)])
+    exif = structure.directory([(0xA001, SHORT, space), (0xA005, LONG, interop)])
+    structure.begin_at(structure.directory([(0x010F, ASCII, b"Canon\0"), (0x8769, LONG, exif)]))
+    return b"Exif\0\0" + bytes(structure.content)
 
 
 def test_first_frame_with_a_note(tmp_path: Path) -> None:
