@@ -1,4 +1,4 @@
-"""Make docs/terminal/*.txt: what commands print on a terminal of 80 columns.
+"""Make docs/recordings/*.txt: what commands print on a terminal of 80 columns.
 
     python -m docs.terminal
 
@@ -17,7 +17,7 @@ import termios
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TARGET = ROOT / "docs" / "terminal"
+TARGET = ROOT / "docs" / "recordings"
 COLUMNS, ROWS = 80, 24
 COMMANDS = {
     "dry-run": "cgan-infer folder examples out --dry-run",
