@@ -19,6 +19,7 @@ from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
 from infer.photo import metadata, newer_formats, pixels
 from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
+from infer.photo.color_spread import COLOR_SPREAD, color_spread
 from infer.photo.headers import WIDE_JPEG
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
 from infer.photo.samples import Luma, Samples, luma_and_alpha
@@ -86,6 +87,13 @@ class Photo:
     """Types and contents of a PNG's text chunks."""
     geo: bytes | None = None
     """Tags of GeoTIFF, as an EXIF block."""
+    color_spread: float = 0.0
+    """See `infer.photo.color_spread.spread_of`; 0 for gray photos and images in memory."""
+
+    @property
+    def was_color(self) -> bool:
+        """True if the file holds a colour photo, not a gray one that may have a cast or a toning."""
+        return self.color_spread > COLOR_SPREAD
 
     @property
     def size(self) -> tuple[int, int]:
@@ -253,10 +261,12 @@ def _decode(image: Image.Image, max_pixels: int) -> Photo:
     file = image.fp  # type: ignore[attr-defined]
     if getattr(image, "is_animated", False) and image.format != "TIFF":
         notes.append("first frame of several")
+    mode = image.mode
     decoded, own_orientation = pixels.read(image, notes, max_pixels)
     kept = metadata.read(image, file, notes)
     profile = metadata.rgb_profile(image, notes)
     luma, alpha = _luma_and_alpha(decoded, notes)
+    spread = color_spread(mode, decoded, file)
     orientation = own_orientation or kept.orientation
     if orientation in UPRIGHT:
         luma = np.asarray(Image.fromarray(luma).transpose(UPRIGHT[orientation]))
@@ -273,6 +283,7 @@ def _decode(image: Image.Image, max_pixels: int) -> Photo:
         comments=kept.comments,
         texts=kept.texts,
         geo=kept.geo,
+        color_spread=spread,
     )
 
 

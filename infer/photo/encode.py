@@ -18,7 +18,7 @@ from PIL import Image
 from cgan.photo_limits import check_time
 from cgan.spec import LUMA_REC601
 from infer.photo import exif, iptc, png_tiff_writers
-from infer.photo.chroma import BAND_ROWS, MAP_BYTES, color_maps, interpolation
+from infer.photo.chroma import BAND_ROWS, MAP_BYTES, color_maps, interpolation, small_luma, with_strength
 from infer.photo.containers import XMP_EXTENSION
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import PillowFormat
@@ -97,6 +97,7 @@ def write_photo(
     format_: str,
     *,
     quality: int = 95,
+    strength: float = 1.0,
     raw: bool = False,
     mark: Mark | None = None,
 ) -> tuple[Encoded, tuple[str, ...]]:
@@ -112,6 +113,7 @@ def write_photo(
         rgb: output of the network, 3 x h x w in [0, 1].
         format_: Pillow's name of the format: JPEG, PNG, WEBP, TIFF or BMP.
         quality: quality of JPEG and WebP, 1 to 100.
+        strength: factor of chroma, 0 to 2; luma and hue stay.
         raw: write the output of the network at its own size, with 8 bits a channel.
         mark: the model, to be named in XMP; None for no mark.
 
@@ -124,6 +126,7 @@ def write_photo(
     height, width = rgb.shape[1:] if raw else photo.size
     if max(height, width) > SIDE_LIMITS.get(format_, max(height, width)):
         raise PhotoError(f"{width} x {height} pixels, {format_} holds {SIDE_LIMITS[format_]} a side; use --format png")
+    rgb = with_strength(rgb, strength)
     kept, notes = _holdable(photo, format_, raw)
     if mark and format_ in MARKED_FORMATS:
         kept = dataclasses.replace(kept, xmp=marked(kept.xmp, mark, notes))
@@ -236,7 +239,13 @@ def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Enc
 
 
 def _raw_image(rgb: Floats, alpha: Image.Image | None) -> Image.Image:
-    """Return the output of the network, 3 x h x w in [0, 1], as an image, with alpha scaled to its size."""
+    """Return the output of the network, 3 x h x w, as an image, with alpha scaled to its size."""
+    if rgb.min() < 0 or rgb.max() > 1:  # of a strength above 1
+        luma = small_luma(rgb) * np.float32(255)
+        red, _, blue = rgb * np.float32(255) - luma
+        scratch: Any = np.empty((4, *luma.shape), np.float32)
+        differences = np.stack(_in_gamut(luma, red, blue, np.float32(255), scratch), dtype=np.float32)
+        rgb = (luma + differences) / np.float32(255)
     image = Image.fromarray((rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8))
     if alpha is not None:
         image.putalpha(alpha.resize(image.size))
