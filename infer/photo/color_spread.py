@@ -14,7 +14,9 @@ from cgan.jpeg_decoder import decode_reduced
 from infer.photo.samples import COLORS, Samples, luma_and_alpha
 
 COLOR_SPREAD = 4.5
-"""Spread above which a photo counts as a colour photo. See benchmarks/results/color-photos.json."""
+"""Spread above which a photo counts as a colour photo. `python -m benchmarks color-photos` on 200 photos: of toned
+gray ones 0 to 1 in 100 are above it, 2 where paper is more yellow at its edges (at 4: 9); of colour photos 1 in 200 is
+not, of those with half of their chroma 1 in 8. More photos in doubt count as gray, since those are what is coloured."""
 
 SIDE = 32
 """Largest side in pixels of the copy that is measured. Means of blocks remove noise, fringes and JPEG artefacts."""
