@@ -41,7 +41,8 @@ AGED_EDGE = np.array([0.95, 0.87, 0.72])
 
 def gray(photo: Pixels, _: np.random.Generator) -> Pixels:
     """Gray in three channels."""
-    return np.repeat((photo @ np.array(LUMA_REC601))[..., None], 3, axis=-1)
+    luma: Pixels = photo @ np.array(LUMA_REC601)
+    return np.repeat(luma[..., None], 3, axis=-1)
 
 
 def cast(photo: Pixels, rng: np.random.Generator) -> Pixels:
@@ -57,7 +58,9 @@ def sepia(photo: Pixels, rng: np.random.Generator) -> Pixels:
 
 def yellowed(photo: Pixels, rng: np.random.Generator) -> Pixels:
     """A print without deep blacks on evenly yellowed paper."""
-    return (30 + gray(photo, rng) * (225 / 255)) * rng.uniform((225, 205, 150), (250, 230, 200)) / 255
+    paper = rng.uniform((225, 205, 150), (250, 230, 200)) / 255
+    result: Pixels = (30 + gray(photo, rng) * (225 / 255)) * paper
+    return result
 
 
 def aged_edges(photo: Pixels, rng: np.random.Generator) -> Pixels:

@@ -1,6 +1,7 @@
 """--strength scales chroma, and leaves luma and hue as they are."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ STRENGTHS = st.floats(0, 2, width=32)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def case(seed: int, size: tuple[int, int] = (24, 20), dtype: type = np.uint8) -> tuple[Photo, np.ndarray]:
+def case(seed: int, size: tuple[int, int] = (24, 20), dtype: Any = np.uint8) -> tuple[Photo, np.ndarray]:
     """A photo, and an output of the network for it of 16 x 16."""
     rng = np.random.default_rng(seed)
     luma = rng.integers(0, np.iinfo(dtype).max, size, dtype, endpoint=True)
@@ -32,7 +33,8 @@ def colored(photo: Photo, rgb: np.ndarray, format_: str = "PNG", **options: obje
 
 
 def luma_of(pixels: np.ndarray) -> np.ndarray:
-    return pixels @ np.array([0.299, 0.587, 0.114])
+    luma: np.ndarray = pixels @ np.array([0.299, 0.587, 0.114])
+    return luma
 
 
 @given(SEEDS, STRENGTHS)
