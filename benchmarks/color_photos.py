@@ -47,13 +47,15 @@ def gray(photo: Pixels, _: np.random.Generator) -> Pixels:
 
 def cast(photo: Pixels, rng: np.random.Generator) -> Pixels:
     """A scanner's colour cast: a gain and an offset for each channel."""
-    return gray(photo, rng) * rng.uniform(0.8, 1.15, 3) + rng.uniform(-15, 15, 3)
+    result: Pixels = gray(photo, rng) * rng.uniform(0.8, 1.15, 3) + rng.uniform(-15, 15, 3)
+    return result
 
 
 def sepia(photo: Pixels, rng: np.random.Generator) -> Pixels:
     """Sepia of any strength, with clipped highlights."""
-    toned = np.minimum(gray(photo, rng) * SEPIA, 255)
-    return gray(photo, rng) + rng.uniform(0.3, 1) * (toned - gray(photo, rng))
+    before = gray(photo, rng)
+    after: Pixels = before + rng.uniform(0.3, 1) * (np.minimum(before * SEPIA, 255) - before)
+    return after
 
 
 def yellowed(photo: Pixels, rng: np.random.Generator) -> Pixels:
@@ -68,7 +70,8 @@ def aged_edges(photo: Pixels, rng: np.random.Generator) -> Pixels:
     down, across = np.ogrid[-1 : 1 : photo.shape[0] * 1j, -1 : 1 : photo.shape[1] * 1j]
     edge = np.clip(2 * np.maximum(abs(down), abs(across)) - 1, 0, 1)[..., None]
     paper = rng.uniform((235, 220, 185), (250, 235, 215)) / 255
-    return gray(photo, rng) * paper * (1 - edge + edge * AGED_EDGE)
+    result: Pixels = gray(photo, rng) * paper * (1 - edge + edge * AGED_EDGE)
+    return result
 
 
 def split_toned(photo: Pixels, rng: np.random.Generator) -> Pixels:
