@@ -57,7 +57,10 @@ def output_names(names: list[str], format_: str, known: Collection[tuple[str, st
 
 
 def copy_name(name: str, output: str, format_: str) -> str:
-    """Return the path of an unchanged copy, empty if it is that of the output."""
+    """Return the path of an unchanged copy: that of the output with the photo's own suffix; empty if it is the same.
+
+    No output of another photo has this suffix, because it belongs to a format that is not written.
+    """
     suffix = PurePath(name).suffix
     kept = READABLE_FORMATS[suffix.lower()] == output_format(name, format_)
     return "" if kept else str(PurePath(output).with_suffix(suffix))

@@ -70,8 +70,7 @@ def make_plan(
     """Find the photos below `source` and assign each a unique output below `target`.
 
     Paths are mirrored. A photo whose format is kept keeps its name. Otherwise its suffix is replaced, or appended if
-    two photos would have the same output. An unchanged copy has the name of the output with the suffix of the photo: no
-    output of another photo has that suffix, because it is of a format that is not written.
+    two photos would have the same output.
 
     Args:
         source: INPUT, searched recursively.

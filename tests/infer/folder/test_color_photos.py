@@ -194,6 +194,22 @@ def test_a_copy_replaces_no_file_of_others(mixed: Path, tmp_path: Path, color: C
     assert (out / "photo.gif").read_bytes() == (mixed / "photo.gif").read_bytes()
 
 
+def test_a_copy_replaces_no_output_of_another_photo(mixed: Path, tmp_path: Path, color: Color) -> None:
+    first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "out"
+    first.mkdir()
+    second.mkdir()
+    shutil.copy(mixed / "gray.png", first / "photo.png")
+    shutil.copy(mixed / "sub" / "photo.jpg", second)
+    color(first, out, "--format", "jpg")
+    made, options = (out / "photo.jpg").read_bytes(), ("--format", "png", "--color-photos", "copy")
+    (first / "photo.png").unlink()
+    for found in (color(second, out, *options, "--dry-run"), color(second, out, *options)):
+        assert found.code == 1
+        assert "photo.jpg was made from photo.png" in found.err
+    assert (out / "photo.jpg").read_bytes() == made
+    assert rows(out) == {"photo.jpg": "done", "photo.png": "failed"}
+
+
 @pytest.mark.parametrize("choice", ColorPhotos)
 def test_a_run_that_was_killed_goes_on_with_its_notes(
     choice: ColorPhotos, mixed: Path, tmp_path: Path, run: PipelineRun, monkeypatch: pytest.MonkeyPatch
