@@ -108,8 +108,15 @@ def make_plan(
     if choose is None and not found:
         where = "expected a photo" if isinstance(source, LocalFile) else "found no photos in it or below it"
         raise UserError(f"{source}: {where} ({', '.join(READABLE_FORMATS)})")
+    jobs = _jobs(found, format_, known, copies)
+    _refuse_overwriting_inputs(jobs, source, target)
+    return Plan(jobs, passed_over, unreadable, other_files)
+
+
+def _jobs(found: dict[str, str], format_: str, known: Collection[tuple[str, str]], copies: bool) -> tuple[Job, ...]:
+    """Return the jobs of photos, given by name and identity; the other arguments are those of `make_plan`."""
     names = sorted(found)
-    jobs = tuple(
+    return tuple(
         Job(
             name,
             output,
@@ -119,8 +126,6 @@ def make_plan(
         )
         for name, output in zip(names, output_names(names, format_, known), strict=True)
     )
-    _refuse_overwriting_inputs(jobs, source, target)
-    return Plan(jobs, passed_over, unreadable, other_files)
 
 
 def identity_of(status: Status) -> str:
