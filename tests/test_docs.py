@@ -94,7 +94,7 @@ def test_the_python_of_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.arange(50 * 60).reshape(50, 60).astype(np.uint8)).save("gray.jpg")
     exec(README.split("```python\n", 1)[1].split("```", 1)[0], {})
-    assert capsys.readouterr().out == "()\n"
+    assert capsys.readouterr().out == "() False\n"
     for name in ("color.png", "color.jpg"):
         with Image.open(name) as image:
             assert (image.size, image.mode) == ((60, 50), "RGB")
