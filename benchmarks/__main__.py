@@ -10,6 +10,7 @@ from cgan.command import run_command
 COMMANDS = {
     "ablation": "Experiments of the original report, each a run of cgan-train.",
     "codec": "CPU time of colouring one photo against its JPEG codec alone.",
+    "color-photos": "Error rates of telling colour photos from toned gray ones, by threshold.",
     "folder": "Speed of folder runs against a bare ONNX Runtime loop and other ways to colour a folder.",
     "gates": "Exports that the gates of `cgan-infer parity` pass, and spoiled ones that they catch.",
     "int8": "Accuracy and speed of int8 models by their float convolutions and calibration photos.",
@@ -33,7 +34,7 @@ class _LazyGroup(click.Group):
         """Import a command; None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"benchmarks.{cmd_name}").main
+        command: click.Command = import_module(f"benchmarks.{cmd_name.replace('-', '_')}").main
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -13,7 +13,7 @@ from cgan.errors import UserError
 from cgan.text import print_json
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
-from infer.photo.formats import QUALITY, SAME, WRITE_FORMATS, ProfileUse, Resolution
+from infer.photo.formats import QUALITY, SAME, WRITE_FORMATS, ColorPhotos, ProfileUse, Resolution, check_strength
 from infer.quality.cli import evaluate, parity
 
 MOST = 10**12
@@ -53,6 +53,22 @@ def command() -> None:
 )
 @click.option(
     "--quality", type=click.IntRange(1, 100), default=QUALITY, show_default=True, help="Quality of JPEG and WebP."
+)
+@click.option(
+    "--strength",
+    type=float,
+    default=1.0,
+    show_default=True,
+    callback=lambda _, option, value: check_strength(value, option.opts[0]),
+    help="Factor of the colours, 0 (gray) to 2; luma and hue stay.",
+)
+@click.option(
+    "--color-photos",
+    type=click.Choice([choice.value for choice in ColorPhotos]),
+    default=ColorPhotos.RECOLOR.value,
+    show_default=True,
+    help="Photos in colour: colour them anew, write no output, or copy the file as it is, with its own suffix whatever "
+    "--format is. A gray photo with a cast or in sepia is not in colour.",
 )
 @click.option(
     "--resolution",
@@ -139,6 +155,7 @@ def folder(
         format=format_,
         resolution=Resolution(given.pop("resolution")),
         profile=ProfileUse(given.pop("profile")),
+        color_photos=ColorPhotos(given.pop("color_photos")),
         render_longest=render_size,
         max_failures=max_failures,
         max_pixels=max_pixels or MAX_PIXELS,

@@ -14,9 +14,10 @@ from cgan.errors import UserError
 from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS, time_limit
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
+from infer.photo.chroma import with_strength
 from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
-from infer.photo.formats import QUALITY, WRITE_FORMATS, ProfileUse
+from infer.photo.formats import QUALITY, WRITE_FORMATS, ColorPhotos, ProfileUse, check_strength
 from infer.photo.mark import Mark
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "xmp"})
@@ -30,6 +31,9 @@ class Colored:
     content: bytes
     notes: tuple[str, ...]
     """Metadata and properties that were left out or changed, in the words of the report."""
+    was_color: bool = False
+    """True if the file was a colour photo, which `cgan-infer folder --color-photos` can skip or copy. A gray photo with
+    a cast or in sepia is none."""
 
 
 class Colorizer:
@@ -75,12 +79,13 @@ class Colorizer:
         self._closed = True
         self.backend.__exit__(None, None, None)
 
-    def color(self, image: Image.Image, *, profile: str = "convert") -> Image.Image:
+    def color(self, image: Image.Image, *, strength: float = 1.0, profile: str = "convert") -> Image.Image:
         """Colour an image in memory.
 
         Args:
             image: image of any mode; only its luma is used. Gray values are in [0, 1] in mode F, and in [0, 65535] in
                 mode I and in 16-bit modes. EXIF orientation is not applied; call PIL.ImageOps.exif_transpose first.
+            strength: factor of chroma, 0 (gray) to 2; luma and hue stay.
             profile: as --profile of cgan-infer folder, for an ICC profile in `info`.
 
         Returns:
@@ -92,15 +97,17 @@ class Colorizer:
             OSError: the image is not loaded yet, and its file is damaged.
             RuntimeError: this object is closed, or the engine failed.
             TypeError: `image` is not a PIL.Image.Image.
-            UserError: unknown `profile`.
+            UserError: unknown `profile`, or `strength` is out of range.
         """
+        check_strength(strength)
         if not isinstance(image, Image.Image):
             raise TypeError(
                 f"found {type(image).__name__}, expected a PIL.Image.Image; convert arrays with "
                 "PIL.Image.fromarray, and pass files and bytes to color_photo"
             )
         photo = photo_of(image, _profile_use(profile))
-        colored = rgb_image(photo, *self._colors(photo))
+        gray, rgb = self._colors(photo)
+        colored = rgb_image(photo, gray, with_strength(rgb, strength))
         colored.info = {name: value for name, value in image.info.items() if name in KEPT_INFO}
         if photo.icc_profile:
             colored.info["icc_profile"] = photo.icc_profile
@@ -112,6 +119,7 @@ class Colorizer:
         format: str = "png",
         *,
         quality: int = QUALITY,
+        strength: float = 1.0,
         profile: str = "convert",
         mark: bool = True,
         max_pixels: int = MAX_PIXELS,
@@ -123,6 +131,7 @@ class Colorizer:
             source: path or content of the file.
             format: format of the result: "jpg", "png", "webp" or "tiff".
             quality: quality of JPEG and WebP, 1 to 100.
+            strength: factor of chroma, 0 (gray) to 2; luma and hue stay.
             profile: "convert" or "keep", as --profile of cgan-infer folder.
             mark: say in the XMP of the result that a model has coloured it, and which.
             max_pixels: limit of pixels, checked on the header. Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS, applies
@@ -134,12 +143,13 @@ class Colorizer:
                 large for `max_pixels`, for the other limits of `cgan.photo_limits` or for the output format.
             LimitError: encoding took longer than `timeout`.
             OSError: the file cannot be read.
-            UserError: unknown format or profile, or quality out of range.
+            UserError: unknown format or profile, or quality or strength out of range.
         """
         if format not in WRITE_FORMATS:
             raise UserError(f"format: found {format!r}, expected one of {', '.join(WRITE_FORMATS)}")
         if not 1 <= quality <= 100:
             raise UserError(f"quality: found {quality}, expected 1 to 100")
+        check_strength(strength)
         use = _profile_use(profile)
         if not isinstance(source, bytes | str | Path):
             raise TypeError(
@@ -151,8 +161,11 @@ class Colorizer:
         colors = self._colors(photo)
         named = Mark(self.backend.path.name, self.backend.digest) if mark else None
         with time_limit(timeout):
-            content, notes = write_photo(photo, *colors, WRITE_FORMATS[format], quality=quality, mark=named)
-        return Colored(bytes(content), photo.notes + notes)
+            content, notes = write_photo(
+                photo, *colors, WRITE_FORMATS[format], quality=quality, strength=strength, mark=named
+            )
+        notes = (*photo.notes, *((ColorPhotos.RECOLOR.note,) if photo.was_color else ()), *notes)
+        return Colored(bytes(content), notes, photo.was_color)
 
     def _colors(self, photo: Photo) -> tuple[Floats, Floats]:
         """Return the input of the model, 1 x h x w, and its output, 3 x h x w, both in [0, 1]."""

@@ -125,7 +125,7 @@ def test_python_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(PAGES[page]):
         if block.info == "python":
             exec(block.text, {})
-    assert capsys.readouterr().out in ("", "()\n")
+    assert capsys.readouterr().out in ("", "() False\n")
     results = list(Path().glob("color.*"))
     assert results
     for path in results:

@@ -6,20 +6,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import ParamSpec
 
 from cgan.files import OccupiedError
 from cgan.photo_limits import LimitError, check_file_size
 from cgan.text import counted
-from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
+from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
 from infer.folder.photo_item import Item
-from infer.folder.plan import Action, Job, judge, known_contents, refused, replaceable_contents
-from infer.folder.storage import Status, Storage
+from infer.folder.plan import Action, Job, Judgement, judge, known_contents, made_from, refused, replaceable_contents
+from infer.folder.storage import Storage
 from infer.folder.thread_pools import IO_THREADS, TICK, Dispatcher
 from infer.photo.decode import reason_of
+from infer.photo.formats import ColorPhotos
 
 P = ParamSpec("P")
 
@@ -73,9 +74,8 @@ class Bookkeeper:
                     return
                 try:
                     if found := self._begin(job, checksum):
-                        item, row = found
-                        begun.append(item)
-                        rows.append((job.output, row))
+                        begun.append(found[0])
+                        rows += found[1]
                 except JournalError as error:
                     self.outcome.stopped = str(error)
                     return
@@ -113,59 +113,83 @@ class Bookkeeper:
         check_file_size(job.size, self.options.max_pixels)
         return self.source.checksum(job.name)
 
-    def _begin(self, job: Job, checksum: str) -> tuple[Item, Row] | None:
-        """Return item and row of a job; None for a job that is skipped or fails, which is then settled."""
+    def _begin(self, job: Job, checksum: str) -> tuple[Item, list[tuple[str, Row]]] | None:
+        """Return a job's item, and rows of all outputs that it may get; None for a job that is settled already."""
         overwrite = self.options.overwrite
         found = judge(
             job, checksum, self.journal, self.target, recipe=self.recipe, root=self._root, overwrite=overwrite
         )
         row, there, content = found.row, found.there, found.content
         if found.action is Action.FAIL:
-            self._settle(job, State.FAILED, found.reason)
+            self._settle(job, State.FAILED, found.reason, job.output)
             return None
         if found.action is Action.SKIP:
-            assert row and there
-            self._skip(job, checksum, row, there, content)
+            self._skip(job, checksum, found)
             return None
-        self.undo[job.output] = row
         # The row keeps the digest of what earlier runs wrote to the output.
         known = content if content in known_contents(row) else row.digest if row else ""
         size = there.size if there else 0
         begun = Row(job.name, job.identity, checksum, self.recipe, self._root, BEGUN, size, "", known)
-        return Item(job, replaceable_contents(row, overwrite)), begun
+        self.undo[job.output] = row
+        item, rows = Item(job, replaceable_contents(row, overwrite)), [(job.output, begun)]
+        if not job.copy:
+            return item, rows
+        earlier = self.journal.find(job.copy)
+        item.copy_replaces = replaceable_contents(earlier, overwrite)
+        if earlier and earlier.name != job.name and not overwrite:
+            item.copy_refusal = made_from(job.copy, earlier)
+            return item, rows
+        self.undo[job.copy] = earlier
+        size, known = (earlier.size, earlier.digest or earlier.publishing) if earlier else (0, "")
+        return item, [*rows, (job.copy, replace(begun, size=size, digest=known))]
 
-    def _skip(self, job: Job, checksum: str, row: Row, there: Status, content: str) -> None:
+    def _skip(self, job: Job, checksum: str, found: Judgement) -> None:
+        row = found.row
+        assert row
         if row.state == BEGUN:  # the run was killed before it noted the end
-            self.journal.settle(job.output, DONE, size=there.size, digest=content)
+            assert found.there
+            self.journal.settle(found.output, DONE, size=found.there.size, digest=found.content, reason=row.reason)
         if row.identity != job.identity or (checksum and not row.checksum):
-            self.journal.refresh(job.output, job.identity, checksum)
-        if row.state == DONE and row.reason:
+            self.journal.refresh(found.output, job.identity, checksum)
+        if row.reason:
             self.outcome.notes[job.name] = row.reason.splitlines()
-        self._settle(job, State.SKIPPED)
+        self._settle(job, State.SKIPPED, found.reason, None if row.state == LEFT else found.output)
 
     def publishing(self, items: list[Item]) -> bool:
         """Note the digests of outputs that are about to be published; return False if the journal cannot be written."""
-        return self.noted(self.journal.publishing, [(item.job.output, item.digest) for item in items])
+        return self.noted(
+            self.journal.publishing, [(item.output, item.digest, "\n".join(item.notes)) for item in items]
+        )
 
     def done(self, item: Item) -> None:
-        """Note that an output is published."""
-        output, notes = item.job.output, "\n".join(item.notes)
+        """Note that an output is published, or that a photo needs none."""
+        job, notes = item.job, "\n".join(item.notes)
         if item.notes:
-            self.outcome.notes[item.job.name] = list(item.notes)
-        self.undo.pop(output, None)  # the output exists, even if the journal cannot be written
-        if self.noted(self.journal.settle, output, DONE, size=item.size, digest=item.digest, reason=notes):
-            self._settle(item.job, State.DONE)
+            self.outcome.notes[job.name] = list(item.notes)
+        self.undo.pop(item.output, None)  # the output exists, even if the journal cannot be written
+        self._restore({job.output, job.copy} - {item.output})
+        if item.color is ColorPhotos.SKIP:
+            if self.noted(self.journal.settle, item.output, LEFT, reason=notes):
+                self._settle(job, State.SKIPPED, ColorPhotos.SKIP.note, None)
+        elif self.noted(self.journal.settle, item.output, DONE, size=item.size, digest=item.digest, reason=notes):
+            self._settle(job, State.DONE, "", item.output)
 
-    def failed(self, job: Job, error: Exception) -> None:
+    def _restore(self, outputs: set[str]) -> None:
+        """Restore the rows of outputs that a photo could have had, but does not get."""
+        if rows := {output: self.undo.pop(output) for output in outputs if output in self.undo}:
+            self.noted(self.journal.restore, rows)
+
+    def failed(self, job: Job, error: Exception, output: str = "") -> None:
         """Note that a photo failed; STOPPING_ERRORS stop the run."""
-        reason = refused(job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
+        reason = refused(output or job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         elif self.noted(self.journal.settle, job.output, FAILED, reason=reason):
             self.undo.pop(job.output, None)
-        self._settle(job, State.FAILED, reason)
+            self._restore({job.copy})
+        self._settle(job, State.FAILED, reason, job.output)
 
-    def _settle(self, job: Job, state: State, reason: str = "") -> None:
+    def _settle(self, job: Job, state: State, reason: str, output: str | None) -> None:
         if state is State.DONE:
             self.outcome.done += 1
         elif state is State.SKIPPED:
@@ -176,7 +200,7 @@ class Bookkeeper:
             if limit is not None and len(self.outcome.failed) > limit:
                 self.outcome.stopped = f"more than {counted(limit, 'file')} failed"
         if self.on_event:
-            self.on_event(Event(job, state, reason), self.outcome)
+            self.on_event(Event(job, state, reason, output), self.outcome)
 
     def commit_if_due(self) -> None:
         """Flush the journal to disk if COMMIT_SECONDS have passed."""

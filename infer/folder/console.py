@@ -44,7 +44,7 @@ class Console:
     def update(self, event: "Event", outcome: "Outcome") -> None:
         """Show that one more file was settled."""
         routine = event.state != "failed"  # not State.FAILED, whose module imports numpy
-        values = {"name": event.job.name, "output": event.job.output, "state": event.state, "reason": event.reason}
+        values = {"name": event.job.name, "output": event.output, "state": event.state, "reason": event.reason}
         self.log("file", routine, **values, notes=outcome.notes.get(event.job.name, []))
         if self._progress:
             line = f"{outcome.settled}/{self._total}  {counts(outcome)}"

@@ -10,10 +10,20 @@ from pathlib import Path
 from cgan.errors import UserError
 from cgan.files import open_regular
 from infer.folder.console import Console
-from infer.folder.journal import Journal, JournalError, journal_path
+from infer.folder.journal import LEFT, Journal, JournalError, journal_path
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
-from infer.folder.plan import Action, Job, changed, check_folders, judge, replaceable_contents
+from infer.folder.plan import (
+    Action,
+    Job,
+    Judgement,
+    changed,
+    check_folders,
+    judge,
+    made_from,
+    occupied,
+    replaceable_contents,
+)
 from infer.folder.report import ReportFile
 from infer.folder.request import (
     FolderRequest,
@@ -26,7 +36,8 @@ from infer.folder.request import (
     work_folder,
 )
 from infer.folder.storage import Storage
-from infer.photo.decode import PhotoError, header_of, reason_of, use_own_pixel_limit
+from infer.photo.decode import PhotoError, decode, header_of, reason_of, use_own_pixel_limit
+from infer.photo.formats import ColorPhotos
 
 
 def show_plan(request: FolderRequest, console: Console) -> int:
@@ -53,9 +64,9 @@ def show_plan(request: FolderRequest, console: Console) -> int:
             plan = plan_of(request, source, target, journal)
             ReportFile(target, request.report, request.overwrite).check(plan, source)
             for job in plan.jobs:
-                action, reason = _action_for(request, job, source, target, journal, recipe)
+                action, reason, output = _action_for(request, job, source, target, journal, recipe)
                 found[action] += 1
-                _tell(console, job.name, job.output, action, reason)
+                _tell(console, job.name, output, action, reason)
     for name, problem in plan.unreadable.items():
         found[Action.FAIL] += 1
         _tell(console, name, None, Action.FAIL, problem)
@@ -91,8 +102,8 @@ def _check_reachable(target: Storage) -> None:
 
 def _action_for(
     request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, recipe: str
-) -> tuple[Action, str]:
-    """Return the action that a run would take on a job, and why."""
+) -> tuple[Action, str, str | None]:
+    """Return the action that a run would take on a job, why, and the output that the photo has or would get."""
     overwrite = request.overwrite
     try:
         checksum = source.checksum(job.name) if request.checksum else ""
@@ -104,14 +115,44 @@ def _action_for(
             and allowed is not None
             and (found.content or target.checksum(job.output)) not in allowed
         ):
-            return Action.FAIL, changed(job.output)
+            return Action.FAIL, changed(job.output), job.output
         if found.action is Action.DO and not source.waits:  # of a store the whole file would have to be fetched
-            header_of(source.fetch(job.name), job.name, request.max_pixels)
+            return _judged_by_content(request, job, source, target, journal, found)
     except JournalError as error:
         raise unwritable(target, error) from error
     except (PhotoError, OSError) as error:
-        return Action.FAIL, reason_of(error)
-    return found.action, found.reason
+        return Action.FAIL, reason_of(error), job.output
+    return found.action, found.reason, None if found.row and found.row.state == LEFT else found.output
+
+
+def _judged_by_content(
+    request: FolderRequest, job: Job, source: Storage, target: Storage, journal: Journal, found: Judgement
+) -> tuple[Action, str, str | None]:
+    """Return what `_action_for` returns, for a job to do. A photo is decoded only if the action depends on its colours.
+
+    Raises:
+        PhotoError: it cannot be coloured.
+        OSError: it cannot be read.
+    """
+    choice, content = request.color_photos, source.fetch(job.name)
+    header_of(content, job.name, request.max_pixels)
+    if choice is ColorPhotos.RECOLOR or not decode(content, job.name, request.max_pixels).was_color:
+        return found.action, found.reason, job.output
+    if choice is ColorPhotos.SKIP:
+        return Action.SKIP, choice.note, None
+    refusal = _refusal_of_copy(request, job, target, journal) if job.copy else ""
+    return Action.FAIL if refusal else found.action, refusal or choice.note, job.copy or job.output
+
+
+def _refusal_of_copy(request: FolderRequest, job: Job, target: Storage, journal: Journal) -> str:
+    """Return why a photo cannot be copied to its name, empty if it can."""
+    row, there = journal.find(job.copy), target.status(job.copy)
+    if row and row.name != job.name and not request.overwrite:
+        return made_from(job.copy, row)
+    allowed = replaceable_contents(row, request.overwrite)
+    if there is None or allowed is None or target.checksum(job.copy) in allowed:
+        return ""
+    return changed(job.copy) if row else occupied(job.copy)
 
 
 def _copied(journal: Path, folder: Path) -> Path | None:

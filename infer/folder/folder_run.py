@@ -33,6 +33,7 @@ from infer.folder.request import (
 )
 from infer.folder.storage import Entry, Storage
 from infer.photo.decode import use_own_pixel_limit
+from infer.photo.formats import COLOR_PHOTO_HANDLING
 
 CHECKED_PHOTOS = 64
 """Number of random photos of INPUT for --check-parity."""
@@ -246,15 +247,19 @@ class _Run:
             console.log("passed over", True, name=name, reason=reason)
             console.note(f"passed over: {name}: {reason}")
         self.report.write(report)
+        handled = COLOR_PHOTO_HANDLING[options.color_photos]
+        colored = f"; {counted(report.color_photos, 'colour photo')} {handled}" if report.color_photos else ""
+        others = counted(plan.other_files, "other file")
         console.note(
-            f"{counts(outcome)}; {report.images_per_second} images/s; {counted(plan.other_files, 'other file')} "
-            f"ignored; report in {self.report}"
+            f"{counts(outcome)}{colored}; {report.images_per_second} images/s; {others} ignored; "
+            f"report in {self.report}"
         )
         console.log(
             "end",
             done=report.done,
             skipped=report.skipped,
             failed=report.failed,
+            color_photos=report.color_photos,
             stopped=report.stopped,
             seconds=report.seconds,
         )

@@ -88,9 +88,11 @@ class RowState(StrEnum):
     DONE = "done"
     """The output is complete and flushed to disk."""
     FAILED = "failed"
+    LEFT = "left"
+    """The photo needs no output, because it is a colour photo."""
 
 
-BEGUN, DONE, FAILED = RowState
+BEGUN, DONE, FAILED, LEFT = RowState
 
 
 class JournalError(OSError):
@@ -113,11 +115,11 @@ class Row:
     """Identity of the INPUT folder."""
     state: RowState
     size: int
-    """Size of the output in bytes; in a begun or failed row, that of the earlier file."""
+    """Size of the output in bytes; in a row that is not done, that of the earlier file."""
     reason: str
-    """Reason of a failure; in a done row, the notes on the output, one per line."""
+    """Reason of a failure; otherwise the notes on the output, one per line."""
     digest: str = ""
-    """SHA-256 of the output; in a begun or failed row, that of the earlier file. Empty if unknown."""
+    """SHA-256 of the output; in a row that is not done, that of the earlier file. Empty if unknown."""
     publishing: str = ""
     """SHA-256 of the new output while the row is begun."""
 
@@ -270,8 +272,8 @@ class Journal:
                 if not self._database.in_transaction:
                     self._database.execute("PRAGMA synchronous = NORMAL")
 
-    def publishing(self, digests: Iterable[tuple[str, str]]) -> None:
-        """Note the digests of outputs, by their names, that are about to be published.
+    def publishing(self, outputs: Iterable[tuple[str, str, str]]) -> None:
+        """Note names, digests and notes of outputs that are about to be published.
 
         Digests survive a killed process, but not a power failure: the next run then colours the photos again and finds
         equal outputs. Waiting for the disk would cost a tenth of the time of thumbnails.
@@ -279,8 +281,8 @@ class Journal:
         with _as_journal_errors(self.path):
             self._transaction()
             self._database.executemany(
-                "UPDATE files SET publishing = ? WHERE output = ?",
-                [(digest, os.fsencode(output)) for output, digest in digests],
+                "UPDATE files SET publishing = ?, reason = ? WHERE output = ?",
+                [(digest, _text(notes), os.fsencode(output)) for output, digest, notes in outputs],
             )
             self._end_transaction()
 
@@ -293,8 +295,7 @@ class Journal:
             self._database.execute(
                 "UPDATE files SET state = ?, size = coalesce(?, size), digest = CASE WHEN ? <> '' THEN ? ELSE digest "
                 "END, publishing = '', reason = ? WHERE output = ?",
-                # Reasons quote file names, which may not be valid text.
-                (state, size, digest, digest, reason.encode("utf-8", "replace").decode(), os.fsencode(output)),
+                (state, size, digest, digest, _text(reason), os.fsencode(output)),
             )
 
     def restore(self, rows: Mapping[str, Row | None]) -> None:
@@ -342,6 +343,11 @@ def journal_path(output: str, folder: Path | None) -> Path:
     if folder:
         return folder / JOURNAL_NAME
     return state_folder() / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}.sqlite"
+
+
+def _text(reason: str) -> str:
+    """Return valid text: reasons quote file names, which need not be."""
+    return reason.encode("utf-8", "replace").decode()
 
 
 def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:

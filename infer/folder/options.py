@@ -7,7 +7,7 @@ from typing import Any
 
 from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.folder.plan import Job, Plan
-from infer.photo.formats import QUALITY, ProfileUse, Resolution
+from infer.photo.formats import QUALITY, ColorPhotos, ProfileUse, Resolution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +16,14 @@ class ColoringOptions:
 
     quality: int = QUALITY
     """Quality of JPEG and WebP, 1 to 100."""
+    strength: float = 1.0
+    """Factor of chroma, 0 to 2."""
     resolution: Resolution = Resolution.ORIGINAL
     render_longest: int | None = None
     """Longest side of the input of a model of dynamic size, aspect kept; None for the model's own square size."""
     profile: ProfileUse = ProfileUse.CONVERT
+    color_photos: ColorPhotos = ColorPhotos.RECOLOR
+    """Handling of photos that are in colour already."""
     mark: bool = True
     """Say in the XMP of outputs that a model has coloured them."""
     overwrite: bool = False
@@ -37,9 +41,11 @@ class ColoringOptions:
         """Return the options that change the output, for the digest in the journal."""
         return {
             "quality": self.quality,
+            "strength": self.strength,
             "resolution": self.resolution,
             "render_longest": self.render_longest,
             "profile": self.profile,
+            "color_photos": self.color_photos,
             "mark": self.mark,
         }
 
@@ -74,7 +80,7 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     """Reasons by name."""
     notes: dict[str, list[str]] = field(default_factory=dict)
-    """Notes on files that are done, by name."""
+    """Notes on files that are done or skipped, by name."""
     run_notes: list[str] = field(default_factory=list)
     """Notes on the run."""
     stopped: str | None = None
@@ -97,6 +103,11 @@ class Outcome:
             whole.files += stage.files
             whole.seconds += stage.seconds
 
+    def color_photos(self) -> int:
+        """Return the number of colour photos, whatever was done with them."""
+        known = {choice.note for choice in ColorPhotos}
+        return sum(not known.isdisjoint(notes) for notes in self.notes.values())
+
     @property
     def settled(self) -> int:
         """Number of files that are done, skipped or failed."""
@@ -118,7 +129,9 @@ class Event:
     job: Job
     state: State
     reason: str = ""
-    """Why the file failed; empty otherwise."""
+    """Why the file failed, or was skipped without an output; empty otherwise."""
+    output: str | None = None
+    """Path relative to OUTPUT of the output that the file has, or should have; None if it needs none."""
 
 
 OnEvent = Callable[[Event, Outcome], None]

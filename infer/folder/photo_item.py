@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infer.folder.plan import Job
+from infer.folder.scheduler import Way
 from infer.photo.decode import Floats, Photo
 from infer.photo.encode import Encoded
+from infer.photo.formats import ColorPhotos
 
 
 @dataclass(eq=False)
@@ -16,6 +18,10 @@ class Item:
     job: Job
     replaces: Collection[str] | None = ()
     """SHA-256 digests of contents that the output may replace; None for any content."""
+    copy_replaces: Collection[str] | None = ()
+    """The same of an unchanged copy, if it has a name of its own."""
+    copy_refusal: str = ""
+    """Why no copy can be written, empty if it can."""
     content: Path | Encoded | None = None
     """File or content of the input before decoding, content of the output after encoding."""
     mode: int = 0o666
@@ -27,6 +33,8 @@ class Item:
     """Seconds that its stages have taken, of those that --timeout bounds."""
     until: float | None = None
     """Time at which the limit is reached, None outside of such a stage."""
+    color: ColorPhotos | None = None
+    """What is done with the photo if it is a decoded colour photo, None if it is gray."""
     photo: Photo | None = None
     gray: Floats | None = None
     """Input of the network, 1 x h x w in [0, 1]."""
@@ -37,6 +45,23 @@ class Item:
     """Size of the output in bytes."""
     digest: str = ""
     """SHA-256 of the output."""
+
+    @property
+    def output(self) -> str:
+        """Path of the output relative to OUTPUT."""
+        return self.job.copy if self.is_copied_apart else self.job.output
+
+    @property
+    def is_copied_apart(self) -> bool:
+        """True for a copy that has a name of its own."""
+        return self.color is ColorPhotos.COPY and bool(self.job.copy)
+
+    @property
+    def way(self) -> Way:
+        """The stage after decoding."""
+        return {ColorPhotos.SKIP: Way.END, ColorPhotos.COPY: Way.PUBLISH}.get(
+            self.color or ColorPhotos.RECOLOR, Way.RUN
+        )
 
     @property
     def fetch_weight(self) -> int:

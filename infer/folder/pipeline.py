@@ -21,12 +21,12 @@ from infer.folder.journal import Journal
 from infer.folder.options import FolderOptions, OnEvent, Outcome, Stage
 from infer.folder.photo_item import Item
 from infer.folder.plan import Job
-from infer.folder.scheduler import AfterFailure, Limits, Scheduler
+from infer.folder.scheduler import AfterFailure, Limits, Scheduler, Way
 from infer.folder.storage import Storage
 from infer.folder.thread_pools import Dispatcher
-from infer.photo.decode import decode, header_of, model_input, render_size_for
+from infer.photo.decode import PhotoError, decode, header_of, model_input, render_size_for
 from infer.photo.encode import encoding_bytes, write_photo
-from infer.photo.formats import Resolution
+from infer.photo.formats import ColorPhotos, Resolution
 from infer.photo.mark import Mark
 
 MEMORY_UNDER_WAY = 2**30
@@ -90,8 +90,22 @@ class PhotoWork:
         assert isinstance(item.content, Path | bytes)
         with self._timed(item):
             photo = decode(item.content, item.job.name, self.options.max_pixels, profile=self.options.profile)
-            item.content = None
-            item.photo, item.gray, item.notes = photo, model_input(photo, *self._render_size(photo.size)), photo.notes
+            content, item.content, item.notes = item.content, None, photo.notes
+            if photo.was_color:
+                item.color = self.options.color_photos
+                item.notes += (item.color.note,)
+            if item.way is Way.RUN:
+                item.photo, item.gray = photo, model_input(photo, *self._render_size(photo.size))
+            elif item.way is Way.PUBLISH:
+                self._copy(item, content)
+
+    def _copy(self, item: Item, content: Path | bytes) -> None:
+        """Make the content of the file that of the output."""
+        if item.is_copied_apart and item.copy_refusal:
+            raise PhotoError(item.copy_refusal)
+        item.content = content.read_bytes() if isinstance(content, Path) else content
+        item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
+        item.notes = (ColorPhotos.COPY.note,)  # the others are on what colouring would change
 
     def _render_size(self, size: tuple[int, int]) -> tuple[int, int]:
         spec, longest = self.backend.spec, self.options.render_longest
@@ -117,6 +131,7 @@ class PhotoWork:
                 item.colors,
                 item.job.format,
                 quality=self.options.quality,
+                strength=self.options.strength,
                 raw=self.options.resolution == Resolution.MODEL,
                 mark=Mark(self.backend.path.name, self.backend.digest) if self.options.mark else None,
             )
@@ -127,7 +142,8 @@ class PhotoWork:
     def publish(self, item: Item) -> None:
         """Write the output."""
         assert isinstance(item.content, bytes | memoryview)
-        self.target.publish(item.job.output, item.content, item.replaces, item.mode)
+        replaces = item.copy_replaces if item.is_copied_apart else item.replaces
+        self.target.publish(item.output, item.content, replaces, item.mode)
         item.content = None
 
     @property
@@ -156,12 +172,12 @@ class PhotoWork:
         return self.books.publishing(items)
 
     def finished(self, item: Item) -> None:
-        """Note that a photo is done."""
+        """Note that a photo is done, or skipped."""
         self.books.done(item)
 
     def failed(self, item: Item, error: Exception) -> None:
         """Note that a photo failed; the run continues."""
-        self.books.failed(item.job, error)
+        self.books.failed(item.job, error, item.output)
 
     def overdue(self, item: Item) -> Exception | None:
         """Return the error of a photo that took longer than --timeout and did not end by itself."""

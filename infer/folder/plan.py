@@ -1,23 +1,19 @@
 """The plan of a run: an output for each input, and the action that each job needs."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
 
 from cgan.errors import UserError
 from cgan.files import OccupiedError
 from cgan.formats import READABLE_FORMATS
-from infer.folder.journal import BEGUN, DONE, FAILED, Journal, Row
+from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
+from infer.folder.output_names import copy_name, output_format, output_names
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
-from infer.photo.formats import SAME, WRITE_FORMATS, PillowFormat
-
-FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
-KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, PillowFormat.BMP})
-"""Formats that are kept with --format same; photos in other formats become PNG."""
+from infer.photo.formats import SAME, PillowFormat
 
 NOT_READ = frozenset(
     {
@@ -41,6 +37,8 @@ class Job:
     """Format of the output."""
     identity: str
     """Size and version of the input at the time of the search, see `identity_of`."""
+    copy: str = ""
+    """Path of an unchanged copy relative to OUTPUT, if it may be made and is not `output`."""
 
     @property
     def size(self) -> int:
@@ -67,6 +65,7 @@ def make_plan(
     format_: str = SAME,
     known: Collection[tuple[str, str]] = (),
     choose: Callable[[Entry], bool] | None = None,
+    copies: bool = False,
 ) -> Plan:
     """Find the photos below `source` and assign each a unique output below `target`.
 
@@ -79,6 +78,7 @@ def make_plan(
         format_: "same" or a key of WRITE_FORMATS.
         known: pairs of input and output of earlier runs, which are kept.
         choose: returns True for files to include; None includes all files and requires at least one photo.
+        copies: name unchanged copies of photos too.
 
     Raises:
         UserError: `source` does not exist or has no photos, or outputs would overwrite inputs.
@@ -108,13 +108,24 @@ def make_plan(
     if choose is None and not found:
         where = "expected a photo" if isinstance(source, LocalFile) else "found no photos in it or below it"
         raise UserError(f"{source}: {where} ({', '.join(READABLE_FORMATS)})")
-    names = sorted(found)
-    jobs = tuple(
-        Job(name, output, _output_format(name, format_), found[name])
-        for name, output in zip(names, _output_names(names, format_, known), strict=True)
-    )
+    jobs = _jobs(found, format_, known, copies)
     _refuse_overwriting_inputs(jobs, source, target)
     return Plan(jobs, passed_over, unreadable, other_files)
+
+
+def _jobs(found: dict[str, str], format_: str, known: Collection[tuple[str, str]], copies: bool) -> tuple[Job, ...]:
+    """Return the jobs of photos, given by name and identity; the other arguments are those of `make_plan`."""
+    names = sorted(found)
+    return tuple(
+        Job(
+            name,
+            output,
+            output_format(name, format_),
+            found[name],
+            copy_name(name, output, format_) if copies else "",
+        )
+        for name, output in zip(names, output_names(names, format_, known), strict=True)
+    )
 
 
 def identity_of(status: Status) -> str:
@@ -140,6 +151,8 @@ class Judgement:
     action: Action
     reason: str
     """Why; empty for a job that is skipped."""
+    output: str
+    """The output that was judged."""
     row: Row | None
     """Row of the output in the journal."""
     there: Status | None
@@ -159,10 +172,16 @@ def judge(
         JournalError: the journal cannot be read.
         OSError: the output cannot be inspected.
     """
+    if job.copy and (row := journal.find(job.copy)) and row.name == job.name and not overwrite:
+        copied = replace(job, output=job.copy, copy="")
+        found = judge(copied, checksum, journal, target, recipe=recipe, root=root, overwrite=False)
+        if found.action is Action.SKIP:
+            return found
     row, there = journal.find(job.output), target.status(job.output)
     content = target.checksum(job.output) if content_decides(row, there) else ""
     same = row is not None and row.is_of(job.identity, checksum)
-    return Judgement(*check(job, row, there, content, same, recipe, root, overwrite), row, there, content)
+    verdict = check(job, row, there, content, same, recipe, root, overwrite)
+    return Judgement(*verdict, job.output, row, there, content)
 
 
 def check(
@@ -185,12 +204,14 @@ def check(
     """
     if overwrite:
         return Action.DO, "--overwrite"
+    if row and row.state == LEFT and row.name == job.name and same and row.recipe == recipe:
+        return Action.SKIP, row.reason
     if there is None:
         return Action.DO, "no output yet" if row is None or row.state != DONE else "its output is gone"
     if row is None:
         return Action.FAIL, occupied(job.output)
     if row.name != job.name:
-        return Action.FAIL, f"{job.output} was made from {row.name}; {ADVICE}"
+        return Action.FAIL, made_from(job.output, row)
     current = same and row.recipe == recipe
     if not there.regular and not (current and row.state == DONE and there.size == row.size):
         return Action.FAIL, f"{job.output} is a link or no file; {ADVICE}"
@@ -226,6 +247,11 @@ EMPTY = hashlib.sha256().hexdigest()
 def occupied(output: str) -> str:
     """Return the reason for an output whose name belongs to a file that no run wrote."""
     return f"{output} is there and no run wrote it; {ADVICE}"
+
+
+def made_from(output: str, row: Row) -> str:
+    """Return the reason for an output that belongs to another photo."""
+    return f"{output} was made from {row.name}; {ADVICE}"
 
 
 def refused(output: str, error: OccupiedError) -> str:
@@ -312,9 +338,10 @@ def _refuse_overwriting_inputs(jobs: tuple[Job, ...], source: Storage, target: S
     """Refuse outputs that are the same file as an input through links."""
     if not (isinstance(source, LocalFolder) and isinstance(target, LocalFolder)):
         return
-    outputs = {found: job for job in jobs if (found := _file(target, job.output))}
-    if outputs and (job := next((outputs[f] for j in jobs if (f := _file(source, j.name)) in outputs), None)):
-        raise UserError(f"{target.path / job.output}: this output is one of the input files; choose another OUTPUT")
+    names = (name for job in jobs for name in (job.output, job.copy) if name)
+    outputs = {found: name for name in names if (found := _file(target, name))}
+    if outputs and (name := next((outputs[f] for job in jobs if (f := _file(source, job.name)) in outputs), None)):
+        raise UserError(f"{target.path / name}: this output is one of the input files; choose another OUTPUT")
 
 
 def _file(folder: LocalFolder, name: str) -> tuple[int, int] | None:
@@ -323,53 +350,3 @@ def _file(folder: LocalFolder, name: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _output_format(name: str, format_: str) -> PillowFormat:
-    if format_ != SAME:
-        return WRITE_FORMATS[format_]
-    found = READABLE_FORMATS[PurePath(name).suffix.lower()]
-    return PillowFormat(found) if found in KEPT_FORMATS else PillowFormat.PNG
-
-
-def _output_names(names: list[str], format_: str, known: Collection[tuple[str, str]]) -> list[str]:
-    """Return one output path per input path; all differ, also on file systems that ignore case."""
-    wanted = []
-    for name in names:
-        output_format = _output_format(name, format_)
-        kept = READABLE_FORMATS[PurePath(name).suffix.lower()] == output_format
-        wanted.append(name if kept else str(PurePath(name).with_suffix(FORMAT_SUFFIXES[output_format])))
-    counts = Counter(output.casefold() for output in wanted)
-    # Outputs of earlier runs stay with their inputs, even if these are not among the names now.
-    given = {name: output for name, output in known if _suits(output, name, format_)}
-    owners: dict[str, str] = {}
-    for name, output in known:
-        owners.setdefault(output.casefold(), name)
-    keeps: dict[str, str] = {}  # the input that keeps its name, by the case-folded output
-    for name, output in zip(names, wanted, strict=True):
-        if output == name and owners.get(output.casefold(), name) == name:
-            keeps.setdefault(output.casefold(), name)
-    taken = set(keeps)
-    outputs = []
-    for name, output in zip(names, wanted, strict=True):
-        if name in given and given[name].casefold() not in taken:
-            output = given[name]
-        elif owners.get(output.casefold(), name) != name or (
-            keeps.get(output.casefold()) != name and (counts[output.casefold()] > 1 or output.casefold() in taken)
-        ):
-            suffix = FORMAT_SUFFIXES.get(_output_format(name, format_), PurePath(name).suffix)
-            output = name + suffix
-            number = 2
-            while output.casefold() in taken or counts[output.casefold()] or output.casefold() in owners:
-                output = f"{name}.{number}{suffix}"
-                number += 1
-        taken.add(output.casefold())
-        outputs.append(output)
-    return outputs
-
-
-def _suits(output: str, name: str, format_: str) -> bool:
-    """Return True if an output of an earlier run has the format that this run writes."""
-    if PurePath(name).suffix.lower() not in READABLE_FORMATS:
-        return False
-    return READABLE_FORMATS.get(PurePath(output).suffix.lower()) == _output_format(name, format_)

@@ -66,6 +66,8 @@ class Report:
     done: int
     skipped: int
     failed: int
+    color_photos: int
+    """Those of them that are in colour, which options.color_photos says how to handle."""
     not_begun: int
     """Photos that were left when the run stopped."""
     stopped: str | None
@@ -73,7 +75,7 @@ class Report:
     failures: dict[str, str]
     """Reasons by name."""
     notes: dict[str, list[str]]
-    """Notes on photos that are done, by name."""
+    """Notes on photos that are done, and why photos without an output were skipped, by name."""
     run_notes: list[str]
     passed_over: dict[str, str]
     other_files: int
@@ -126,6 +128,7 @@ def make_report(
         done=outcome.done,
         skipped=outcome.skipped,
         failed=len(outcome.failed),
+        color_photos=outcome.color_photos(),
         not_begun=0 if watched else len(plan.jobs) + len(plan.unreadable) - outcome.settled,
         stopped=outcome.stopped,
         failures=outcome.failed,
@@ -206,7 +209,7 @@ class ReportFile:
             )
         if self._asked and self.path and plan:  # the default name is never that of a photo
             for folder, names in (
-                (self.target, (job.output for job in plan.jobs)),
+                (self.target, (name for job in plan.jobs for name in (job.output, job.copy) if name)),
                 (source, (job.name for job in plan.jobs)),
             ):
                 own = _name_below(self.path, folder)

@@ -16,7 +16,7 @@ from infer.folder.local_folder import LocalFolder
 from infer.folder.options import ColoringOptions, FolderOptions
 from infer.folder.plan import Plan, make_plan
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage
-from infer.photo.formats import SAME
+from infer.photo.formats import SAME, ColorPhotos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ def plan_of(
     """
     try:
         known = list(journal.outputs()) if journal else []
-        return make_plan(source, target, request.format, known, choose)
+        copies = request.color_photos is ColorPhotos.COPY
+        return make_plan(source, target, request.format, known, choose, copies)
     except JournalError as error:
         raise unwritable(target, error) from error
     except OSError as error:

@@ -1,7 +1,8 @@
 """Scheduler of a folder run: items pass through five stages in threads, within bounds on memory.
 
-fetch -> decode -> run (in batches) -> encode -> publish. One thread submits all tasks and handles their results, so no
-locks are needed. The scheduler knows nothing about photos: `Work` implements the stages.
+fetch -> decode -> run (in batches) -> encode -> publish. Some items need no model, or no output. One thread submits all
+tasks and handles their results, so no locks are needed. The scheduler knows nothing about photos: `Work` implements the
+stages.
 """
 
 import time
@@ -19,6 +20,16 @@ decoded or encoded are left to the next run, so that a signal is answered within
 
 ABANDONED = frozenset({"fetch", "decode", "encode"})
 """Stages that are not waited for. Outputs that are being written are, and so is the engine."""
+
+
+class Way(StrEnum):
+    """What follows the decoding of an item."""
+
+    RUN = "run"
+    PUBLISH = "publish"
+    """Decoding has made the output."""
+    END = "end"
+    """The item has no output."""
 
 
 class Item(Protocol):
@@ -39,6 +50,10 @@ class Item(Protocol):
     @property
     def batch_key(self) -> Hashable:
         """Key that is equal for items that may share a batch; known once the item is decoded."""
+
+    @property
+    def way(self) -> Way:
+        """What follows decoding; known once the item is decoded."""
 
 
 T = TypeVar("T", bound=Item)
@@ -82,7 +97,7 @@ class Work(Protocol[T]):
         """Note that items are about to be published; return False to prevent it."""
 
     def finished(self, item: T) -> None:
-        """Called when an item is published."""
+        """Called when an item is published, or has ended without an output."""
 
     def failed(self, item: T, error: Exception) -> None:
         """Called when a stage failed on an item."""
@@ -210,7 +225,13 @@ class Scheduler(Generic[T]):
             self._fetch_weight -= item.fetch_weight
             self._weight += item.weight
             admitted.append(item)
-        self._submit("decode", admitted, self._share, self._decoded.extend)
+        self._submit("decode", admitted, self._share, self._sort)
+
+    def _sort(self, items: list[T]) -> None:
+        """Pass on decoded items."""
+        self._decoded.extend(item for item in items if item.way is Way.RUN)
+        self._publish([item for item in items if item.way is Way.PUBLISH])
+        self._finish([item for item in items if item.way is Way.END])
 
     def _has_room(self, weight: int, more: int) -> bool:
         """Return True if an item may be decoded in addition to `more` other admitted items."""

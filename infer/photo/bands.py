@@ -106,7 +106,7 @@ def bands(photo: Photo, gray: Floats, rgb: Floats, top: int, form: Form) -> Iter
         places = safe.places_at_risk(photo, rows)
         if len(places):
             flat = [plane.reshape(-1) for plane in (luma, red, blue)]
-            flat[1][places], flat[2][places] = _in_gamut(form, top, *(plane.take(places) for plane in flat))
+            flat[1][places], flat[2][places] = in_gamut(form, top, *(plane.take(places) for plane in flat))
         yield Band(rows, luma, red, blue, (slopes[0], slopes[1]))
 
 
@@ -119,7 +119,7 @@ def _in_form(maps: Floats, form: Form) -> Floats:
     return formed
 
 
-def _in_gamut(form: Form, top: int, luma: Floats, red: Floats, blue: Floats) -> tuple[Floats, Floats]:
+def in_gamut(form: Form, top: int, luma: Floats, red: Floats, blue: Floats) -> tuple[Floats, Floats]:
     """Return colours in a form, scaled by the largest s <= 1 for which R, G and B stay in [0, `top`].
 
     Args:
@@ -137,6 +137,12 @@ def _in_gamut(form: Form, top: int, luma: Floats, red: Floats, blue: Floats) -> 
     below = np.maximum(-np.minimum.reduce(differences), TINY)
     share = np.minimum(np.minimum((np.float32(top) - luma) / above, luma / below), np.float32(1))
     return red * share + neutral, blue * share + neutral
+
+
+def green_of(luma: Floats, red: Floats, blue: Floats) -> Floats:
+    """Return G of Y, R and B."""
+    green: Floats = luma + _green_difference(red - luma, blue - luma)
+    return green
 
 
 def _green_difference(red: Floats, blue: Floats) -> Floats:

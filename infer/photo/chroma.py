@@ -46,8 +46,7 @@ def color_maps(size: tuple[int, int], gray: Floats, rgb: Floats, top: np.float32
         size: offsets and slopes of R - Y and B - Y as linear functions of Y, 4 x h' x w'.
     """
     height, width = size
-    small_luma = sum(np.float32(w) * plane for w, plane in zip(LUMA_REC601, rgb, strict=True))
-    maps: Floats = rgb[::2] - small_luma
+    maps: Floats = rgb[::2] - small_luma(rgb)
     if height > gray.shape[1] or width > gray.shape[2]:
         maps = _guided_coefficients(gray[0], maps)
     maps[:2] *= top
@@ -66,6 +65,30 @@ def widened(maps: Floats, width: int) -> Floats:
     for columns, source, weights in interpolation(maps.shape[2], width, BAND_COLUMNS):
         np.matmul(maps[..., source], weights.T, out=wide[..., columns])
     return wide
+
+
+def with_strength(rgb: Floats, strength: float) -> Floats:
+    """Return colours whose differences from their own luma are scaled; hue and luma stay.
+
+    Args:
+        rgb: output of the network, 3 x h x w in [0, 1].
+        strength: factor, 0 for gray, 1 for no change.
+
+    Returns:
+        3 x h x w; can be outside [0, 1] for a factor above 1, so the colours have yet to be moved into the gamut.
+    """
+    if strength == 1:
+        return rgb
+    luma = small_luma(rgb)
+    scaled: Floats = luma + np.float32(strength) * (rgb - luma)
+    return scaled
+
+
+def small_luma(rgb: Floats) -> Floats:
+    """Return Rec.601 luma of the output of the network, h x w."""
+    red, green, blue = (np.float32(weight) * plane for weight, plane in zip(LUMA_REC601, rgb, strict=True))
+    total: Floats = red + green + blue
+    return total
 
 
 def _guided_coefficients(guide: Floats, values: Floats) -> Floats:

@@ -19,6 +19,7 @@ from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, LimitError, metadata_of, opened
 from infer.photo import color_profile, exif, metadata, newer_formats, pixels
 from infer.photo.bmp_fields import FORMAT as BMP_FIELDS
+from infer.photo.color_spread import COLOR_SPREAD, color_spread, jpeg_spread
 from infer.photo.formats import ProfileUse
 from infer.photo.headers import WIDE_JPEG
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
@@ -87,6 +88,13 @@ class Photo:
     """Types and contents of a PNG's text chunks."""
     geo: bytes | None = None
     """Tags of GeoTIFF, as an EXIF block."""
+    color_spread: float = 0.0
+    """See `infer.photo.color_spread.spread_of`; 0 for gray photos and images in memory."""
+
+    @property
+    def was_color(self) -> bool:
+        """True if the file holds a colour photo, not a gray one that may have a cast or a toning."""
+        return self.color_spread > COLOR_SPREAD
 
     @property
     def size(self) -> tuple[int, int]:
@@ -261,6 +269,7 @@ def _decode(image: Image.Image, max_pixels: int, use: ProfileUse) -> Photo:
     file = image.fp  # type: ignore[attr-defined]
     if getattr(image, "is_animated", False) and image.format != "TIFF":
         notes.append("first frame of several")
+    mode = image.mode
     decoded, own_orientation = pixels.read(image, notes, max_pixels, use)
     kept = metadata.read(image, file, notes)
     convert, profile = color_profile.settle(image.info.get("icc_profile"), pixels.model_of(decoded), use, notes)
@@ -269,6 +278,8 @@ def _decode(image: Image.Image, max_pixels: int, use: ProfileUse) -> Photo:
         kept = metadata.in_srgb(kept, notes)
     elif not image.info.get("icc_profile") and kept.exif and exif.says_adobe_rgb(kept.exif):
         notes.append("EXIF says Adobe RGB, but there is no profile: its luma is taken as that of sRGB")
+    luma_alone = image.format in pixels.JPEG_FORMATS and mode == "RGB" and pixels.model_of(decoded) == "L"
+    spread = jpeg_spread(image, file) if luma_alone else color_spread(decoded)
     orientation = own_orientation or kept.orientation
     if orientation in UPRIGHT:
         luma = np.asarray(Image.fromarray(luma).transpose(UPRIGHT[orientation]))
@@ -285,6 +296,7 @@ def _decode(image: Image.Image, max_pixels: int, use: ProfileUse) -> Photo:
         comments=kept.comments,
         texts=kept.texts,
         geo=kept.geo,
+        color_spread=spread,
     )
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infer.photo import exif, iptc, png_tiff_writers
-from infer.photo.bands import RGB, YCBCR, bands
-from infer.photo.chroma import MAP_BYTES
+from infer.photo.bands import RGB, YCBCR, bands, green_of, in_gamut
+from infer.photo.chroma import MAP_BYTES, small_luma, with_strength
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import QUALITY, PillowFormat
 from infer.photo.jpeg_writer import ICC_LIMIT, SEGMENT, Plane, encoded, write_jpeg
@@ -70,6 +70,7 @@ def write_photo(
     format_: str,
     *,
     quality: int = QUALITY,
+    strength: float = 1.0,
     raw: bool = False,
     mark: Mark | None = None,
 ) -> tuple[Encoded, tuple[str, ...]]:
@@ -85,6 +86,7 @@ def write_photo(
         rgb: output of the network, 3 x h x w in [0, 1].
         format_: Pillow's name of the format: JPEG, PNG, WEBP, TIFF or BMP.
         quality: quality of JPEG and WebP, 1 to 100.
+        strength: factor of chroma, 0 to 2; luma and hue stay.
         raw: write the output of the network at its own size, with 8 bits a channel.
         mark: the model, to be named in XMP; None for no mark.
 
@@ -97,6 +99,7 @@ def write_photo(
     height, width = rgb.shape[1:] if raw else photo.size
     if max(height, width) > SIDE_LIMITS.get(format_, max(height, width)):
         raise PhotoError(f"{width} x {height} pixels, {format_} holds {SIDE_LIMITS[format_]} a side; use --format png")
+    rgb = with_strength(rgb, strength)
     kept, notes = _holdable(photo, format_, raw)
     if mark and format_ in MARKED_FORMATS:
         kept = dataclasses.replace(kept, xmp=marked(kept.xmp, mark, notes))
@@ -176,7 +179,11 @@ def _encoded(image: Image.Image, kept: Photo, format_: str, quality: int) -> Enc
 
 
 def _raw_image(rgb: Floats, alpha: Image.Image | None) -> Image.Image:
-    """Return the output of the network, 3 x h x w in [0, 1], as an image, with alpha scaled to its size."""
+    """Return the output of the network, 3 x h x w, as an image, with alpha scaled to its size."""
+    if rgb.min() < 0 or rgb.max() > 1:  # of a strength above 1
+        luma = small_luma(rgb)
+        red, blue = in_gamut(RGB, 1, luma, rgb[0], rgb[2])
+        rgb = np.clip(np.stack([red, green_of(luma, red, blue), blue]), 0, 1)
     image = Image.fromarray((rgb.transpose(1, 2, 0) * 255 + 0.5).astype(np.uint8))
     if alpha is not None:
         image.putalpha(alpha.resize(image.size))

@@ -1,6 +1,8 @@
-"""Output formats and resolutions, as options give them; imports neither numpy nor Pillow."""
+"""Output formats and other options of outputs, as users give them; imports neither numpy nor Pillow."""
 
 from enum import StrEnum
+
+from cgan.errors import UserError
 
 
 class PillowFormat(StrEnum):
@@ -45,3 +47,42 @@ class ProfileUse(StrEnum):
     """Colours are converted to sRGB; the output has no profile."""
     KEEP = "keep"
     """Luma stays as it is; the output has the profile."""
+
+
+class ColorPhotos(StrEnum):
+    """Handling of photos that are in colour already."""
+
+    RECOLOR = "recolor"
+    """Colour their luma anew."""
+    SKIP = "skip"
+    """Write no output."""
+    COPY = "copy"
+    """Write the file as it is."""
+
+    @property
+    def note(self) -> str:
+        """The note on such a photo in the report."""
+        return f"a colour photo, {COLOR_PHOTO_HANDLING[self]}"
+
+
+COLOR_PHOTO_HANDLING = {
+    ColorPhotos.RECOLOR: "coloured anew",
+    ColorPhotos.SKIP: "skipped",
+    ColorPhotos.COPY: "copied unchanged",
+}
+
+MOST_STRENGTH = 2.0
+
+
+def check_strength(strength: float, option: str = "strength") -> float:
+    """Return a factor for chroma, 0 to MOST_STRENGTH.
+
+    Raises:
+        UserError: it is outside this range, or not a number.
+    """
+    if not 0 <= strength <= MOST_STRENGTH:  # also true for nan
+        raise UserError(
+            f"{option}: found {strength:g}, expected a number from 0 (gray) to {MOST_STRENGTH:g}; leave it out for the "
+            "colours of the model"
+        )
+    return strength

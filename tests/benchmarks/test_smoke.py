@@ -62,6 +62,13 @@ def test_codec(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
     assert row["ratio"] == row["seconds"]["colorizer"] / row["seconds"]["codec"] > 1
 
 
+def test_color_photos(photo_folder: Path, record: Path) -> None:
+    values = run(record, "color-photos", photo_folder, "--photos", 2, "--json", record)
+    errors = {row["kind"]: row["errors_percent"][f"{values['threshold']:g}"] for row in values["rows"]}
+    assert (errors["sepia"], errors["yellowed paper"], errors["colour"]) == (0, 0, 0)
+    assert {row["is_color"] for row in values["rows"]} == {False, True}
+
+
 def test_folder(exported_onnx: Path, record: Path) -> None:
     options = ["--model", exported_onnx, "--files", 2, "--rounds", 1, "--minutes", 0, "--side", 32, "--no-peers"]
     values = run(record, "folder", *options, "--json", record)
@@ -129,7 +136,7 @@ def test_help_lists_every_command_without_numpy() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_of_commands_has_the_first_line_of_each_module(name: str) -> None:
-    module = (ROOT / "benchmarks" / f"{name}.py").read_text()
+    module = (ROOT / "benchmarks" / f"{name.replace('-', '_')}.py").read_text()
     assert module.splitlines()[0] == f'"""{COMMANDS[name]}'
 
 

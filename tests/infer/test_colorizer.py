@@ -148,6 +148,32 @@ def test_format_and_quality_change_the_file(colorizer: Colorizer, gray_image: Im
     )
 
 
+def test_strength_scales_the_colours(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    photo = content_of(gray_image, "PNG")
+    spreads = []
+    for strength in (0, 0.5, 1, 2):
+        image = colorizer.color(gray_image, strength=strength)
+        colored = colorizer.color_photo(photo, strength=strength)
+        assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(colored.content))))
+        spreads.append(float(np.ptp(np.asarray(image, np.int16), axis=2).mean()))
+    assert spreads[0] == 0
+    assert spreads == sorted(set(spreads))
+    for refused in (-1, 2.5, float("nan")):
+        with pytest.raises(UserError, match="strength: found"):
+            colorizer.color(gray_image, strength=refused)
+        with pytest.raises(UserError, match="strength: found"):
+            colorizer.color_photo(photo, strength=refused)
+
+
+def test_a_colour_photo_is_told_from_a_gray_one(colorizer: Colorizer, photo_folder: Path) -> None:
+    colored = colorizer.color_photo(next(photo_folder.rglob("*.jpg")))
+    assert colored.was_color
+    assert "a colour photo, coloured anew" in colored.notes
+    with Image.open(next(photo_folder.rglob("*.png"))) as image:
+        gray = colorizer.color_photo(content_of(image.convert("L").convert("RGB"), "JPEG"))
+    assert (gray.was_color, gray.notes) == (False, ())
+
+
 def test_images_that_cannot_be_meant_are_refused(colorizer: Colorizer, gray_image: Image.Image) -> None:
     assert colorizer.color(gray_image.convert("LA").convert("La")).mode == "RGBA"
     with pytest.raises(PhotoError, match="empty"):

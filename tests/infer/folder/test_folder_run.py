@@ -257,7 +257,7 @@ def test_output_inside_input_is_never_read(photos: Path, color: Color) -> None:
 KEYS = {
     *("input", "output", "photos", "done", "skipped", "failed", "not_begun", "stopped", "failures", "notes"),
     *("run_notes", "passed_over", "other_files", "seconds", "images_per_second", "stages", "options", "journal"),
-    *("model", "version", "report_sha256"),
+    *("model", "version", "report_sha256", "color_photos"),
 }
 
 
@@ -273,7 +273,7 @@ def test_the_report_has_everything_and_its_counts_add_up(photos: Path, out: Path
     assert (report["photos"], report["done"], report["skipped"], report["failed"]) == (5, 2, 2, 1)
     assert report["done"] + report["skipped"] + report["failed"] + report["not_begun"] == report["photos"]
     assert report["failures"] == {"002.png": "the file is empty"}
-    assert report["notes"] == {"a.gif": ["first frame of several"]}
+    assert (report["notes"], report["color_photos"]) == ({"a.gif": ["first frame of several"]}, 0)
     assert report["passed_over"] == {"loop": "link to a folder, not followed"}
     assert (report["other_files"], report["stopped"], report["run_notes"]) == (1, None, [])
     assert (report["input"], report["output"]) == (str(photos), str(out))

@@ -13,7 +13,8 @@ from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, Row
 from infer.folder.local_folder import LocalFile, LocalFolder
-from infer.folder.plan import Job, Plan, _output_names, check, content_decides, make_plan, replaceable_contents
+from infer.folder.output_names import output_names
+from infer.folder.plan import Job, Plan, check, content_decides, make_plan, replaceable_contents
 from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Entry, Status, Storage
 from infer.photo.formats import WRITE_FORMATS, PillowFormat
@@ -69,11 +70,11 @@ photo_names = st.builds(lambda stem, suffix: stem + suffix, stems, st.sampled_fr
 @given(st.lists(photo_names, unique=True, min_size=1), st.sampled_from(FORMATS))
 def test_every_input_has_an_output_of_its_own(names: list[str], format_: str) -> None:
     names = sorted(names)
-    folded = [output.casefold() for output in _output_names(names, format_, ())]
+    folded = [output.casefold() for output in output_names(names, format_, ())]
     # Inputs whose names differ in case alone can exist only where case distinguishes files.
     if len({name.casefold() for name in names}) == len(names):
         assert len(set(folded)) == len(names)
-    assert len(set(_output_names(names, format_, ()))) == len(names)
+    assert len(set(output_names(names, format_, ()))) == len(names)
 
 
 @settings(max_examples=300)
@@ -83,9 +84,9 @@ def test_photos_that_arrive_later_change_no_output(names: list[str], format_: st
     """Whatever came first and whatever is gone: an output stays with its input, and no two inputs share one."""
     names = sorted({name.casefold(): name for name in names}.values())
     first = sorted(data.draw(st.sets(st.sampled_from(names))))
-    known = dict(zip(first, _output_names(first, format_, ()), strict=True))
+    known = dict(zip(first, output_names(first, format_, ()), strict=True))
     later = sorted(data.draw(st.sets(st.sampled_from(names))))
-    found = dict(zip(later, _output_names(later, format_, known.items()), strict=True))
+    found = dict(zip(later, output_names(later, format_, known.items()), strict=True))
     assert all(found[name] == known[name] for name in found.keys() & known.keys())
     folded = [output.casefold() for output in {**known, **found}.values()]
     assert len(set(folded)) == len(folded)
@@ -102,24 +103,24 @@ def test_photos_that_arrive_later_change_no_output(names: list[str], format_: st
 )
 @pytest.mark.parametrize("first_is_gone", [False, True])
 def test_who_comes_first_keeps_the_output(first: str, then: str, outputs: dict[str, str], first_is_gone: bool) -> None:
-    known = {first: _output_names([first], "same", ())[0]}
+    known = {first: output_names([first], "same", ())[0]}
     names = [then] if first_is_gone else sorted([first, then])
-    assert dict(zip(names, _output_names(names, "same", known.items()), strict=True)) == {n: outputs[n] for n in names}
+    assert dict(zip(names, output_names(names, "same", known.items()), strict=True)) == {n: outputs[n] for n in names}
 
 
 def test_each_format_has_outputs_of_its_own_that_stay() -> None:
     names = ["a.gif", "a.png"]
     same, jpg = ["a.gif.png", "a.png"], ["a.gif.jpg", "a.png.jpg"]
     known = list(zip(names, same, strict=True))
-    assert _output_names(names, "jpg", known) == jpg
+    assert output_names(names, "jpg", known) == jpg
     known += zip(names, jpg, strict=True)
-    assert _output_names(names, "same", known) == same
-    assert _output_names(names, "jpg", known) == jpg
-    assert _output_names(["a.jpg"], "same", [("a.gif", "a.png"), ("a.gif", "a.jpg")]) == ["a.jpg.jpg"]
+    assert output_names(names, "same", known) == same
+    assert output_names(names, "jpg", known) == jpg
+    assert output_names(["a.jpg"], "same", [("a.gif", "a.png"), ("a.gif", "a.jpg")]) == ["a.jpg.jpg"]
 
 
 def test_names_that_differ_in_case_alone_get_outputs_that_do_not() -> None:
-    assert _output_names(["A.gif", "a.bmp"], "png", ()) == ["A.gif.png", "a.bmp.png"]
+    assert output_names(["A.gif", "a.bmp"], "png", ()) == ["A.gif.png", "a.bmp.png"]
 
 
 def test_outputs_keep_what_the_journal_knows(tmp_path: Path) -> None:
@@ -333,9 +334,9 @@ def test_links_and_special_files(tmp_path: Path) -> None:
 
 def test_names_that_differ_by_case_alone_keep_their_outputs_in_later_runs() -> None:
     names = ["A.jpg", "a.jpg"]
-    first = _output_names(names, "same", ())
+    first = output_names(names, "same", ())
     assert len({output.casefold() for output in first}) == 2
-    assert _output_names(names, "same", list(zip(names, first, strict=True))) == first
+    assert output_names(names, "same", list(zip(names, first, strict=True))) == first
 
 
 def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Formats and names of the outputs of a plan."""
+
+from collections import Counter
+from collections.abc import Collection
+from pathlib import PurePath
+
+from cgan.formats import READABLE_FORMATS
+from infer.photo.formats import SAME, WRITE_FORMATS, PillowFormat
+
+FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
+KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, PillowFormat.BMP})
+"""Formats that are kept with --format same; photos in other formats become PNG."""
+
+
+def output_format(name: str, format_: str) -> PillowFormat:
+    """Return the format of a photo's output; `format_` is "same" or a key of WRITE_FORMATS."""
+    if format_ != SAME:
+        return WRITE_FORMATS[format_]
+    found = READABLE_FORMATS[PurePath(name).suffix.lower()]
+    return PillowFormat(found) if found in KEPT_FORMATS else PillowFormat.PNG
+
+
+def output_names(names: list[str], format_: str, known: Collection[tuple[str, str]]) -> list[str]:
+    """Return one output path per input path; all differ, also on file systems that ignore case."""
+    wanted = []
+    for name in names:
+        format_written = output_format(name, format_)
+        kept = READABLE_FORMATS[PurePath(name).suffix.lower()] == format_written
+        wanted.append(name if kept else str(PurePath(name).with_suffix(FORMAT_SUFFIXES[format_written])))
+    counts = Counter(output.casefold() for output in wanted)
+    # Outputs of earlier runs stay with their inputs, even if these are not among the names now.
+    given = {name: output for name, output in known if _suits(output, name, format_)}
+    owners: dict[str, str] = {}
+    for name, output in known:
+        owners.setdefault(output.casefold(), name)
+    keeps: dict[str, str] = {}  # the input that keeps its name, by the case-folded output
+    for name, output in zip(names, wanted, strict=True):
+        if output == name and owners.get(output.casefold(), name) == name:
+            keeps.setdefault(output.casefold(), name)
+    taken = set(keeps)
+    outputs = []
+    for name, output in zip(names, wanted, strict=True):
+        if name in given and given[name].casefold() not in taken:
+            output = given[name]
+        elif owners.get(output.casefold(), name) != name or (
+            keeps.get(output.casefold()) != name and (counts[output.casefold()] > 1 or output.casefold() in taken)
+        ):
+            suffix = FORMAT_SUFFIXES.get(output_format(name, format_), PurePath(name).suffix)
+            output = name + suffix
+            number = 2
+            while output.casefold() in taken or counts[output.casefold()] or output.casefold() in owners:
+                output = f"{name}.{number}{suffix}"
+                number += 1
+        taken.add(output.casefold())
+        outputs.append(output)
+    return outputs
+
+
+def copy_name(name: str, output: str, format_: str) -> str:
+    """Return the path of an unchanged copy: that of the output with the photo's own suffix; empty if it is the same.
+
+    No output of another photo has this suffix, because it belongs to a format that is not written.
+    """
+    suffix = PurePath(name).suffix
+    kept = READABLE_FORMATS[suffix.lower()] == output_format(name, format_)
+    return "" if kept else str(PurePath(output).with_suffix(suffix))
+
+
+def _suits(output: str, name: str, format_: str) -> bool:
+    """Return True if an output of an earlier run has the format that this run writes."""
+    if PurePath(name).suffix.lower() not in READABLE_FORMATS:
+        return False
+    return READABLE_FORMATS.get(PurePath(output).suffix.lower()) == output_format(name, format_)
