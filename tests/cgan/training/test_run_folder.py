@@ -376,7 +376,7 @@ def test_what_cannot_be_written_is_said(
     metrics = {"epoch": 1, "test_psnr": 20.0, "time_shares": {}, "finished_at": 1.0}
     writes: tuple[tuple[Callable[[], object], int], ...] = (
         (lambda: folder.save(training_tensors({"generator": generator(1)}, {}), {"history": []}), 1),
-        (lambda: folder.publish(generator(1), CONFIG, [metrics], SHEET), 1),
+        (lambda: folder.publish(generator(1), CONFIG, [metrics], [SHEET]), 1),
         (lambda: folder.write_records(RECORDS), at_the_start),
         (lambda: RunFolder(folder.path / "new").create(RECORDS), at_the_start),
     )
