@@ -10,7 +10,7 @@ from cgan.text import printable, say
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-TEXT_BAR = "{desc}, this {remaining}  {percentage:3.0f}%|{bar}|"
+TEXT_BAR = "{desc}  {percentage:3.0f}%|{bar}|"
 """Format of a bar with a text of its own."""
 
 PLAIN_SECONDS = 30
@@ -94,8 +94,10 @@ class Progress:
                 if beside:
                     self._bar.set_postfix(beside, refresh=False)
                 if text:
-                    self._bar.set_description_str(text, refresh=done == total)
+                    self._bar.set_description_str(text, refresh=False)
                 self._bar.update(done - self._bar.n)
+                if text and done == total:
+                    self._bar.refresh()  # tqdm leaves out steps that follow too fast, and no other one comes
         elif self._say and time.monotonic() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self._say(line or f"{done}/{total}")

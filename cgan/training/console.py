@@ -34,6 +34,8 @@ class TrainingConsole:
         self.quiet = quiet
         self._progress = Progress(quiet)
         self._began, self._done_before = time.monotonic(), 0
+        self._epoch, self._epoch_began, self._first = 0, 0.0, 0
+        """Epoch in work, when its first photos were done, and how many."""
         self._columns: list[str] = []
         """Headings of the table; empty until it begins."""
 
@@ -63,7 +65,11 @@ class TrainingConsole:
         label = f"epoch {epoch}/{self.epochs}"
         named = {"L1": losses.get("l1"), "D": losses.get("discriminator_loss")}
         shown = [f"{name} {value:.4f}" for name, value in named.items() if value is not None]
-        left = f"run {self._left(epoch - 1 + done / total)} left"
+        now, left = time.monotonic(), f"run {self._left(epoch - 1 + done / total)} left"
+        if epoch != self._epoch:
+            self._epoch, self._epoch_began, self._first = epoch, now, done
+        else:
+            left += f", epoch {_interval((now - self._epoch_began) / (done - self._first) * (total - done))}"
         self._progress.update(
             done, total, "  ".join([label, f"{done}/{total}", *shown, left]), label, "  ".join([label, *shown, left])
         )
@@ -105,10 +111,14 @@ class TrainingConsole:
 
     def _left(self, done: float) -> str:
         """Return the time to the end of the run after `done` epochs, if epochs take as long as before."""
-        from tqdm import tqdm
+        return _interval((time.monotonic() - self._began) / (done - self._done_before) * (self.epochs - done))
 
-        seconds = (time.monotonic() - self._began) / (done - self._done_before) * (self.epochs - done)
-        return tqdm.format_interval(seconds)
+
+def _interval(seconds: float) -> str:
+    """Return a time as [h:]mm:ss."""
+    from tqdm import tqdm
+
+    return tqdm.format_interval(seconds)
 
 
 def _decibels(psnr: float) -> str:

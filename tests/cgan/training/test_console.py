@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cgan.progress import Progress
 from cgan.training import console as module
 from cgan.training.console import TrainingConsole
 
@@ -76,6 +77,9 @@ def test_a_bar_names_l1_and_d_alone_and_fits_80_columns(monkeypatch: pytest.Monk
     stream.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("COLUMNS", "80")
+    texts: list[str] = []
+    update = Progress.update
+    monkeypatch.setattr(Progress, "update", lambda *a, **named: (texts.append(a[-1]), update(*a, **named)))
     with TrainingConsole(100, quiet=False) as console:
         for done in (10, 20):
             clock[0] += 60
@@ -83,6 +87,11 @@ def test_a_bar_names_l1_and_d_alone_and_fits_80_columns(monkeypatch: pytest.Monk
             console.step(1, done, 40, losses)
         console.evaluating(1, 40)
     bars = [part for part in stream.getvalue().split("\r") if part.strip()]
-    assert bars[0].startswith("epoch 1/100  L1 0.1000  D 0.6900  run 6:39:00 left, this ")
-    assert bars[-1].startswith("epoch 1/100  evaluating")
+    assert texts == [
+        "epoch 1/100  L1 0.1000  D 0.6900  run 6:39:00 left",
+        "epoch 1/100  L1 0.1000  D 0.6900  run 6:38:00 left, epoch 02:00",
+        "epoch 1/100  evaluating",
+    ]
+    assert bars[0].startswith(f"{texts[0]}    0%|")
+    assert bars[-1].startswith(f"{texts[-1]}  100%|")
     assert all(len(bar) <= 80 for bar in bars)
