@@ -88,7 +88,7 @@ class Progress:
         if self._shows_bar:
             if self._bar is not None and (label != self._label or done < self._bar.n):
                 self.close()  # a step of another bar
-            if self._bar is None and done < total:  # a bar that was closed after its last item does not come back
+            if self._bar is None and (text or done < total):  # a bar that was closed after its last item stays closed
                 self.begin(total, label, text)
             if self._bar is not None:
                 if beside:
