@@ -22,7 +22,7 @@ from PIL import Image
 
 TARGET = Path(__file__).parent / "recordings"
 COLUMNS, ROWS = 80, 24
-TRAIN = "cgan-train PHOTOS --out run --no-fid --width 4 --size 32 --batch-size 16 --epochs 3"
+TRAIN = "cgan-train PHOTOS --out run --no-fid --width 4 --size 32 --epochs 3 --test-fraction 0.3"
 EXPORT = "cgan-export run --out models"
 MODULES = {"cgan-train": "cgan.cli", "cgan-export": "export.cli"}
 
