@@ -127,12 +127,11 @@ def command(
         from cgan.training.trackers import TRACKERS
     trackers = {name: TRACKERS[name]() for name in dict.fromkeys(track) if name in TRACKERS}
     start = load_start(source, init or "") if source else None
-    given = _given(values)
-    if resume:
-        values = run_folder.RunFolder(out).resumed(given | ({"init_sha256": start.sha256} if start else {}))
-    elif start:
-        values |= start.adopted(given) | {"init_sha256": start.sha256}
-    config = TrainConfig(**values)
+    adopted = start.adopted(_given(values)) if start and not resume else {}
+    made = {"init_sha256": start.sha256} if start else {}
+    config = TrainConfig(
+        **(run_folder.RunFolder(out).resumed(_given(values) | made) if resume else {**values, **adopted, **made})
+    )
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     if write_config:
@@ -140,33 +139,35 @@ def command(
         return
     config = _resolved(config, resume)
     memory = check_memory(config)
-    if source and start and not quiet:
-        made = f"{_checkpoint(source)}; " if source.is_dir() else ""
-        say(f"--init {init}: {made}{' '.join(f'{flag(name)} {value}' for name, value in start.options.items())}")
     features = load_inception(inception_weights) if config.fid else None
     try:
         with (
             distributed.joined(config.device) as world,
             TrainingConsole(config.epochs, quiet or not world.main) as console,
         ):
-            work = _Work(
-                data, out, config, start.generator if start else None, features, "tensorboard" in track, trackers
-            )
+            if source:
+                console.say(f"--init {init}: {_taken(source, adopted)}")
+            generator = start.generator if start else None
+            work = _Work(data, out, config, generator, features, "tensorboard" in track, trackers)
             _train(work, world, console, resume, memory if dry_run else None)
     except KeyboardInterrupt:
         world = distributed.this_process()
         if world.main:
-            say(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}")
+            again = {"init": (init,), "inception_weights": (inception_weights,), "track": track}
+            say(f"interrupted; {_how_to_go_on(data, out, _given(again), world.size)}")
         sys.exit(130)
 
 
-def _checkpoint(run: Path) -> str:
-    """Describe the checkpoint that stands for a run."""
+def _taken(source: Path, options: Mapping[str, Any]) -> str:
+    """Describe what a run takes from the model that it begins with: weights and options, by field."""
     from cgan.checkpoint_record import described
     from cgan.training.checkpoint import load_checkpoint
 
-    record = load_checkpoint(run).record
-    return "; ".join(filter(None, (described(record.to_json()), record.note)))
+    taken = " ".join(["takes its weights", *(f"{flag(name)} {value}" for name, value in options.items())])
+    if not source.is_dir():
+        return taken
+    record = load_checkpoint(source).record
+    return "; ".join(filter(None, (described(record.to_json()), record.note, taken)))
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -192,12 +193,11 @@ def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
         ) from error
 
 
-def _how_to_go_on(data: str, out: Path, init: str | None, inception_weights: Path | None, processes: int) -> str:
-    """Return advice after Ctrl-C, with --init and --inception-weights, which a resumed run may need again."""
+def _how_to_go_on(data: str, out: Path, options: Mapping[str, tuple[object, ...]], processes: int) -> str:
+    """Return advice after Ctrl-C, with the values of options that a resumed run needs again, by parameter."""
     if not (out / "config.json").exists():
         return "the run has not begun; give the same command again"
-    options = {"--init": init, "--inception-weights": inception_weights}
-    given = [part for name, value in options.items() if value for part in (name, str(value))]
+    given = [part for name, values in options.items() for value in values for part in (flag(name), str(value))]
     under = "" if processes == 1 else f", under torchrun with {processes} processes again"
     return f"go on with {shlex.join(['cgan-train', data, '--out', str(out), '--resume', *given])}{under}"
 

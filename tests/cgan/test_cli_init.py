@@ -90,10 +90,14 @@ def test_an_option_that_contradicts_the_model_is_refused_with_both_values(
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "blur"), [((), 64, 1.0), (("--size", 32, "--input-blur", 2, "--width", 16), 32, 2.0)]
+    ("options", "size", "blur", "taken"),
+    [
+        ((), 64, 1.0, "--color-space ycbcr --width 16 --blocks 1 --input-blur 1.0 --size 64"),
+        (("--size", 32, "--input-blur", 2, "--width", 16), 32, 2.0, "--color-space ycbcr --blocks 1"),
+    ],
 )
 def test_a_packaged_model_brings_the_options_that_nobody_gave(
-    invoke: Train, photo_folder: Path, tmp_path: Path, options: tuple[object, ...], size: int, blur: float
+    invoke: Train, photo_folder: Path, tmp_path: Path, options: tuple[object, ...], size: int, blur: float, taken: str
 ) -> None:
     # --loss-space rgb has no effect with the colour space that cgan-train begins with by default.
     dry = ("--init", "flowers", "--loss-space", "rgb", "--no-fid", "--dry-run", *options)
@@ -102,7 +106,7 @@ def test_a_packaged_model_brings_the_options_that_nobody_gave(
     config = json.loads(result.out)
     assert (config["color_space"], config["width"], config["blocks"]) == ("ycbcr", 16, 1)
     assert (config["size"], config["input_blur"], config["loss_space"]) == (size, blur, "rgb")
-    assert "--init flowers: --color-space ycbcr --width 16 --blocks 1 --input-blur 1.0 --size 64\n" in result.err
+    assert f"--init flowers: takes its weights {taken}\n" in result.err
 
 
 def test_a_resumed_run_refuses_a_model_of_another_shape(train: Train, trained_run: Path, tmp_path: Path) -> None:
