@@ -87,11 +87,8 @@ def test_a_file_that_is_missing_or_no_file_is_refused(dry: Invoke, tmp_path: Pat
 
 
 def test_what_is_written_is_what_is_read(dry: Invoke, tmp_path: Path) -> None:
-    file, odd = tmp_path / "written.toml", tmp_path / 'a "b"\n'
-    options = ("--width", 4, "--lr", 1e-5, "--flip", "--track", "mlflow", "--inception-weights", odd, "--fid")
-    written = dry(*options, "--track", "tensorboard", "--write-config", file)
-    assert (written.code, written.out, written.err) == (2, "", written.err)  # mlflow is not installed
-    options = (*options[:5], "--init", "flowers", "--loss-space", "rgb", "--width", 16)
+    file = tmp_path / "written.toml"
+    options = ("--init", "flowers", "--loss-space", "rgb", "--width", 16, "--lr", 1e-5, "--flip")
     assert dry(*options, "--write-config", file) == (0, "", "")
     found = tomllib.loads(file.read_text())
     assert (found["width"], found["lr"], found["color-space"], found["init"]) == (16, 1e-5, "ycbcr", "flowers")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from cgan.progress import Progress
-from cgan.training import console as module
 from cgan.training.console import TrainingConsole
 
 
@@ -30,7 +29,7 @@ def metrics(epoch: int, **more: Any) -> dict[str, Any]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in its one item."""
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("cgan.training.console.time.monotonic", lambda: now[0])
     return now
 
 
@@ -79,7 +78,12 @@ def test_a_bar_names_l1_and_d_alone_and_fits_80_columns(monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "80")
     texts: list[str] = []
     update = Progress.update
-    monkeypatch.setattr(Progress, "update", lambda *a, **named: (texts.append(a[-1]), update(*a, **named)))
+
+    def record(*arguments: Any) -> None:
+        texts.append(arguments[-1])
+        update(*arguments)
+
+    monkeypatch.setattr(Progress, "update", record)
     with TrainingConsole(100, quiet=False) as console:
         for done in (10, 20):
             clock[0] += 60

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cgan.cli import main
-from cgan.training.trackers import Mlflow, Wandb, tracking
+from cgan.training.trackers import Mlflow, Tracker, Wandb, tracking
 
 Call = tuple[str, tuple[Any, ...], dict[str, Any]]
 
@@ -76,7 +76,7 @@ def test_a_run_in_wandb_stays_here_unless_the_user_is_logged_in(wandb: Recorder)
 def test_what_the_user_has_chosen_decides_where_wandb_writes(
     wandb: Recorder, monkeypatch: pytest.MonkeyPatch, key: str | None, environment: dict[str, str]
 ) -> None:
-    wandb.api.api_key = key
+    vars(wandb)["api"].api_key = key
     for name, value in {**environment, "WANDB_PROJECT": "mine"}.items():
         monkeypatch.setenv(name, value)
     with tracking({"wandb": Wandb()}, "roses", {}):
@@ -85,7 +85,7 @@ def test_what_the_user_has_chosen_decides_where_wandb_writes(
 
 
 def test_a_run_that_fails_is_marked_as_failed(mlflow: Recorder, wandb: Recorder) -> None:
-    both = {"mlflow": Mlflow(), "wandb": Wandb()}
+    both: dict[str, Tracker] = {"mlflow": Mlflow(), "wandb": Wandb()}
     with pytest.raises(KeyboardInterrupt), tracking(both, "roses", {}):
         raise KeyboardInterrupt
     assert mlflow.calls[-1] == ("end_run", ("FAILED",), {})
