@@ -15,6 +15,7 @@ import struct
 import sys
 import tempfile
 import termios
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 
 TARGET = Path(__file__).parent / "recordings"
 COLUMNS, ROWS = 80, 24
-TRAIN = "cgan-train PHOTOS --out run --no-fid --width 4 --size 32 --epochs 3 --test-fraction 0.3"
+TRAIN = "cgan-train PHOTOS --out run --no-fid --width 4 --size 32 --batch-size 16 --epochs 3 --test-fraction 0.2"
 EXPORT = "cgan-export run --out models"
 MODULES = {"cgan-train": "cgan.cli", "cgan-export": "export.cli"}
 
@@ -50,7 +51,8 @@ def record(command: str, folder: Path) -> str:
     _, status = os.waitpid(process, 0)
     if status:
         sys.exit(f"{command} failed: {content.decode()}")
-    return f"$ {command}\n" + readable(content.decode())
+    shown = " \\\n    ".join(textwrap.wrap(f"$ {command}", COLUMNS - 6, break_on_hyphens=False))
+    return f"{shown}\n{readable(content.decode())}"
 
 
 def readable(output: str) -> str:
