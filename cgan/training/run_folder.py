@@ -188,8 +188,12 @@ class RunFolder:
         """
         if not self.ledger.path.exists():
             with self._writing():
-                kept = (*self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*"), self.held_out_file)
-                files = (*self._fixed_files(), *kept)
+                kept = (
+                    *self.checkpoints.glob("epoch-*"),
+                    *self.samples.glob("epoch-*"),
+                    *self.events.glob("samples/*.cgan"),
+                )
+                files = (*self._fixed_files(), self.held_out_file, *kept)
                 self.ledger.begin(file for file in files if file.is_file() and not file.is_symlink())
 
     def check_own(self) -> None:
