@@ -22,7 +22,7 @@ import export.cli
 import infer.cli
 from cgan.formats import PHOTO_FORMATS
 from docs.held_out import PHOTOGRAPHERS
-from docs.terminal import screen
+from docs.terminal import readable
 
 ROOT = Path(__file__).parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -213,5 +213,5 @@ def test_every_example_has_its_source_and_licence() -> None:
     assert all(f"| {name} |" in table for name in photos)
 
 
-def test_a_recorded_screen_keeps_the_last_state_of_a_line() -> None:
-    assert screen("one\r\n 0%\r\x1b[K50%\r100%\r\nlast\r\n") == "one\n100%\nlast\n"
+def test_a_recording_keeps_the_last_states_of_a_bar() -> None:
+    assert readable("one\r\nbar 0%\r\x1b[Kbar 50%\rbar 100%\r\nlast\r\n") == "one\nbar 50%\nbar 100%\nlast\n"
