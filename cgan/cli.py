@@ -1,27 +1,39 @@
 """The command cgan-train. For a new run, heavy packages are imported after the options are checked."""
 
-import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from cgan.checkpoint_record import best_epoch
 from cgan.command import run_command
-from cgan.config import TrainConfig, options
+from cgan.config import TrainConfig, flag, options
+from cgan.documents import check_document, write_document
 from cgan.errors import UserError
 from cgan.extras import needed
-from cgan.progress import Progress
+from cgan.options_file import config_option, is_options, options_toml
+from cgan.packaged import model_path
 from cgan.text import counted, print_json, say
+from cgan.training.console import TrainingConsole
 
 if TYPE_CHECKING:
+    from cgan.data.prepared import Photos
     from cgan.metrics.features import FeatureNetwork
     from cgan.networks import Generator
     from cgan.training.distributed import World
+    from cgan.training.run_state import Run
+    from cgan.training.trackers import Tracker
+
+TRACKER_CHOICES = ("tensorboard", "mlflow", "wandb")
+
+NOT_WRITTEN = frozenset({"resume", "dry_run", "write_config", "quiet"})
+"""Options that --write-config leaves out: they say what to do now, not how to train."""
 
 FEW_PHOTOS = 10
 """With fewer held-out photos, a note says that their figures are unreliable."""
@@ -50,13 +62,22 @@ def _config_options(function: F) -> F:
 @_config_options
 @click.option(
     "--init",
-    type=click.Path(path_type=Path),
-    help="Begin with the generator of this run, checkpoint or exported fp32 .onnx instead of random weights.",
+    metavar="MODEL",
+    help="Begin with the generator of this run, checkpoint, exported fp32 .onnx or packaged model (flowers) instead of "
+    "random weights, and take its colour space, width, blocks, blur and size.",
 )
 @click.option(
     "--inception-weights",
     type=click.Path(path_type=Path),
     help="Inception v3 state dict for FID and KID; default: the one in torch's hub cache.",
+)
+@click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(TRACKER_CHOICES),
+    default=["tensorboard"],
+    show_default=True,
+    help="Record the epochs in RUN/tensorboard, MLflow or Weights & Biases; repeatable.",
 )
 @click.option(
     "--resume",
@@ -66,15 +87,24 @@ def _config_options(function: F) -> F:
 @click.option(
     "--dry-run", is_flag=True, help="Print the resolved configuration and the memory that it needs; write nothing."
 )
+@click.option(
+    "--write-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Write the options of this command to FILE.toml, for --config, and train nothing.",
+)
+@config_option
 @click.option("--quiet", is_flag=True, help="Print only warnings and errors.")
 @click.version_option(package_name="cgan")
 def command(
     data: str,
     out: Path,
-    init: Path | None,
+    init: str | None,
     inception_weights: Path | None,
+    track: tuple[str, ...],
     resume: bool,
     dry_run: bool,
+    write_config: Path | None,
     quiet: bool,
     **values: Any,
 ) -> None:
@@ -83,8 +113,9 @@ def command(
     DATA can also be flowers102, the data set of that name, which torchvision downloads. Under torchrun all processes
     train one model together.
     """
-    if not resume:
+    if not resume and init is None:
         TrainConfig(**values)  # errors in the options are reported before slow imports
+    source = None if init is None else model_path(init)
     with needed("training", "train"):
         import matplotlib  # noqa: F401  # needed at the end of an epoch: report now if they are missing
         import tensorboard  # noqa: F401
@@ -92,36 +123,51 @@ def command(
         from cgan.metrics.features import load_inception
         from cgan.training import distributed, run_folder
         from cgan.training.memory import check_memory
-        from cgan.training.run_state import begin_with
-    config = TrainConfig(**(run_folder.RunFolder(out).resumed(_given(values)) if resume else values))
+        from cgan.training.run_state import load_start
+        from cgan.training.trackers import TRACKERS
+    trackers = {name: TRACKERS[name]() for name in dict.fromkeys(track) if name in TRACKERS}
+    start = load_start(source, init or "") if source else None
+    adopted = start.adopted(_given(values)) if start and not resume else {}
+    made = {"init_sha256": start.sha256} if start else {}
+    config = TrainConfig(
+        **(run_folder.RunFolder(out).resumed(_given(values) | made) if resume else {**values, **adopted, **made})
+    )
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
+    if write_config:
+        _write_config(write_config, config)
+        return
     config = _resolved(config, resume)
     memory = check_memory(config)
-    config, start = begin_with(config, init)
-    if init is not None and init.is_dir() and not quiet:
-        say(f"--init {init}: {_checkpoint(init)}")
     features = load_inception(inception_weights) if config.fid else None
     try:
         with (
             distributed.joined(config.device) as world,
-            _TrainingProgress(config.epochs, quiet or not world.main) as progress,
+            TrainingConsole(config.epochs, quiet or not world.main) as console,
         ):
-            _train(data, out, config, start, features, world, progress, resume, memory if dry_run else None)
+            if source:
+                console.say(f"--init {init}: {_taken(source, adopted)}")
+            generator = start.generator if start else None
+            work = _Work(data, out, config, generator, features, "tensorboard" in track, trackers)
+            _train(work, world, console, resume, memory if dry_run else None)
     except KeyboardInterrupt:
         world = distributed.this_process()
         if world.main:
-            say(f"interrupted; {_how_to_go_on(data, out, init, inception_weights, world.size)}")
+            again = {"init": (init,), "inception_weights": (inception_weights,), "track": track}
+            say(f"interrupted; {_how_to_go_on(data, out, _given(again), world.size)}")
         sys.exit(130)
 
 
-def _checkpoint(run: Path) -> str:
-    """Describe the checkpoint that stands for a run."""
+def _taken(source: Path, options: Mapping[str, Any]) -> str:
+    """Describe what a run takes from the model that it begins with: weights and options, by field."""
     from cgan.checkpoint_record import described
     from cgan.training.checkpoint import load_checkpoint
 
-    record = load_checkpoint(run).record
-    return "; ".join(filter(None, (described(record.to_json()), record.note)))
+    taken = " ".join(["takes its weights", *(f"{flag(name)} {value}" for name, value in options.items())])
+    if not source.is_dir():
+        return taken
+    record = load_checkpoint(source).record
+    return "; ".join(filter(None, (described(record.to_json()), record.note, taken)))
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -147,28 +193,30 @@ def _resolved(config: TrainConfig, resume: bool) -> TrainConfig:
         ) from error
 
 
-def _how_to_go_on(data: str, out: Path, init: Path | None, inception_weights: Path | None, processes: int) -> str:
-    """Return advice after Ctrl-C, with --init and --inception-weights, which a resumed run may need again."""
+def _how_to_go_on(data: str, out: Path, options: Mapping[str, tuple[object, ...]], processes: int) -> str:
+    """Return advice after Ctrl-C, with the values of options that a resumed run needs again, by parameter."""
     if not (out / "config.json").exists():
         return "the run has not begun; give the same command again"
-    options = {"--init": init, "--inception-weights": inception_weights}
-    given = [part for name, value in options.items() if value for part in (name, str(value))]
+    given = [part for name, values in options.items() for value in values for part in (flag(name), str(value))]
     under = "" if processes == 1 else f", under torchrun with {processes} processes again"
     return f"go on with {shlex.join(['cgan-train', data, '--out', str(out), '--resume', *given])}{under}"
 
 
-def _train(
-    data: str,
-    out: Path,
-    config: TrainConfig,
-    start: "Generator | None",
-    features: "FeatureNetwork | None",
-    world: "World",
-    progress: "_TrainingProgress",
-    resume: bool,
-    dry_run: dict[str, Any] | None,
-) -> None:
-    """Prepare the photos and train, in each process of the world; the options are checked already.
+@dataclass(frozen=True)
+class _Work:
+    """A training, with its options checked."""
+
+    data: str
+    out: Path
+    config: TrainConfig
+    start: "Generator | None"
+    features: "FeatureNetwork | None"
+    tensorboard: bool
+    trackers: Mapping[str, "Tracker"]
+
+
+def _train(work: _Work, world: "World", console: TrainingConsole, resume: bool, dry_run: dict[str, Any] | None) -> None:
+    """Prepare the photos and train, in each process of the world.
 
     With `dry_run`, the estimate of the memory, only print the configuration.
     """
@@ -177,6 +225,7 @@ def _train(
     from cgan.training import loop as training
     from cgan.training.run_folder import RunFolder
 
+    data, out, config = work.data, work.out, work.config
     run_folder = RunFolder(out)
     if not resume and world.main:
         run_folder.check_free()
@@ -186,7 +235,7 @@ def _train(
             plan = {"folder": str(folder), "photos": count, "out": str(out), "memory_bytes": dry_run}
             print_json({**plan, **config.to_json()})
             if count is None:
-                progress.say(f"note: {data} is missing; a run downloads it into {folder.parent}")
+                console.say(f"note: {data} is missing; a run downloads it into {folder.parent}")
         return
     with world.main_of_machine_first():
         folder = download.source_folder(data)
@@ -195,7 +244,49 @@ def _train(
             raise UserError(
                 f"--out {out}: found it inside {folder}, where samples would be taken for photos; choose another"
             )
-        photos = prepared.prepare(folder, config.size, progress=progress.prepared, paths=paths)
+        photos = prepared.prepare(folder, config.size, progress=console.prepared, paths=paths)
+    _warn(photos, world)
+    with run_folder.locked() if world.main else nullcontext():
+        run = training.setup(out, config, photos, resume, world, work.start, work.tensorboard)
+        parts = run.split
+        console.say(
+            f"training on {counted(len(parts.train), 'photo')}, {len(parts.test)} held out; {config.device}, "
+            f"{config.precision}" + (f", {world.size} processes" if world.size > 1 else "")
+        )
+        if len(parts.test) < FEW_PHOTOS and not resume:
+            console.say(
+                f"note: figures of {counted(len(parts.test), 'held-out photo')} are unreliable, and so is the best "
+                "epoch; raise --test-fraction"
+            )
+        _fit(run, work, console)
+
+
+def _fit(run: "Run", work: _Work, console: TrainingConsole) -> None:
+    """Train, tell the console and the trackers, and say what to do next."""
+    from cgan.training import loop as training
+    from cgan.training.events import scalars
+    from cgan.training.trackers import tracking
+
+    trackers = work.trackers if run.world.main else {}
+    with tracking(trackers, work.out.resolve().name, work.config.to_json()) as log:
+
+        def epoch_done(metrics: dict[str, Any]) -> None:
+            console.epoch_done(metrics)
+            log(metrics["epoch"], scalars(metrics), run.folder.sample_files(metrics["epoch"]))
+
+        for metrics in run.history:  # of a resumed run: what a tracker records is whole
+            log(metrics["epoch"], scalars(metrics), ())
+        console.begin(len(run.history))
+        training.fit(run, work.features, console, epoch_done)
+    best = best_epoch(run.history, work.config.best_by)
+    console.say(
+        f"done: {work.out} holds {counted(len(run.history), 'epoch')}, the best by {work.config.best_by} is {best}",
+        f"next: {shlex.join(['cgan-export', str(work.out), '--out', 'models'])}",
+    )
+
+
+def _warn(photos: "Photos", world: "World") -> None:
+    """Say what is wrong with the photos."""
     if photos.note:
         say(f"warning: {photos.note}")
     if world.main:
@@ -203,73 +294,20 @@ def _train(
             say(f"warning: passed over {name}: {reason}")
         if photos.near_gray:
             say(f"warning: {len(photos.near_gray)} of {counted(len(photos.names), 'photo')} are near gray")
-    with run_folder.locked() if world.main else nullcontext():
-        run = training.setup(out, config, photos, resume, world, start)
-        parts = run.split
-        progress.say(
-            f"training on {counted(len(parts.train), 'photo')}, {len(parts.test)} held out; {config.device}, "
-            f"{config.precision}" + (f", {world.size} processes" if world.size > 1 else "")
-        )
-        if len(parts.test) < FEW_PHOTOS and not resume:
-            progress.say(
-                f"note: figures of {counted(len(parts.test), 'held-out photo')} are unreliable, and so is the best "
-                "epoch; raise --test-fraction"
-            )
-        training.fit(run, features, progress.step, progress.epoch_done)
-        progress.say(f"done: {out} holds {counted(len(run.history), 'epoch')}")
 
 
-class _TrainingProgress:
-    """Progress of a training run, and a line after each epoch."""
+def _write_config(path: Path, config: TrainConfig) -> None:
+    """Write the options of this command as a file for --config.
 
-    def __init__(self, epochs: int, quiet: bool) -> None:
-        self.epochs = epochs
-        self.quiet = quiet
-        self._progress = Progress(quiet)
-
-    def __enter__(self) -> "_TrainingProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.close()
-
-    def say(self, line: str) -> None:
-        """Print a line to standard error, unless --quiet."""
-        if not self.quiet:
-            self._progress.close()
-            say(line)
-
-    def prepared(self, done: int, total: int) -> None:
-        """Show how many photos are decoded into the cache."""
-        label = "preparing photos"
-        self._progress.update(done, total, f"{label}  {done}/{total}", label)
-
-    def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
-        """Show how far an epoch is, and its mean losses."""
-        label = f"epoch {epoch}/{self.epochs}"
-        text = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        beside = {name: f"{value:.3f}" for name, value in losses.items()}
-        self._progress.update(done, total, f"{label}  {done}/{total}  {text}", label, beside)
-
-    def epoch_done(self, metrics: dict[str, Any]) -> None:
-        """Print the line that stays after an epoch."""
-        found = metrics.get("test_fid") or metrics.get("test_frechet_distance")
-        fid = f"  {found['metric']} {found['value']:.2f}" if found else ""
-        accuracy = metrics.get("test_discriminator_accuracy")
-        discriminator = "" if accuracy is None else f"discriminator accuracy {accuracy:.0%}"
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in metrics["time_shares"].items())
-        self.say(
-            f"epoch {metrics['epoch']}/{self.epochs}  {metrics['images_per_second']:.1f} images/s  "
-            f"L1 {metrics['train_l1']:.4f} (held out {metrics['test_l1']:.4f})  "
-            f"PSNR {_decibels(metrics['test_psnr'])} (gray {_decibels(metrics['test_gray_psnr'])})  "
-            f"colourfulness {metrics['test_colorfulness']:.1f} (real {metrics['test_real_colorfulness']:.1f})  "
-            f"{discriminator}{fid}  time: {shares}"
-        )
-
-
-def _decibels(psnr: float) -> str:
-    """Return a PSNR as text; equal pictures have no finite one."""
-    return f"{psnr:.2f} dB" if math.isfinite(psnr) else "none"
+    Raises:
+        UserError: it cannot be written, or something else is there.
+        GateError: the disk is full.
+    """
+    context = click.get_current_context()
+    values = {name: value for name, value in context.params.items() if name not in NOT_WRITTEN}
+    content = options_toml(context.command, {**values, **config.to_json()}).encode()
+    check_document(path, is_options, "--write-config")
+    write_document(path, content, is_options)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ It imports neither torch nor numpy, because `infer` imports it.
 import errno
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,19 +31,24 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def run_command(command: Any, arguments: list[str] | None, name: str) -> NoReturn:
-    """Run a click command as a program: user errors are one line, and Ctrl-C is exit code 130 at any time."""
+    """Run a click command as a program: user errors are one line, and Ctrl-C is exit code 130 at any time.
+
+    The command line is the object of click's context, for documents that name it.
+    """
     import click
 
     if sys.stderr is None:  # closed: the next opened file would get descriptor 2, and the messages of libraries
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     if quota_is_tighter():  # read by torch and numpy when they are imported; they know nothing of quotas
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    given = sys.argv[1:] if arguments is None else arguments
     with safe_stderr(), exit_on_user_error():
-        if any(argument == "" or re.fullmatch("--[a-z0-9-]+=", argument) for argument in arguments or sys.argv[1:]):
+        if any(argument == "" or re.fullmatch("--[a-z0-9-]+=", argument) for argument in given):
             raise UserError("found an empty argument, expected a value; write . for the current folder")
         try:
             try:
-                sys.exit(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
+                typed = shlex.join([name, *given])
+                sys.exit(command.main(given, prog_name=name, standalone_mode=False, obj=typed) or 0)
             finally:
                 if sys.stdout:  # None if it is closed
                     with suppress(BrokenPipeError):  # the reader has closed the pipe

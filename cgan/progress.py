@@ -10,6 +10,9 @@ from cgan.text import printable, say
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+TEXT_BAR = "{desc}  {percentage:3.0f}%|{bar}|"
+"""Format of a bar with a text of its own."""
+
 PLAIN_SECONDS = 30
 """Seconds between two lines of progress where standard error is not a terminal."""
 
@@ -42,22 +45,35 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def begin(self, total: int, label: str = "") -> None:
+    def begin(self, total: int, label: str = "", text: str = "") -> None:
         """Show a new bar in place of the last one.
 
         Args:
             total: number of items.
             label: name of the bar.
+            text: as of `update`.
         """
         if self._shows_bar:
             from tqdm import tqdm
 
             self.close()
             self._label = label
-            self._bar = tqdm(total=total, desc=printable(label) or None, unit=self._unit, leave=self._leave)
+            self._bar = tqdm(
+                total=total,
+                desc=text or printable(label) or None,
+                unit=self._unit,
+                leave=self._leave,
+                bar_format=TEXT_BAR if text else None,
+            )
 
     def update(
-        self, done: int, total: int, line: str = "", label: str = "", beside: Mapping[str, Any] | None = None
+        self,
+        done: int,
+        total: int,
+        line: str = "",
+        label: str = "",
+        text: str = "",
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
         """Show how far the work is; another label, or fewer items than before, begins a new bar.
 
@@ -66,17 +82,22 @@ class Progress:
             total: items in all.
             line: the text where there is no terminal; `done/total` when empty.
             label: name of the bar.
+            text: printable text in front of the bar, in place of its name, counts and rate.
             beside: names and values to show beside the bar.
         """
         if self._shows_bar:
             if self._bar is not None and (label != self._label or done < self._bar.n):
                 self.close()  # a step of another bar
-            if self._bar is None and done < total:  # a bar that was closed after its last item does not come back
-                self.begin(total, label)
+            if self._bar is None and (text or done < total):  # a bar that was closed after its last item stays closed
+                self.begin(total, label, text)
             if self._bar is not None:
                 if beside:
                     self._bar.set_postfix(beside, refresh=False)
+                if text:
+                    self._bar.set_description_str(text, refresh=False)
                 self._bar.update(done - self._bar.n)
+                if text and done == total:
+                    self._bar.refresh()  # tqdm leaves out steps that follow too fast, and no other one comes
         elif self._say and time.monotonic() - self._last_line > PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self._say(line or f"{done}/{total}")

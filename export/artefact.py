@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -11,17 +11,15 @@ from typing import Any
 
 import onnxruntime
 
-from cgan.checkpoint_record import CheckpointRecord
 from cgan.errors import ChangedFileError, GateError, UserError
 from cgan.extras import needed
 from cgan.files import file_sha256
-from cgan.networks import Generator
 from cgan.spec import ModelSpec, Precision, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from cgan.text import counted
 from cgan.training.checkpoint import load_checkpoint, made_of
 from export.build_record import EngineRecord, OnnxRecord, Quantisation
 from export.calibration import calibration_batches, with_sharper_copies
-from export.choices import ONNX_BATCHES, ONNX_SUFFIX, PLAN_SUFFIX, Device, Format, Int8Target
+from export.choices import ONNX_BATCHES, ONNX_SUFFIX, PLAN_SUFFIX, Device, Format, Images, Int8Target
 from export.comparison_photos import comparison_photos
 from export.engine import Progress, build_engine, find_builder
 from export.engine_options import EngineOptions
@@ -29,10 +27,12 @@ from export.onnx_model import export_onnx, inspect_onnx
 from export.preflight import BATCH, check_model
 from export.publish import Publication, publishing
 from export.quantize import quantize_int8
+from export.stages import BuiltEngine, BuiltOnnx, PreparedOnnx, Verified
 from export.tolerance import Tolerance
 from export.verify import (
     Gray,
     NotVerified,
+    Reference,
     Verdict,
     Verification,
     checkpoint_reference,
@@ -48,6 +48,13 @@ FEW_PHOTOS = 32
 """With fewer photos to calibrate int8 the worst outputs get worse; see `export.calibration.DEFAULT_LIMIT`."""
 
 NO_VERIFY = NotVerified("--no-verify")
+
+OnStep = Callable[[str, str], None]
+"""Called with the name of a step that begins, and what it is about."""
+
+
+def no_report(_step: str, _about: str) -> None:
+    """Ignore a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +76,8 @@ class ExportOptions:
     """Keep an artefact that fails as NAME.failed."""
     overwrite: bool = False
     """Replace an artefact of other weights."""
+    on_step: OnStep = no_report
+    """Told of each step."""
 
 
 @dataclass(frozen=True)
@@ -82,50 +91,12 @@ class Artefact:
 
 
 @dataclass(frozen=True)
-class PreparedOnnx:
-    """A trained generator that passed the preflight checks, and all else that its export needs."""
-
-    generator: Generator
-    spec: ModelSpec
-    """Contract of the artefact."""
-    checkpoint: CheckpointRecord
-    photos: Gray | None
-    """Photos to compare on, N x 1 x size x size in [0, 1]; None where there are none."""
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class PreparedEngine:
     """The ONNX file to build an engine from."""
 
     onnx: Artefact
     run: Path | None
     """Run or checkpoint that the ONNX file was just exported from; None where the user gave the ONNX file."""
-
-
-@dataclass(frozen=True)
-class BuiltOnnx:
-    """An ONNX file under its temporary name."""
-
-    file: Path
-    record: OnnxRecord
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BuiltEngine:
-    """A plan under its temporary name."""
-
-    file: Path
-    record: EngineRecord
-
-
-@dataclass(frozen=True)
-class Verified:
-    """The sidecar of an artefact that passed the gate, or that was not compared and says so."""
-
-    sidecar: Sidecar
-    notes: tuple[str, ...] = ()
 
 
 def make_onnx(source: Path, out: Path, options: ExportOptions) -> Artefact:
@@ -178,6 +149,7 @@ def make_engine(
         spec = prepared.onnx.sidecar.spec
         target = out / artefact_name(spec, engine.flavour, "tensorrt")
         with _publishing(target, spec, options) as publication:
+            options.on_step("build", f"an engine of {engine.flavour}")
             built = _build_engine(prepared, engine, publication.temporary, on_progress)
             verified = _verify_engine(prepared, built, options, target.name)
             weights = _publish_weights(prepared, out, options) if engine.strip_weights else ()
@@ -205,7 +177,7 @@ def compare(artefact: Path, source: Path, options: ExportOptions) -> tuple[Verif
     reference = checkpoint_reference(made_of(source, sidecar.spec.weights_sha256 if sidecar else None))
     photos, notes = comparison_photos(source, reference.spec.render_size, options.calibration)
     device: Device = "cuda" if artefact.suffix.lower() == PLAN_SUFFIX else "cpu"
-    return verify(artefact, reference, photos, options.tolerance, options.batch_sizes, device=device), notes
+    return _compared(artefact, reference, photos, options, device=device), notes
 
 
 def artefact_name(spec: ModelSpec, format_: Format, int8_target: Int8Target) -> str:
@@ -228,6 +200,7 @@ def _prepare_onnx(source: Path, options: ExportOptions) -> PreparedOnnx:
         )
     with needed("export", "export"):
         import onnxscript  # noqa: F401  # torch's exporter needs it
+    options.on_step("load", str(source))
     generator, spec, checkpoint = load_checkpoint(source)
     created = {**spec.created_with, **{name: version(name) for name in ("onnx", "onnxscript")}}
     if options.precision == "int8":
@@ -246,7 +219,7 @@ def _build_onnx(prepared: PreparedOnnx, options: ExportOptions, file: Path) -> B
     if prepared.spec.precision == "int8":
         quantisation, notes = _export_int8(prepared, options, file)
     else:
-        export_onnx(prepared.generator, prepared.spec, file)
+        export_onnx(prepared.generator, prepared.spec, file, options.on_step)
     record = OnnxRecord(checkpoint=prepared.checkpoint, quantisation=quantisation, onnx=inspect_onnx(file))
     return BuiltOnnx(file, record, notes)
 
@@ -256,7 +229,8 @@ def _export_int8(prepared: PreparedOnnx, options: ExportOptions, file: Path) -> 
     assert options.calibration is not None
     with tempfile.TemporaryDirectory() as folder:
         fp32 = Path(folder) / "fp32.onnx"
-        export_onnx(prepared.generator, replace(prepared.spec, precision="fp32"), fp32)
+        export_onnx(prepared.generator, replace(prepared.spec, precision="fp32"), fp32, options.on_step)
+        options.on_step("quantise", f"int8 for {options.int8_target}, on photos of {options.calibration}")
         calibration = calibration_batches(options.calibration, prepared.spec.render_size)
         gray = with_sharper_copies(calibration.gray, prepared.spec.input_blur > 0)
         quantize_int8(fp32, prepared.spec, gray, options.int8_target, file)
@@ -272,7 +246,7 @@ def _verify_onnx(prepared: PreparedOnnx, built: BuiltOnnx, options: ExportOption
     verdict: Verdict = NO_VERIFY
     if options.verify:
         reference = checkpoint_reference(prepared.checkpoint.path)
-        verdict = verify(built.file, reference, prepared.photos, options.tolerance, options.batch_sizes, name=name)
+        verdict = _compared(built.file, reference, prepared.photos, options, name=name)
     sidecar = Sidecar(
         spec=prepared.spec,
         file_sha256=file_sha256(built.file),
@@ -340,7 +314,7 @@ def _verify_engine(prepared: PreparedEngine, built: BuiltEngine, options: Export
     photos, notes = comparison_photos(run, onnx.sidecar.spec.render_size, options.calibration)
     weights = onnx.path if built.record.flags.strip_weights else None
     with _loadable(built.file, sidecar, weights) as plan:
-        verdict = verify(plan, reference, photos, options.tolerance, options.batch_sizes, device="cuda", name=name)
+        verdict = _compared(plan, reference, photos, options, device="cuda", name=name)
     return Verified(sealed(replace(sidecar, verification=_engine_verification(verdict, onnx))), notes)
 
 
@@ -390,6 +364,18 @@ def _publish_weights(prepared: PreparedEngine, out: Path, options: ExportOptions
 
 def _changed_during_build(onnx: Path) -> GateError:
     return GateError(f"{onnx}: changed while the engine was built from it; build it again")
+
+
+def _compared(
+    file: Path, reference: Reference, photos: Gray | None, options: ExportOptions, **more: Any
+) -> Verification:
+    """Compare a file with its reference as the options say; see `verify`."""
+    shown = {"photos": "photos", "natural": "noise with the spectrum of photos", "random": "uniform noise"}
+
+    def on_batch(images: Images, count: int) -> None:
+        options.on_step("compare", f"batch {count}, {shown[images]}")
+
+    return verify(file, reference, photos, options.tolerance, options.batch_sizes, on_batch=on_batch, **more)
 
 
 def _publishing(target: Path, spec: ModelSpec, options: ExportOptions) -> AbstractContextManager[Publication]:

@@ -1,5 +1,6 @@
 """The command cgan-export."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from cgan.checkpoint_record import checkpoint_of, described
 from cgan.command import run_command
 from cgan.errors import UserError
 from cgan.extras import needed
+from cgan.options_file import config_option
 from cgan.progress import Progress
 from cgan.spec import MOST_BATCH, MOST_SIZE, SIZE_MULTIPLE
 from cgan.text import print_json, say
@@ -143,6 +145,7 @@ FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
     metavar="FILE",
     help="Print contract, precision and verification of the artefact FILE as JSON.",
 )
+@config_option
 @click.option("--quiet", is_flag=True, help="Print only notes and errors.")
 @click.version_option(package_name="cgan")
 def command(source: Path | None, out: Path | None, existing: Path | None, inspect: Path | None, **given: Any) -> None:
@@ -196,6 +199,7 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
     if not given["quiet"]:
         made = described(artefact.sidecar.build.get("checkpoint"))
         say(f"{source}: {made}", *_table(artefact.path, artefact.sidecar.verification))
+        say(f"next: cgan-infer folder PHOTOS colored --model {shlex.quote(str(artefact.path))}")
 
 
 _ENGINE_ONLY = (
@@ -271,7 +275,7 @@ def _flags(names: set[str]) -> str:
 
 
 def _export_options(given: dict[str, Any]) -> "ExportOptions":
-    from export.artefact import ExportOptions
+    from export.artefact import ExportOptions, no_report
 
     engine = _is_engine(given)
     limits = {name: given[name] for name in _LIMITS if given[name] is not None}
@@ -285,6 +289,7 @@ def _export_options(given: dict[str, Any]) -> "ExportOptions":
         verify=not given["no_verify"],
         keep_failed=given["keep_failed"],
         overwrite=given["overwrite"],
+        on_step=no_report if given["quiet"] else lambda step, about: say(f"{step:<9} {about}"),
     )
 
 
@@ -329,8 +334,8 @@ def _trials(trials: list["Trial"]) -> list[str]:
             psnr = "equal" if trial.psnr is None else f"{trial.psnr:.1f}"
             lines.append(f"{trial.precision:<9} {trial.megabytes:8.1f} {trial.images_per_second:9.1f} {psnr:>6}")
         else:
-            lines.append(f"{trial.precision:<9} {trial.failure}")
-    return lines
+            lines.append(f"{trial.precision:<9} {'-':>8} {'-':>9} failed")
+    return [*lines, *(f"{trial.precision} failed: {trial.failure}" for trial in trials if trial.failure is not None)]
 
 
 def _table(path: Path, numbers: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ class HalfGenerator(nn.Module):
         return colors.float()
 
 
-def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
+def export_onnx(
+    generator: Generator, spec: ModelSpec, path: Path, on_step: Callable[[str, str], None] = lambda step, of: None
+) -> None:
     """Write the generator as an fp32 or fp16 ONNX file with a dynamic batch and the contract in its metadata.
 
     Input and output are float32 in either precision. With `spec.dynamic_size`, height and width are symbolic: any
@@ -57,6 +60,7 @@ def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
         generator: in evaluation mode, float32; is not changed.
         spec: its contract, with the precision and the sizes of the file.
         path: the file to write.
+        on_step: called with the name of a step that begins, and its object.
 
     Raises:
         UserError: the render size is below the least dynamic size.
@@ -66,7 +70,10 @@ def export_onnx(generator: Generator, spec: ModelSpec, path: Path) -> None:
         raise ValueError("the generator is in training mode; batch norm would depend on the batch")
     if spec.precision not in ("fp32", "fp16"):
         raise ValueError(f"export_onnx writes fp32 and fp16, not {spec.precision}")
+    on_step("optimise", "batch norm into the convolutions")
     network = simplified(generator)
+    size = "any size" if spec.dynamic_size else f"{spec.render_size} x {spec.render_size}"
+    on_step("trace", f"{spec.model} of width {spec.base_width}, {spec.color_space}, {spec.precision}, {size}")
     example, dynamic_shape = _example(spec)
     gray, rgb = str(INPUT_CONTRACT["name"]), str(OUTPUT_CONTRACT["name"])
     program = torch.onnx.export(

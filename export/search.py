@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgan.errors import GateError
 from cgan.spec import Precision
-from export.artefact import Artefact, ExportOptions, make_onnx
+from export.artefact import Artefact, ExportOptions, make_onnx, no_report
 from export.choices import Preference
 from export.verify import natural_images
 from infer.backends import open_model
@@ -55,9 +55,10 @@ def search_precision(source: Path, options: ExportOptions, prefer: Preference) -
 
 
 def _try(source: Path, options: ExportOptions) -> Trial:
+    options.on_step("try", options.precision)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            artefact = make_onnx(source, Path(folder), options)
+            artefact = make_onnx(source, Path(folder), replace(options, on_step=no_report))
         except GateError as error:
             return Trial(options.precision, None, None, None, str(error))
         return Trial(

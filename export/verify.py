@@ -181,6 +181,7 @@ def verify(
     *,
     device: Device = "cpu",
     name: str | None = None,
+    on_batch: Callable[[Images, int], None] = lambda images, count: None,
 ) -> Verification:
     """Run an artefact and its reference on the same images and compare the results.
 
@@ -193,6 +194,7 @@ def verify(
         batch_sizes: number of photos in each batch; photos are repeated where there are fewer.
         device: where the artefact runs.
         name: final name of the artefact, where it still has a temporary one.
+        on_batch: called with the kind and number of images of each batch before it is run.
 
     Raises:
         UserError: the artefact cannot be opened, or this project did not write it.
@@ -204,21 +206,22 @@ def verify(
         with open_model(artefact, device=device, suffix=Path(name).suffix) as backend:
             _check_origin(name, backend.spec, reference)
             tolerance = (tolerance or Tolerance()).or_else(TOLERANCES[backend.spec.precision])
-            comparisons = tuple(
-                _compare(images, gray, reference.rgb(gray), _run(backend, gray, name), tolerance.rtol)
-                for images, gray in _batches(backend.spec, photos, batch_sizes)
-            )
+            comparisons = []
+            for images, gray in _batches(backend.spec, photos, batch_sizes):
+                on_batch(images, len(gray))
+                found = _run(backend, gray, name)
+                comparisons.append(_compare(images, gray, reference.rgb(gray), found, tolerance.rtol))
             engine = backend.engine
     except ChangedFileError as error:
         raise GateError(str(error)) from error
-    _check(name, comparisons, tolerance)
+    _check(name, tuple(comparisons), tolerance)
     return Verification(
         reference=reference.name,
         checkpoint=reference.checkpoint,
         engine=engine,
         photos=None if photos is None else len(photos),
         tolerance=tolerance,
-        comparisons=comparisons,
+        comparisons=tuple(comparisons),
     )
 
 

@@ -10,6 +10,7 @@ import click
 
 from cgan.command import run_command
 from cgan.errors import UserError
+from cgan.options_file import config_option
 from cgan.text import print_json
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, model_path
@@ -23,6 +24,7 @@ FORMAT_CHOICES = (SAME, *WRITE_FORMATS)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@config_option
 @click.version_option(package_name="cgan")
 def command() -> None:
     """Colour grayscale photos with an exported model."""

@@ -1,34 +1,5 @@
-"""Models that ship inside the package; models/MODEL_CARD.md documents their training."""
+"""The names of the models in models/; `cgan.packaged` defines them, because cgan-train begins with them too."""
 
-from pathlib import Path
+from cgan.packaged import DEFAULT_MODEL, MODELS, PACKAGED_MODELS, model_path
 
-from cgan.errors import UserError
-
-MODELS = Path(__file__).parent / "models"
-
-PACKAGED_MODELS = {name: MODELS / f"{name}.onnx" for name in ("flowers", "flowers-int8")}
-"""Files by the names that --model accepts."""
-
-DEFAULT_MODEL = PACKAGED_MODELS["flowers"]
-
-
-def model_path(given: str) -> Path:
-    """Return the path for a value of --model: a path, or the name of a packaged model. The path may not exist.
-
-    Raises:
-        UserError: the value is empty, is both a path and the name of a packaged model, or is an unknown name.
-    """
-    if not given:
-        raise UserError("found an empty name of a model; give a file, a run or the name of a packaged model")
-    path = Path(given)
-    if given not in PACKAGED_MODELS and path.name == given and not path.suffix and not path.exists():
-        raise UserError(
-            f"{given}: found no such file; give a model of cgan-export, a run of cgan-train, or the name of a packaged "
-            f"model: {', '.join(PACKAGED_MODELS)}"
-        )
-    if given in PACKAGED_MODELS and path.exists():
-        raise UserError(
-            f"{given}: found a path and a packaged model of this name; write ./{given} for the path, or "
-            f"{PACKAGED_MODELS[given]} for the packaged model"
-        )
-    return PACKAGED_MODELS.get(given, path)
+__all__ = ["DEFAULT_MODEL", "MODELS", "PACKAGED_MODELS", "model_path"]

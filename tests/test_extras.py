@@ -51,6 +51,8 @@ COMMANDS = {
     "fsspec": {
         "remote": [["infer", "folder", "memory://in", "TMP/colored"], ["infer", "folder", "PHOTOS", "s3://x/y"]]
     },
+    "mlflow": {"mlflow": [[*TRAIN, "--no-fid", "--track", "mlflow"]]},
+    "wandb": {"wandb": [[*TRAIN, "--no-fid", "--track", "wandb"]]},
     "tensorrt": {"tensorrt": [[*EXPORT, "--format", "tensorrt"]]},
     "tensorrt_rtx": {"tensorrt-rtx": [[*EXPORT, "--format", "tensorrt-rtx"]]},
 }

@@ -14,6 +14,7 @@ from cgan.errors import UserError
 from cgan.extras import needed
 from cgan.networks import Generator
 from cgan.onnx_file import read_contract, read_onnx
+from cgan.packaged import PACKAGED_MODELS
 from cgan.spec import ModelSpec, read_sidecar
 from cgan.training.checkpoint import check_trainable, load_generator
 
@@ -34,8 +35,8 @@ def load_network(source: Path) -> tuple[Generator, ModelSpec]:
     """
     if not source.exists():
         raise UserError(
-            f"{source}: found no such file, expected a run, a checkpoint or an exported fp32 .onnx; cgan-infer info "
-            "flowers prints where the packaged one is"
+            f"{source}: found no such file, expected a run, a checkpoint, an exported fp32 .onnx or the name of a "
+            f"packaged model: {', '.join(PACKAGED_MODELS)}"
         )
     return load_exported(source) if source.suffix == ".onnx" else load_generator(source)
 

@@ -1,5 +1,6 @@
 """Figures of a run: the sample grid and the curves."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,25 @@ def sample_grid(gray: Tensor, prediction: Tensor, truth: Tensor) -> Image.Image:
     return Image.fromarray((sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy().astype(np.uint8))
 
 
-CHARTS = (
+CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("PSNR, dB", {"test_psnr": "held out", "test_gray_psnr": "gray photos"}),
+    ("Colourfulness", {"test_colorfulness": "held out", "test_real_colorfulness": "real photos"}),
     ("FID", {"test_fid": "held out", "test_frechet_distance": "Fréchet distance of another network, held out"}),
     ("L1", {"train_l1": "training", "test_l1": "held out"}),
+    ("Adversarial loss of the generator", {"train_adversarial": "training"}),
     ("Discriminator loss", {"train_discriminator_loss": "training", "test_discriminator_loss": "held out"}),
     (
         "Discriminator accuracy",
         {"train_discriminator_accuracy": "training", "test_discriminator_accuracy": "held out"},
     ),
 )
-"""The charts of the original report: title, and the label of each metric."""
+"""The original report's charts, PSNR and colourfulness: title, and the label of each metric."""
+
+CHARTS_ABREAST = 3
 
 
 def save_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw the CHARTS over the epochs as a PNG; a chart without metrics has a note.
+    """Draw the CHARTS that have metrics over the epochs as a PNG.
 
     Args:
         history: metrics of each epoch.
@@ -59,20 +65,25 @@ def save_curves(history: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot, which keeps every figure in memory
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(2, 2).flat, CHARTS, strict=True):
+    charts = [(title, lines) for title, lines in CHARTS if any(_points(history, name) for name in lines)]
+    rows, columns = -(-len(charts) // CHARTS_ABREAST), min(len(charts), CHARTS_ABREAST)
+    figure = Figure(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
+    for place, (title, lines) in enumerate(charts, 1):
+        axes = figure.add_subplot(rows, columns, place)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for name, label in lines.items():
-            points = [(metrics["epoch"], scalar(metrics[name])) for metrics in history if name in metrics]
-            if points:
+            if points := _points(history, name):
                 axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 20 else None)
-        if axes.lines:
-            axes.legend()
-        else:
-            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+        axes.legend()
     figure.savefig(path, format="png", dpi=100)
+
+
+def _points(history: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return epoch and value of a metric where it is a finite number."""
+    found = [(metrics["epoch"], scalar(metrics[name])) for metrics in history if metrics.get(name) is not None]
+    return [(epoch, value) for epoch, value in found if math.isfinite(value)]
 
 
 def scalar(value: Any) -> float:

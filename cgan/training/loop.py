@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ from cgan.training.stopwatch import Stopwatch
 HELD_OUT_PHOTOS = 64
 """Held-out photos that a run keeps in gray, to compare its exports on them."""
 
-SAMPLE_PHOTOS = 20
-"""Held-out photos in the sample grid."""
+SAMPLE_PHOTOS, SAMPLE_GRIDS = 20, 2
+"""Held-out photos in a sample grid, and grids: the first photos and the next, as in the original report."""
 
 CHECK_EVERY = 20
 """Steps between checks of the losses on a GPU, because a check waits for the GPU. On the CPU every step is checked."""
@@ -52,6 +52,16 @@ OnStep = Callable[[int, int, int, dict[str, float]], None]
 """Called with (epoch, finished photos, photos of the epoch, mean losses so far)."""
 
 
+class Watcher(Protocol):
+    """Who is told how far an epoch is."""
+
+    def step(self, epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
+        """Photos of an epoch are done, with these mean losses."""
+
+    def evaluating(self, epoch: int, total: int) -> None:
+        """All photos of an epoch are done, and the evaluation begins."""
+
+
 def setup(
     folder: Path,
     config: TrainConfig,
@@ -59,6 +69,7 @@ def setup(
     resume: bool = False,
     world: World | None = None,
     start: Generator | None = None,
+    tensorboard: bool = True,
 ) -> Run:
     """Build the networks, optimisers and data of a run, and create its folder; with `resume` load its last epoch.
 
@@ -68,7 +79,8 @@ def setup(
         photos: prepared photos of config.size.
         resume: continue after the last finished epoch.
         world: the processes that train together; this one alone when None.
-        start: the generator to begin with (see `cgan.training.run_state.begin_with`); random weights when None.
+        start: the generator to begin with (see `cgan.training.run_state.load_start`); random weights when None.
+        tensorboard: write event files.
 
     Raises:
         UserError: there are too few photos, all are near gray, the folder holds another run, or a resumed run has
@@ -80,7 +92,7 @@ def setup(
     if not resume:
         _refuse_gray(photos, parts)
     _refuse_too_few(config, parts, world)
-    run = build(RunFolder(folder), config, photos, parts, world, start)
+    run = build(RunFolder(folder, tensorboard), config, photos, parts, world, start)
     photos_sha256 = json_sha256(list(zip(photos.names, photos.sha256, strict=True)))
     if world.from_main(photos_sha256) != photos_sha256:
         raise UserError(f"process {world.rank} found other photos than process 0; give all machines the same")
@@ -168,7 +180,7 @@ def train_epoch(run: Run, epoch: int, watch: Stopwatch, on_step: OnStep | None =
 def fit(
     run: Run,
     features: FeatureNetwork | None = None,
-    on_step: OnStep | None = None,
+    watcher: Watcher | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
 ) -> None:
     """Train up to config.epochs; after each epoch calibrate batch norm, evaluate and write the files.
@@ -179,7 +191,7 @@ def fit(
     Args:
         run: the run, new or resumed.
         features: feature network of FID and KID; None to leave them out.
-        on_step: called with the progress within an epoch.
+        watcher: told of the progress within an epoch.
         on_epoch: called with an epoch's metrics when they and its weights are on disk; in processes that do not write,
             when the epoch is over.
 
@@ -190,12 +202,14 @@ def fit(
 
         def look(epoch: int, done: int, total: int, losses: dict[str, float]) -> None:
             writer.look()
-            if on_step:
-                on_step(epoch, done, total, losses)
+            if watcher:
+                watcher.step(epoch, done, total, losses)
 
         for epoch in range(len(run.history) + 1, run.config.epochs + 1):
             watch = Stopwatch(run.device)
             metrics: Metrics = {"epoch": epoch, **train_epoch(run, epoch, watch, look)}
+            if watcher:
+                watcher.evaluating(epoch, len(run.split.train))
             with watch.phase("evaluation"):
                 calibrate_batch_norm(run, epoch)
                 metrics |= run.world.from_main(evaluate(run, features) if run.world.main else None)
@@ -368,10 +382,11 @@ def _saved(run: Run) -> Callable[[], None]:
 def _published(run: Run) -> Callable[[], None]:
     """Return a function that writes the files for users, from copies of all that the next epoch changes."""
     held_out = run.photos(torch.tensor(run.split.test[:HELD_OUT_PHOTOS]))
-    photos = held_out[:SAMPLE_PHOTOS].to(run.device)
-    gray, _ = run.gray_and_truth(photos)
     run.result.eval()
-    samples = sample_grid(gray, run.picture(gray), photos.float() / 255)
+    samples = []
+    for photos in torch.split(held_out[: SAMPLE_GRIDS * SAMPLE_PHOTOS].to(run.device), SAMPLE_PHOTOS):
+        gray, _ = run.gray_and_truth(photos)
+        samples.append(sample_grid(gray, run.picture(gray), photos.float() / 255))
     generator, history = copy.deepcopy(run.result).cpu(), list(run.history)
     luma = luma_uint8(held_out).cpu().numpy()
 

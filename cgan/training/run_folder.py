@@ -52,8 +52,10 @@ class RunFolder:
     --resume needs, including the metrics, so a kill between two files loses nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tensorboard: bool = True) -> None:
         self.path = path
+        self.tensorboard = tensorboard
+        """Write event files."""
         self.checkpoints = path / "checkpoints"
         self.generator_file = self.checkpoints / GENERATOR_FILE
         self.training_file = self.checkpoints / TRAINING_FILE
@@ -186,8 +188,12 @@ class RunFolder:
         """
         if not self.ledger.path.exists():
             with self._writing():
-                kept = (*self.checkpoints.glob("epoch-*"), *self.samples.glob("epoch-*"), self.held_out_file)
-                files = (*self._fixed_files(), *kept)
+                kept = (
+                    *self.checkpoints.glob("epoch-*"),
+                    *self.samples.glob("epoch-*"),
+                    *self.events.glob("samples/*.cgan"),
+                )
+                files = (*self._fixed_files(), self.held_out_file, *kept)
                 self.ledger.begin(file for file in files if file.is_file() and not file.is_symlink())
 
     def check_own(self) -> None:
@@ -263,7 +269,7 @@ class RunFolder:
                 np.save(file, gray)
 
     def publish(
-        self, generator: Generator, config: TrainConfig, history: list[dict[str, Any]], samples: Image.Image
+        self, generator: Generator, config: TrainConfig, history: list[dict[str, Any]], samples: list[Image.Image]
     ) -> None:
         """Write the files for users after an epoch: checkpoints, metrics, samples, curves, events.
 
@@ -271,7 +277,7 @@ class RunFolder:
             generator: the generator to export.
             config: its configuration.
             history: metrics of all finished epochs.
-            samples: sample grid of the last epoch.
+            samples: sample grids of the last epoch: of the first held-out photos, and of the next.
         """
         epoch = len(history)
         with self._writing(GateError):
@@ -286,11 +292,21 @@ class RunFolder:
             with self.ledger.atomic_path(self.metrics_file) as path:
                 path.write_text("".join(json.dumps(_finite(metrics)) + "\n" for metrics in history))
             self.samples.mkdir(exist_ok=True)
-            with self.ledger.atomic_path(self.samples / f"epoch-{epoch:04d}.png") as path:
-                samples.save(path, "PNG")
+            for sheet, file in zip(samples, self._sample_names(epoch), strict=False):
+                with self.ledger.atomic_path(file) as path:
+                    sheet.save(path, "PNG")
             with self.ledger.atomic_path(self.curves_file) as path:
                 save_curves(history, path)
-            events.write_events(self.events, history, self.ledger)
+            if self.tensorboard:
+                events.write_events(self.events, history, self.ledger)
+                events.write_samples(self.events / "samples", history[-1], samples, self.ledger)
+
+    def sample_files(self, epoch: int) -> tuple[Path, ...]:
+        """Return the sample grids of an epoch that are there."""
+        return tuple(file for file in self._sample_names(epoch) if file.is_file())
+
+    def _sample_names(self, epoch: int) -> tuple[Path, Path]:
+        return self.samples / f"epoch-{epoch:04d}.png", self.samples / f"epoch-{epoch:04d}-next.png"
 
     def write_records(self, records: Mapping[str, Any]) -> None:
         """Write JSON values by file name.
@@ -315,7 +331,7 @@ class RunFolder:
 
     def _remove_leftovers(self, marks: frozenset[str]) -> None:
         """Remove the temporary files of ended processes."""
-        for folder in (self.path, self.checkpoints, self.samples, self.events):
+        for folder in (self.path, self.checkpoints, self.samples, self.events, self.events / "samples"):
             if folder.is_dir():
                 remove_temporaries(folder, marks, self.ledger.has)
 

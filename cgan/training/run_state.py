@@ -2,7 +2,7 @@
 
 import copy
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cgan import __version__
 from cgan.color import COLOR_TARGETS, ColorSpace
-from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision
+from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision, flag
 from cgan.data.prefetch import prefetch
 from cgan.data.prepared import Photos
 from cgan.data.split import Split, epoch_batches
@@ -169,37 +169,71 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return replace(config, device=device, precision=precision, best_by=best_by)
 
 
-def begin_with(config: TrainConfig, source: Path | None) -> tuple[TrainConfig, Generator | None]:
-    """Load the generator of --init; return the configuration with its digest, and the generator.
+@dataclass(frozen=True)
+class Start:
+    """The generator that a run begins with."""
+
+    source: str
+    """The name that the user gave."""
+    generator: Generator
+    options: Mapping[str, Any]
+    """Fields of a TrainConfig that describe it: those of its architecture, and the size that it was trained at."""
+    sha256: str
+    """Digest of its weights."""
+
+    def adopted(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the generator, without those that the user gave.
+
+        The size may be another one. So may the blur, which suits a size, but it cannot be left out.
+
+        Args:
+            given: options of the user by field.
+
+        Raises:
+            UserError: a given option contradicts the generator.
+        """
+        wrong = {
+            name: value
+            for name, value in self.options.items()
+            if name in given and given[name] != value and not (name == "size" or (name == "input_blur" and given[name]))
+        }
+        if wrong:
+            found, expected = (
+                " ".join(f"{flag(name)} {value}" for name, value in values.items())
+                for values in ({name: given[name] for name in wrong}, wrong)
+            )
+            raise UserError(
+                f"--init {self.source}: found {found}, expected {expected}, with which that model was made; leave "
+                f"{'it' if len(wrong) == 1 else 'them'} out"
+            )
+        return {name: value for name, value in self.options.items() if name not in given}
+
+
+def load_start(source: Path, name: str) -> Start:
+    """Load the generator of --init.
 
     Args:
-        config: configuration of the new run.
-        source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file; None for random weights.
+        source: a run folder (its best checkpoint), a checkpoint or an exported fp32 ONNX file.
+        name: the name that the user gave it, for messages.
 
     Raises:
-        UserError: there is no such file, it is none of these, its weights are not finite, or its generator has another
-            shape than the configuration's.
+        UserError: there is no such file, it is none of these, or its weights are not finite.
         GateError: its weights were changed.
     """
-    if source is None:
-        return config, None
     generator, spec = load_network(source)
     if spoiled := [name for name, weights in generator.state_dict().items() if not weights.isfinite().all()]:
-        raise UserError(
-            f"--init {source}: found weights in {spoiled[0]} that are not finite numbers; give another model"
-        )
-    found: dict[str, object] = {"color_space": spec.color_space, "width": spec.base_width, "blocks": spec.blocks}
-    if not config.input_blur:  # a blur may be added, or changed for another size
-        found["input_blur"] = spec.input_blur
-    if wrong := {name: value for name, value in found.items() if getattr(config, name) != value}:
-        options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in wrong.items())
-        raise UserError(
-            f"--init {source}: found a generator of {options}, expected that of the options; give {options}"
-        )
+        raise UserError(f"--init {name}: found weights in {spoiled[0]} that are not finite numbers; give another model")
+    options = {
+        "color_space": spec.color_space,
+        "width": spec.base_width,
+        "blocks": spec.blocks,
+        "input_blur": spec.input_blur,
+        "size": spec.render_size,
+    }
     # The weights in an exported file are not those of the checkpoint: batch norm is folded.
     folded = isinstance(generator, ExportedGenerator)
     digest = weights_digest(generator.state_dict()) if folded else spec.weights_sha256
-    return replace(config, init_sha256=digest), generator
+    return Start(name, generator, options, digest)
 
 
 def build(

@@ -108,6 +108,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
             batch_size=given["batch_size"],
             workers=given["workers"],
             progress=progress,
+            pictures=html is not None,
         )
     _report(quiet, result.table(), result.notes(), result.failures)
     if given["json_file"]:
@@ -257,7 +258,7 @@ def _report(quiet: bool, table: list[str], notes: list[str], failures: dict[str,
 def _write_html(result: "Parity", path: Path) -> None:
     from infer.quality.page import write_html  # needs jinja2, which only --html asks for
 
-    write_html(result, path)
+    write_html(result, path, click.get_current_context().obj)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

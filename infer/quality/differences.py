@@ -1,6 +1,6 @@
 """Differences between the pictures of two models: streamed figures over any number of photos, and the worst photos."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -49,6 +49,10 @@ class PhotoDifference:
     """Picture of the reference, 3 x H x W in [0, 1]."""
     candidate: Floats
     """Picture of the candidate, 3 x H x W in [0, 1]."""
+    gray: Floats | None = None
+    """Input of both models, 1 x H x W in [0, 1]; None unless the photo was read again for a page."""
+    real: Floats | None = None
+    """The photo in colour, 3 x H x W in [0, 1]; None as `gray`."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,7 @@ class Differences:
 
 def _copied(photo: PhotoDifference) -> PhotoDifference:
     """Return the photo with copies of its pictures, so that the arrays of the whole unit can be freed."""
-    pictures = photo.reference.copy(), photo.candidate.copy()
-    return PhotoDifference(photo.name, photo.psnr, photo.ssim, photo.max_difference, photo.delta_e, *pictures)
+    return replace(photo, reference=photo.reference.copy(), candidate=photo.candidate.copy())
 
 
 def _psnr(square: float) -> float:

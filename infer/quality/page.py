@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,20 +46,25 @@ def is_page(content: bytes) -> bool:
     return TITLE in content[:TITLE_WITHIN]
 
 
-def write_html(parity: Parity, path: Path) -> None:
+def write_html(parity: Parity, path: Path, command: str) -> None:
     """Write the page, see `cgan.documents.write_document`.
+
+    Args:
+        parity: the result.
+        path: the file.
+        command: the command line that compared the models.
 
     Raises:
         UserError: the file cannot be written, or another file has taken its name meanwhile.
         GateError: the disk is full.
     """
     try:
-        write_document(path, render(parity).encode(errors="backslashreplace"), is_page)
+        write_document(path, render(parity, command, datetime.now(UTC)).encode(errors="backslashreplace"), is_page)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
-def render(parity: Parity) -> str:
+def render(parity: Parity, command: str, date: datetime) -> str:
     """Return the page as HTML; all texts are escaped."""
     environment = Environment(
         loader=PackageLoader("infer.quality", ""),
@@ -71,7 +77,11 @@ def render(parity: Parity) -> str:
     )
     environment.filters["pictures"] = _pictures
     return environment.get_template(TEMPLATE).render(
-        parity=parity, bars=list(_bars(parity.level_bins)), amplification=AMPLIFICATION
+        parity=parity,
+        command=command,
+        date=f"{date:%Y-%m-%d %H:%M} UTC",
+        bars=list(_bars(parity.level_bins)),
+        amplification=AMPLIFICATION,
     )
 
 
@@ -81,10 +91,17 @@ def _printable(value: object) -> object:
 
 
 def _pictures(photo: PhotoDifference) -> Iterator[tuple[str, str]]:
-    """Yield label and data URL of the pictures of one photo: reference, candidate, amplified difference."""
-    difference = np.clip(0.5 + AMPLIFICATION * (photo.candidate - photo.reference), 0, 1)
-    for label, pixels in (("reference", photo.reference), ("candidate", photo.candidate), ("difference", difference)):
-        yield label, f"data:image/png;base64,{_png(pixels)}"
+    """Yield label and data URL of the pictures of one photo: gray, both models, their amplified difference, real."""
+    pictures = {
+        "gray": None if photo.gray is None else photo.gray.repeat(3, axis=0),
+        "reference": photo.reference,
+        "candidate": photo.candidate,
+        f"difference x {AMPLIFICATION}": np.clip(0.5 + AMPLIFICATION * (photo.candidate - photo.reference), 0, 1),
+        "real photo": photo.real,
+    }
+    for label, pixels in pictures.items():
+        if pixels is not None:
+            yield label, f"data:image/png;base64,{_png(pixels)}"
 
 
 def _png(pixels: Floats) -> str:

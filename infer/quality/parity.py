@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from infer.quality.differences import (
 from infer.quality.feature_sets import Distributions
 from infer.quality.gates import WORST_PHOTO_MARGIN, Gates, Verdict
 from infer.quality.measured_model import MeasuredModel
-from infer.quality.photos import UNIT, Progress, Source, Unit, run_batches, work_through
+from infer.quality.photos import UNIT, Progress, Source, Unit, read_again, run_batches, work_through
 
 THREADS = 1
 """CPU threads per run of a model. With one thread per run, parallel runs do not wait for each other, and the last bits
@@ -141,7 +142,7 @@ class Parity:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pictures as JSON values."""
-        pictures = {"reference", "candidate"}
+        pictures = {"reference", "candidate", "gray", "real"}
         return {
             "passed": self.passed,
             "gates": [asdict(verdict) for verdict in self.verdicts],
@@ -170,6 +171,7 @@ def check_parity(
     batch_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    pictures: bool = False,
 ) -> Parity:
     """Compare a model with the run that it was exported from.
 
@@ -184,11 +186,13 @@ def check_parity(
         batch_size: photos per batch of the candidate; None for its default.
         workers: threads; None for one per core.
         progress: called with the number of photos done and of all photos.
+        pictures: read the worst photos again, for a page that shows them.
 
     Raises:
         UserError: `run` is not a run, no photo can be read, or the models have different sizes.
         GateError: the candidate or the reference cannot be run on the photos.
     """
+    photos = list(photos)
     with open_model(made_of(run, candidate.spec.weights_sha256), device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
         comparison = _Comparison(candidate, reference, batch_size, features, cache)
@@ -205,6 +209,7 @@ def check_parity(
             )
         measured = MeasuredModel.of(candidate), MeasuredModel.of(reference)
     figures, interval = comparison.figures()
+    worst = comparison.differences.worst
     return Parity(
         candidate=measured[0],
         reference=measured[1],
@@ -213,11 +218,27 @@ def check_parity(
         figures=seen.stamp(figures),
         interval=interval,
         verdicts=_verdicts(*measured, figures, interval, gates or Gates(), features.name if features else None),
-        worst=comparison.differences.worst,
+        worst=_with_photos(worst, photos, size) if pictures else worst,
         level_bins=comparison.differences.level_bins,
         cache_note=distributions.note,
         network=features.name if features else None,
     )
+
+
+def _with_photos(
+    worst: list[PhotoDifference], photos: Iterable[Source], size: tuple[int, int]
+) -> list[PhotoDifference]:
+    """Add the photos themselves, in gray and in colour, where they can be read in colour."""
+    unit = read_again(photos, {photo.name for photo in worst}, size)
+    if unit.color is None:
+        return worst
+    found = {
+        name: (g, c.astype(np.float32) / 255) for name, g, c in zip(unit.names, unit.gray, unit.color, strict=True)
+    }
+    return [
+        replace(photo, gray=found[photo.name][0], real=found[photo.name][1]) if photo.name in found else photo
+        for photo in worst
+    ]
 
 
 class _Comparison:

@@ -4,7 +4,7 @@ Figures do not depend on names or on the order of a folder, and photos that cann
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -184,6 +184,17 @@ def work_through(
 def _none_readable(failures: dict[str, str]) -> UserError:
     first = next((f" ({name}: {reason})" for name, reason in failures.items()), "")
     return UserError(f"found {counted(len(failures), 'photo')}, none that can be read{first}; give other photos")
+
+
+def read_again(photos: Iterable[Source], names: Collection[str], size: tuple[int, int]) -> Unit:
+    """Return some of the photos, in gray and in colour; those that cannot be read in colour are its failures.
+
+    Args:
+        photos: as of `work_through`.
+        names: names of the photos.
+        size: height and width of the models' input.
+    """
+    return _decoded(tuple(Entry(b"", name, source) for name, source in photos if name in names), size, True)
 
 
 def run_batches(backend: Backend, gray: Floats, batch: int) -> Floats:

@@ -39,7 +39,7 @@ def publish(folder: RunFolder) -> Publish:
         history: list[dict[str, Any]] = []
         for epoch, value in enumerate(values, 1):
             history.append({"epoch": epoch, f"test_{metric}": value, "time_shares": {}, "finished_at": 1.0})
-            folder.publish(generator(epoch), replace(CONFIG, best_by=metric, fid=True, **options), history, SHEET)
+            folder.publish(generator(epoch), replace(CONFIG, best_by=metric, fid=True, **options), history, [SHEET])
         return generator(len(values))
 
     return call

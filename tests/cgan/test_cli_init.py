@@ -77,30 +77,45 @@ def test_a_resumed_run_goes_on_from_its_own_weights(train: Train, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("options", "wrong"),
+    ("options", "found", "expected"),
     [
-        (("--color-space", "ycbcr"), "--color-space rgb"),
-        (("--width", 2), "--width 4"),
-        (("--width", 2, "--blocks", 2), "--width 4 --blocks 1"),
+        (("--color-space", "hsv"), "--color-space hsv", "--color-space ycbcr"),
+        (("--width", 2, "--blocks", 2), "--width 2 --blocks 2", "--width 16 --blocks 1"),
+        (("--input-blur", 0), "--input-blur 0.0", "--input-blur 1.0"),
     ],
 )
-def test_a_generator_of_another_shape_is_refused(
-    train: Train, tmp_path: Path, options: tuple[object, ...], wrong: str
+def test_an_option_that_contradicts_the_model_is_refused_with_both_values(
+    invoke: Train, photo_folder: Path, tmp_path: Path, options: tuple[object, ...], found: str, expected: str
 ) -> None:
-    assert train("first").code == 0
-    result = train("second", "--init", tmp_path / "first", *options)
-    assert (result.code, result.err.count("\n")) == (2, 1)
-    assert result.err.endswith(f"found a generator of {wrong}, expected that of the options; give {wrong}\n")
-    assert not (tmp_path / "second").exists()
+    result = invoke(main, photo_folder, "--out", tmp_path / "run", "--init", "flowers", "--no-fid", *options)
+    assert f"--init flowers: found {found}, expected {expected}, with which that model" in result.error(2)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_blur_is_not_lost_unnoticed(train: Train, tmp_path: Path) -> None:
-    assert train("first", "--input-blur", 1.5).code == 0
-    lost = train("second", "--init", tmp_path / "first")
-    assert lost.code == 2
-    assert lost.err.endswith("give --input-blur 1.5\n")
-    assert train("other", "--init", tmp_path / "first", "--input-blur", 1).code == 0
-    assert load_generator(tmp_path / "other")[1].input_blur == 1
+@pytest.mark.parametrize(
+    ("options", "size", "blur", "taken"),
+    [
+        ((), 64, 1.0, "--color-space ycbcr --width 16 --blocks 1 --input-blur 1.0 --size 64"),
+        (("--size", 32, "--input-blur", 2, "--width", 16), 32, 2.0, "--color-space ycbcr --blocks 1"),
+    ],
+)
+def test_a_packaged_model_brings_the_options_that_nobody_gave(
+    invoke: Train, photo_folder: Path, tmp_path: Path, options: tuple[object, ...], size: int, blur: float, taken: str
+) -> None:
+    # --loss-space rgb has no effect with the colour space that cgan-train begins with by default.
+    dry = ("--init", "flowers", "--loss-space", "rgb", "--no-fid", "--dry-run", *options)
+    result = invoke(main, photo_folder, "--out", tmp_path / "run", *dry)
+    assert result.code == 0
+    config = json.loads(result.out)
+    assert (config["color_space"], config["width"], config["blocks"]) == ("ycbcr", 16, 1)
+    assert (config["size"], config["input_blur"], config["loss_space"]) == (size, blur, "rgb")
+    assert f"--init flowers: takes its weights {taken}\n" in result.err
+
+
+def test_a_resumed_run_refuses_a_model_of_another_shape(train: Train, trained_run: Path, tmp_path: Path) -> None:
+    assert train("run").code == 0
+    refused = train("run", "--resume", "--init", "flowers")
+    assert "the run began with random weights and not with the model of --init" in refused.error(2)
 
 
 def test_what_is_no_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
@@ -109,5 +124,5 @@ def test_what_is_no_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
         result = train("run", "--init", tmp_path / source)
         assert (result.code, result.err.count("\n")) == (2, 1)
         assert source in result.err
-        assert ("cgan-infer info flowers prints where" in result.err) == (source == "nowhere")
+        assert ("packaged model: flowers, flowers-int8" in result.err) == (source == "nowhere")
         assert not (tmp_path / "run").exists()

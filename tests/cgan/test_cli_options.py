@@ -55,6 +55,9 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
 """Values of options that must change the exported weights, with the options that each one needs."""
 
 TESTED_BY = {
+    "config": "test_the_command_line_wins_over_the_file",
+    "write_config": "test_what_is_written_is_what_is_read",
+    "track": "test_a_training_records_its_epochs_there",
     "data": "test_the_number_of_photos_trained_and_held_out",
     "out": "test_a_folder_that_holds_something_is_refused",
     "device": "test_device_cuda_without_one_is_refused",
@@ -105,7 +108,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 def test_every_parameter_of_the_command_has_a_test() -> None:
     assert {parameter.name for parameter in command.params} - {"help"} == CHANGES.keys() | TESTED_BY.keys()
     assert not CHANGES.keys() & TESTED_BY.keys()
-    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_cli*.py"))
+    sources = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
     assert [test for test in TESTED_BY.values() if f"def {test}(" not in sources] == []
 
 

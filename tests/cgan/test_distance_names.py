@@ -130,7 +130,7 @@ def test_training_calls_them_by_their_names(
     weights = ["--epochs", 1, "--precision", "fp32", "--inception-weights", tmp_path / "lite.pth"]
     result = invoke(main, photo_folder, "--out", tmp_path / "run", *options, *weights)
     assert result.code == 0, result.err
-    assert "Fréchet distance (lite) " in result.err and "FID" not in result.err
+    assert "\nFréchet: Fréchet distance (lite)\n" in result.err and "FID" not in result.err
     metrics = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert metrics["test_frechet_distance"]["metric"] == "Fréchet distance (lite)"
     assert "test_fid" not in metrics and "test_kernel_distance" in metrics

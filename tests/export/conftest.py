@@ -37,7 +37,7 @@ def stub_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callabl
     """`stub_export(amount)`: the exporter writes `exported_onnx` with so much more in the last layer's bias."""
 
     def use(amount: float = 0.0) -> None:
-        def write(generator: Any, spec: ModelSpec, path: Path) -> None:
+        def write(generator: Any, spec: ModelSpec, path: Path, *_: object) -> None:
             model = onnx.load(exported_onnx)
             (bias,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias")]
             bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(amount), bias.name))

@@ -46,7 +46,7 @@ def fast_export(monkeypatch: pytest.MonkeyPatch, exported_onnx: Path) -> Callabl
     """Let cgan-export write `exported_onnx`, changed or not, instead of tracing the generator again."""
 
     def use(change: Change | None = None) -> None:
-        def write(generator: Any, spec: ModelSpec, path: Path) -> None:
+        def write(generator: Any, spec: ModelSpec, path: Path, *_: object) -> None:
             model = onnx.load(exported_onnx)
             if change:
                 change(model)
@@ -206,7 +206,7 @@ def test_the_reference_is_the_checkpoint_as_it_lies_on_disk(
 ) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
 
-    def write_and_alter(generator: Any, spec: ModelSpec, path: Path) -> None:
+    def write_and_alter(generator: Any, spec: ModelSpec, path: Path, *_: object) -> None:
         shutil.copy(exported_onnx, path)
         alter_checkpoint(run)
 
@@ -336,7 +336,7 @@ def test_a_folder_that_cannot_be_written_is_said(invoke: Callable[..., Any], tra
 def test_a_full_disk_is_a_failure_not_a_wrong_request(
     invoke: Callable[..., Any], trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(generator: Any, spec: ModelSpec, path: Path) -> None:
+    def fill(generator: Any, spec: ModelSpec, path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

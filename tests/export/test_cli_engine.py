@@ -222,7 +222,7 @@ def test_an_onnx_file_that_differs_is_not_built_from(
     def build(*_: object) -> None:
         raise AssertionError("the builder was called")
 
-    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
+    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path, *_: shutil.copy(half_onnx, path))
     monkeypatch.setattr(pipeline, "build_engine", build)
     error = invoke(main, trained_run, "--out", tmp_path, *RTX, "--min-psnr", "200").error(1)
     assert "is not the trained model" in error
@@ -249,7 +249,7 @@ def on_gpu(
     """Arguments of an engine's comparison, which finds a sealed sidecar beside the plan."""
     calls: list[dict[str, Any]] = []
 
-    def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str) -> Verification:
+    def verify(plan: Path, reference: Any, photos: Any, *_: Any, device: str, name: str, **__: Any) -> Verification:
         sidecar = read_sidecar(plan)
         assert sidecar is not None and sealed(sidecar) == sidecar
         calls.append({"reference": reference, "device": device, "name": name, "plan": plan})

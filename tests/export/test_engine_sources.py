@@ -139,7 +139,7 @@ def can_strip(monkeypatch: pytest.MonkeyPatch, stub_build: Callable[..., None]) 
 @pytest.fixture
 def export_half(monkeypatch: pytest.MonkeyPatch, half_onnx: Path) -> None:
     """The exporter writes the fp16 file of `trained_run`."""
-    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path: shutil.copy(half_onnx, path))
+    monkeypatch.setattr(pipeline, "export_onnx", lambda generator, spec, path, *_: shutil.copy(half_onnx, path))
 
 
 @pytest.mark.usefixtures("can_strip", "export_half")

@@ -195,12 +195,14 @@ def test_the_command_exports_what_was_chosen(
     result = invoke(main, *command, *arguments)
     assert result.code == 0
     assert published == [expected]
-    heading, int8, fp16, fp32 = result.err.splitlines()[:4]
+    *steps, heading, int8, fp16, fp32 = result.err.splitlines()[:7]
+    assert steps == ["try       int8", "try       fp16", "try       fp32"]
     assert heading.split() == ["precision", "MB", "images/s", "PSNR"]
     if "40" in arguments:
         assert int8.split() == ["int8", "0.0", "30.0", "45.0"]
     else:
-        assert int8.split(maxsplit=1) == ["int8", "int8 is not the trained model"]
+        assert int8.split() == ["int8", "-", "-", "failed"] and len(int8) == len(heading)
+        assert result.err.splitlines()[7] == "int8 failed: int8 is not the trained model"
     assert fp16.split() == ["fp16", "0.0", "10.0", "80.0"]
     assert fp32.split() == ["fp32", "0.0", "20.0", "equal"]
     assert invoke(main, *command, *arguments, "--quiet").err == ""
@@ -232,9 +234,10 @@ def test_a_real_search(
     arguments = ("--precision", "auto", "--min-psnr", 70, "--calibration", photo_folder)
     result = invoke(main, trained_run, "--out", tmp_path, *arguments)
     assert result.code == 0
-    rows = [line.split() for line in result.err.splitlines()[1:4]]
+    rows = [line.split() for line in result.err.splitlines()[4:7]]
     assert [row[0] for row in rows] == ["int8", "fp16", "fp32"]
-    assert "is not the trained model" in " ".join(rows[0])
+    assert rows[0] == ["int8", "-", "-", "failed"]
+    assert "int8 failed: " in result.err and "is not the trained model" in result.err
     assert all(float(row[1]) > 0 and float(row[2]) > 0 and float(row[3]) >= 70 for row in rows[1:])
     (artefact,) = tmp_path.glob("*.onnx")
     assert artefact.name == "unet-w4-rgb-32-fp16.onnx"

@@ -1,17 +1,20 @@
 """The event file: read by TensorBoard, appended to, repaired."""
 
 import errno
+import io
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cgan.files import OccupiedError
-from cgan.training.events import FILE, write_events
+from cgan.training.events import FILE, write_events, write_samples
 from cgan.training.ledger import Ledger
 from tests.cgan.disks import file_size_limit
 
@@ -88,6 +91,23 @@ def test_a_running_tensorboard_sees_the_next_epoch(folder: Path) -> None:
     accumulator = EventAccumulator(str(folder)).Reload()
     write(folder, [epoch(1), epoch(2), epoch(3)])
     assert [event.step for event in accumulator.Reload().Scalars("l1/test")] == [1, 2, 3]
+
+
+def test_sample_grids_are_images_at_their_epochs(tmp_path: Path) -> None:
+    folder, ledger = tmp_path / "samples", Ledger(tmp_path / ".written")
+    for number in (1, 2):
+        sheets = [Image.new("RGB", (8, 6), (number * 100, 0, side)) for side in (0, 255)]
+        write_samples(folder, epoch(number), sheets, ledger)
+    accumulator = EventAccumulator(str(folder)).Reload()
+    assert accumulator.Tags()["images"] == ["samples/first", "samples/next"]
+    for tag, blue in (("samples/first", 0), ("samples/next", 255)):
+        images = accumulator.Images(tag)
+        assert [(image.step, image.wall_time, image.width, image.height) for image in images] == [
+            *((1, 1001.0, 8, 6), (2, 1002.0, 8, 6))
+        ]
+        for number, image in enumerate(images, 1):
+            with Image.open(io.BytesIO(image.encoded_image_string)) as picture:
+                assert np.abs(np.asarray(picture.convert("RGB"))[0, 0] - [number * 100, 0, blue]).max() < 8
 
 
 def cut(path: Path) -> None:

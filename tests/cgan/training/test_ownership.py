@@ -122,7 +122,7 @@ def test_a_run_of_an_earlier_version_goes_on_after_it_was_stopped_while_it_was_t
     assert {path for path in folder.path.rglob("*") if path.is_file()} == before
     folder.adopt()
     folder.check_own()
-    assert (folder.path / LEDGER_FILE).read_text().count("\n") == 9
+    assert (folder.path / LEDGER_FILE).read_text().count("\n") == 10
     publish(20.0, 21.0, save_every=1)
 
 

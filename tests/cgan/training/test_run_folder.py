@@ -320,6 +320,7 @@ def test_publishing_writes_every_file_that_users_read(folder: RunFolder, publish
         *RECORDS,
         *("metrics.jsonl", "curves.png", "samples/epoch-0001.png", "samples/epoch-0002.png"),
         *("checkpoints/last.safetensors", "checkpoints/best.safetensors", "tensorboard/events.out.tfevents.0.cgan"),
+        *(f"tensorboard/samples/events.out.tfevents.000000{epoch}.cgan" for epoch in (1, 2)),
     }
     assert load_generator(folder.path)[1].weights_sha256 == weights_digest(last.state_dict())
     assert (folder.path / "curves.png").read_text() == "2"
@@ -376,7 +377,7 @@ def test_what_cannot_be_written_is_said(
     metrics = {"epoch": 1, "test_psnr": 20.0, "time_shares": {}, "finished_at": 1.0}
     writes: tuple[tuple[Callable[[], object], int], ...] = (
         (lambda: folder.save(training_tensors({"generator": generator(1)}, {}), {"history": []}), 1),
-        (lambda: folder.publish(generator(1), CONFIG, [metrics], SHEET), 1),
+        (lambda: folder.publish(generator(1), CONFIG, [metrics], [SHEET]), 1),
         (lambda: folder.write_records(RECORDS), at_the_start),
         (lambda: RunFolder(folder.path / "new").create(RECORDS), at_the_start),
     )

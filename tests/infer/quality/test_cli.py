@@ -1,6 +1,8 @@
 """cgan-infer parity as a command: exit codes, refusals, JSON, FID with a feature network of one's own, and the page."""
 
+import base64
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -13,8 +15,9 @@ import click
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
-from cgan.command import exit_on_user_error
+from cgan.command import run_command
 from infer.quality.cli import parity
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -22,9 +25,7 @@ Invoke = Callable[..., Any]
 
 
 def main(arguments: list[str]) -> None:
-    group = click.Group("cgan-infer", {"parity": parity})
-    with exit_on_user_error():
-        group(arguments, prog_name="cgan-infer")
+    run_command(click.Group("cgan-infer", {"parity": parity}), arguments, "cgan-infer")
 
 
 class Files(NamedTuple):
@@ -262,15 +263,33 @@ def page(tmp_path_factory: pytest.TempPathFactory, files: Files, trained_run: Pa
     return path
 
 
+def test_the_page_shows_the_photos_in_gray_and_in_colour(page: Path, photo_folder: Path) -> None:
+    text = page.read_text()
+    worst = text.split("Worst photos by PSNR", 1)[1].split("</figure>", 1)[0]
+    pictures = {
+        label: Image.open(io.BytesIO(base64.b64decode(content)))
+        for label, content in re.findall(r'alt="([^"]+)" src="data:image/png;base64,([^"]+)"', worst)
+    }
+    assert list(pictures) == ["gray", "reference", "candidate", "difference x 16", "real photo"]
+    (name,) = re.findall(r"<figcaption>(.*?):", worst)
+    with Image.open(photo_folder / name) as photo:
+        real = np.asarray(photo.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(np.asarray(pictures["real photo"]) - real).max() < 40 and np.ptp(np.asarray(pictures["real photo"]))
+    gray = np.asarray(pictures["gray"]).astype(int)
+    assert np.ptp(gray, axis=2).max() == 0
+    assert np.abs(gray[..., 0] - real @ [0.299, 0.587, 0.114]).mean() < 4
+
+
 def test_the_page_refers_to_nothing_outside_itself(page: Path) -> None:
     text = page.read_text()
     parsed = Page()
     parsed.feed(text)
     assert parsed.open == []
-    assert len(parsed.references) == 3 * 8  # of the eight worst photos: reference, candidate, difference
+    assert len(parsed.references) == 5 * 8  # of the eight worst photos: gray, reference, candidate, difference, real
     assert all(reference.startswith("data:image/png;base64,") for reference in parsed.references)
     assert "default-src 'none'" in text
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC: <code>cgan-infer parity .*--no-fid --html .*</code>", text)
     for part in ("Gates", "--min-psnr", "Worst photos by PSNR", "photo-0", "50 to 256", "<svg"):
         assert part in text
 
