@@ -29,6 +29,8 @@ TORCH_FREE = {
         "jpeg_scans",
         "libtiff_messages",
         "onnx_file",
+        "options_file",
+        "packaged",
         "photo_limits",
         "progress",
         "readers",
