@@ -1,11 +1,14 @@
 # make demo: colour the examples with the model in the package.
 # make test: all checks and the quick tests, in five minutes. make test-all: everything CI checks.
+# make docs: the documentation site, in site/. make package: wheel and source distribution, in dist/.
 # make benchmarks-test: all tests of the benchmarks; the others have one quick test for each.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# ONNX Runtime of make demo: cpu, or gpu for an NVIDIA GPU.
+RUNTIME ?= cpu
 
-.PHONY: demo test test-all lint benchmarks-test format clean
+.PHONY: demo test test-all lint docs package benchmarks-test format clean
 
 demo: $(VENV)/base
 	$(BIN)/cgan-infer folder examples out --overwrite
@@ -23,6 +26,16 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n auto -m 'not benchmarks'
 
+docs: $(VENV)/develop
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "To read and search it: $(BIN)/python -m http.server -d site 8000, then http://127.0.0.1:8000"
+
+package: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile --group package
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 benchmarks-test: $(VENV)/develop
 	$(BIN)/pytest -n auto -m '' tests/benchmarks
 
@@ -31,21 +44,23 @@ format: $(VENV)/develop
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) out build dist site *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; set PYTHON=..." % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip
 
-# The base package alone: no torch. Nothing is installed where `make test` already put more.
+# The base package and its ONNX Runtime: no torch. Nothing is installed where `make test` already put more.
 $(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py cgan/*/*.py infer/*.py infer/*/*.py infer/models/*)
-	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet .
+	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet --no-compile '.[$(RUNTIME)]'
 	touch $@
 
-# torch before the rest and without a pin, so that torch and torchvision come as one matching pair. Python compiles what
-# is imported; compiling all of it beforehand takes minutes.
+# The runtime for CPUs goes first, because that for GPUs overwrites its files. torch before the rest and without a pin, so
+# that torch and torchvision come as one matching pair. Python compiles what is imported; compiling all of it beforehand
+# takes minutes.
 $(VENV)/develop: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip uninstall -qq --yes onnxruntime
 	$(BIN)/python -m pip install --quiet --no-compile torch torchvision
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[all]' --group dev
 	touch $@

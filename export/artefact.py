@@ -9,10 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
 from cgan.errors import ChangedFileError, GateError, UserError
-from cgan.extras import needed
+from cgan.extras import needed, onnx_runtime
 from cgan.files import file_sha256
 from cgan.spec import ModelSpec, Precision, Sidecar, read_sidecar, sidecar_path, write_sidecar
 from cgan.text import counted
@@ -198,13 +196,14 @@ def _prepare_onnx(source: Path, options: ExportOptions) -> PreparedOnnx:
         raise UserError(
             "--precision int8: found no --calibration FOLDER, expected photos like those that the model will colour"
         )
+    runtime = onnx_runtime()  # compares the file, and makes int8
     with needed("export", "export"):
         import onnxscript  # noqa: F401  # torch's exporter needs it
     options.on_step("load", str(source))
     generator, spec, checkpoint = load_checkpoint(source)
     created = {**spec.created_with, **{name: version(name) for name in ("onnx", "onnxscript")}}
     if options.precision == "int8":
-        created["onnxruntime"] = onnxruntime.__version__  # from the package or from its GPU build
+        created["onnxruntime"] = runtime.__version__  # from the package or from its GPU build
     spec = replace(spec, precision=options.precision, dynamic_size=options.dynamic_size, created_with=created)
     photos, unread = comparison_photos(source, spec.render_size, options.calibration)
     notes = (checkpoint.note, *unread) if checkpoint.note else unread

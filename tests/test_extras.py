@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cgan.errors import UserError
+from cgan.extras import BUILDS, onnx_runtime
 from tests.test_packaging import BLOCKER, ROOT
 
 EXPORT = ["export", "RUN", "--out", "TMP/models"]
@@ -47,6 +49,7 @@ COMMANDS = {
     "jinja2": {"train": [[*PARITY, "--no-fid", "--html", "TMP/page.html"]]},
     "onnx": {"export": [EXPORT, INIT, ["export", "--inspect", "ONNX"], ["export", "RUN", "--verify", "ONNX"]]},
     "onnxscript": {"export": [EXPORT]},
+    "onnxruntime": {"cpu": [EXPORT, FOLDER, ["infer", "info"], [*PARITY, "--no-fid"]]},
     "openvino": {"openvino": [["infer", "info", "--backend", "openvino"], [*FOLDER, "--backend", "openvino"]]},
     "fsspec": {
         "remote": [["infer", "folder", "memory://in", "TMP/colored"], ["infer", "folder", "PHOTOS", "s3://x/y"]]
@@ -93,3 +96,13 @@ def test_a_missing_package_is_one_line_that_names_its_extra(
         assert (code, len(lines)) == (2, 1), f"{command}: {code} {error}"
         assert f"pip install 'cgan[{extra}]'" in lines[0], f"{command}: {error}"
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_two_builds_of_onnx_runtime_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for build in BUILDS:
+        folder = tmp_path / f"{build.replace('-', '_')}-9.9.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {build}\nVersion: 9.9\n")
+    with pytest.raises(UserError, match=r"found onnxruntime and onnxruntime-gpu.*pip uninstall -y onnxruntime onnx"):
+        onnx_runtime()

@@ -1,5 +1,6 @@
-"""The import rules of CONTRIBUTING.md, and that the commands start quickly."""
+"""The import rules of CONTRIBUTING.md, that the commands start quickly, and what is packaged."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from infer.backends.flavours import FLAVOURS
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TORCH_FREE = {
     f"cgan.{name}"
     for name in (
@@ -161,3 +163,35 @@ def test_type_checkers_are_told_of_the_types(package: str) -> None:
     assert (ROOT / package / "py.typed").read_bytes() == b""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert settings["tool"]["setuptools"]["package-data"][package] == ["py.typed"]
+
+
+def test_onnx_runtime_is_chosen_by_an_extra() -> None:
+    """A dependency could not be replaced, and its two packages overwrite each other's files."""
+    extras = PROJECT["optional-dependencies"]
+    others = [name for name in extras if name not in ("cpu", "gpu")]
+    required = [*PROJECT["dependencies"], *(package for name in others for package in extras[name])]
+    assert not [package for package in required if package.startswith("onnxruntime")]
+    assert [package.partition(">")[0] for package in extras["cpu"]] == ["onnxruntime"]
+    assert [package.partition(">")[0] for package in extras["gpu"]] == ["onnxruntime-gpu", "onnxruntime"]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize(("name", "extra"), [("Dockerfile", "cpu"), ("Dockerfile.cuda", "gpu")])
+def test_images_install_a_runtime_and_run_without_privileges(name: str, extra: str) -> None:
+    text = (ROOT / name).read_text()
+    assert f'"/source[{extra}]"' in text
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["cgan"]
+    assert 'ENTRYPOINT ["cgan-infer"]' in text
+    assert text.index("USER cgan") < text.index("ENTRYPOINT")
+
+
+def test_the_source_distribution_names_every_file_at_the_top() -> None:
+    """What MANIFEST.in lacks would be missing for those who test or build from it."""
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    kept = {"LICENSE", "README.md", "pyproject.toml", "MANIFEST.in"}  # setuptools adds these
+    for path in ROOT.glob("*.*"):
+        if path.suffix in (".md", ".yml", ".cff", ".cuda") and path.name not in kept:
+            assert f" {path.name}" in f" {manifest}".replace("\n", " "), path.name

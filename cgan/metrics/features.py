@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cgan.errors import UserError
-from cgan.extras import needed
+from cgan.extras import needed, onnx_runtime
 from cgan.metrics.measurement import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
 from cgan.readers import read_limited
@@ -271,8 +271,7 @@ class OnnxFeatures(nn.Module):
 
     def _session(self, device: torch.device) -> Any:
         """Return the session of a device, created at its first use."""
-        import onnxruntime as ort
-
+        ort = onnx_runtime()
         wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
         with self._lock:
             if wanted not in self._sessions:
@@ -314,12 +313,10 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
     if not path.is_file():
         raise UserError(f"--features {path}: found no such file, expected an ONNX feature extractor")
     module = OnnxFeatures(path)
-    import onnxruntime as ort
-
     fingerprint = {
         "network": "ONNX feature extractor",
         "weights_sha256": module.sha256,
         "resize": module.resize,
-        "onnxruntime": ort.__version__,
+        "onnxruntime": onnx_runtime().__version__,
     }
     return FeatureNetwork(module, module.dimensions, fingerprint, path.stem)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cgan.errors import UserError
+from cgan.extras import onnx_runtime
 from cgan.onnx_file import MOST_BYTES, read_contract
 from cgan.spec import INPUT_CONTRACT, OUTPUT_CONTRACT, ModelSpec, Precision
 from cgan.user_folders import cache_folder
@@ -30,8 +31,10 @@ PROVIDERS: dict[str, str] = {
 """ONNX Runtime's name of each provider."""
 
 NEEDS: dict[str, str] = {
-    Provider.CUDA: "install 'onnxruntime-gpu[cuda,cudnn]' and an NVIDIA driver",
-    Provider.TENSORRT: "install 'onnxruntime-gpu[cuda,cudnn]', 'tensorrt-cu13==10.*' and an NVIDIA driver",
+    Provider.CUDA: "install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime, and an NVIDIA driver",
+    Provider.TENSORRT: (
+        "install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime, 'tensorrt-cu13==10.*' and an NVIDIA driver"
+    ),
     Provider.NV_TENSORRT_RTX: (
         "export an engine with --format tensorrt-rtx, or install an ONNX Runtime built with this provider"
     ),
@@ -97,7 +100,7 @@ class OrtBackend(Backend):
     def _activate(self) -> ModelSpec:
         wanted = self._wanted()
         spec = read_contract(self._content, self.path)
-        import onnxruntime as ort
+        ort = onnx_runtime()
 
         self._version = ort.__version__
         try:
@@ -212,8 +215,7 @@ class _Binding:
     """Device buffers for batches of one shape, bound to the input and output of a session."""
 
     def __init__(self, session: Any, shape: tuple[int, ...]) -> None:
-        import onnxruntime as ort
-
+        ort = onnx_runtime()
         count, _, height, width = shape
         make = ort.OrtValue.ortvalue_from_shape_and_type
         self.session = session
