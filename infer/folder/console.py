@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cgan.progress import Progress
@@ -35,10 +36,10 @@ class Console:
         self._progress: Progress | None = None
         self._total = 0
 
-    def begin(self, total: int) -> None:
-        """Start the progress of `total` files."""
+    def begin(self, total: int, leave: bool = True) -> None:
+        """Start the progress of `total` files; `leave` keeps the finished bar on the screen."""
         self._total = total
-        self._progress = Progress(self.quiet, leave=True)
+        self._progress = Progress(self.quiet, leave=leave)
         self._progress.begin(total)
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
@@ -77,6 +78,19 @@ class Console:
         """Print a warning, even if quiet."""
         self.log("warning", text=text)
         self.fail(text)
+
+    def failures(self, failed: Mapping[str, str], report: object = None) -> None:
+        """Print the first failures, and where the others are listed.
+
+        Args:
+            failed: reasons by name.
+            report: the file that lists all; None if there is none, so that all are printed.
+        """
+        for number, (name, reason) in enumerate(failed.items()):
+            if report is not None and number == SHOWN_FAILURES:
+                self.warn(f"failed: {len(failed) - number} more, see {report}")
+                break
+            self.warn(f"failed: {name}: {reason}")
 
     def log(self, event: str, routine: bool = False, **values: Any) -> None:
         """Write a JSON object for programs; `routine` objects are left out if quiet."""

@@ -15,7 +15,7 @@ from cgan.text import counted
 from infer.backends.base import Backend
 from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
-from infer.folder.local_folder import LocalFile
+from infer.folder.local_folder import LocalFiles
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.options import FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
@@ -53,12 +53,12 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     """
     use_own_pixel_limit()
     with stop_on_signal() as stop:
-        source, target = open_source(request.source), open_storage(request.target)
+        source, target = open_source(request.sources), open_storage(request.target)
         check_folders(source, target)
         report = ReportFile(target, request.report, request.overwrite)
         report.check()
-        if request.watch and isinstance(source, LocalFile):
-            raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
+        if request.watch and isinstance(source, LocalFiles):
+            raise UserError(f"--watch: expected a folder to watch, found {source}; leave --watch out")
         cores = available_cores()
         workers = request.workers or cores
         if workers > cores:

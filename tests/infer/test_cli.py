@@ -15,7 +15,8 @@ from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.flavours import find_gpu
 from infer.backends.ort import PROVIDERS, gpu_present
-from infer.cli import FORMAT_CHOICES, command, main
+from infer.cli import command, main
+from infer.cli_options import FORMAT_CHOICES
 from infer.folder import report
 from infer.photo.formats import WRITE_FORMATS
 
@@ -278,7 +279,7 @@ def test_names_cannot_forge_lines(photos: Path, out: Path, color: Call) -> None:
 
 
 def test_info_prints_the_contract(invoke: Call) -> None:
-    result = invoke(main, "info")
+    result = invoke(main, "info", "--json")
     values = json.loads(result.out)
     assert result.code == 0
     assert values["fixed_size"] == [64, 64]
@@ -288,7 +289,7 @@ def test_info_prints_the_contract(invoke: Call) -> None:
 
 
 def test_info_takes_what_folder_takes(tmp_path: Path, invoke: Call) -> None:
-    assert "CPUExecutionProvider" in json.loads(invoke(main, "info", "--provider", "cpu").out)["engine"]
+    assert "CPUExecutionProvider" in json.loads(invoke(main, "info", "--provider", "cpu", "--json").out)["engine"]
     assert "use --backend ort" in invoke(main, "info", "--backend", "torch").error(2)
 
 
@@ -297,7 +298,7 @@ def test_a_gpu_that_cannot_be_used_is_noted_everywhere(
     photos: Path, out: Path, invoke: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort, "gpu_present", lambda: True)
-    assert "going on with the CPU" in json.loads(invoke(main, "info").out)["note"]
+    assert "going on with the CPU" in json.loads(invoke(main, "info", "--json").out)["note"]
     result = invoke(main, "folder", photos, out, "--quiet")
     assert result.code == 0
     assert "going on with the CPU" in result.err
@@ -366,7 +367,7 @@ def test_info_describes_an_engine_that_cannot_run_here(
     stub_plan: Path, write_record: Callable[..., None], invoke: Call
 ) -> None:
     write_record(stub_plan)
-    result = invoke(main, "info", stub_plan)
+    result = invoke(main, "info", stub_plan, "--json")
     assert result.code == 0
     values = json.loads(result.out)
     assert values["engine"] is None
