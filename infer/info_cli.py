@@ -80,22 +80,23 @@ def _lines(opened: "Backend", spec: "ModelSpec", engine: str | None, note: str |
         + (f"; input blurred, sigma {spec.input_blur:g}" if spec.input_blur else ""),
         "input": f"{sides}; batches of {least} to {most}" if most else f"{sides}; any batch size",
         "made from": described(opened.checkpoint) if opened.checkpoint else "a checkpoint that it does not name",
-        "trained by": f"{versions}; options {spec.config_sha256[:12]}, weights {spec.weights_sha256[:12]}",
-        "verified": _verification(opened.sidecar),
-        "unchanged": f"since its export, sha256 {opened.digest[:12]}" if opened.sidecar else "not known",
+        "made with": versions,
+        "run": f"options {spec.config_sha256[:12]}, weights {spec.weights_sha256[:12]} (SHA-256)",
+        **_verification(opened.sidecar),
+        "digest": f"{opened.digest[:12]}, unchanged since its export" if opened.sidecar else opened.digest[:12],
         "runs here": f"yes, {engine}" if engine else "no",
         "note": note or "",
     }
     return [f"{name:<{COLUMN}} {text}" for name, text in texts.items() if text]
 
 
-def _verification(sidecar: "Sidecar | None") -> str:
-    """Return how an artefact was compared with its model; anything can stand in a sidecar."""
+def _verification(sidecar: "Sidecar | None") -> dict[str, str]:
+    """Return how an artefact was compared with its model, and the result; anything can stand in a sidecar."""
     if sidecar is None:
-        return "no sidecar says so"
+        return {"verified": "not known: there is no sidecar beside it"}
     found = sidecar.verification
     if found.get("verified") is not True:
-        return f"no, {shown(found['reason'])}" if "reason" in found else "no"
-    figures = {"min_psnr": "PSNR at least {:.1f} dB", "max_difference": "values at most {:.2g} off"}
-    told = [text.format(found[name]) for name, text in figures.items() if isinstance(found.get(name), float)]
-    return "; ".join([f"against {found.get('reference')}", *told])
+        return {"verified": f"no: {shown(found['reason'])}" if "reason" in found else "no"}
+    texts = {"min_psnr": "PSNR at least {:.1f} dB", "max_difference": "values at most {:.2g} off"}
+    figures = [text.format(found[name]) for name, text in texts.items() if isinstance(found.get(name), float)]
+    return {"verified": f"yes, against {found.get('reference')}", "agreement": ", ".join(figures)}

@@ -2,16 +2,18 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cgan.progress import Progress
-from cgan.text import json_text, print_result, say
+from cgan.text import json_text, print_result, printable, say
 
 if TYPE_CHECKING:
     from infer.folder.options import Event, Outcome
@@ -67,12 +69,12 @@ class Console:
     def note(self, text: str) -> None:
         """Print information for people, unless quiet."""
         if not self.quiet:
-            say(text)
+            say(*_wrapped(text))
 
     def fail(self, text: str) -> None:
         """Print the failure of a file; with --log-json it is reported by an event instead."""
         if not self.log_json:
-            say(text)
+            say(*_wrapped(text))
 
     def warn(self, text: str) -> None:
         """Print a warning, even if quiet."""
@@ -157,6 +159,15 @@ class stop_on_signal:  # noqa: N801 (used like a function)
                 if not self.answered:
                     os.write(2, f"stopping as soon as possible; {SECOND_SIGNAL}\n".encode())
             self.event.set()
+
+
+def _wrapped(text: str) -> list[str]:
+    """Return the lines of a message: several that fit the terminal, or one where standard error is none."""
+    if not sys.stderr.isatty():
+        return [text]
+    width = shutil.get_terminal_size().columns
+    whole_paths = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return whole_paths.wrap(printable(text))
 
 
 def counts(outcome: "Outcome") -> str:
