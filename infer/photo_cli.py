@@ -35,8 +35,11 @@ class PhotoGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Complete commands and files."""
-        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
+        """Complete commands and files, and options of the group and of `color`."""
+        items = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            return items + self.commands["color"].shell_complete(ctx, incomplete)
+        return [CompletionItem(incomplete, type="file"), *items]  # in this order: bash clears the list for files
 
 
 def _is_file_name(name: str) -> bool:
