@@ -123,7 +123,7 @@ def test_photos_of_one_stem_get_outputs_of_their_own(invoke: Call) -> None:
     with Image.open("000.png") as image:
         image.save("000.gif")
     Path("sub").mkdir()
-    os.rename("001.png", "sub/001.png")
+    Path("001.png").rename("sub/001.png")
     assert invoke(main, "000.gif", "000.png", "./000.png", "sub/001.png", "--quiet").code == 0
     assert {"000-color.png", "000.gif-color.png"} <= names()
     assert Path("sub/001-color.png").exists()
@@ -224,7 +224,7 @@ def test_several_inputs_keep_their_places_below_the_folder_that_they_share(
 
 def test_lists_come_from_standard_input_too(invoke: Call, streams: Callable[[bytes], io.BytesIO]) -> None:
     odd = os.fsdecode(b"new\nline-\xe9.png")
-    os.rename("001.png", odd)
+    Path("001.png").rename(odd)
     streams(b"000.png\0" + os.fsencode(odd) + b"\0")
     assert invoke(main, "--files-from", "-", "-0", "--quiet").code == 0
     assert {"000-color.png", os.fsdecode(b"new\nline-\xe9-color.png")} <= names()
