@@ -15,13 +15,18 @@ from infer.photo_cli import STREAM, PhotoGroup, color, names_from
 from infer.quality.cli import evaluate, parity
 
 
-@click.group(cls=PhotoGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=PhotoGroup,
+    subcommand_metavar="PHOTO... | COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="cgan")
 def command() -> None:
     """Colour grayscale photos with an exported model.
 
-    One photo:  cgan-infer photo.jpg  writes photo-color.jpg.
-    A folder:  cgan-infer folder PHOTOS OUTPUT.
+    \b
+    cgan-infer photo.jpg              writes photo-color.jpg beside it
+    cgan-infer folder PHOTOS OUTPUT   colours a whole folder
     """
 
 

@@ -27,9 +27,10 @@ COLUMN = 11
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known, as JSON.")
 def info(model: Path, backend: str, provider: str | None, device: str, as_json: bool) -> None:
-    """Print what MODEL is, how it was verified and what runs it here (default: the packaged model flowers).
+    """Print what MODEL is and what runs it here.
 
-    With --json, "engine" is null for an engine that this machine cannot run, and "note" says why.
+    Without MODEL it is the packaged model flowers. With --json, "engine" is null for an engine that this machine cannot
+    run, and "note" says why.
     """
     from infer.backends import open_model
     from infer.backends.base import UnsuitedMachineError

@@ -71,7 +71,7 @@ def names_from(listed: str | None, null: bool) -> list[str]:
     return names
 
 
-@click.command(short_help="Colour photos, each beside itself; the word color can be left out.")
+@click.command(short_help="Colour photos beside themselves; same without the word color.")
 @click.argument("photos", nargs=-1, type=click.Path(allow_dash=True), metavar="PHOTO...")
 @coloring_options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that have cgan's mark in their XMP.")

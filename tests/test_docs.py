@@ -1,8 +1,12 @@
 """The README's commands run, and what it refers to exists."""
 
+import os
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,14 +92,31 @@ def test_the_readme_trains_the_packaged_model_further() -> None:
     assert (Path("run") / "checkpoints" / "last.safetensors").is_file()
 
 
+@pytest.mark.slow
+def test_single_photos_of_the_readme_are_coloured(tmp_path: Path) -> None:
+    block = README.split("### cgan-infer PHOTO...\n", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    (tmp_path / "scans").mkdir()
+    for name in ("photo.jpg", "a.jpg", "scans/b.tif", "c.png"):
+        Image.linear_gradient("L").save(tmp_path / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", block], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    made = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*color*")}
+    assert made == {"photo-color.jpg", "a-color.jpg", "scans/b-color.tif", "c-color.png", "colored.jpg"}
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.format == "PNG"
+
+
 def test_the_python_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.arange(50 * 60).reshape(50, 60).astype(np.uint8)).save("gray.jpg")
-    exec(README.split("```python\n", 1)[1].split("```", 1)[0], {})
+    Path("gray").mkdir()
+    shutil.copy("gray.jpg", "gray")
+    for block in README.split("```python\n")[1:]:
+        exec(block.split("```", 1)[0], {})
     assert capsys.readouterr().out == "() False\n"
-    for name in ("color.png", "color.jpg"):
+    for name in ("color.png", "color.jpg", "gray/gray.color.jpg"):
         with Image.open(name) as image:
             assert (image.size, image.mode) == ((60, 50), "RGB")
 

@@ -25,6 +25,7 @@ from infer.folder.report import Report, ReportFile, make_report
 from infer.folder.request import (
     FolderRequest,
     check_options,
+    note_on_sidecar,
     opened_journal,
     opened_model,
     plan_of,
@@ -222,8 +223,8 @@ class _Run:
         self._warn_of_backend()
         how = f"batch {options.batch_size}, {counted(options.workers, 'worker')}"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
-        if backend.sidecar is None and backend.path.is_file():
-            self.console.note(f"note: no {backend.path.name}.json beside the model, so its content cannot be verified")
+        if note := note_on_sidecar(backend):
+            self.console.note(note)
 
     def _warn_of_backend(self) -> None:
         """Print the note of the backend if it is new."""

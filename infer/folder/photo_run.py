@@ -24,7 +24,7 @@ from infer.folder.options import Event, Outcome
 from infer.folder.output_names import FORMAT_SUFFIXES, KEPT_FORMATS, output_format, output_names
 from infer.folder.pipeline import Pipeline
 from infer.folder.plan import Job, identity_of, not_read
-from infer.folder.request import ColoringRequest, check_options, opened_model
+from infer.folder.request import ColoringRequest, check_options, note_on_sidecar, opened_model
 from infer.photo.decode import reason_of, use_own_pixel_limit
 from infer.photo.formats import SAME, WRITE_FORMATS, ColorPhotos, PillowFormat
 from infer.photo.mark import is_marked
@@ -77,9 +77,11 @@ def color_beside(request: ColoringRequest, names: list[str], console: Console) -
     """
     photos = _Photos()
     found: dict[str, str] = {}
-    for name in dict.fromkeys(str(PurePath(name)) for name in names):
+    for name in dict.fromkeys(name if is_url(name) else str(PurePath(name)) for name in names):
         entry = entry_of(name, Path(name))
-        if entry.status is None:
+        if is_url(name):
+            photos.failed[name] = "found a URL, expected a file; write cgan-infer folder URL OUTPUT"
+        elif entry.status is None:
             photos.failed[name] = str(entry.problem)
         elif problem := not_read(name):
             photos.failed[name] = problem
@@ -133,8 +135,8 @@ def color_stream(request: ColoringRequest, console: Console) -> int:
         UserError: a stream is a terminal, or the model or an option cannot be used.
     """
     for stream, what in ((sys.stdin, "a photo"), (sys.stdout, "a file or a pipe")):
-        if stream.isatty():
-            raise UserError(f"-: found a terminal, expected {what}; write cgan-infer - < PHOTO > OUTPUT")
+        if stream is None or stream.isatty():  # None if it is closed
+            raise UserError(f"-: found a terminal or nothing, expected {what}; write cgan-infer - < PHOTO > OUTPUT")
     if request.color_photos is ColorPhotos.SKIP:
         raise UserError("--color-photos skip: with - there must be an output; leave the option out")
     content = sys.stdin.buffer.read(MAX_PIXEL_BYTES * request.max_pixels + MAX_METADATA + 1)
@@ -227,6 +229,8 @@ def _color(
             console.end()
         if backend.note:
             console.warn(f"note: {backend.note}")
+        if note := note_on_sidecar(backend):
+            console.note(note)
     outcome.failed = photos.failed | outcome.failed
     code = stop.exit_code if stop.event.is_set() else int(bool(outcome.failed or outcome.stopped))
     return outcome, outputs, code

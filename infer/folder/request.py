@@ -139,6 +139,13 @@ def unwritable(target: Storage, error: OSError) -> UserError:
     return cannot_write(str(target), error)
 
 
+def note_on_sidecar(backend: Backend) -> str:
+    """Return a note on a model file that no sidecar vouches for; empty for any other model."""
+    if backend.sidecar or not backend.path.is_file():
+        return ""
+    return f"note: no {backend.path.name}.json beside the model, so its content cannot be verified"
+
+
 def recipe_of(backend: Backend, options: ColoringOptions) -> str:
     """Return the digest of everything that changes the picture: the model and the options."""
     arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}

@@ -84,6 +84,18 @@ def test_nothing_is_replaced_but_what_cgan_has_marked(invoke: Call) -> None:
     assert Path("a-color.jpg").is_symlink()
 
 
+def test_notes_on_photos_and_the_model_are_printed(invoke: Call, tinted: Any, tmp_path: Path) -> None:
+    tinted.said = "going on with the CPU"
+    tinted.path = tmp_path / "model.onnx"
+    tinted.path.write_bytes(b"x")
+    Path("cut.png").write_bytes(Path("000.png").read_bytes()[:-12])
+    lines = invoke(main, "cut.png").err.splitlines()
+    assert "note: going on with the CPU" in lines
+    assert "note: no model.onnx.json beside the model, so its content cannot be verified" in lines
+    assert "note: cut.png: the end marker is missing; every pixel is there" in lines
+    assert invoke(main, "cut.png", "--overwrite", "--quiet").err == "note: going on with the CPU\n"
+
+
 def test_a_file_that_appears_meanwhile_stays(invoke: Call, tinted: Any) -> None:
     tinted.before = lambda gray: Path("a-color.jpg").write_bytes(b"other")
     result = invoke(main, "a.jpg")
@@ -96,7 +108,7 @@ def test_bad_files_are_named_and_the_others_are_coloured(invoke: Call) -> None:
     Path("bad.png").write_bytes(b"no photo")
     Path("notes.txt").write_text("no photo")
     Path("x.psd").write_bytes(b"8BPS")
-    result = invoke(main, "000.png", "bad.png", "notes.txt", "gone.jpg", "x.psd", "a.jpg")
+    result = invoke(main, "000.png", "bad.png", "notes.txt", "gone.jpg", "x.psd", "memory://x.jpg", "a.jpg")
     assert result.code == 1
     lines = result.err.splitlines()
     assert lines[:2] == ["000.png -> 000-color.png", "a.jpg -> a-color.jpg"]
@@ -104,7 +116,8 @@ def test_bad_files_are_named_and_the_others_are_coloured(invoke: Call) -> None:
     assert "failed: gone.jpg: No such file or directory" in lines
     assert "failed: x.psd: a picture in PSD, which is not read; convert it" in lines
     assert any(line.startswith("failed: notes.txt: expected a photo (.bmp") for line in lines)
-    assert lines[-1] == "done 2  skipped 0  failed 4"
+    assert "failed: memory://x.jpg: found a URL, expected a file; write cgan-infer folder URL OUTPUT" in lines
+    assert lines[-1] == "done 2  skipped 0  failed 5"
 
 
 def test_the_same_glob_again_does_not_colour_outputs(invoke: Call) -> None:
@@ -267,12 +280,14 @@ def test_a_stream_that_is_no_photo_is_a_failure(
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout"])
-def test_a_terminal_is_refused(
+def test_a_terminal_or_a_closed_stream_is_refused(
     invoke: Call, streams: Callable[[bytes], io.BytesIO], monkeypatch: pytest.MonkeyPatch, stream: str
 ) -> None:
     streams(Path("a.jpg").read_bytes())
     monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
-    assert "-: found a terminal, expected" in invoke(main, "-").error(2)
+    assert "-: found a terminal or nothing, expected" in invoke(main, "-").error(2)
+    monkeypatch.setattr(sys, stream, None)
+    assert "-: found a terminal or nothing, expected" in invoke(main, "-").error(2)
 
 
 # completion of shells
