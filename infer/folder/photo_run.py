@@ -16,7 +16,7 @@ from cgan.files import OccupiedError, atomic_path, read_regular
 from cgan.formats import READABLE_FORMATS
 from cgan.photo_limits import MAX_METADATA, MAX_PIXEL_BYTES, LimitError, check_file_size
 from cgan.text import print_bytes
-from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
+from infer.folder.console import Console, counts, stop_on_signal
 from infer.folder.journal import DONE, Journal, Row
 from infer.folder.local_folder import NEW_FILE, LocalFolder, entry_of
 from infer.folder.open_storage import is_url
@@ -34,6 +34,9 @@ ADDED = "-color"
 """What the name of an output has more than that of its photo."""
 
 STANDARD_INPUT = "standard input"
+
+SHOWN_LINES = 20
+"""Largest number of outputs that are printed."""
 
 
 class _Beside(LocalFolder):
@@ -157,7 +160,9 @@ def color_stream(request: ColoringRequest, console: Console) -> int:
         Path(folder, name).write_bytes(content)
         photos = _Photos([Job(name, "output", output_format(name, request.format), f"{len(content)}:")])
         outcome, outputs, code = _color(request, photos, Path(folder), console)
-        _tell(outcome, console)
+        for notes in outcome.notes.values():
+            console.note(f"note: {STANDARD_INPUT}: {'; '.join(notes)}")
+        _tell_failures(outcome, console)
         for output in outputs.values():
             print_bytes(Path(folder, output).read_bytes())
     return code
@@ -237,23 +242,23 @@ def _color(
 
 
 def _finish(photos: _Photos, outcome: Outcome, outputs: Mapping[str, str], code: int, console: Console) -> int:
-    """Print the outputs, failures and notes, and return the exit code."""
-    for number, (name, output) in enumerate(outputs.items()):
-        if number == SHOWN_FAILURES:
-            console.note(f"{len(outputs) - number} more")
-            break
-        console.note(f"{name} -> {output}")
+    """Print the outputs, notes and failures, and return the exit code."""
+    lines = []
+    for name in dict.fromkeys((*outputs, *outcome.notes)):
+        notes = outcome.notes.get(name)
+        output = f" -> {outputs[name]}" if name in outputs else ""
+        lines.append(name + output + (f"  ({'; '.join(notes)})" if notes else ""))
+    for line in (*lines[:SHOWN_LINES], *([f"{len(lines) - SHOWN_LINES} more"] if len(lines) > SHOWN_LINES else [])):
+        console.note(line)
     for name, reason in photos.passed_over.items():
         console.note(f"passed over: {name}: {reason}")
-    _tell(outcome, console)
+    _tell_failures(outcome, console)
     if outcome.settled > 1:
         console.note(counts(outcome))
     return code
 
 
-def _tell(outcome: Outcome, console: Console) -> None:
-    for name, notes in list(outcome.notes.items())[:SHOWN_FAILURES]:
-        console.note(f"note: {name}: {'; '.join(notes)}")
+def _tell_failures(outcome: Outcome, console: Console) -> None:
     console.failures(outcome.failed)
     for note in outcome.run_notes:
         console.warn(f"note: {note}")
