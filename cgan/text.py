@@ -102,6 +102,19 @@ def print_json(values: Any) -> None:
     _print([json_text(values, indent=2)], sys.stdout)
 
 
+def print_bytes(content: bytes) -> None:
+    """Write a file to standard output.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+
+
 def _print(texts: Iterable[str], file: TextIO) -> None:
     try:
         for text in texts:

@@ -1,30 +1,48 @@
-"""Colouring of single photos from Python, with the same steps as `cgan-infer folder` but no folders and no journal.
+"""Colouring of photos from Python, with the same steps as `cgan-infer folder` but no folders and no journal.
 
-`Colorizer().color(image)` colours a PIL.Image.Image, `Colorizer().color_photo(file)` a file or its bytes.
+`Colorizer().color(image)` colours an image in memory, `Colorizer().color_photo(file)` a file or its bytes;
+`color_batch` and `color_photos` colour many.
 """
 
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cgan.errors import UserError
 from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS, time_limit
+from cgan.text import counted, shown
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.chroma import with_strength
-from infer.photo.decode import Floats, Photo, decode, model_input, photo_of
+from infer.photo.decode import Floats, Photo, PhotoError, decode, model_input, photo_of
 from infer.photo.encode import rgb_image, write_photo
-from infer.photo.formats import QUALITY, WRITE_FORMATS, ColorPhotos, ProfileUse, check_strength
+from infer.photo.formats import QUALITY, ColorPhotos, PillowFormat, ProfileUse, check_strength, written_format
 from infer.photo.mark import Mark
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "xmp"})
 """Keys of an image's `info` that describe the photo; other keys describe its source file."""
 
 
-@dataclass(frozen=True)
+Gray = Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
+"""An image in memory; an array is H x W."""
+
+ARGUMENTS = ("backend", "device", "format", "max-pixels", "model", "profile", "provider", "timeout")
+FLAG = re.compile(rf"(?<!cgan-export )--({'|'.join(ARGUMENTS)})\b")
+"""Options of the command that are arguments here, as messages name them."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, repr=False)
 class Colored:
     """A coloured photo as the content of a file."""
 
@@ -34,6 +52,27 @@ class Colored:
     was_color: bool = False
     """True if the file was a colour photo, which `cgan-infer folder --color-photos` can skip or copy. A gray photo with
     a cast or in sepia is none."""
+
+    def __repr__(self) -> str:
+        return f"Colored({counted(len(self.content), 'byte')}, notes={shown(self.notes)}, was_color={self.was_color})"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Checked options of an output file, as `Colorizer.color_photo` describes them."""
+
+    format: PillowFormat
+    quality: int
+    strength: float
+    profile: ProfileUse
+    mark: bool
+    max_pixels: int
+    timeout: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"quality: found {self.quality}, expected 1 to 100")
+        check_strength(self.strength)
 
 
 class Colorizer:
@@ -60,11 +99,16 @@ class Colorizer:
         device: str = "auto",
         threads: int = 0,
     ) -> None:
-        path = model_path(model) if isinstance(model, str) else model
-        self.backend = open_model(path, device, threads, backend=backend, provider=provider)
-        """The entered backend; its `engine` names engine and device, its `note` holds warnings for the user."""
-        self.backend.__enter__()
+        with _naming_arguments():
+            path = model_path(model) if isinstance(model, str) else model
+            self.backend = open_model(path, device, threads, backend=backend, provider=provider)
+            """The entered backend; its `engine` names engine and device, its `note` holds warnings for the user."""
+            self.backend.__enter__()
         self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self.backend.engine
+        return f"Colorizer({self.backend.path.name!r}, {state})"
 
     def __enter__(self) -> Self:
         return self
@@ -79,14 +123,15 @@ class Colorizer:
         self._closed = True
         self.backend.__exit__(None, None, None)
 
-    def color(self, image: Image.Image, *, strength: float = 1.0, profile: str = "convert") -> Image.Image:
+    def color(self, image: Gray, *, strength: float = 1.0, profile: str = "convert") -> Image.Image:
         """Colour an image in memory.
 
         Args:
-            image: image of any mode; only its luma is used. Gray values are in [0, 1] in mode F, and in [0, 65535] in
-                mode I and in 16-bit modes. EXIF orientation is not applied; call PIL.ImageOps.exif_transpose first.
+            image: image of any mode, or H x W array of uint8 or uint16; only its luma is used. Gray values are in
+                [0, 1] in mode F, and in [0, 65535] in mode I and in 16-bit modes and arrays. EXIF orientation is not
+                applied; call PIL.ImageOps.exif_transpose first.
             strength: factor of chroma, 0 (gray) to 2; luma and hue stay.
-            profile: as --profile of cgan-infer folder, for an ICC profile in `info`.
+            profile: "convert" or "keep", as --profile of cgan-infer folder, for an ICC profile in `info`.
 
         Returns:
             An image of the same size and luma, in mode RGB, or RGBA if the image has transparency. Resolution, EXIF,
@@ -96,22 +141,52 @@ class Colorizer:
             PhotoError: the image has no pixels, or values outside these ranges.
             OSError: the image is not loaded yet, and its file is damaged.
             RuntimeError: this object is closed, or the engine failed.
-            TypeError: `image` is not a PIL.Image.Image.
+            TypeError: `image` is neither an image nor such an array.
             UserError: unknown `profile`, or `strength` is out of range.
         """
-        check_strength(strength)
-        if not isinstance(image, Image.Image):
-            raise TypeError(
-                f"found {type(image).__name__}, expected a PIL.Image.Image; convert arrays with "
-                "PIL.Image.fromarray, and pass files and bytes to color_photo"
-            )
-        photo = photo_of(image, _profile_use(profile))
-        gray, rgb = self._colors(photo)
-        colored = rgb_image(photo, gray, with_strength(rgb, strength))
-        colored.info = {name: value for name, value in image.info.items() if name in KEPT_INFO}
-        if photo.icc_profile:
-            colored.info["icc_profile"] = photo.icc_profile
+        (colored,) = self.color_batch([image], strength=strength, profile=profile)
         return colored
+
+    def color_batch(
+        self,
+        images: Iterable[Gray],
+        *,
+        strength: float = 1.0,
+        profile: str = "convert",
+        batch_size: int | None = None,
+    ) -> Iterator[Image.Image]:
+        """Colour many images, with one call of the network for each batch.
+
+        The results are those of `color`, up to the rounding of the engine, which can depend on the size of a batch.
+
+        Args:
+            images: as for `color`, of any sizes; taken batch by batch, so that a generator bounds the memory.
+            strength: as for `color`.
+            profile: as for `color`.
+            batch_size: images in a batch, at least 1; None for 4, on a GPU 64, or what the engine allows.
+
+        Yields:
+            The coloured images, in the order of `images`.
+
+        Raises:
+            UserError: at once, if an argument is out of range.
+            PhotoError, OSError, RuntimeError, TypeError: as `color`, for the batch with that image.
+        """
+        check_strength(strength)
+        use, size = _profile_use(profile), self._batch_size(batch_size)
+        return self._images(images, strength, use, size)
+
+    def _images(
+        self, images: Iterable[Gray], strength: float, profile: ProfileUse, batch_size: int
+    ) -> Iterator[Image.Image]:
+        for batch in _batches(map(_image_of, images), batch_size):
+            photos = [photo_of(image, profile) for image in batch]
+            for image, photo, (gray, rgb) in zip(batch, photos, self._colors(photos), strict=True):
+                colored = rgb_image(photo, gray, with_strength(rgb, strength))
+                colored.info = {name: value for name, value in image.info.items() if name in KEPT_INFO}
+                if photo.icc_profile:
+                    colored.info["icc_profile"] = photo.icc_profile
+                yield colored
 
     def color_photo(
         self,
@@ -129,7 +204,7 @@ class Colorizer:
 
         Args:
             source: path or content of the file.
-            format: format of the result: "jpg", "png", "webp" or "tiff".
+            format: format of the result: "jpg" or "jpeg", "png", "webp", "tiff" or "tif"; capitals are the same.
             quality: quality of JPEG and WebP, 1 to 100.
             strength: factor of chroma, 0 (gray) to 2; luma and hue stay.
             profile: "convert" or "keep", as --profile of cgan-infer folder.
@@ -143,36 +218,124 @@ class Colorizer:
                 large for `max_pixels`, for the other limits of `cgan.photo_limits` or for the output format.
             LimitError: encoding took longer than `timeout`.
             OSError: the file cannot be read.
+            RuntimeError: this object is closed, or the engine failed.
+            TypeError: `source` is neither bytes nor a path.
             UserError: unknown format or profile, or quality or strength out of range.
         """
-        if format not in WRITE_FORMATS:
-            raise UserError(f"format: found {format!r}, expected one of {', '.join(WRITE_FORMATS)}")
-        if not 1 <= quality <= 100:
-            raise UserError(f"quality: found {quality}, expected 1 to 100")
-        check_strength(strength)
-        use = _profile_use(profile)
-        if not isinstance(source, bytes | str | Path):
-            raise TypeError(
-                f"found {type(source).__name__}, expected bytes or a path; pass the result of read() for a file object"
-            )
-        with time_limit(timeout):
-            path = Path(source) if isinstance(source, str) else source
-            photo = decode(path, max_pixels=max_pixels, profile=use)
-        colors = self._colors(photo)
-        named = Mark(self.backend.path.name, self.backend.digest) if mark else None
-        with time_limit(timeout):
-            content, notes = write_photo(
-                photo, *colors, WRITE_FORMATS[format], quality=quality, strength=strength, mark=named
-            )
-        notes = (*photo.notes, *((ColorPhotos.RECOLOR.note,) if photo.was_color else ()), *notes)
-        return Colored(bytes(content), notes, photo.was_color)
+        output = _Output(written_format(format), quality, strength, _profile_use(profile), mark, max_pixels, timeout)
+        (colored,) = self._files([source], output, 1)
+        return colored
 
-    def _colors(self, photo: Photo) -> tuple[Floats, Floats]:
-        """Return the input of the model, 1 x h x w, and its output, 3 x h x w, both in [0, 1]."""
+    def color_photos(
+        self,
+        sources: Iterable[bytes | str | Path],
+        format: str = "png",
+        *,
+        batch_size: int | None = None,
+        quality: int = QUALITY,
+        strength: float = 1.0,
+        profile: str = "convert",
+        mark: bool = True,
+        max_pixels: int = MAX_PIXELS,
+        timeout: float = MAX_SECONDS,
+    ) -> Iterator[Colored]:
+        """Colour many files or their contents, with one call of the network for each batch.
+
+        The results are those of `color_photo`, up to the rounding of the engine, which can depend on the size of a
+        batch. A photo that fails ends the iteration; `cgan-infer folder` goes on.
+
+        Args:
+            sources: as for `color_photo`; taken batch by batch, so that a generator bounds the memory.
+            batch_size: photos in a batch, at least 1; None for 4, on a GPU 64, or what the engine allows.
+            format, quality, strength, profile, mark, max_pixels, timeout: as for `color_photo`, for each photo.
+
+        Yields:
+            The coloured photos, in the order of `sources`.
+
+        Raises:
+            UserError: at once, if an argument is out of range.
+            PhotoError, LimitError, OSError, RuntimeError, TypeError: as `color_photo`, for the batch with that photo.
+        """
+        output = _Output(written_format(format), quality, strength, _profile_use(profile), mark, max_pixels, timeout)
+        return self._files(sources, output, self._batch_size(batch_size))
+
+    def _files(self, sources: Iterable[bytes | str | Path], output: _Output, batch_size: int) -> Iterator[Colored]:
+        mark = Mark(self.backend.path.name, self.backend.digest) if output.mark and not self._closed else None
+        for batch in _batches(sources, batch_size):
+            with _naming_arguments():
+                photos = [_decoded(source, output) for source in batch]
+            for photo, (gray, rgb) in zip(photos, self._colors(photos), strict=True):
+                with _naming_arguments(), time_limit(output.timeout):
+                    content, notes = write_photo(
+                        photo,
+                        gray,
+                        rgb,
+                        output.format,
+                        quality=output.quality,
+                        strength=output.strength,
+                        mark=mark,
+                    )
+                color = (ColorPhotos.RECOLOR.note,) if photo.was_color else ()
+                yield Colored(bytes(content), (*photo.notes, *color, *notes), photo.was_color)
+
+    def _batch_size(self, asked: int | None) -> int:
+        """Return the number of photos of a batch.
+
+        Raises:
+            UserError: the engine does not allow the number that was asked for.
+        """
+        if asked is None:
+            return self.backend.default_batch
+        if asked < 1 or self.backend.within_range(asked) < asked:
+            most = self.backend.batch_range[1]
+            raise UserError(f"batch_size: found {asked}, expected {f'1 to {most}' if most else '1 or more'}")
+        return asked
+
+    def _colors(self, photos: list[Photo]) -> Iterator[tuple[Floats, Floats]]:
+        """Return for each photo the input of the model, 1 x h x w, and its output, 3 x h x w, both in [0, 1]."""
         if self._closed:
             raise RuntimeError("this Colorizer is closed; create a new one")
-        gray = model_input(photo, *self.backend.own_size)
-        return gray, self.backend.run(gray[None])[0]
+        grays = [model_input(photo, *self.backend.own_size) for photo in photos]
+        return zip(grays, self.backend.run(np.stack(grays)), strict=True)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    waiting = iter(items)
+    while batch := list(islice(waiting, size)):
+        yield batch
+
+
+def _image_of(image: Gray) -> Image.Image:
+    """Return an image in memory, made of the array if it is one."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype in (np.uint8, np.uint16):
+        return Image.fromarray(image)
+    found = f"an array {image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise TypeError(
+        f"found {found}, expected a PIL.Image.Image or an H x W array of uint8 or uint16; pass files and bytes to "
+        "color_photo"
+    )
+
+
+def _decoded(source: bytes | str | Path, output: _Output) -> Photo:
+    if not isinstance(source, bytes | str | Path):
+        raise TypeError(
+            f"found {type(source).__name__}, expected bytes or a path; pass the result of read() for a file object"
+        )
+    with time_limit(output.timeout):
+        path = Path(source) if isinstance(source, str) else source
+        return decode(path, max_pixels=output.max_pixels, profile=output.profile)
+
+
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """Replace options of the command in messages by the arguments of the same name: --max-pixels by max_pixels."""
+    try:
+        yield
+    except (PhotoError, UserError) as error:
+        error.args = (FLAG.sub(lambda found: found[1].replace("-", "_"), str(error)),)
+        raise
 
 
 def _profile_use(profile: str) -> ProfileUse:

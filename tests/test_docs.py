@@ -5,9 +5,12 @@ with "Not run by the tests" are not, and the page shows the title.
 """
 
 import ast
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +38,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 SMALL = ["--size", "32", "--epochs", "1", "--decay-epochs", "0", "--device", "cpu"]
 """Added to trainings, so that they take seconds; a later option replaces an earlier one."""
+SHELL = re.compile(r" [|<>] ")
+"""Pipes and redirections, which only a shell runs."""
 NOT_RUN = 'sh title="Not run by the tests: '
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
@@ -72,6 +77,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in range(10):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8)).save(f"PHOTOS/{i}.png")
     Image.fromarray(np.arange(50 * 60).reshape(50, 60).astype(np.uint8)).save("gray.jpg")
+    Path("scans").mkdir()
+    for name in ("photo.jpg", "a.jpg", "scans/b.tif"):
+        Image.linear_gradient("L").resize((30, 20)).save(name)
     return tmp_path
 
 
@@ -88,6 +96,10 @@ def test_each_block_is_run_or_marked(page: str) -> None:
 @pytest.mark.usefixtures("folder")
 def test_commands_run(page: str, trained_run: Path, exported_onnx: Path) -> None:
     for block in blocks(PAGES[page]):
+        if block.info == "sh" and SHELL.search(block.text):
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            subprocess.run(["bash", "-ec", block.text], env={**os.environ, "PATH": path}, check=True)
+            continue
         for name, *arguments in block.commands() if block.info == "sh" else ():
             if name == "pip":
                 assert arguments[0] == "install"

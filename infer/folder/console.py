@@ -2,15 +2,18 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cgan.progress import Progress
-from cgan.text import json_text, print_result, say
+from cgan.text import json_text, print_result, printable, say
 
 if TYPE_CHECKING:
     from infer.folder.options import Event, Outcome
@@ -35,10 +38,10 @@ class Console:
         self._progress: Progress | None = None
         self._total = 0
 
-    def begin(self, total: int) -> None:
-        """Start the progress of `total` files."""
+    def begin(self, total: int, leave: bool = True) -> None:
+        """Start the progress of `total` files; `leave` keeps the finished bar on the screen."""
         self._total = total
-        self._progress = Progress(self.quiet, leave=True)
+        self._progress = Progress(self.quiet, leave=leave)
         self._progress.begin(total)
 
     def update(self, event: "Event", outcome: "Outcome") -> None:
@@ -66,17 +69,30 @@ class Console:
     def note(self, text: str) -> None:
         """Print information for people, unless quiet."""
         if not self.quiet:
-            say(text)
+            say(*_wrapped(text))
 
     def fail(self, text: str) -> None:
         """Print the failure of a file; with --log-json it is reported by an event instead."""
         if not self.log_json:
-            say(text)
+            say(*_wrapped(text))
 
     def warn(self, text: str) -> None:
         """Print a warning, even if quiet."""
         self.log("warning", text=text)
         self.fail(text)
+
+    def failures(self, failed: Mapping[str, str], report: object = None) -> None:
+        """Print the first failures, and where the others are listed.
+
+        Args:
+            failed: reasons by name.
+            report: the file that lists all; None if there is none, so that all are printed.
+        """
+        for number, (name, reason) in enumerate(failed.items()):
+            if report is not None and number == SHOWN_FAILURES:
+                self.warn(f"failed: {len(failed) - number} more, see {report}")
+                break
+            self.warn(f"failed: {name}: {reason}")
 
     def log(self, event: str, routine: bool = False, **values: Any) -> None:
         """Write a JSON object for programs; `routine` objects are left out if quiet."""
@@ -143,6 +159,15 @@ class stop_on_signal:  # noqa: N801 (used like a function)
                 if not self.answered:
                     os.write(2, f"stopping as soon as possible; {SECOND_SIGNAL}\n".encode())
             self.event.set()
+
+
+def _wrapped(text: str) -> list[str]:
+    """Return the lines of a message: several that fit the terminal, or one where standard error is none."""
+    if not sys.stderr.isatty():
+        return [text]
+    width = shutil.get_terminal_size().columns
+    whole_paths = textwrap.TextWrapper(width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return whole_paths.wrap(printable(text))
 
 
 def counts(outcome: "Outcome") -> str:

@@ -47,7 +47,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
         UserError: the request cannot be met.
     """
     use_own_pixel_limit()
-    source, target = open_source(request.source), open_storage(request.target)
+    source, target = open_source(request.sources), open_storage(request.target)
     check_folders(source, target)
     _check_reachable(target)
     found = Counter[Action]()

@@ -13,17 +13,19 @@ from cgan.errors import GateError, UserError
 from cgan.extras import needed
 from cgan.text import counted
 from infer.backends.base import Backend
-from infer.folder.console import SHOWN_FAILURES, Console, counts, stop_on_signal
+from infer.folder.console import Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
-from infer.folder.local_folder import LocalFile
+from infer.folder.local_folder import LocalFiles
+from infer.folder.manifest import MANIFEST_NAME, OutputLists
 from infer.folder.open_storage import open_source, open_storage
-from infer.folder.options import FolderOptions, Outcome
+from infer.folder.options import Event, FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
 from infer.folder.plan import Plan, check_apart, check_folders, identity_of
-from infer.folder.report import ReportFile, make_report
+from infer.folder.report import Report, ReportFile, make_report
 from infer.folder.request import (
     FolderRequest,
     check_options,
+    note_on_sidecar,
     opened_journal,
     opened_model,
     plan_of,
@@ -53,12 +55,12 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     """
     use_own_pixel_limit()
     with stop_on_signal() as stop:
-        source, target = open_source(request.source), open_storage(request.target)
+        source, target = open_source(request.sources), open_storage(request.target)
         check_folders(source, target)
         report = ReportFile(target, request.report, request.overwrite)
         report.check()
-        if request.watch and isinstance(source, LocalFile):
-            raise UserError(f"--watch: expected a folder to watch, found the file {source}; leave --watch out")
+        if request.watch and isinstance(source, LocalFiles):
+            raise UserError(f"--watch: expected a folder to watch, found {source}; leave --watch out")
         cores = available_cores()
         workers = request.workers or cores
         if workers > cores:
@@ -109,6 +111,7 @@ class _Run:
         self.stop = stop
         self.recipe = recipe_of(backend, request)
         self.report = report
+        self.lists = OutputLists(journal, target, request.overwrite) if request.manifest else None
         self.noted: str | None = None
         self.seen: dict[str, str] = {}
         """Identities of watched files that were coloured, by name."""
@@ -118,7 +121,7 @@ class _Run:
     def once(self, plan: Plan | None) -> Outcome:
         """Run once over all files; `plan` is made if it is None."""
         plan = plan or self._plan()
-        self.report.check(plan, self.source)
+        self._check_documents(plan)
         options = self._options(len(plan.jobs))
         self._announce(counted(len(plan.jobs), "photo"), options)
         self.console.log("begin", photos=len(plan.jobs), model=str(self.backend.path), engine=self.backend.engine)
@@ -141,7 +144,7 @@ class _Run:
             plan = self._plan(self._takes)
             pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))
             if plan.jobs or plan.unreadable != unreadable:
-                self.report.check(plan, self.source)
+                self._check_documents(plan)
                 outcome = self._color(plan, replace(options, batch_size=self.backend.batch_size or options.batch_size))
                 for name in unreadable:
                     total.failed.pop(name, None)
@@ -171,6 +174,17 @@ class _Run:
         self.seen[entry.name] = identity
         return True
 
+    def _check_documents(self, plan: Plan) -> None:
+        """Check that the report and the lists replace nothing but earlier ones."""
+        self.report.check(plan, self.source)
+        if self.lists:
+            self.lists.check(plan)
+
+    def _settled(self, event: Event, outcome: Outcome) -> None:
+        if self.lists:
+            self.lists.note(event)
+        self.console.update(event, outcome)
+
     def _plan(self, choose: Any = None) -> Plan:
         return plan_of(self.request, self.source, self.target, self.journal, choose)
 
@@ -191,7 +205,7 @@ class _Run:
                 options,
                 self.journal,
                 self.recipe,
-                self.console.update,
+                self._settled,
                 self.stop.event,
                 self.console.stopping,
             ).color(plan.jobs)
@@ -209,8 +223,8 @@ class _Run:
         self._warn_of_backend()
         how = f"batch {options.batch_size}, {counted(options.workers, 'worker')}"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
-        if backend.sidecar is None and backend.path.is_file():
-            self.console.note(f"note: no {backend.path.name}.json beside the model, so its content cannot be verified")
+        if note := note_on_sidecar(backend):
+            self.console.note(note)
 
     def _warn_of_backend(self) -> None:
         """Print the note of the backend if it is new."""
@@ -232,11 +246,7 @@ class _Run:
             target=self.target,
             journal=self.journal.path,
         )
-        for number, (name, reason) in enumerate(outcome.failed.items()):
-            if number == SHOWN_FAILURES:
-                console.warn(f"failed: {len(outcome.failed) - number} more, see {self.report}")
-                break
-            console.warn(f"failed: {name}: {reason}")
+        console.failures(outcome.failed, self.report)
         self._warn_of_backend()
         for note in outcome.run_notes:
             console.warn(f"note: {note}")
@@ -247,13 +257,9 @@ class _Run:
             console.log("passed over", True, name=name, reason=reason)
             console.note(f"passed over: {name}: {reason}")
         self.report.write(report)
-        handled = COLOR_PHOTO_HANDLING[options.color_photos]
-        colored = f"; {counted(report.color_photos, 'colour photo')} {handled}" if report.color_photos else ""
-        others = counted(plan.other_files, "other file")
-        console.note(
-            f"{counts(outcome)}{colored}; {report.images_per_second} images/s; {others} ignored; "
-            f"report in {self.report}"
-        )
+        if self.lists:
+            self.lists.write(plan, outcome)
+        self._summarize(report, counts(outcome), options)
         console.log(
             "end",
             done=report.done,
@@ -263,6 +269,19 @@ class _Run:
             stopped=report.stopped,
             seconds=report.seconds,
         )
+
+    def _summarize(self, report: Report, files: str, options: FolderOptions) -> None:
+        """Print in a few short lines what the run did and which files to look at next."""
+        colored = f"{counted(report.color_photos, 'colour photo')} {COLOR_PHOTO_HANDLING[options.color_photos]}"
+        ignored = f"{counted(report.other_files, 'other file')} ignored"
+        speed = f"{report.images_per_second} images/s"
+        parts = {files: True, colored: report.color_photos, speed: report.done, ignored: report.other_files}
+        self.console.note("; ".join(text for text, is_told in parts.items() if is_told))
+        self.console.note(f"outputs   {self.target}")
+        if self.lists:
+            self.console.note(f"manifest  {self.target}/{MANIFEST_NAME}")
+        reasons = f" ({counted(report.failed, 'failure')} with reasons)" if report.failed else ""
+        self.console.note(f"report    {self.report}{reasons}")
 
 
 def _check_parity(run: Path, device: str, plan: Plan, source: Storage, backend: Backend, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Local storage: a folder or a single file."""
+"""Local storage: a folder, or single files and folders."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from cgan.files import OccupiedError, look_at, place, remove_temporaries, temporary_name
@@ -59,7 +60,7 @@ class LocalFolder(Storage):
                     else:
                         folders.append(entry.path)
                 else:
-                    yield _entry(os.path.relpath(entry.path, root), Path(entry.path))
+                    yield entry_of(os.path.relpath(entry.path, root), Path(entry.path))
 
     def status(self, name: str) -> Status | None:
         """Return the status of a file; a link has size and time of its target and is not regular."""
@@ -158,23 +159,42 @@ class LocalFolder(Storage):
         self._root = self._work = None
 
 
-class LocalFile(LocalFolder):
-    """A folder of which only one file is visible: an INPUT that is a single photo."""
+class LocalFiles(LocalFolder):
+    """The folder that several files and folders share, of which only these are visible: an INPUT of one photo or more.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.parent)
-        self.file = path
+    Args:
+        given: paths of the files and folders, at least one.
+    """
+
+    def __init__(self, given: list[Path]) -> None:
+        self.folders = [path.resolve() for path in given if path.is_dir()]
+        self.files = [path.parent.resolve() / path.name for path in given if not path.is_dir()]
+        super().__init__(Path(os.path.commonpath([*self.folders, *(file.parent for file in self.files)])))
+        self._shown = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
 
     def __str__(self) -> str:
-        return str(self.file)
+        return self._shown
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Yield the file, even if it is inside an OUTPUT."""
-        yield _entry(self.file.name, self.file)
+        """Yield the files, even those inside an OUTPUT, and those below the folders; missing ones are unreadable."""
+        seen: set[str] = set()
+        for entry in self._entries(leave_out):
+            if entry.name not in seen:
+                seen.add(entry.name)
+                yield entry
+
+    def _entries(self, leave_out: Storage | None) -> Iterator[Entry]:
+        for file in self.files:
+            entry = entry_of(str(file.relative_to(self.path)), file)
+            yield replace(entry, unreadable=entry.status is None)
+        for folder in self.folders:
+            for entry in LocalFolder(folder).walk(leave_out):
+                yield replace(entry, name=str(folder.relative_to(self.path) / entry.name))
 
     def sees(self, probe: Probe) -> bool:
-        """Return True if the probe is in the folder of the file; outputs elsewhere cannot overwrite it."""
-        return _contains(self.path / probe.name, probe.content)
+        """Return True if the probe is in the folder of a file, or in, below or above one of the folders."""
+        beside = any(_contains(file.parent / probe.name, probe.content) for file in self.files)
+        return beside or any(LocalFolder(folder).sees(probe) for folder in self.folders)
 
 
 def _open_folder(name: str, above: int) -> int:
@@ -210,7 +230,8 @@ def _contains(path: Path, content: bytes) -> bool:
     return False
 
 
-def _entry(name: str, path: Path) -> Entry:
+def entry_of(name: str, path: Path) -> Entry:
+    """Return the entry of a path, which is a problem unless it leads to a regular file."""
     try:
         found = path.stat()
     except OSError as error:

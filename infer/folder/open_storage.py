@@ -1,11 +1,12 @@
 """Opening of INPUT and OUTPUT from a local path or an fsspec URL such as s3://bucket/photos."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cgan.errors import UserError
 from infer.folder.credentials import HIDDEN
-from infer.folder.local_folder import LocalFile, LocalFolder
+from infer.folder.local_folder import LocalFiles, LocalFolder
 from infer.folder.storage import Storage
 
 CACHES = re.compile(r"(?:(?:simplecache|filecache|blockcache|cached)(?:://[^:]*)?::)+")
@@ -51,17 +52,25 @@ def open_storage(place: str) -> Storage:
     return folder.on_this_machine or folder
 
 
-def open_source(place: str) -> Storage:
-    """Return the photos for a path or an fsspec URL: a folder, or a single local file.
+def open_source(places: Sequence[str]) -> Storage:
+    """Return the photos for a path or an fsspec URL, or for several local files and folders.
 
     Raises:
-        UserError: as `open_storage`, or the path cannot be accessed.
+        UserError: as `open_storage`, a path cannot be accessed, or there are several with a URL among them.
     """
-    source = open_storage(place)
+    sources = [open_storage(place) for place in places]
+    paths = [source.path for source in sources if isinstance(source, LocalFolder)]
     try:
-        return LocalFile(source.path) if isinstance(source, LocalFolder) and source.path.is_file() else source
+        if len(places) == 1:
+            return LocalFiles(paths) if paths and paths[0].is_file() else sources[0]
+        if len(paths) == len(places):
+            return LocalFiles(paths)
     except OSError as error:
-        raise UserError(f"{place}: cannot be accessed ({error.strerror}); give permission to read it") from error
+        raise UserError(
+            f"{error.filename}: cannot be accessed ({error.strerror}); give permission to read it"
+        ) from error
+    url = next(source for source in sources if not isinstance(source, LocalFolder))
+    raise UserError(f"{url}: found a URL among several inputs, expected it alone; colour it by a command of its own")
 
 
 def is_url(place: str) -> bool:

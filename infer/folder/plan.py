@@ -10,7 +10,7 @@ from cgan.errors import UserError
 from cgan.files import OccupiedError
 from cgan.formats import READABLE_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, Row
-from infer.folder.local_folder import LocalFile, LocalFolder
+from infer.folder.local_folder import LocalFiles, LocalFolder
 from infer.folder.output_names import copy_name, output_format, output_names
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
 from infer.photo.formats import SAME, PillowFormat
@@ -96,7 +96,7 @@ def make_plan(
         elif entry.status is None:
             passed_over[entry.name] = str(entry.problem)
         elif path.suffix.lower() in NOT_READ and not path.name.startswith("."):
-            passed_over[entry.name] = f"a picture in {path.suffix.lower()[1:].upper()}, which is not read; convert it"
+            passed_over[entry.name] = not_read(entry.name)
         elif path.suffix.lower() not in READABLE_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
             other_files += 1
         elif not is_below(entry.name, anywhere=not isinstance(source, LocalFolder)):
@@ -106,11 +106,19 @@ def make_plan(
     if choose is None and unreadable and not found:
         raise UserError(f"{source}: cannot be searched ({next(iter(unreadable.values()))}); give permission to read it")
     if choose is None and not found:
-        where = "expected a photo" if isinstance(source, LocalFile) else "found no photos in it or below it"
+        where = "expected a photo" if isinstance(source, LocalFiles) else "found no photos in it or below it"
         raise UserError(f"{source}: {where} ({', '.join(READABLE_FORMATS)})")
     jobs = _jobs(found, format_, known, copies)
     _refuse_overwriting_inputs(jobs, source, target)
     return Plan(jobs, passed_over, unreadable, other_files)
+
+
+def not_read(name: str) -> str:
+    """Return why a file is not read, by its suffix; empty if it is read."""
+    suffix = PurePath(name).suffix.lower()
+    if suffix in NOT_READ:
+        return f"a picture in {suffix[1:].upper()}, which is not read; convert it"
+    return "" if suffix in READABLE_FORMATS else f"expected a photo ({', '.join(READABLE_FORMATS)})"
 
 
 def _jobs(found: dict[str, str], format_: str, known: Collection[tuple[str, str]], copies: bool) -> tuple[Job, ...]:
@@ -299,10 +307,12 @@ def check_folders(source: Storage, target: Storage) -> None:
         raise UserError(f"{source}: found nothing there, expected a photo or a folder of photos; choose another INPUT")
     if isinstance(target, LocalFolder) and target.path.exists() and not target.path.is_dir():
         raise UserError(f"{target}: found a file, expected a folder for the outputs; choose another OUTPUT")
-    if isinstance(source, LocalFile) and _names_a_photo(target):
+    if isinstance(source, LocalFiles) and _names_a_photo(target):
         raise UserError(f"{target}: found the name of a photo, expected a folder for the output; name its folder")
-    # A single file could be overwritten only by its own output, which `make_plan` refuses.
-    if type(source) is type(target) and PurePath(source.identity).is_relative_to(target.identity):
+    # A given file could be overwritten only by its own output, which `make_plan` refuses.
+    folders = map(str, source.folders) if isinstance(source, LocalFiles) else [source.identity]
+    same_kind = type(source) is type(target) or (isinstance(source, LocalFiles) and isinstance(target, LocalFolder))
+    if same_kind and any(PurePath(folder).is_relative_to(target.identity) for folder in folders):
         raise UserError(f"{target}: outputs there could overwrite the inputs in {source}; choose another OUTPUT")
 
 

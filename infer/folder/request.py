@@ -1,4 +1,4 @@
-"""The request of `cgan-infer folder`, and the steps that runs and dry runs share."""
+"""The requests of `cgan-infer folder` and `color`, and the steps that their runs share."""
 
 import errno
 import tempfile
@@ -20,13 +20,9 @@ from infer.photo.formats import SAME, ColorPhotos
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderRequest(ColoringOptions):
-    """The arguments of `cgan-infer folder`."""
+class ColoringRequest(ColoringOptions):
+    """The options that choose the model, its engine and the output format, beside those of colouring."""
 
-    source: str
-    """INPUT, a path or an fsspec URL."""
-    target: str
-    """OUTPUT, a path or an fsspec URL."""
     model: Path
     backend: str = "auto"
     provider: str | None = None
@@ -34,10 +30,6 @@ class FolderRequest(ColoringOptions):
     batch_size: int | None = None
     workers: int | None = None
     format: str = SAME
-    report: Path | None = None
-    watch: bool = False
-    check_parity: Path | None = None
-    """Run to compare the model with, on photos of INPUT, before anything is written."""
 
     def resolve(self, backend: Backend, workers: int, photos: int | None) -> FolderOptions:
         """Return the options of a run, with defaults for machine and model.
@@ -56,6 +48,22 @@ class FolderRequest(ColoringOptions):
         return FolderOptions(batch_size=batch_size, workers=workers, streams=streams, **shared)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FolderRequest(ColoringRequest):
+    """The arguments of `cgan-infer folder`."""
+
+    sources: tuple[str, ...]
+    """INPUT: a path or an fsspec URL, or several paths."""
+    target: str
+    """OUTPUT, a path or an fsspec URL."""
+    report: Path | None = None
+    manifest: bool = False
+    """Write the lists of `infer.folder.manifest` into OUTPUT."""
+    watch: bool = False
+    check_parity: Path | None = None
+    """Run to compare the model with, on photos of INPUT, before anything is written."""
+
+
 def work_folder(target: Storage) -> Path | None:
     """Return the folder for a run's own files in an OUTPUT, None for a store.
 
@@ -71,7 +79,7 @@ def work_folder(target: Storage) -> Path | None:
     return folder
 
 
-def opened_model(request: FolderRequest, threads: int) -> Backend:
+def opened_model(request: ColoringRequest, threads: int) -> Backend:
     """Return the requested model, not entered yet. It uses `threads` CPU threads per run, 0 for its default."""
     return open_model(request.model, request.device, threads, backend=request.backend, provider=request.provider)
 
@@ -131,13 +139,20 @@ def unwritable(target: Storage, error: OSError) -> UserError:
     return cannot_write(str(target), error)
 
 
+def note_on_sidecar(backend: Backend) -> str:
+    """Return a note on a model file that no sidecar vouches for; empty for any other model."""
+    if backend.sidecar or not backend.path.is_file():
+        return ""
+    return f"note: no {backend.path.name}.json beside the model, so its content cannot be verified"
+
+
 def recipe_of(backend: Backend, options: ColoringOptions) -> str:
     """Return the digest of everything that changes the picture: the model and the options."""
     arithmetic = {"arithmetic": backend.arithmetic} if backend.arithmetic else {}
     return json_sha256({"model": backend.digest, **options.recipe(), **arithmetic})
 
 
-def check_options(request: FolderRequest, backend: Backend) -> None:
+def check_options(request: ColoringRequest, backend: Backend) -> None:
     """Check batch size and render size against the model.
 
     Raises:

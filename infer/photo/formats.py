@@ -23,6 +23,9 @@ WRITE_FORMATS: dict[str, PillowFormat] = {
 }
 """Formats by the value of --format."""
 
+OTHER_NAMES = {"jpeg": "jpg", "tif": "tiff"}
+"""Other names of formats that Python programs can give."""
+
 QUALITY = 96
 """Default quality of JPEG and WebP: the lowest at which a JPEG is encoded without interleaving its planes first, see
 `infer.photo.jpeg_writer`. Luma is off by 0.22 levels (RMS) in place of 0.30 at 95, in files 13% larger."""
@@ -70,6 +73,19 @@ COLOR_PHOTO_HANDLING = {
     ColorPhotos.SKIP: "skipped",
     ColorPhotos.COPY: "copied unchanged",
 }
+
+
+def written_format(name: str) -> PillowFormat:
+    """Return the format of a name that a Python program gives, in upper or lower case.
+
+    Raises:
+        UserError: no format that is written has this name.
+    """
+    known = OTHER_NAMES.get(name.lower(), name.lower())
+    if known not in WRITE_FORMATS:
+        raise UserError(f"format: found {name!r}, expected one of {', '.join((*WRITE_FORMATS, *OTHER_NAMES))}")
+    return WRITE_FORMATS[known]
+
 
 MOST_STRENGTH = 2.0
 

@@ -48,6 +48,11 @@ class Mark:
         )
 
 
+def is_marked(content: bytes) -> bool:
+    """Return True for the content of a file that has the mark as cgan wrote it; other programs name themselves."""
+    return f">{SOURCE_TYPE}<".encode() in content and b"<xmp:CreatorTool>cgan " in content
+
+
 def marked(content: bytes | None, mark: Mark, notes: list[str]) -> bytes:
     """Return a photo's XMP with a mark; its other properties stay byte for byte.
 

@@ -14,7 +14,7 @@ from cgan.progress import Progress
 from cgan.text import counted, json_text, print_result, say
 from cgan.user_folders import cache_folder
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
-from infer.packaged import model_path
+from infer.cli_options import MODEL
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork
@@ -57,7 +57,7 @@ def _shared(function: F) -> F:
 
 
 @click.command()
-@click.argument("candidate", type=model_path)
+@click.argument("candidate", type=MODEL)
 @click.option("--reference", type=click.Path(path_type=Path), required=True, help="Run or checkpoint of cgan-train.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of photos, searched recursively.")
 @click.option("--max-fid-delta", type=float, help="Largest difference of the FIDs to the photos.  [default: 1]")
@@ -121,7 +121,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
 
 
 @click.command()
-@click.argument("model", type=model_path)
+@click.argument("model", type=MODEL)
 @click.argument("data", type=click.Path(path_type=Path))
 @_shared
 @click.option(

@@ -13,9 +13,9 @@ from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.backends import BACKENDS, ort
 from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
-from infer.backends.flavours import find_gpu
 from infer.backends.ort import PROVIDERS, gpu_present
-from infer.cli import FORMAT_CHOICES, command, main
+from infer.cli import command, main
+from infer.cli_options import FORMAT_CHOICES
 from infer.folder import report
 from infer.photo.formats import WRITE_FORMATS
 
@@ -277,27 +277,12 @@ def test_names_cannot_forge_lines(photos: Path, out: Path, color: Call) -> None:
     assert ran.err == "failed: x\\nerror: gone.png: the file is empty\n"
 
 
-def test_info_prints_the_contract(invoke: Call) -> None:
-    result = invoke(main, "info")
-    values = json.loads(result.out)
-    assert result.code == 0
-    assert values["fixed_size"] == [64, 64]
-    assert values["spec"]["input"]["name"] == "gray"
-    assert values["sidecar"]["verification"]["verified"] is True
-    assert "Provider" in values["engine"]
-
-
-def test_info_takes_what_folder_takes(tmp_path: Path, invoke: Call) -> None:
-    assert "CPUExecutionProvider" in json.loads(invoke(main, "info", "--provider", "cpu").out)["engine"]
-    assert "use --backend ort" in invoke(main, "info", "--backend", "torch").error(2)
-
-
 @cpu_only
 def test_a_gpu_that_cannot_be_used_is_noted_everywhere(
     photos: Path, out: Path, invoke: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort, "gpu_present", lambda: True)
-    assert "going on with the CPU" in json.loads(invoke(main, "info").out)["note"]
+    assert "going on with the CPU" in json.loads(invoke(main, "info", "--json").out)["note"]
     result = invoke(main, "folder", photos, out, "--quiet")
     assert result.code == 0
     assert "going on with the CPU" in result.err
@@ -356,38 +341,3 @@ def test_an_option_out_of_range_is_refused_with_its_limit(
     if option in ("--batch-size", "--workers"):
         for command in (["evaluate", "x", "y"], ["parity", "x", "--reference", "y", "--data", "z"]):
             assert limit in invoke(main, *command, option, value).err
-
-
-# engines on machines without a GPU
-
-
-@pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
-def test_info_describes_an_engine_that_cannot_run_here(
-    stub_plan: Path, write_record: Callable[..., None], invoke: Call
-) -> None:
-    write_record(stub_plan)
-    result = invoke(main, "info", stub_plan)
-    assert result.code == 0
-    values = json.loads(result.out)
-    assert values["engine"] is None
-    assert values["note"].startswith("cannot run here: ")
-    assert values["fixed_size"] == [32, 32]
-    assert values["spec"] == values["spec"] | {"base_width": 4, "model": "unet"}
-    assert values["sidecar"]["build"]["flavour"] == "tensorrt-rtx"
-    stub_plan.write_bytes(b"another plan")
-    assert "changed since its export" in invoke(main, "info", stub_plan).error(2)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *({"profiles": []}, {"profiles": [{"min": [1, 1, -32, 32], "opt": [1], "max": 3}]}, {"profiles": "x"}),
-        *({"tensorrt_version": "x"}, {"tensorrt_version": None}, {"compute_capabilities": [8.6]}, {"flags": {}}),
-        *({"flags": {"version_compatible": 1, "strip_weights": "no"}}, {"platform": 5}, {"gpu": 7}),
-    ],
-)
-def test_a_damaged_build_record_is_refused(
-    changes: dict[str, Any], stub_plan: Path, write_record: Callable[..., None], invoke: Call
-) -> None:
-    write_record(stub_plan, **changes)
-    assert "its sidecar cannot be used (" in invoke(main, "info", stub_plan).error(2)

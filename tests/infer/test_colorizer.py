@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from cgan.errors import UserError
+from infer import Colored, Colorizer
 from infer.cli import main
-from infer.colorizer import Colorizer
 from infer.photo.decode import PhotoError
 from tests.conftest import exit_code
 from tests.infer.photo.icc_profiles import PROPHOTO
@@ -191,7 +191,8 @@ def test_options_reach_the_backend(exported_onnx: Path, trained_run: Path, gray_
         assert "PyTorch" in other.backend.engine
     for options, message in (
         ({"backend": "nope"}, "backend: found 'nope'"),
-        ({"device": "cuda"}, "cuda"),
+        ({"device": "cuda"}, "^device cuda: found no NVIDIA GPU"),
+        ({"backend": "tensorrt"}, "found an .onnx file and backend tensorrt.*or use backend ort$"),
         ({"device": "gpu"}, "device: found 'gpu'"),
         ({"threads": -1}, "threads: found -1"),
         ({"backend": "openvino", "provider": "cpu"}, "provider"),
@@ -209,16 +210,22 @@ def test_the_default_is_the_package_s_whatever_lies_here(tmp_path: Path, monkeyp
 
 def test_what_is_no_photo_is_refused(colorizer: Colorizer, tmp_path: Path, gray_image: Image.Image) -> None:
     photo = content_of(gray_image, "PNG")
-    with pytest.raises(TypeError, match="found ndarray, expected a PIL"):
-        colorizer.color(np.zeros((4, 4), np.uint8))  # type: ignore[arg-type]
+    for array in (np.zeros((4, 4)), np.zeros((4, 4, 3), np.uint8)):
+        with pytest.raises(TypeError, match=r"found an array \(4, 4.* of .*expected a PIL.Image.Image or an H x W"):
+            colorizer.color(array)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="found bytes, expected a PIL"):
+        colorizer.color(photo)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="found BytesIO, expected bytes or a path"):
         colorizer.color_photo(io.BytesIO(photo))  # type: ignore[arg-type]
-    for options, message in (({"format": "jpeg"}, "expected one of jpg"), ({"quality": 101}, "expected 1 to 100")):
+    for options, message in (
+        ({"format": "gif"}, "expected one of jpg, png, webp, tiff, jpeg, tif$"),
+        ({"quality": 101}, "expected 1 to 100"),
+    ):
         with pytest.raises(UserError, match=message):
             colorizer.color_photo(photo, **options)
-    with pytest.raises(PhotoError, match="the limit is 100"):
+    with pytest.raises(PhotoError, match=r"the limit is 100; raise max_pixels$"):
         colorizer.color_photo(photo, max_pixels=100)
-    with pytest.raises(PhotoError, match="not done after 1e-09 s"):
+    with pytest.raises(PhotoError, match=r"not done after 1e-09 s; raise timeout$"):
         colorizer.color_photo(photo, timeout=1e-9)
     with pytest.raises(PhotoError, match="empty"):
         colorizer.color_photo(b"")
@@ -245,3 +252,77 @@ def test_the_packaged_model_is_the_default_and_is_closed(gray_image: Image.Image
     colorizer.close()
     with pytest.raises(RuntimeError, match="is closed"):
         colorizer.color(gray_image)
+
+
+# batches
+
+
+def test_batches_give_the_same_pictures_with_one_call_of_the_network_each(
+    colorizer: Colorizer, gray_image: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [gray_image.resize((40 + 7 * i, 50)).rotate(90 * i) for i in range(5)]
+    expected = [np.asarray(colorizer.color(image), np.int16) for image in images]
+    files = [content_of(image, "PNG") for image in images]
+    sizes: list[int] = []
+    run = colorizer.backend.run
+    monkeypatch.setattr(colorizer.backend, "run", lambda gray: sizes.append(len(gray)) or run(gray))  # type: ignore[func-returns-value]
+    found = list(colorizer.color_batch(iter(images), batch_size=2))
+    colored = list(colorizer.color_photos(iter(files), "png", batch_size=3))
+    assert sizes == [2, 2, 1, 3, 2]
+    for image, one, other in zip(expected, found, colored, strict=True):
+        assert np.abs(np.asarray(one, np.int16) - image).max() <= 1
+        assert np.abs(np.asarray(Image.open(io.BytesIO(other.content)), np.int16) - image).max() <= 1
+    assert list(colorizer.color_batch([])) == []
+
+
+def test_a_batch_takes_no_more_photos_than_it_needs(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    taken: list[int] = []
+
+    def images() -> Iterator[Image.Image]:
+        for number in range(9):
+            taken.append(number)
+            yield gray_image
+
+    colored = colorizer.color_batch(images(), batch_size=2)
+    assert taken == []
+    next(colored)
+    assert taken == [0, 1]
+    list(colorizer.color_batch(images()))
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size: found {size}, expected 1 or more"):
+            colorizer.color_batch([], batch_size=size)
+        with pytest.raises(UserError, match="batch_size"):
+            colorizer.color_photos([], batch_size=size)
+
+
+def test_a_photo_that_fails_ends_its_batch(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    photo = content_of(gray_image, "PNG")
+    colored = colorizer.color_photos([photo, b"no photo"], batch_size=1)
+    assert isinstance(next(colored), Colored)
+    with pytest.raises(PhotoError, match="not an image"):
+        next(colored)
+
+
+def test_arrays_are_images(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    gray = np.asarray(gray_image)
+    expected = np.asarray(colorizer.color(gray_image))
+    assert np.array_equal(np.asarray(colorizer.color(gray)), expected)
+    deep = np.asarray(colorizer.color(gray.astype(np.uint16) * 257))
+    assert np.abs(deep.astype(np.int16) - expected).max() <= 1
+
+
+def test_names_of_formats(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    photo = content_of(gray_image, "PNG")
+    for name, other in (("jpeg", "jpg"), ("JPG", "jpg"), ("TIF", "tiff"), ("Png", "png")):
+        assert colorizer.color_photo(photo, name).content == colorizer.color_photo(photo, other).content
+
+
+def test_representations_are_short(colorizer: Colorizer, gray_image: Image.Image) -> None:
+    colored = colorizer.color_photo(content_of(gray_image, "PNG"))
+    size = len(colored.content)
+    assert repr(colored) == f"Colored({size} bytes, notes=(), was_color=False)"
+    name = colorizer.backend.path.name
+    assert repr(colorizer) == f"Colorizer({name!r}, {colorizer.backend.engine})"
+    other = Colorizer()
+    other.close()
+    assert repr(other) == "Colorizer('flowers.onnx', closed)"

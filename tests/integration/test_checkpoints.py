@@ -79,7 +79,7 @@ def test_an_export_names_its_checkpoint_and_passes_parity_with_the_run(
     assert sidecar is not None and sidecar.spec.weights_sha256 == weights(checkpoints(run)[name])
     assert sidecar.build["checkpoint"]["file"] == f"{name}.safetensors"
     assert sidecar.build["checkpoint"]["epoch"] == epoch and sidecar.build["checkpoint"]["metrics"]["test_psnr"]
-    assert json.loads(invoke(infer, "info", path).out)["checkpoint"] == sidecar.build["checkpoint"]
+    assert json.loads(invoke(infer, "info", path, "--json").out)["checkpoint"] == sidecar.build["checkpoint"]
     data = ["--data", photo_folder, "--no-fid", "--device", "cpu"]
     assert invoke(infer, "parity", path, "--reference", run, *data).code == 0
     assert invoke(export, run, "--verify", path).code == 0
@@ -159,7 +159,7 @@ def test_a_sidecar_from_before_still_loads(invoke: Invoke, exported_onnx: Path, 
     values = json.loads(sidecar_path(exported_onnx).read_text())
     del values["build"]["checkpoint"]
     sidecar_path(path).write_text(json.dumps(values))
-    assert json.loads(invoke(infer, "info", path).out)["checkpoint"] == "unknown"
+    assert json.loads(invoke(infer, "info", path, "--json").out)["checkpoint"] == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,8 @@ def test_a_model_with_hostile_fields_is_told_safely(invoke: Invoke, exported_onn
     result = invoke(infer, "info", tmp_path / "other.onnx")
     assert result.code == 0, result.err
     assert is_safe(result.out + result.err)
+    result = invoke(infer, "info", tmp_path / "other.onnx", "--json")
+    assert is_safe(result.out + result.err)
     assert json.loads(result.out)["checkpoint"]["file"] == HOSTILE
     assert is_safe(invoke(export, "--inspect", tmp_path / "other.onnx").out)
     values["spec"][HOSTILE] = values["spec"].pop("model")

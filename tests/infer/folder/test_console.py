@@ -124,6 +124,34 @@ def test_quiet_is_silent_where_all_is_well(tmp_path: Path, color: Color, gray_ph
     assert ran.counts == (3, 0, 0)
 
 
+def test_a_run_ends_with_the_files_to_look_at(tmp_path: Path, color: Color, gray_photos: Callable[..., Path]) -> None:
+    source, out = gray_photos(tmp_path / "in"), tmp_path / "out"
+    (source / "bad.png").write_bytes(b"")
+    (source / "notes.txt").write_text("")
+    lines = color(source, out, "--manifest").err.splitlines()
+    assert lines[1] == "failed: bad.png: the file is empty"
+    assert lines[2].startswith("done 3  skipped 0  failed 1; ") and lines[2].endswith("; 1 other file ignored")
+    assert lines[3:] == [
+        f"outputs   {out}",
+        f"manifest  {out}/manifest-sha256.txt",
+        f"report    {out}/report.json (1 failure with reasons)",
+    ]
+    assert color(source, out).err.splitlines()[2] == "done 0  skipped 3  failed 1; 1 other file ignored"
+
+
+def test_messages_are_wrapped_on_a_terminal_and_paths_stay_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "/a-folder/" + 50 * "x"
+    text = f"failed: {path}: a reason that is not short\x1b"
+    Console().warn(text)
+    assert capsys.readouterr().err == f"{text[:-1]}\\x1b\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    Console().warn(text)
+    assert capsys.readouterr().err.splitlines() == ["failed:", f"  {path}:", "  a reason that is not short\\x1b"]
+
+
 def test_many_failures_are_listed_in_part(tmp_path: Path, color: Color) -> None:
     (tmp_path / "in").mkdir()
     for number in range(SHOWN_FAILURES + 5):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, Row
-from infer.folder.local_folder import LocalFile, LocalFolder
+from infer.folder.local_folder import LocalFiles, LocalFolder
 from infer.folder.output_names import output_names
 from infer.folder.plan import Job, Plan, check, content_decides, make_plan, replaceable_contents
 from infer.folder.remote import RemoteFolder
@@ -368,9 +368,9 @@ def test_outputs_of_other_runs_are_not_coloured_again(tmp_path: Path) -> None:
 def test_a_photo_s_name_is_no_output_folder_for_a_single_photo(tmp_path: Path) -> None:
     photo = touch(tmp_path, "a.jpg") / "a.jpg"
     with pytest.raises(UserError, match=r"b\.png: found the name of a photo, expected a folder for the output"):
-        make_plan(LocalFile(photo), LocalFolder(tmp_path / "out" / "b.png"))
+        make_plan(LocalFiles([photo]), LocalFolder(tmp_path / "out" / "b.png"))
     (tmp_path / "c.png").mkdir()
-    assert [job.output for job in make_plan(LocalFile(photo), LocalFolder(tmp_path / "c.png")).jobs] == ["a.jpg"]
+    assert [job.output for job in make_plan(LocalFiles([photo]), LocalFolder(tmp_path / "c.png")).jobs] == ["a.jpg"]
 
 
 def test_photos_whose_names_lead_elsewhere_are_failures(tmp_path: Path) -> None:
