@@ -132,7 +132,7 @@ def test_a_group_has_a_table_for_each_command(
     assert invoke(infer.cli.main, "--config", file, "folder", photos, tmp_path / "out") == (0, "", "")
     assert [path.name for path in (tmp_path / "out").glob("0*")] == ["000.webp"]
     for content, message in (
-        ("format = 'webp'", "found the table 'format', expected one of evaluate, folder, info, parity"),
+        ("format = 'webp'", "found the table 'format', expected one of color, evaluate, folder, info, parity"),
         ("[folder]\nworkers = 0", "workers: 0 is not in the range"),
         ("folder = 3", "found folder = 3, expected an object"),
     ):
