@@ -14,7 +14,7 @@ from cgan.cores import available_cores
 from cgan.errors import UserError
 from cgan.files import OccupiedError, atomic_path, read_regular
 from cgan.formats import READABLE_FORMATS
-from cgan.photo_limits import MAX_METADATA, MAX_PIXEL_BYTES, LimitError, check_file_size
+from cgan.photo_limits import MAX_METADATA, MAX_PIXEL_BYTES, MAX_PIXELS, LimitError, check_file_size
 from cgan.text import print_bytes
 from infer.folder.console import Console, counts, stop_on_signal
 from infer.folder.journal import DONE, Journal, Row
@@ -189,7 +189,7 @@ def _add(
                 else "; move it away, or give --overwrite if cgan made it"
             )
             return
-        size = os.stat(place).st_size  # noqa: PTH116
+        size = Path(place).stat().st_size
         photos.replaced[place] = Row(name, "", "", "", str(Path().resolve()), DONE, size, "", digest)
     photos.jobs.append(Job(name, output, format_, identity, copy))
 
@@ -197,7 +197,7 @@ def _add(
 def _own(name: str) -> str | None:
     """Return the SHA-256 of a photo that has cgan's mark; None for any other file."""
     try:
-        content = read_regular(name, MAX_PIXEL_BYTES * 2**28 + MAX_METADATA)
+        content = read_regular(name, MAX_PIXEL_BYTES * MAX_PIXELS + MAX_METADATA)
     except OccupiedError:
         return None
     return hashlib.sha256(content).hexdigest() if content and is_marked(content) else None

@@ -250,7 +250,7 @@ def test_a_profile_is_converted_or_kept(run: Any, use: ProfileUse, profile: byte
     levels = np.arange(24 * 31 * 3, dtype=np.uint8).reshape(24, 31, 3)
     Image.fromarray(levels).save(path, icc_profile=ADOBE)
     outcome = run(profile=use)
-    assert ("a.png" in outcome.notes) == (profile is None)
+    assert any("profile" in note for note in outcome.notes["a.png"]) == (profile is None)
     with Image.open(run.target.path / "a.png") as image:
         assert image.info.get("icc_profile") == profile
         same = np.abs(np.asarray(image.convert("L")).astype(int) - Image.fromarray(levels).convert("L")).max() <= 1
