@@ -133,13 +133,13 @@ def test_photos_in_hand_are_finished_after_a_stop(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gray_photos(run.source.path, 20)
-    decode = PhotoWork.decode
+    model = PhotoWork.run
 
-    def stopping(work: PhotoWork, item: Any) -> None:
-        decode(work, item)
-        run.stop.set()
+    def stopping(work: PhotoWork, batch: list[Any]) -> None:
+        model(work, batch)
+        run.stop.set()  # from here on only photos that wait to be run are dropped
 
-    monkeypatch.setattr(PhotoWork, "decode", stopping)
+    monkeypatch.setattr(PhotoWork, "run", stopping)
     outcome = run(batch_size=1, workers=1)
     assert outcome.done >= 1
     assert not outcome.failed
