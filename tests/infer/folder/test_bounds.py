@@ -133,13 +133,13 @@ def test_photos_in_hand_are_finished_after_a_stop(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gray_photos(run.source.path, 20)
-    model = PhotoWork.run
+    encode = PhotoWork.encode
 
-    def stopping(work: PhotoWork, batch: list[Any]) -> None:
-        model(work, batch)
-        run.stop.set()  # from here on only photos that wait to be run are dropped
+    def stopping(work: PhotoWork, item: Any) -> None:
+        encode(work, item)
+        run.stop.set()  # photos that no thread is processing are dropped, but for encoded ones
 
-    monkeypatch.setattr(PhotoWork, "run", stopping)
+    monkeypatch.setattr(PhotoWork, "encode", stopping)
     outcome = run(batch_size=1, workers=1)
     assert outcome.done >= 1
     assert not outcome.failed
