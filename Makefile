@@ -26,8 +26,8 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n auto -m 'not benchmarks'
 
-docs: $(VENV)/develop
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "To read and search it: $(BIN)/python -m http.server -d site 8000, then http://127.0.0.1:8000"
 
 package: $(BIN)/python
@@ -54,6 +54,11 @@ $(BIN)/python:
 # The base package and its ONNX Runtime: no torch. Nothing is installed where `make test` already put more.
 $(VENV)/base: $(BIN)/python pyproject.toml $(wildcard cgan/*.py cgan/*/*.py infer/*.py infer/*/*.py infer/models/*)
 	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet --no-compile '.[$(RUNTIME)]'
+	touch $@
+
+# What builds the documentation, without torch.
+$(VENV)/docs: $(BIN)/python pyproject.toml
+	test -e $(VENV)/develop || $(BIN)/python -m pip install --quiet --no-compile --editable . --group docs
 	touch $@
 
 # The runtime for CPUs goes first, because that for GPUs overwrites its files. torch before the rest and without a pin, so

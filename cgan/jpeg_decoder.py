@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageFile
 
-from cgan.jpeg_scans import ARITHMETIC, PROGRESSIVE, Layout, Scan, layout_of
+from cgan.jpeg_scans import ARITHMETIC, Layout, Scan, has_stray_restarts, layout_of
 from cgan.photo_limits import check_time
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ JPEG_CODEC = "cgan_jpeg"
 
 NO_END = "the end marker is missing; every pixel is there"
 
+STRAY_RESTARTS = "restart markers are out of place, and pixels before them are missing"
+
 SURPLUS = "data are left over after its last pixels; it may be damaged"
 
 MAY_HAVE_HOLE = "zeros may replace a part of its image data"
@@ -44,10 +46,6 @@ READ_AHEAD = bytes.fromhex("b2 4d 96 69 a5 5a d1 2e")
 
 OPPOSITE = bytes(255 - byte for byte in READ_AHEAD)
 """Inverted padding: the first bit that a scan lacks gives another Huffman code or value than with READ_AHEAD."""
-
-ONES_AHEAD = b"\xff\x00" * 8
-"""Padding of ones. No Huffman code consists of ones alone; libjpeg decodes 17 of them as the symbol 0. Eight bytes give
-three symbols at most, too few for a block of each chroma component, so the luma before these is never invented."""
 
 HOLE = bytes(32)
 """The shortest run of zero bytes that is examined. In an intact file it encodes a flat area."""
@@ -64,7 +62,7 @@ SPACES = {"L": "GRAY", "RGB": "RGB"}
 ONE_PASS_WORK = 2**28
 """Largest product of pixels and scans that is decoded in one call, which no time limit interrupts: some seconds."""
 
-NOISE = bytes(128) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
+NOISE = bytes(8) + bytes((37 * i * i + 11 * i) % 251 for i in range(4096))
 """Padding of arithmetic-coded data. An encoder may leave zeros out at the end, and decoders assume them; this padding
 differs from zeros."""
 
@@ -99,6 +97,8 @@ class JpegDecoder(ImageFile.PyDecoder):
             raise MissingPixelsError("scans are missing: the picture is incomplete or coarse")
         if self._decoded_at_once(data, layout):
             return -1, 0
+        if has_stray_restarts(data, layout):
+            raise MissingPixelsError(STRAY_RESTARTS)
         code = self._arithmetic(data, layout) if layout.frame.kind in ARITHMETIC else self._huffman(data, layout)
         if not layout.ended:
             self.args[0].append(NO_END)
@@ -118,16 +118,11 @@ class JpegDecoder(ImageFile.PyDecoder):
         feed = _Feed(self._decoder(self.im), data)
         doubtful: dict[int, bytes] = {}
         assert layout.frame is not None
-        # A JFIF file is YCbCr, so luma alone is enough; an RGB file needs all components.
-        only_luma = self.mode == "L" and data[6:11] == b"JFIF\0" and layout.frame.kind not in PROGRESSIVE
         for number, scan in enumerate(layout.scans, 1):
             surplus = feed.ends_before(scan.end)
-            luma_first = only_luma and len(scan.components) == 3
-            if luma_first:  # one pass is enough
-                feed.give_to(scan.end)
-            elif not feed.is_finished_at(scan.end):
+            if not feed.is_finished_at(scan.end):
                 doubtful[scan.end] = OPPOSITE
-            if not feed.is_whole(ONES_AHEAD if luma_first else READ_AHEAD):
+            if not feed.is_whole():
                 count = len(layout.scans)
                 raise MissingPixelsError(f"scan {number} of {count} ends early" if count > 1 else self._rows())
             if self._has_hole(data, scan, doubtful):
@@ -258,6 +253,8 @@ def decode_whole(data: bytes, decode: Callable[[bytes], "Array"], notes: list[st
     layout = layout_of(data)
     if layout.frame is None or not layout.scans or layout.lacks_scans() or layout.lacks_restarts():
         raise MissingPixelsError("scans or restart markers are missing, and the pixels of them")
+    if has_stray_restarts(data, layout):
+        raise MissingPixelsError(STRAY_RESTARTS)
     end = layout.scans[-1].end
     values = decode(data[:end] + PADDING_COUNT * READ_AHEAD + END)
     check_time()
@@ -345,9 +342,9 @@ class _Feed:
         rest, self.given = self.data[self.given : end], end
         return self.takes(rest) and self.takes(b"\0")
 
-    def is_whole(self, ahead: bytes = READ_AHEAD) -> bool:
+    def is_whole(self) -> bool:
         """Feed padding at the end of a scan; return True if the scan is complete."""
-        self.give(ahead)
+        self.give(READ_AHEAD)
         # The first of the two may complete a block that the decoder was waiting for.
         return self.takes(b"\0") and self.takes(b"\0")
 

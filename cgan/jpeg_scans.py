@@ -9,6 +9,7 @@ from itertools import islice
 
 from cgan.photo_limits import LimitError, check_time
 
+RST0 = 0xD0
 DHT, EOI, SOS, DQT, DRI = 0xC4, 0xD9, 0xDA, 0xDB, 0xDD
 FRAMES = frozenset(range(0xC0, 0xD0)) - {DHT, 0xC8, 0xCC}  # JPG and DAC
 LOSSLESS = frozenset({0xC3, 0xCB})
@@ -143,6 +144,19 @@ class Layout:
             scan.interval and len(scan.restarts) < -(-frame.units(scan.components) // scan.interval) - 1
             for scan in self.scans
         )
+
+
+def has_stray_restarts(data: bytes, layout: Layout) -> bool:
+    """Return True if restart markers are where none belong, or not in their order: data before them are missing."""
+    frame = layout.frame
+    assert frame is not None
+    for scan in layout.scans:
+        wanted = -(-frame.units(scan.components) // scan.interval) - 1 if scan.interval else 0
+        for number, found in enumerate(RESTART.finditer(data, scan.begin, scan.end)):
+            if number == wanted or data[found.end() - 1] != RST0 + number % 8:
+                return True
+        check_time()
+    return False
 
 
 def layout_of(data: bytes) -> Layout:

@@ -3,6 +3,8 @@
 Imports neither torch nor numpy.
 """
 
+import hashlib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +18,8 @@ from cgan.text import json_text, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HEADER = "# Options of "
-"""Beginning of the files of `options_toml`, by which an earlier one is recognised."""
+HEADER = re.compile(rb"# SHA-256 of what follows: ([0-9a-f]{64})\n")
+"""First line of the files of `options_toml`, by which an earlier one is recognised, unless it was edited."""
 
 
 def config_option(function: F) -> F:
@@ -44,17 +46,19 @@ def options_toml(command: click.Command, values: Mapping[str, Any]) -> str:
         command: the command.
         values: values by parameter name; None, an empty tuple and names of no option are left out.
     """
-    lines = [f"{HEADER}{command.name}, for its --config. Paths are relative to the working folder.\n"]
+    lines = [f"# Options of {command.name}, for its --config. Paths are relative to the working folder.\n"]
     for key, option in _options(command).items():
         value = values.get(option.name or "")
         if value is not None and value != ():
             lines.append(f"\n# {option.help}\n{key} = {_literal(value)}\n")
-    return "".join(lines)
+    content = "".join(lines)
+    return f"# SHA-256 of what follows: {hashlib.sha256(content.encode()).hexdigest()}\n{content}"
 
 
 def is_options(content: bytes) -> bool:
-    """Return True if a content is that of `options_toml`."""
-    return content.startswith(HEADER.encode())
+    """Return True if a content is that of `options_toml`, not edited since."""
+    found = HEADER.match(content)
+    return found is not None and hashlib.sha256(content[found.end() :]).hexdigest() == found[1].decode()
 
 
 def _literal(value: Any) -> str:

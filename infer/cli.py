@@ -2,7 +2,7 @@
 
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -71,6 +71,8 @@ def folder(
     inputs = (*sources, *names_from(files_from, null))
     if not inputs:
         raise UserError(f"found only {target}, expected INPUT and OUTPUT: cgan-infer folder {target} OUTPUT")
+    if model := next((name for name in sources if PurePath(name).suffix in (".onnx", ".plan")), None):
+        raise UserError(f"{model}: found a model, expected photos; does a pattern for --model match several files?")
     if STREAM in inputs:
         raise UserError("-: found standard input, expected files and folders; write cgan-infer - < PHOTO > OUTPUT")
     _refuse_useless(given, "--dry-run", ("watch", "check_parity", "report", "manifest"), dry_run)

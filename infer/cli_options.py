@@ -9,7 +9,16 @@ from click.shell_completion import CompletionItem
 
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
 from infer.packaged import DEFAULT_MODEL, PACKAGED_MODELS, model_path
-from infer.photo.formats import QUALITY, SAME, WRITE_FORMATS, ColorPhotos, ProfileUse, Resolution, check_strength
+from infer.photo.formats import (
+    OTHER_NAMES,
+    QUALITY,
+    SAME,
+    WRITE_FORMATS,
+    ColorPhotos,
+    ProfileUse,
+    Resolution,
+    check_strength,
+)
 
 MOST = 10**12
 """Largest value of limits: more than any run reaches, and a number that reports and clocks can hold."""
@@ -34,6 +43,15 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         return [CompletionItem(incomplete, type="file"), *names]  # in this order: bash clears the list for files
 
 
+class FormatType(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+    """Type of --format, which also takes jpeg and tif."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a format by its name in WRITE_FORMATS."""
+        found: str = super().convert(OTHER_NAMES.get(str(value), value), param, ctx)
+        return found
+
+
 MODEL = ModelType()
 
 _COLORING = [
@@ -53,10 +71,10 @@ _COLORING = [
     ),
     click.option(
         "--format",
-        type=click.Choice(FORMAT_CHOICES),
+        type=FormatType(FORMAT_CHOICES),
         default=SAME,
         show_default=True,
-        help="Output format; same keeps the format of each photo if it holds colour, else writes png.",
+        help="Output format; same keeps JPEG, PNG, WebP, TIFF and BMP, and writes PNG for other formats.",
     ),
     click.option(
         "--quality", type=click.IntRange(1, 100), default=QUALITY, show_default=True, help="Quality of JPEG and WebP."

@@ -256,6 +256,8 @@ class Colorizer:
             UserError: at once, if an argument is out of range.
             PhotoError, LimitError, OSError, RuntimeError, TypeError: as `color_photo`, for the batch with that photo.
         """
+        if isinstance(sources, str | bytes | Path):
+            raise TypeError(f"found one {type(sources).__name__}, expected several in a list; or call color_photo")
         output = _Output(written_format(format), quality, strength, _profile_use(profile), mark, max_pixels, timeout)
         return self._files(sources, output, self._batch_size(batch_size))
 

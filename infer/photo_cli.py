@@ -65,6 +65,8 @@ def names_from(listed: str | None, null: bool) -> list[str]:
         content = sys.stdin.buffer.read() if listed == STREAM else Path(listed).read_bytes()
     except OSError as error:
         raise UserError(f"--files-from {listed}: cannot be read ({error.strerror}); give a list of photos") from error
+    if not null and b"\0" in content:
+        raise UserError(f"--files-from {listed}: found NUL in it, expected one name a line; add --null")
     lines = content.split(b"\0") if null else content.splitlines()
     if not (names := [os.fsdecode(line) for line in lines if line]):
         raise UserError(f"--files-from {listed}: found no names in it, expected one a line; list photos there")
@@ -87,6 +89,10 @@ def color(photos: tuple[str, ...], files_from: str | None, null: bool, quiet: bo
     if STREAM in names and len(names) > 1:
         raise UserError(
             "-: found other photos beside standard input, expected it alone; colour them in another command"
+        )
+    if len(photos) == 2 and os.path.lexists(photos[0]) and not os.path.lexists(photos[1]):
+        raise UserError(
+            f"{photos[1]} does not exist; to colour {photos[0]} into it: cgan-infer folder {photos[0]} {photos[1]}"
         )
     folder = next((name for name in photos if Path(name).is_dir()), None)
     if folder is not None:

@@ -272,7 +272,8 @@ class _Run:
 
     def _summarize(self, report: Report, files: str, options: FolderOptions) -> None:
         """Print in a few short lines what the run did and which files to look at next."""
-        colored = f"{counted(report.color_photos, 'colour photo')} {COLOR_PHOTO_HANDLING[options.color_photos]}"
+        handling = f" {COLOR_PHOTO_HANDLING[options.color_photos]}" if report.done else " among them"
+        colored = counted(report.color_photos, "colour photo") + handling
         ignored = f"{counted(report.other_files, 'other file')} ignored"
         speed = f"{report.images_per_second} images/s"
         parts = {files: True, colored: report.color_photos, speed: report.done, ignored: report.other_files}

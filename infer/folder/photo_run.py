@@ -178,16 +178,17 @@ def _add(
     for place in filter(None, (output, copy)):
         if not os.path.lexists(place):
             continue
-        digest = _own(place) if request.overwrite else None
         if Path(place).exists() and Path(place).samefile(name):
             photos.failed[name] = f"{place} is the photo itself; give another name"
             return
+        digest = _own(place)
         if digest is None:
-            photos.failed[name] = f"{place} is there" + (
-                " and has no mark of cgan in its XMP; move it away"
-                if request.overwrite
-                else "; move it away, or give --overwrite if cgan made it"
-            )
+            photos.failed[name] = f"{place} is there and has no mark of cgan in its XMP; move it away"
+            return
+        if not request.overwrite:
+            of_this_photo = PurePath(place).stem.endswith(ADDED)
+            found = photos.passed_over if of_this_photo else photos.failed
+            found[name] = f"{place} is there, made by cgan; to make it anew, give --overwrite"
             return
         size = Path(place).stat().st_size
         photos.replaced[place] = Row(name, "", "", "", str(Path().resolve()), DONE, size, "", digest)

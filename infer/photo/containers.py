@@ -20,6 +20,7 @@ XMP_KEY = "XML:com.adobe.xmp"
 RAW_PROFILE = "Raw profile type "
 """First words of PNG texts in which ImageMagick and exiftool keep EXIF, IPTC and XMP as hexadecimal digits."""
 
+ICC_SEGMENT = b"ICC_PROFILE\0"
 XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 XMP_MAIN = b"http://ns.adobe.com/xap/1.0/\0"
 ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
@@ -29,7 +30,7 @@ LAYOUT_SEGMENTS = (
     b"Exif\0\0",
     XMP_MAIN,
     XMP_EXTENSION,
-    b"ICC_PROFILE\0",
+    ICC_SEGMENT,
     b"Adobe",
     b"Ducky",
     iptc.JPEG_HEADER,
@@ -92,6 +93,8 @@ class Blocks:
     """GeoTIFF's tags, as an EXIF block."""
     icc_profile: bytes = b""
     """Profiles that Pillow does not read."""
+    has_icc_segments: bool = False
+    """True if a JPEG has segments of a profile, whole or not."""
     notes: list[str] = field(default_factory=list)
 
     def note(self, note: str) -> None:
@@ -181,6 +184,8 @@ def _read_jpeg(found: Blocks, segments: Any) -> None:
             parts.append(content[len(XMP_EXTENSION) :])
         elif content.startswith(b"JFXX\0"):
             found.note(THUMBNAIL_NOTE)
+        elif content.startswith(ICC_SEGMENT):
+            found.has_icc_segments = True
         elif content.startswith(ISO_GAIN_MAP):
             found.note(xmp.GAIN_MAP_NOTE)
         elif content.startswith(b"MPF\0"):

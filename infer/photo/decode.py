@@ -175,6 +175,8 @@ def reason_of(error: Exception) -> str:
     """Return the reason of a failure as text for the report."""
     if isinstance(error, LimitError):
         return f"{error}; raise {error.option}" if error.option else str(error)
+    if isinstance(error, OSError) and error.strerror:  # without its path, which may be a temporary one
+        return error.strerror
     return str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
 
 

@@ -45,6 +45,8 @@ def read(image: Image.Image, file: BinaryIO, notes: list[str]) -> Metadata:
     blocks = containers.read(image, file)
     if blocks.icc_profile:
         image.info.setdefault("icc_profile", blocks.icc_profile)
+    if blocks.has_icc_segments and not image.info.get("icc_profile"):  # Pillow says nothing
+        blocks.note("ICC profile left out: damaged (parts of it are missing)")
     if getattr(image, "is_animated", False):
         blocks.notes = [note for note in blocks.notes if note != containers.OTHERS_NOTE]  # which is said already
     kept_xmp, orientation = _kept_xmp(blocks)

@@ -405,3 +405,24 @@ def test_a_whole_jpeg_is_decoded_once_and_as_pillow_does(
     monkeypatch.setattr(JpegDecoder, "_huffman", None)  # which decodes twice
     assert load(image) == ()
     assert image.mode == expected.mode and image.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("interval", [0, 3])
+def test_restart_markers_out_of_place_are_missing_pixels(interval: int) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(4).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=90, restart_marker_blocks=interval)
+    data = file.getvalue()
+    scan = layout_of(data).scans[0]
+    middle = (scan.begin + scan.end) // 2
+    cut = data[:middle] + b"\xff\xd0" + EOI
+    overwritten = data[:middle] + b"\xff\xd5" + data[middle + 2 :]
+    for damaged in (cut, overwritten):
+        with pytest.raises(MissingPixelsError):
+            load(Image.open(io.BytesIO(damaged)))
+
+
+def test_an_arithmetic_jpeg_cut_by_some_bytes_is_refused() -> None:
+    end = layout_of(ARITHMETIC).scans[-1].end
+    with pytest.raises(MissingPixelsError):
+        load(Image.open(io.BytesIO(ARITHMETIC[: end - 39] + EOI)))

@@ -137,3 +137,11 @@ def test_a_group_has_a_table_for_each_command(
         ("folder = 3", "found folder = 3, expected an object"),
     ):
         assert message in invoke(infer.cli.main, "--config", config(content), "info").error(2)
+
+
+def test_an_edited_file_is_not_replaced(dry: Any, tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    assert dry("--write-config", file).code == 0
+    file.write_text(file.read_text() + "# mine\n")
+    assert "did not write" in dry("--write-config", file).error(2)
+    assert file.read_text().endswith("# mine\n")

@@ -239,7 +239,7 @@ def test_what_cannot_be_written_whole_is_not_there(tmp_path: Path, gray_photos: 
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))"
     result = ran(source, out, "--format", format_, "--quiet", setup=limit)
     assert result.returncode == 1
-    assert "failed: large.png: OSError: [Errno 27] File too large" in result.stderr
+    assert "failed: large.png: File too large" in result.stderr
     assert sorted(path.name for path in out.iterdir()) == [".cgan", f"000.{format_}", "report.json"]
     assert [path.name for path in (out / ".cgan").iterdir()] == ["journal.sqlite"]
 

@@ -232,7 +232,7 @@ def test_unreadable_file_and_read_only_output(tmp_path: Path) -> None:
         main(["folder", str(tmp_path / "in"), str(tmp_path / "out"), "--quiet"])
     assert end.value.code == 1
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert "PermissionError" in report["failures"]["a.png"]
+    assert "Permission denied" in report["failures"]["a.png"]
     (tmp_path / "out2").mkdir(mode=0o500)
     with pytest.raises(SystemExit) as end:
         main(["folder", str(tmp_path / "in"), str(tmp_path / "out2"), "--quiet"])

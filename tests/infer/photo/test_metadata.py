@@ -267,3 +267,17 @@ def test_resolution_turns_with_the_photo(format_: str, orientation: int, expecte
     assert photo.dpi == pytest.approx(expected, abs=0.02)
     if format_ != "TIFF":
         assert (tags_of(photo)[282], tags_of(photo)[283]) == expected
+
+
+def test_an_incomplete_profile_is_noted() -> None:
+    content = write_jpeg_with_profile(bytes(range(256)) * 600)
+    start = content.index(b"ICC_PROFILE\0", content.index(b"ICC_PROFILE\0") + 1) - 4
+    length = int.from_bytes(content[start + 2 : start + 4])
+    photo = decode(content[:start] + content[start + 2 + length :])
+    assert "ICC profile left out: damaged (parts of it are missing)" in photo.notes
+
+
+def write_jpeg_with_profile(profile: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, "JPEG", icc_profile=profile)
+    return file.getvalue()
