@@ -98,7 +98,7 @@ def test_training_goes_on_from_an_exported_file(
         assert (load_generator(tmp_path / "random")[0](GRAY) - trained(GRAY)).abs().mean() > 0.04
     result = train("other", "--init", exported_onnx, "--width", 2)
     assert result.code == 2
-    assert result.err.endswith("give --width 4\n")
+    assert result.err.endswith("expected --width 4, with which that model was made; leave it out\n")
 
 
 @pytest.mark.slow
