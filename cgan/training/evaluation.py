@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cgan.color import luma_uint8
-from cgan.losses import GAN_LOSSES, discriminator_accuracy
+from cgan.losses import discriminator_accuracy, discriminator_loss
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import means, scores
@@ -79,10 +79,9 @@ def _discriminator_metrics(run: Run, gray: Tensor, truth: Tensor, colors: Tensor
         return {}
     real = run.discriminator(torch.cat([gray, truth], 1))
     fake = run.discriminator(torch.cat([gray, colors], 1))
-    loss = GAN_LOSSES[run.config.gan_loss].discriminator
     pairs = list(zip(real, fake, strict=True))
     return {
-        "discriminator_loss": torch.stack([loss(r, f, run.config.label_smoothing) for r, f in pairs]),
+        "discriminator_loss": torch.stack([discriminator_loss(run.config, r, f) for r, f in pairs]),
         "discriminator_accuracy": torch.stack([discriminator_accuracy(r, f) for r, f in pairs]),
     }
 
