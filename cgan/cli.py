@@ -124,7 +124,7 @@ def command(
         from cgan.metrics.features import load_features
         from cgan.training import distributed, run_folder
         from cgan.training.memory import check_memory
-        from cgan.training.run_state import load_start
+        from cgan.training.run_state import load_start, with_frozen_weights
         from cgan.training.trackers import TRACKERS
     trackers = {name: TRACKERS[name]() for name in dict.fromkeys(track) if name in TRACKERS}
     start = load_start(source, init or "") if source else None
@@ -142,7 +142,7 @@ def command(
     if write_config:
         _write_config(write_config, config)
         return
-    config = _resolved(config, resume)
+    config = with_frozen_weights(_resolved(config, resume))
     memory = check_memory(config)
     features = load_features(inception_weights, config.features) if config.fid else None
     try:

@@ -239,8 +239,10 @@ class TrainConfig:
     fid: bool = _option(True, "Measure FID and KID on the held-out photos after each epoch.")
     features: str = _option(
         INCEPTION,
-        "Feature network in place of Inception: efficientnet-lite2, or an ONNX file that maps float32 N x 3 x H x W in "
-        "[0, 1] to N features. Distances are named after it, and fid and kid of --best-by are then its own.",
+        "Feature network of the distances; an ONNX file maps float32 N x 3 x H x W in [0, 1] to N features. Distances "
+        "are named after it, and fid and kid of --best-by are then its own.",
+        lambda value: value != "",
+        "inception, efficientnet-lite2 or the path of an ONNX file",
     )
     fid_quantize: bool = _option(
         False, "Truncate pictures to 8 bits before FID and KID, as the original report's code does."

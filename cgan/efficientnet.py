@@ -64,9 +64,8 @@ def load_weights(variant: str, needed_by: str) -> Weights:
             source = path.name
             # The same architecture in the same order; only the names of the tensors differ.
             given = torch.load(path, map_location="cpu", weights_only=True)
-            network = timm.create_model(name)
-            tensors = dict(zip(network.state_dict(), given.values(), strict=True))
-            network.load_state_dict(tensors)
+            tensors = dict(zip(_empty(variant).state_dict(), given.values(), strict=True))
+            _empty(variant).load_state_dict(tensors, assign=True)  # raises if a shape differs
     except Exception as error:  # torch, timm and the Hub's client raise many types
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(
@@ -77,6 +76,21 @@ def load_weights(variant: str, needed_by: str) -> Weights:
     for tensor in tensors.values():
         digest.update(tensor.contiguous().numpy().tobytes())
     return Weights(tensors, digest.hexdigest(), source)
+
+
+def _empty(variant: str, **options: Any) -> nn.Module:
+    """Return timm's network without values."""
+    import timm
+
+    with torch.device("meta"):  # random weights take longer than all the rest
+        network: nn.Module = timm.create_model(f"tf_efficientnet_{variant}", **options)
+    return network
+
+
+def _filled(network: nn.Module, weights: Weights) -> nn.Module:
+    """Return an empty network, or a part of one, with pretrained weights."""
+    network.load_state_dict({name: weights.tensors[name] for name in network.state_dict()}, assign=True)
+    return network
 
 
 def _packaged(variant: str) -> Path | None:
@@ -93,10 +107,7 @@ def pyramid(weights: Weights) -> nn.Module:
 
     It has neither parameters nor a state dict: its weights are fixed, and part of no checkpoint.
     """
-    import timm
-
-    network: nn.Module = timm.create_model("tf_efficientnet_lite0", features_only=True)
-    network.load_state_dict({name: weights.tensors[name] for name in network.state_dict()})
+    network = _filled(_empty("lite0", features_only=True), weights)
     _fold_batch_norm(network)
     for module in network.modules():
         fixed = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -108,39 +119,40 @@ def pyramid(weights: Weights) -> nn.Module:
 
 def _fold_batch_norm(network: nn.Module) -> None:
     """Fold each batch norm into the convolution before it, which saves a fifth of the time of a step."""
-    layers = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    layers: list[tuple[str, Any]] = [
+        (name, m) for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+    ]
     for (_, convolution), (name, norm) in zip(layers[::2], layers[1::2], strict=True):
-        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        convolution.weight, bias = fuse_conv_bn_weights(
-            *(convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps),
-            *(norm.weight, norm.bias),
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
         )
-        convolution.bias = bias
         network.set_submodule(name, norm.act)  # timm's batch norm has the activation
 
 
 class PooledFeatures(nn.Module):
-    """EfficientNet-Lite up to its 1,280 pooled features: N x 3 x H x W sRGB in [0, 1] to N x 1,280.
+    """EfficientNet-Lite2 up to its 1,280 pooled features: N x 3 x H x W sRGB in [0, 1] to N x 1,280.
 
     Args:
-        weights: of the variant.
-        variant: "lite0" or "lite2".
+        weights: of Lite2.
     """
 
     DIMENSIONS = 1280
 
-    def __init__(self, weights: Weights, variant: str) -> None:
-        super().__init__()
-        import timm
+    SIDE = 260
+    """Height and width to which pictures are resized, in pixels: those that Lite2 was trained at."""
 
-        network: Any = timm.create_model(f"tf_efficientnet_{variant}", num_classes=0)
-        network.load_state_dict({name: weights.tensors[name] for name in network.state_dict()})
-        self.network = network
-        self.side: int = network.pretrained_cfg["input_size"][-1]
-        """Height and width to which pictures are resized, in pixels."""
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        self.network = _filled(_empty("lite2", num_classes=0), weights)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Resize, normalise and map pictures to their features."""
-        pictures = F.interpolate(pictures, (self.side, self.side), mode="bilinear", antialias=True)
+        pictures = F.interpolate(pictures, (self.SIDE, self.SIDE), mode="bilinear", antialias=True)
         features: Tensor = self.network((pictures - MEAN) / STD)
         return features

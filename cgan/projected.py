@@ -28,7 +28,7 @@ def projected_side(size: int) -> int:
 
 
 def head(channels_in: int, width: int, halvings: int) -> nn.Sequential:
-    """Return convolutions with spectral norm from features to logits.
+    """Return convolutions from features to logits.
 
     Args:
         channels_in: channels of the features.
@@ -39,12 +39,12 @@ def head(channels_in: int, width: int, halvings: int) -> nn.Sequential:
     kernel, stride = (4, 2) if halvings else (3, 1)
     layers: list[nn.Module] = []
     for one, other in pairwise(widths):
-        layers += [spectral_norm(nn.Conv2d(one, other, kernel, stride, padding=1)), nn.LeakyReLU(LEAK)]
-    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(width, 1, 3, padding=1)))
+        layers += [nn.Conv2d(one, other, kernel, stride, padding=1), nn.LeakyReLU(LEAK)]
+    return nn.Sequential(*layers, nn.Conv2d(width, 1, 3, padding=1))
 
 
 def heads(width: int) -> nn.ModuleList:
-    """Return the heads of a discriminator of this width, from the finest scale to the coarsest."""
+    """Return the heads of a discriminator of this width, from the finest scale to the coarsest; no spectral norm."""
     halvings = reversed(range(len(PYRAMID_CHANNELS)))
     return nn.ModuleList(
         head(count, HEAD_WIDTH * width, times) for count, times in zip(PYRAMID_CHANNELS, halvings, strict=True)
@@ -52,7 +52,7 @@ def heads(width: int) -> nn.ModuleList:
 
 
 class ProjectedDiscriminator(nn.Module):
-    """A head on each of five scales of frozen features; all logits have the size of the coarsest scale.
+    """A head with spectral norm on each of five scales of frozen features.
 
     Args:
         features: frozen network from normalised RGB to its features at strides 2 to 32; see
@@ -68,6 +68,9 @@ class ProjectedDiscriminator(nn.Module):
         self.to_rgb = to_rgb
         self.side = projected_side(size)
         self.heads = heads(width)
+        for layer in list(self.heads.modules()):
+            if isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape N x 5 x side/32 x side/32 for gray and colour of shape N x channels x size x size."""

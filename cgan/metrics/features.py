@@ -202,11 +202,11 @@ def load_efficientnet() -> FeatureNetwork:
         UserError: timm or the weights are missing.
     """
     weights = load_weights("lite2", f"--features {EFFICIENTNET}")
-    module = PooledFeatures(weights, "lite2")
+    module = PooledFeatures(weights)
     fingerprint = {
         "network": f"EfficientNet-Lite2 of timm {version('timm')}, {PooledFeatures.DIMENSIONS} pooled features",
         "weights_sha256": weights.sha256,
-        "resize": f"bilinear, antialiased, to {module.side} x {module.side}",
+        "resize": f"bilinear, antialiased, to {module.SIDE} x {module.SIDE}",
     }
     return FeatureNetwork(module.eval(), PooledFeatures.DIMENSIONS, fingerprint, EFFICIENTNET)
 

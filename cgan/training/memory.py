@@ -34,7 +34,7 @@ with `torch.autograd.graph.saved_tensors_hooks`."""
 PATCH_VALUES = 13.1
 """The same of the patch and dense discriminators."""
 
-FROZEN_VALUES, HEAD_VALUES = 260.0, 0.9
+FROZEN_VALUES, HEAD_VALUES = 265.0, 0.9
 """The same of the projected discriminator in the generator's step, for each pixel of what its frozen network sees: of
 that network, and of the heads for each base width."""
 

@@ -167,24 +167,24 @@ def resolve(config: TrainConfig) -> TrainConfig:
     best_by: BestBy = config.best_by
     if best_by == "auto":
         best_by = "fid" if config.fid else "psnr"
-    return replace(config, device=device, precision=precision, best_by=best_by, projected_sha256=_projected(config))
+    return replace(config, device=device, precision=precision, best_by=best_by)
 
 
-def _projected(config: TrainConfig) -> str:
-    """Return the digest of the frozen weights of --discriminator projected; empty for another discriminator.
+def with_frozen_weights(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the digest of the frozen weights of --discriminator projected.
 
     Raises:
         UserError: there are no such weights, or others than the run began with.
     """
     if config.discriminator != "projected":
-        return ""
+        return config
     weights = load_weights("lite0", "--discriminator projected")
     if config.projected_sha256 not in ("", weights.sha256):
         raise UserError(
             f"--resume: found weights of EfficientNet-Lite0 in {weights.source} with sha256 {weights.sha256[:16]}..., "
             f"expected {config.projected_sha256[:16]}... that the run began with; install the same weights"
         )
-    return weights.sha256
+    return replace(config, projected_sha256=weights.sha256)
 
 
 @dataclass(frozen=True)
