@@ -22,7 +22,7 @@ that it was trained at."""
 
 
 def projected_side(size: int) -> int:
-    """Return the side to which photos of this size are resized: a multiple of 32 from 96 to 224, at least `size`."""
+    """Return the side to which photos of this size are resized: the next multiple of 32, but 96 to 224."""
     least, most = SIDES
     return min(max(least, -(-size // COARSEST_STRIDE) * COARSEST_STRIDE), most)
 

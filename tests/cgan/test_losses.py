@@ -79,7 +79,11 @@ def test_both_sides_weigh_the_same_however_many_logits_they_have(name: str) -> N
 def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     game = GAN_LOSSES[name]
     large = torch.full((2, 1, 8, 8), 60000.0, dtype=dtype)
-    for loss in (game.discriminator(-large, large, 0.9), game.generator(-large), reconstruction_loss(large, -large)):
+    for loss in (
+        game.discriminator(-large, large, 0.9),
+        game.generator(-large, 1.0),
+        reconstruction_loss(large, -large),
+    ):
         assert loss.dtype == torch.float32
         assert loss.isfinite()
     assert game.discriminator(-large, large, 1.0).item() >= 0.9 * large[0, 0, 0, 0].item()
