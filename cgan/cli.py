@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from cgan.checkpoint_record import best_epoch
 from cgan.command import run_command
-from cgan.config import TrainConfig, flag, options
+from cgan.config import RECIPES, TrainConfig, flag, options
 from cgan.documents import check_document, write_document
 from cgan.errors import UserError
 from cgan.extras import needed
@@ -113,33 +113,38 @@ def command(
     DATA can also be flowers102, the data set of that name, which torchvision downloads. Under torchrun all processes
     train one model together.
     """
+    recipe = _recipe(values)
     if not resume and init is None:
-        TrainConfig(**values)  # errors in the options are reported before slow imports
+        TrainConfig(**values | recipe)  # errors in the options are reported before slow imports
     source = None if init is None else model_path(init)
     with needed("training", "train"):
         import matplotlib  # noqa: F401  # needed at the end of an epoch: report now if they are missing
         import tensorboard  # noqa: F401
 
-        from cgan.metrics.features import load_inception
+        from cgan.metrics.features import load_features
         from cgan.training import distributed, run_folder
         from cgan.training.memory import check_memory
-        from cgan.training.run_state import load_start
+        from cgan.training.run_state import load_start, with_frozen_weights
         from cgan.training.trackers import TRACKERS
     trackers = {name: TRACKERS[name]() for name in dict.fromkeys(track) if name in TRACKERS}
     start = load_start(source, init or "") if source else None
     adopted = start.adopted(_given(values)) if start and not resume else {}
     made = {"init_sha256": start.sha256} if start else {}
     config = TrainConfig(
-        **(run_folder.RunFolder(out).resumed(_given(values) | made) if resume else {**values, **adopted, **made})
+        **(
+            run_folder.RunFolder(out).resumed(_given(values) | made)
+            if resume
+            else {**values, **recipe, **adopted, **made}
+        )
     )
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     if write_config:
         _write_config(write_config, config)
         return
-    config = _resolved(config, resume)
+    config = with_frozen_weights(_resolved(config, resume))
     memory = check_memory(config)
-    features = load_inception(inception_weights) if config.fid else None
+    features = load_features(inception_weights, config.features) if config.fid else None
     try:
         with (
             distributed.joined(config.device) as world,
@@ -147,6 +152,8 @@ def command(
         ):
             if source:
                 console.say(f"--init {init}: {_taken(source, adopted)}")
+            if recipe and not resume:
+                console.say(f"--discriminator {config.discriminator}: takes {_flags(recipe)}")
             generator = start.generator if start else None
             work = _Work(data, out, config, generator, features, "tensorboard" in track, trackers)
             _train(work, world, console, resume, memory if dry_run else None)
@@ -163,11 +170,22 @@ def _taken(source: Path, options: Mapping[str, Any]) -> str:
     from cgan.checkpoint_record import described
     from cgan.training.checkpoint import load_checkpoint
 
-    taken = " ".join(["takes its weights", *(f"{flag(name)} {value}" for name, value in options.items())])
+    taken = f"takes its weights {_flags(options)}".rstrip()
     if not source.is_dir():
         return taken
     record = load_checkpoint(source).record
     return "; ".join(filter(None, (described(record.to_json()), record.note, taken)))
+
+
+def _flags(options: Mapping[str, Any]) -> str:
+    return " ".join(f"{flag(name)} {value}" for name, value in options.items())
+
+
+def _recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the discriminator's own defaults of the options that the user did not give."""
+    given = _given(values)
+    recipe = RECIPES.get(values["discriminator"], {})
+    return {name: value for name, value in recipe.items() if name not in given}
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cgan.spec import (
     ColorSpaceName,
 )
 
-DiscriminatorName = Literal["unet", "patch", "dense", "none"]
+DiscriminatorName = Literal["unet", "patch", "dense", "projected", "none"]
 """The keys of `cgan.networks.DISCRIMINATORS`, and none: repeated here so that --help imports no torch (a test compares
 them)."""
 
@@ -41,8 +41,20 @@ BEST_BY_CHOICES: tuple[str, ...] = get_args(BestBy)
 PRECISION_CHOICES: tuple[str, ...] = get_args(TrainPrecision)
 DEVICE_CHOICES: tuple[str, ...] = get_args(Device)
 
-ADAM_BETAS = (0.5, 0.999)
-"""Adam's decay rates for both networks, as in DCGAN (Radford et al. 2016)."""
+RECIPES: dict[str, dict[str, Any]] = {
+    "projected": {
+        "gan_loss": "hinge",
+        "l1_weight": 8.0,
+        "adversarial_weight": 0.05,
+        "lr": 4e-4,
+        "beta1": 0.0,
+        "beta2": 0.99,
+    }
+}
+"""Values by discriminator that cgan-train takes for the options that are not given."""
+
+INCEPTION = "inception"
+"""Name of the feature network that alone gives FID and KID."""
 
 T = TypeVar("T")
 
@@ -67,6 +79,7 @@ MOST_WEIGHT = 1e9
 MOST_EPOCHS = 10**6
 """Most epochs: each writes its metrics and its curves anew."""
 
+_DECAY = (lambda value: 0 <= value < 1, "a decay in [0, 1)")
 _WEIGHT = Bounds(lambda value: 0 <= value <= MOST_WEIGHT, f"a number from 0 to {MOST_WEIGHT:g}")
 
 
@@ -95,7 +108,9 @@ class TrainConfig:
 
     color_space: ColorSpaceName = _option("rgb", "Colour space that the generator predicts.")
     discriminator: DiscriminatorName = _option(
-        "unet", "Discriminator network; with none, L1 alone trains the generator."
+        "unet",
+        "Discriminator network; with none, L1 alone trains the generator. projected judges by the frozen features of "
+        "an ImageNet network (Sauer et al. 2021), and has defaults of its own for other options.",
     )
     gan_loss: GanLossName = _option("bce", "Adversarial loss.")
     loss_space: LossSpace = _option(
@@ -104,12 +119,24 @@ class TrainConfig:
         "it (Ballester et al. 2022).",
     )
     l1_weight: float = _option(512.0, "Weight of the L1 term beside the adversarial term.", _WEIGHT)
+    adversarial_weight: float = _option(1.0, "Weight of the adversarial term.", _WEIGHT)
     color_weight: float = _option(0.0, "L1 weighs colourful pixels up to 1 plus this, often 3; 0 is off.", _WEIGHT)
     label_smoothing: float = _option(
         0.9,
         "Target of real photos in the discriminator's bce loss; generated ones get 1 minus it.",
         lambda value: 0.5 < value <= 1,
         "a number in (0.5, 1]",
+    )
+    generator_label: float = _option(
+        1.0,
+        "Target of generated pictures in the generator's bce loss; the original report's code has 0.9.",
+        lambda value: 0.5 < value <= 1,
+        "a number in (0.5, 1]",
+    )
+    discriminator_sum: bool = _option(
+        False,
+        "Sum the discriminator's bce losses of real and generated photos, as the original report's code does, instead "
+        "of their mean.",
     )
     gradient_penalty: float = _option(
         0.0, "Weight of the Wasserstein gradient penalty (Gulrajani et al. 2017 use 10); 0 is off.", _WEIGHT
@@ -142,6 +169,9 @@ class TrainConfig:
     discriminator_width: int = _option(
         0, "Channels of the discriminator's first convolution block; 0 is --width.", _from_to(0, MOST_WIDTH)
     )
+    discriminator_blocks: int = _option(
+        1, "Convolution blocks at each scale of the discriminator.", _from_to(1, MOST_BLOCKS)
+    )
     discriminator_scales: int = _option(
         5, "Scales of the U-Net discriminator; fewer than 5 truncate it.", lambda value: 2 <= value <= 5, "2 to 5"
     )
@@ -164,12 +194,13 @@ class TrainConfig:
         lambda value: 0 < value < float("inf"),
         "a finite number above 0",
     )
+    beta1: float = _option(0.5, "Adam's decay of the mean gradient, for both networks.", *_DECAY)
+    beta2: float = _option(0.999, "Adam's decay of the mean squared gradient, for both networks.", *_DECAY)
     ema: float = _option(
         0.0,
         "Decay of the moving average of the generator's weights, often 0.999; the average is evaluated and exported. "
         "0 is off.",
-        lambda value: 0 <= value < 1,
-        "a decay in [0, 1)",
+        *_DECAY,
     )
     seed: int = _option(
         0,
@@ -206,6 +237,16 @@ class TrainConfig:
     device: Device = _option("auto", "Where to compute; auto: cuda where torch finds a CUDA device, else cpu.")
     compile: bool = _option(False, "Compile the networks with torch.compile before training.")
     fid: bool = _option(True, "Measure FID and KID on the held-out photos after each epoch.")
+    features: str = _option(
+        INCEPTION,
+        "Feature network of the distances; an ONNX file maps float32 N x 3 x H x W in [0, 1] to N features. Distances "
+        "are named after it, and fid and kid of --best-by are then its own.",
+        lambda value: value != "",
+        "inception, efficientnet-lite2 or the path of an ONNX file",
+    )
+    fid_quantize: bool = _option(
+        False, "Truncate pictures to 8 bits before FID and KID, as the original report's code does."
+    )
     best_by: BestBy = _option(
         "auto", "Held-out metric that chooses the best checkpoint; auto: fid, with --no-fid psnr."
     )
@@ -214,6 +255,8 @@ class TrainConfig:
     )
     init_sha256: str = ""
     """Digest of the generator weights that the run begins with (--init); empty for random weights. Not an option."""
+    projected_sha256: str = ""
+    """Digest of the frozen weights of --discriminator projected; empty without it. Not an option."""
 
     def __post_init__(self) -> None:
         for option in options():
@@ -244,8 +287,12 @@ class TrainConfig:
             self._needs_default("color_weight", "--l1-weight")
         if self.discriminator != "unet":
             self._needs_default("discriminator_scales", "--discriminator unet")
+        if self.discriminator == "projected":
+            for name in ("spectral_norm", "discriminator_norm", "weight_clip", "discriminator_blocks"):
+                self._needs_default(name, "another discriminator, because that one always has spectral norm")
         if self.gan_loss != "bce":
-            self._needs_default("label_smoothing", "--gan-loss bce")
+            for name in ("label_smoothing", "generator_label", "discriminator_sum"):
+                self._needs_default(name, "--gan-loss bce")
         if self.gan_loss != "wasserstein":
             self._needs_default("gradient_penalty", "--gan-loss wasserstein")
             self._needs_default("weight_clip", "--gan-loss wasserstein")
@@ -259,6 +306,8 @@ class TrainConfig:
                 )
         if not self.fid:
             _check(self.best_by not in ("fid", "kid"), "--best-by", self.best_by, "psnr or l1 with --no-fid")
+            for name in ("features", "fid_quantize"):
+                self._needs_default(name, "--fid")
 
     def _needs_default(self, name: str, needed: str) -> None:
         value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
@@ -284,13 +333,17 @@ class TrainConfig:
 
 
 _DISCRIMINATOR_OPTIONS = (
+    "adversarial_weight",
     "label_smoothing",
+    "generator_label",
+    "discriminator_sum",
     "gradient_penalty",
     "weight_clip",
     "r1",
     "spectral_norm",
     "discriminator_norm",
     "discriminator_width",
+    "discriminator_blocks",
     "discriminator_scales",
 )
 

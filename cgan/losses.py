@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cgan.config import TrainConfig
+
 
 @dataclass(frozen=True)
 class GanLoss:
@@ -14,8 +16,8 @@ class GanLoss:
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
     """(logits of photos, logits of generated pictures, target of photos for bce) -> loss."""
-    generator: Callable[[Tensor], Tensor]
-    """Logits of generated pictures -> loss."""
+    generator: Callable[[Tensor, float], Tensor]
+    """(logits of generated pictures, their target for bce) -> loss."""
 
 
 def bce_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: float) -> Tensor:
@@ -32,12 +34,14 @@ def bce_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: floa
     return (_bce(real_logits, real_label) + _bce(fake_logits, 1 - real_label)) / 2
 
 
-def bce_generator(fake_logits: Tensor) -> Tensor:
+def bce_generator(fake_logits: Tensor, label: float = 1.0) -> Tensor:
     """Non-saturating loss of the generator (Goodfellow et al. 2014): cross entropy with the target 1.
 
-    The target is not smoothed.
+    Args:
+        fake_logits: logits for generated pictures, any shape.
+        label: target in (0.5, 1].
     """
-    return _bce(fake_logits, 1.0)
+    return _bce(fake_logits, label)
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: float) -> Tensor:
@@ -50,7 +54,7 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor, real_label: fl
     return F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
 
 
-def score_generator(fake_logits: Tensor) -> Tensor:
+def score_generator(fake_logits: Tensor, label: float = 1.0) -> Tensor:
     """Negative mean logit: the generator's loss in the Wasserstein and the hinge game."""
     return -fake_logits.float().mean()
 
@@ -61,6 +65,12 @@ GAN_LOSSES = {
     "hinge": GanLoss(hinge_discriminator, score_generator),
 }
 """Adversarial losses by name."""
+
+
+def discriminator_loss(config: TrainConfig, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the discriminator's loss in the game of a configuration, without penalties; scalar float32."""
+    loss = GAN_LOSSES[config.gan_loss].discriminator(real_logits, fake_logits, config.label_smoothing)
+    return 2 * loss if config.discriminator_sum else loss
 
 
 def reconstruction_loss(prediction: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -16,6 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cgan.color import COLOR_TARGETS
 from cgan.config import TrainConfig
 from cgan.cpu_autograd import concatenate, reflect_pad
+from cgan.efficientnet import load_weights, pyramid
+from cgan.projected import ProjectedDiscriminator
 from cgan.spec import ENCODER_MULTIPLES, SIZE_MULTIPLE, ColorSpaceName, ModelSpec
 
 LEAK = 0.2
@@ -202,12 +204,12 @@ class GrayToRGB(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Discriminator with a logit per patch of 8 x 8 pixels."""
 
-    def __init__(self, channels_in: int, width: int) -> None:
+    def __init__(self, channels_in: int, width: int, blocks: int = 1) -> None:
         super().__init__()
         widths = [2 * width * 2**i for i in range(3)]
         self.layers = nn.Sequential(
-            conv_block(channels_in, widths[0]),
-            *(down_block(channels) for channels in widths),
+            conv_blocks(channels_in, widths[0], blocks),
+            *(down_block(channels, blocks) for channels in widths),
             nn.Conv2d(2 * widths[-1], 1, 1),
         )
 
@@ -222,9 +224,9 @@ class DenseDiscriminator(nn.Module):
 
     HIDDEN = 1024
 
-    def __init__(self, channels_in: int, width: int, size: int) -> None:
+    def __init__(self, channels_in: int, width: int, size: int, blocks: int = 1) -> None:
         super().__init__()
-        self.patch = PatchDiscriminator(channels_in, width)
+        self.patch = PatchDiscriminator(channels_in, width, blocks)
         self.dense = nn.Sequential(
             nn.Flatten(),
             nn.Linear((size // 8) ** 2, self.HIDDEN),
@@ -239,11 +241,22 @@ class DenseDiscriminator(nn.Module):
 
 
 DISCRIMINATORS: dict[str, Callable[[int, int, TrainConfig], nn.Module]] = {
-    "unet": lambda channels, width, config: UNet(channels, 1, width, scales=config.discriminator_scales),
-    "patch": lambda channels, width, config: PatchDiscriminator(channels, width),
-    "dense": lambda channels, width, config: DenseDiscriminator(channels, width, config.size),
+    "unet": lambda channels, width, config: UNet(
+        channels, 1, width, config.discriminator_blocks, config.discriminator_scales
+    ),
+    "patch": lambda channels, width, config: PatchDiscriminator(channels, width, config.discriminator_blocks),
+    "dense": lambda channels, width, config: DenseDiscriminator(
+        channels, width, config.size, config.discriminator_blocks
+    ),
+    "projected": lambda channels, width, config: _projected(width, config),
 }
 """Builders by name, each taking (channels of the input, width, configuration)."""
+
+
+def _projected(width: int, config: TrainConfig) -> nn.Module:
+    features = pyramid(load_weights("lite0", "--discriminator projected"))
+    space = "rgb" if config.loss_channels == 3 else config.color_space
+    return ProjectedDiscriminator(features, COLOR_TARGETS[space].to_rgb, width, config.size)
 
 
 def build_generator(config: TrainConfig) -> Generator:

@@ -18,12 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cgan.config import INCEPTION
+from cgan.efficientnet import PooledFeatures, load_weights
 from cgan.errors import UserError
 from cgan.extras import needed, onnx_runtime
 from cgan.metrics.measurement import INCEPTION_SHA256
 from cgan.onnx_file import read_onnx
 from cgan.readers import read_limited
 from cgan.text import counted
+
+EFFICIENTNET = "efficientnet-lite2"
+"""Name of EfficientNet-Lite2 as a feature network."""
 
 INCEPTION_FEATURES = 2048
 INCEPTION_CACHE_NAME = "inception_v3_google-0cc3c7bd.pth"
@@ -93,23 +98,23 @@ def exact_convolutions() -> Iterator[None]:
         yield
 
 
-def load_features(inception_weights: Path | None = None, features: Path | None = None) -> FeatureNetwork:
+def load_features(inception_weights: Path | None = None, features: str | Path = INCEPTION) -> FeatureNetwork:
     """Load the feature network of a command.
 
     Args:
         inception_weights: a state dict of Inception v3; None for the one in torch's hub cache.
-        features: an ONNX feature extractor to use instead.
+        features: "inception", "efficientnet-lite2", or the path of an ONNX feature extractor.
 
     Raises:
-        UserError: both were given, or the file is missing or invalid.
+        UserError: weights of Inception were given for another network, or a file is missing or invalid.
     """
-    if features is None:
+    if features == INCEPTION:
         return load_inception(inception_weights)
     if inception_weights:
         raise UserError(
             f"--inception-weights {inception_weights}: it has no effect beside --features {features}; leave one out"
         )
-    return load_onnx_features(features)
+    return load_efficientnet() if features == EFFICIENTNET else load_onnx_features(Path(features))
 
 
 def inception_path(weights: Path | None) -> Path:
@@ -186,6 +191,24 @@ def torcheval_fid() -> Any:
         with needed("measuring FID and KID", "train", "leave them out with --no-fid"):
             from torcheval.metrics.image import fid
     return fid
+
+
+def load_efficientnet() -> FeatureNetwork:
+    """Load EfficientNet-Lite2 up to its 1,280 pooled features.
+
+    It is not the network of the projected discriminator, whose distances would flatter what it trained.
+
+    Raises:
+        UserError: timm or the weights are missing.
+    """
+    weights = load_weights("lite2", f"--features {EFFICIENTNET}")
+    module = PooledFeatures(weights)
+    fingerprint = {
+        "network": f"EfficientNet-Lite2 of timm {version('timm')}, {PooledFeatures.DIMENSIONS} pooled features",
+        "weights_sha256": weights.sha256,
+        "resize": f"bilinear, antialiased, to {module.SIDE} x {module.SIDE}",
+    }
+    return FeatureNetwork(module.eval(), PooledFeatures.DIMENSIONS, fingerprint, EFFICIENTNET)
 
 
 class OnnxFeatures(nn.Module):
@@ -311,7 +334,7 @@ def load_onnx_features(path: Path) -> FeatureNetwork:
         UserError: the file is missing or not a feature extractor.
     """
     if not path.is_file():
-        raise UserError(f"--features {path}: found no such file, expected an ONNX feature extractor")
+        raise UserError(f"--features {path}: found no such file, expected {INCEPTION}, {EFFICIENTNET} or an ONNX file")
     module = OnnxFeatures(path)
     fingerprint = {
         "network": "ONNX feature extractor",

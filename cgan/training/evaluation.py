@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cgan.color import luma_uint8
-from cgan.losses import GAN_LOSSES, discriminator_accuracy
+from cgan.losses import discriminator_accuracy, discriminator_loss
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import means, scores
 from cgan.training.run_state import Metrics, Run
+
+QUANTIZATION = "pictures truncated to 8 bits"
+"""Entry of --fid-quantize in the fingerprint of distances."""
 
 CALIBRATION_PHOTOS = 512
 """Training photos in the batch norm statistics after an epoch."""
@@ -49,6 +53,8 @@ def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
     for network in run.networks.values():
         network.eval()
     columns: dict[str, list[Tensor]] = {}
+    if features and run.config.fid_quantize:
+        features = replace(features, fingerprint={**features.fingerprint, "quantization": QUANTIZATION})
     distances = FeatureDistances(features, run.device) if features else None
     for indices in torch.split(torch.tensor(run.split.test), run.config.batch_size):
         pixels = run.photos(indices).to(run.device)
@@ -65,7 +71,7 @@ def evaluate(run: Run, features: FeatureNetwork | None) -> Metrics:
         for name, value in values.items():
             columns.setdefault(name, []).append(value.double().cpu())
         if distances:
-            distances.update(picture, photo)
+            distances.update((picture * 255).floor() / 255 if run.config.fid_quantize else picture, photo)
     found = means({name: torch.cat(parts) for name, parts in columns.items()})
     metrics: Metrics = {f"test_{name}": value for name, value in found.items()}
     if distances and math.isfinite(metrics["test_l1"]):  # otherwise the pictures are not finite, and the caller raises
@@ -79,10 +85,9 @@ def _discriminator_metrics(run: Run, gray: Tensor, truth: Tensor, colors: Tensor
         return {}
     real = run.discriminator(torch.cat([gray, truth], 1))
     fake = run.discriminator(torch.cat([gray, colors], 1))
-    loss = GAN_LOSSES[run.config.gan_loss].discriminator
     pairs = list(zip(real, fake, strict=True))
     return {
-        "discriminator_loss": torch.stack([loss(r, f, run.config.label_smoothing) for r, f in pairs]),
+        "discriminator_loss": torch.stack([discriminator_loss(run.config, r, f) for r, f in pairs]),
         "discriminator_accuracy": torch.stack([discriminator_accuracy(r, f) for r, f in pairs]),
     }
 

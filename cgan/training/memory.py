@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from cgan.config import TrainConfig
 from cgan.cores import control_groups
 from cgan.errors import UserError
 from cgan.networks import build_discriminator, build_generator, count_parameters
+from cgan.projected import heads, projected_side
 
 FLOAT_BYTES = 4
 
@@ -31,6 +33,10 @@ with `torch.autograd.graph.saved_tensors_hooks`."""
 
 PATCH_VALUES = 13.1
 """The same of the patch and dense discriminators."""
+
+FROZEN_VALUES, HEAD_VALUES = 265.0, 0.9
+"""The same of the projected discriminator in the generator's step, for each pixel of what its frozen network sees: of
+that network, and of the heads for each base width."""
 
 PENALTY = 3
 """A penalty's pass with its second derivative, in passes of the discriminator in fp32."""
@@ -79,7 +85,7 @@ def need_of(config: TrainConfig, processes: int = 1) -> Need:
         processes: processes that share a batch.
     """
     with torch.device("meta"):  # no allocation
-        generator, discriminator = build_generator(config), build_discriminator(replace(config, spectral_norm=False))
+        generator, discriminator = build_generator(config), _trained(config)
     count = count_parameters(generator)
     average = count if config.ema else 0
     passes = UNET_VALUES + BLOCK_VALUES * config.blocks
@@ -87,16 +93,31 @@ def need_of(config: TrainConfig, processes: int = 1) -> Need:
     values = passes * config.width * value_bytes
     if discriminator is not None:
         count += count_parameters(discriminator)
-        unet = config.discriminator == "unet"
-        one = (UNET_VALUES + BLOCK_VALUES if unet else PATCH_VALUES) * (config.discriminator_width or config.width)
         penalties = (config.r1 > 0) + (config.gradient_penalty > 0)
-        values += one * (2 * value_bytes + PENALTY * penalties * FLOAT_BYTES)
+        # Only the generator's step keeps the frozen features; the others keep two passes in the discriminator's.
+        passes = 1 if config.discriminator == "projected" else 2
+        values += _judging(config) * (passes * value_bytes + PENALTY * penalties * FLOAT_BYTES)
     base = BASE_BYTES if config.device == "cpu" else 0
     states = base + FLOAT_BYTES * (STATES * count + average)
     written = FLOAT_BYTES * WRITTEN * count if config.device == "cpu" else 0
     batch = -(-config.batch_size // processes)
     per_photo = round(values * config.size**2)
     return Need(max(states, states + written - batch * per_photo), per_photo, batch)
+
+
+def _judging(config: TrainConfig) -> float:
+    """Return the values that autograd keeps of a pass of the discriminator, for each pixel of a photo."""
+    width, blocks = config.discriminator_width or config.width, config.discriminator_blocks
+    if config.discriminator == "projected":
+        return (FROZEN_VALUES + HEAD_VALUES * width) * (projected_side(config.size) / config.size) ** 2
+    return width * (UNET_VALUES + BLOCK_VALUES * blocks if config.discriminator == "unet" else PATCH_VALUES * blocks)
+
+
+def _trained(config: TrainConfig) -> nn.Module | None:
+    """Return the part of the discriminator that is trained."""
+    if config.discriminator == "projected":
+        return heads(config.discriminator_width or config.width)
+    return build_discriminator(replace(config, spectral_norm=False))
 
 
 def memory_of(config: TrainConfig, processes_here: int = 1) -> Memory:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from cgan import __version__
 from cgan.color import COLOR_TARGETS, ColorSpace
-from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision, flag
+from cgan.config import BestBy, Device, TrainConfig, TrainPrecision, flag
 from cgan.data.prefetch import prefetch
 from cgan.data.prepared import Photos
 from cgan.data.split import Split, epoch_batches
+from cgan.efficientnet import load_weights
 from cgan.errors import UserError
 from cgan.networks import Generator, build_discriminator, build_generator
 from cgan.training.checkpoint import weights_digest
@@ -169,6 +170,23 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return replace(config, device=device, precision=precision, best_by=best_by)
 
 
+def with_frozen_weights(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the digest of the frozen weights of --discriminator projected.
+
+    Raises:
+        UserError: there are no such weights, or others than the run began with.
+    """
+    if config.discriminator != "projected":
+        return config
+    weights = load_weights("lite0", "--discriminator projected")
+    if config.projected_sha256 not in ("", weights.sha256):
+        raise UserError(
+            f"--resume: found weights of EfficientNet-Lite0 in {weights.source} with sha256 {weights.sha256[:16]}..., "
+            f"expected {config.projected_sha256[:16]}... that the run began with; install the same weights"
+        )
+    return replace(config, projected_sha256=weights.sha256)
+
+
 @dataclass(frozen=True)
 class Start:
     """The generator that a run begins with."""
@@ -263,11 +281,12 @@ def build(
         networks["generator"].load_state_dict(start.state_dict())
     if discriminator := build_discriminator(config):
         networks["discriminator"] = discriminator
+    betas = (config.beta1, config.beta2)
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for name, network in networks.items():
         network.to(device).to(memory_format=torch.channels_last)
         networks[name] = network = world.synchronize_batch_norm(network)
-        optimizers[f"{name}_adam"] = torch.optim.Adam(network.parameters(), config.lr, ADAM_BETAS, fused=True)
+        optimizers[f"{name}_adam"] = torch.optim.Adam(network.parameters(), config.lr, betas, fused=True)
     compiled = {name: compile_network(network) if config.compile else network for name, network in networks.items()}
     generator = networks["generator"]
     assert isinstance(generator, Generator)

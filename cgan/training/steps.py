@@ -10,6 +10,7 @@ from cgan.losses import (
     GAN_LOSSES,
     color_weights,
     discriminator_accuracy,
+    discriminator_loss,
     gradient_penalty,
     r1_penalty,
     reconstruction_loss,
@@ -67,13 +68,13 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
         with watch.phase("forward"), run.autocast():
             # Not run.stepped: DistributedDataParallel needs weights with gradients.
             logits = run.compiled["discriminator"](torch.cat([gray, colors], 1))
-            adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits)
+            adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits, run.config.generator_label)
     l1 = reconstruction_loss(colors, truth)
     strength = run.config.color_weight
     weighted = reconstruction_loss(colors, truth, color_weights(pixels, strength)) if strength else l1
     loss = run.config.l1_weight * weighted
     if adversarial is not None:
-        loss = loss + adversarial
+        loss = loss + run.config.adversarial_weight * adversarial
         losses["adversarial"] = adversarial.detach()
     losses["l1"] = l1.detach()
     losses["generator_gradient_norm"] = _step(run, "generator", loss * batch.weight, watch)
@@ -93,7 +94,7 @@ def _discriminator_step(
     with watch.phase("forward"):
         with run.autocast():
             real_logits, fake_logits = network(torch.cat([gray, truth], 1)), network(torch.cat([gray, colors], 1))
-        loss = GAN_LOSSES[config.gan_loss].discriminator(real_logits, fake_logits, config.label_smoothing)
+        loss = discriminator_loss(config, real_logits, fake_logits)
         losses = {
             "discriminator_loss": loss.detach(),
             "discriminator_accuracy": discriminator_accuracy(real_logits.detach(), fake_logits.detach()),

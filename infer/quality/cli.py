@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cgan.config import INCEPTION
 from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.extras import needed
@@ -42,8 +43,11 @@ _SHARED = [
     ),
     click.option(
         "--features",
-        type=click.Path(path_type=Path),
-        help="ONNX feature extractor in place of Inception: float32 N x 3 x H x W in [0, 1] to N features.",
+        metavar="NAME",
+        default=INCEPTION,
+        show_default=True,
+        help="Feature network of the distances: inception, efficientnet-lite2, or an ONNX file that maps float32 "
+        "N x 3 x H x W in [0, 1] to N features. Only those of inception are called FID and KID.",
     ),
     click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file."),
 ]
@@ -74,7 +78,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
     PyTorch on the run and the candidate get the same input from the same code. Exit code 0: every gate passed; 1: at
     least one failed, or more than 5% of the photos cannot be read.
     """
-    _check_targets(given["json_file"], html, candidate, reference, given["features"], given["inception_weights"])
+    _check_targets(given["json_file"], html, candidate, reference, Path(given["features"]), given["inception_weights"])
     with needed("measuring models", "train"):
         from infer.photo.decode import use_own_pixel_limit
         from infer.quality.gates import Gates
@@ -83,7 +87,7 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
 
     if given["no_fid"] and given["max_fid_delta"] is not None:
         raise UserError(f"--max-fid-delta {given['max_fid_delta']:g}: it has no effect with --no-fid; leave one out")
-    if given["features"] and given["max_fid_delta"] is None and not given["no_fid"]:
+    if given["features"] != INCEPTION and given["max_fid_delta"] is None and not given["no_fid"]:
         raise UserError(
             f"--features {given['features']}: found no --max-fid-delta, whose default is for Inception alone; give "
             "one, for instance the difference between two epochs of the run"
@@ -136,7 +140,7 @@ def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given
     MODEL is a run, a checkpoint, an ONNX file, an engine or the name of a packaged model. Use photos that it was not
     trained on. Exit code 1: more than 5% of the photos cannot be read.
     """
-    _check_targets(given["json_file"], None, model, given["features"], given["inception_weights"])
+    _check_targets(given["json_file"], None, model, Path(given["features"]), given["inception_weights"])
     with needed("measuring models", "train"):
         from infer.photo.decode import use_own_pixel_limit
         from infer.quality.evaluate import evaluate as measure
@@ -213,8 +217,8 @@ def _network(given: dict[str, Any]) -> "FeatureNetwork | None":
         UserError: options contradict each other, or the network cannot be loaded.
     """
     if given["no_fid"]:
-        for name in ("features", "inception_weights"):
-            if given[name]:
+        for name, default in (("features", INCEPTION), ("inception_weights", None)):
+            if given[name] != default:
                 raise UserError(
                     f"--{name.replace('_', '-')} {given[name]}: it has no effect with --no-fid; leave one out"
                 )

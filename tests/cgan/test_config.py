@@ -13,6 +13,7 @@ from cgan.config import (
     GAN_LOSS_CHOICES,
     LOSS_SPACE_CHOICES,
     PRECISION_CHOICES,
+    RECIPES,
     BestBy,
     LossSpace,
     TrainConfig,
@@ -49,6 +50,14 @@ OTHER_VALUES: dict[str, Any] = {
     "gan_loss": "hinge",
     "loss_space": "rgb",
     "l1_weight": 100.0,
+    "adversarial_weight": 0.05,
+    "generator_label": 0.9,
+    "discriminator_sum": True,
+    "discriminator_blocks": 2,
+    "beta1": 0.0,
+    "beta2": 0.99,
+    "features": "efficientnet-lite2",
+    "fid_quantize": True,
     "color_weight": 3.0,
     "label_smoothing": 0.8,
     "gradient_penalty": 10.0,
@@ -81,6 +90,7 @@ OTHER_VALUES: dict[str, Any] = {
     "best_by": "l1",
     "save_every": 5,
     "init_sha256": "0" * 64,
+    "projected_sha256": "0" * 64,
 }
 """A valid value other than the default for each field."""
 
@@ -106,7 +116,14 @@ def test_defaults_are_the_final_configuration_of_the_report() -> None:
     assert not any(getattr(config, name) for name in off)
     assert not (config.spectral_norm or config.flip or config.compile or config.sharpness or config.init_sha256)
     assert not (config.color_weight or config.input_blur)
-    assert config.crop == config.exposure == 1
+    assert config.crop == config.exposure == config.adversarial_weight == config.generator_label == 1
+    assert (config.beta1, config.beta2, config.features, config.discriminator_blocks) == (0.5, 0.999, "inception", 1)
+    assert not (config.discriminator_sum or config.fid_quantize or config.projected_sha256)
+
+
+def test_a_recipe_is_a_configuration() -> None:
+    for discriminator, values in RECIPES.items():
+        assert TrainConfig(**{**values, "discriminator": discriminator}).to_json().items() >= values.items()
 
 
 def test_choices_are_the_registries() -> None:
@@ -132,23 +149,27 @@ SIZE = "a multiple of 16, from 32 to 4096"
 BAD_VALUES: dict[tuple[str, float], str] = {
     **{
         (name, value): WEIGHT
-        for name in ("l1_weight", "color_weight", "gradient_penalty", "weight_clip", "r1")
+        for name in ("l1_weight", "adversarial_weight", "color_weight", "gradient_penalty", "weight_clip", "r1")
         for value in (-1e-9, -1.0, 1.1e9, INFINITY, NAN)
     },
     **{
         (name, value): f"{least} to {most:,}"
         for name, least, most in (
-            *(("width", 1, 512), ("discriminator_width", 0, 512), ("blocks", 1, 64)),
+            *(("width", 1, 512), ("discriminator_width", 0, 512), ("blocks", 1, 64), ("discriminator_blocks", 1, 64)),
             *(("epochs", 1, 10**6), ("save_every", 0, 10**6), ("batch_size", 1, 2**16)),
         )
         for value in (least - 1, -4, most + 1, 2**63, 10**18)
     },
     **{(name, value): "0 to --epochs" for name in ("warmup_epochs", "decay_epochs") for value in (-1, 101)},
-    **{("label_smoothing", value): "a number in (0.5, 1]" for value in (0.0, 0.5, 1.1, NAN)},
+    **{
+        (name, value): "a number in (0.5, 1]"
+        for name in ("label_smoothing", "generator_label")
+        for value in (0.0, 0.5, 1.1, NAN)
+    },
     **{("discriminator_scales", value): "2 to 5" for value in (-2, 0, 1, 6)},
     **{("size", value): SIZE for value in (0, -32, 16, 33, 100, 4112, 1_600_000)},
     **{("lr", value): "a finite number above 0" for value in (0.0, -1e-3, INFINITY, NAN)},
-    **{("ema", value): "a decay in [0, 1)" for value in (-0.1, 1.0, NAN)},
+    **{(name, value): "a decay in [0, 1)" for name in ("ema", "beta1", "beta2") for value in (-0.1, 1.0, NAN)},
     **{("crop", value): "a share from 0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
     **{("sharpness", value): "an amount from 0 to 10" for value in (-1.0, 11.0, NAN)},
     **{("exposure", value): "a power from 1 to 4" for value in (0.5, 4.1, NAN)},
@@ -218,11 +239,21 @@ WITHOUT_EFFECT = [
         for name in (
             *("label_smoothing", "gradient_penalty", "weight_clip", "r1", "spectral_norm"),
             *("discriminator_norm", "discriminator_width", "discriminator_scales", "gan_loss", "warmup_epochs"),
+            *("adversarial_weight", "generator_label", "discriminator_sum", "discriminator_blocks"),
         )
     ),
     ({"l1_weight": 0.0}, "color_weight", 3.0, "--l1-weight"),
     ({"discriminator": "patch"}, "discriminator_scales", 4, "--discriminator unet"),
     ({"discriminator": "dense"}, "discriminator_scales", 2, "--discriminator unet"),
+    *(
+        ({"discriminator": "projected", "gan_loss": "wasserstein"}, name, OTHER_VALUES[name], "another discriminator")
+        for name in ("spectral_norm", "discriminator_norm", "weight_clip", "discriminator_blocks")
+    ),
+    *(({"fid": False}, name, OTHER_VALUES[name], "--fid") for name in ("features", "fid_quantize")),
+    *(
+        ({"gan_loss": "hinge"}, name, OTHER_VALUES[name], "--gan-loss bce")
+        for name in ("generator_label", "discriminator_sum")
+    ),
     ({"gan_loss": "hinge"}, "label_smoothing", 1.0, "--gan-loss bce"),
     ({"gan_loss": "wasserstein"}, "label_smoothing", 0.8, "--gan-loss bce"),
     *(
@@ -348,10 +379,10 @@ def test_options_that_cannot_work_together_are_refused(
     assert other in str(error.value)
 
 
-def test_every_field_but_the_digest_of_init_is_an_option_with_its_default() -> None:
+def test_every_field_but_the_digests_is_an_option_with_its_default() -> None:
     described = {option.name: option.default for option in options()}
     defaults = TrainConfig().to_json()
-    assert described.keys() == defaults.keys() - {"init_sha256"}
+    assert described.keys() == defaults.keys() - {"init_sha256", "projected_sha256"}
     assert all(defaults[name] == default for name, default in described.items())
 
 

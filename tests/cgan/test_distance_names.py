@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cgan.checkpoint_record import best_epoch
+from cgan.efficientnet import PooledFeatures
 from cgan.errors import UserError
 from cgan.metrics.distances import FeatureDistances
 from cgan.metrics.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inception
@@ -117,6 +118,27 @@ def test_the_gate_says_what_it_limits(network: str | None, gate: str) -> None:
     }
     verdicts = _verdicts(model, model, figures, Interval(0.0, 0.1, 0.95, 100), Gates(), network)
     assert verdicts[-1].gate == gate
+
+
+def test_a_training_measures_by_the_network_that_is_named(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Any], tiny_options: Any
+) -> None:
+    from cgan.cli import main
+
+    monkeypatch.setattr(PooledFeatures, "SIDE", 32)  # at 260 pixels it takes seconds
+    options = (*tiny_options, "--epochs", 1, "--discriminator", "none", "--fid", "--best-by", "kid")
+    result = invoke(main, photo_folder, "--out", tmp_path / "run", *options, "--features", "efficientnet-lite2")
+    assert result.code == 0, result.err
+    metrics = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    figure = metrics["test_frechet_distance"]
+    assert figure["metric"] == "Fréchet distance (efficientnet-lite2)"
+    assert figure["network"].startswith("EfficientNet-Lite2 of timm") and len(figure["weights_sha256"]) == 64
+    assert "test_fid" not in metrics and "test_kernel_distance" in metrics
+    error = invoke(main, photo_folder, "--out", tmp_path / "other", *options, "--features", "efficientnet-lite9").error(
+        2
+    )
+    assert "expected inception, efficientnet-lite2 or an ONNX file" in error
+    assert not (tmp_path / "other").exists()
 
 
 def test_training_calls_them_by_their_names(

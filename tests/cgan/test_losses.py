@@ -34,7 +34,7 @@ def cross_entropy(logit: float, target: float) -> float:
 def slope(values: list[float], generator_loss: str) -> Tensor:
     """Gradient of the generator's loss with respect to the logits of its pictures."""
     fake = torch.tensor(values, requires_grad=True)
-    GAN_LOSSES[generator_loss].generator(fake).backward()
+    GAN_LOSSES[generator_loss].generator(fake, 1.0).backward()
     assert fake.grad is not None
     return fake.grad
 
@@ -79,7 +79,11 @@ def test_both_sides_weigh_the_same_however_many_logits_they_have(name: str) -> N
 def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     game = GAN_LOSSES[name]
     large = torch.full((2, 1, 8, 8), 60000.0, dtype=dtype)
-    for loss in (game.discriminator(-large, large, 0.9), game.generator(-large), reconstruction_loss(large, -large)):
+    for loss in (
+        game.discriminator(-large, large, 0.9),
+        game.generator(-large, 1.0),
+        reconstruction_loss(large, -large),
+    ):
         assert loss.dtype == torch.float32
         assert loss.isfinite()
     assert game.discriminator(-large, large, 1.0).item() >= 0.9 * large[0, 0, 0, 0].item()
@@ -87,7 +91,7 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) ->
     uneven = torch.tensor([8.0, 8.0, 8.0625], dtype=dtype)
     exact = uneven.double()
     expected = torch.log1p(torch.exp(-exact)).mean() if name == "bce" else -exact.mean()
-    assert game.generator(uneven).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert game.generator(uneven, 1.0).item() == pytest.approx(expected.item(), rel=1e-5)
     assert game.discriminator(uneven, -uneven, 0.9).item() == pytest.approx(
         game.discriminator(exact.float(), -exact.float(), 0.9).item(), rel=1e-5
     )

@@ -15,15 +15,18 @@ def game(config: TrainConfig, real: Tensor, fake: Tensor) -> Tensor:
     """The discriminator's loss."""
     if config.gan_loss == "bce":
         bce, label = F.binary_cross_entropy_with_logits, config.label_smoothing
-        return (bce(real, torch.full_like(real, label)) + bce(fake, torch.full_like(fake, 1 - label))) / 2
+        both = bce(real, torch.full_like(real, label)) + bce(fake, torch.full_like(fake, 1 - label))
+        return both if config.discriminator_sum else both / 2
     if config.gan_loss == "wasserstein":
         return fake.mean() - real.mean()
     return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
 
 
-def flattery(gan_loss: str, fake: Tensor) -> Tensor:
+def flattery(config: TrainConfig, fake: Tensor) -> Tensor:
     """The generator's adversarial loss."""
-    return -F.logsigmoid(fake).mean() if gan_loss == "bce" else -fake.mean()
+    label = config.generator_label
+    bce = -(label * F.logsigmoid(fake) + (1 - label) * F.logsigmoid(-fake)).mean()
+    return bce if config.gan_loss == "bce" else -fake.mean()
 
 
 def slope(judge: nn.Module, gray: Tensor, colors: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from cgan.config import TrainConfig
 from cgan.data.prepared import Photos
 from cgan.data.split import epoch_batches
 from cgan.errors import GateError
-from cgan.metrics.distances import kid
+from cgan.metrics.distances import FeatureDistances, kid
 from cgan.metrics.features import FeatureNetwork
 from cgan.metrics.pictures import colorfulness, psnr
 from cgan.spec import COLOR_SPACES, ColorSpaceName
@@ -334,6 +334,25 @@ def test_fid_and_kid_are_between_pictures_and_held_out_photos(trained: Start, sp
     assert found["test_fid"]["value"] == pytest.approx(expected.item(), abs=1e-3)
     assert found["test_kid"]["value"] == pytest.approx(kid(photo_features, features), rel=1e-3, abs=1e-6)
     assert not {"test_fid", "test_kid"} & evaluate(run, None).keys()
+
+
+def test_pictures_are_truncated_to_8_bits_where_asked(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    update = FeatureDistances.update
+
+    def record(self: FeatureDistances, pictures: Tensor, photos: Tensor) -> None:
+        seen.append(pictures)
+        update(self, pictures, photos)
+
+    monkeypatch.setattr(FeatureDistances, "update", record)
+    found = [
+        evaluate(start(str(quantize), fid=True, best_by="fid", fid_quantize=quantize), colors())["test_fid"]
+        for quantize in (False, True)
+    ]
+    exact, truncated = seen[0] * 255, seen[1] * 255
+    assert torch.allclose(truncated, exact.floor(), atol=1e-4) and not torch.allclose(exact, exact.round(), atol=1e-2)
+    assert found[0]["value"] != found[1]["value"]
+    assert [figure.get("quantization") for figure in found] == [None, "pictures truncated to 8 bits"]
 
 
 def test_fid_and_kid_reach_metrics_curves_events_and_the_best_checkpoint(

@@ -21,7 +21,7 @@ from cgan.training.memory import Memory, check_memory, memory_of, need_of
 CONFIG = TrainConfig(width=4, size=32, batch_size=8, device="cpu", precision="fp32", fid=False)
 
 
-def kept_by_autograd(network: torch.nn.Module, channels: int, size: int) -> int:
+def kept_by_autograd(network: torch.nn.Module, channels: int, size: int, photos_kept: int = 2) -> int:
     """Bytes that autograd keeps of a pass for each photo, weights aside."""
     network.to(memory_format=torch.channels_last)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
@@ -33,20 +33,37 @@ def kept_by_autograd(network: torch.nn.Module, channels: int, size: int) -> int:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    photos = torch.rand(2, channels, size, size).to(memory_format=torch.channels_last)
+    photos = (
+        torch.rand(photos_kept, channels, size, size)
+        .to(memory_format=torch.channels_last)
+        .requires_grad_(channels == 4)
+    )
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = network(photos)
     del result
-    return sum(storage.nbytes() for storage in kept.values()) // 2
+    return sum(storage.nbytes() for storage in kept.values()) // photos_kept
 
 
-@pytest.mark.parametrize("change", [{}, {"blocks": 3}, {"discriminator": "patch"}, {"discriminator": "dense"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"blocks": 3},
+        {"discriminator": "patch"},
+        {"discriminator": "dense"},
+        {"discriminator": "patch", "discriminator_blocks": 2},
+        {"discriminator": "projected"},
+    ],
+)
 def test_the_estimate_of_a_photo_is_what_autograd_keeps(change: dict[str, Any]) -> None:
     config = replace(CONFIG, width=16, size=64, **change)
     discriminator = build_discriminator(config)
     assert discriminator is not None
-    passes = (build_generator(config), 1), (discriminator, 4), (discriminator, 4)
-    kept = sum(kept_by_autograd(network, channels, config.size) for network, channels in passes)
+    # Of the projected one the generator's step counts, in which autograd keeps the frozen features too.
+    judging = 1 if config.discriminator == "projected" else 2
+    passes = (build_generator(config), 1), *[(discriminator, 4)] * judging
+    count = 8 if judging == 1 else 2  # weights divided by their spectral norm are kept once, whatever the batch
+    kept = sum(kept_by_autograd(network, channels, config.size, count) for network, channels in passes)
     assert need_of(config).per_photo == pytest.approx(kept, rel=0.1)
 
 

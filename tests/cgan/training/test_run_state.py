@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import cgan
 from cgan.color import COLOR_TARGETS, luma_uint8
-from cgan.config import ADAM_BETAS, BestBy, Device, TrainConfig, TrainPrecision
+from cgan.config import BestBy, Device, TrainConfig, TrainPrecision
 from cgan.data.prepared import Photos
 from cgan.data.split import split
 from cgan.errors import UserError
@@ -112,10 +112,10 @@ def test_without_a_discriminator_there_is_none(begin: Callable[..., Run]) -> Non
 
 
 def test_each_network_has_its_adam(begin: Callable[..., Run]) -> None:
-    run = begin(lr=0.125)
+    run = begin(lr=0.125, beta1=0.25, beta2=0.75)
     for name, optimizer in run.optimizers.items():
         (group,) = optimizer.param_groups
-        assert (group["lr"], group["betas"]) == (0.125, ADAM_BETAS)
+        assert (group["lr"], group["betas"]) == (0.125, (0.25, 0.75))
         network = run.networks[name.removesuffix("_adam")]
         assert [id(weights) for weights in group["params"]] == [id(weights) for weights in network.parameters()]
 

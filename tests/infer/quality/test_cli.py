@@ -18,14 +18,15 @@ import pytest
 from PIL import Image
 
 from cgan.command import run_command
-from infer.quality.cli import parity
+from infer.quality.cli import evaluate, parity
+from tests.cgan.lite_weights import lite_weights
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 Invoke = Callable[..., Any]
 
 
 def main(arguments: list[str]) -> None:
-    run_command(click.Group("cgan-infer", {"parity": parity}), arguments, "cgan-infer")
+    run_command(click.Group("cgan-infer", {"parity": parity, "evaluate": evaluate}), arguments, "cgan-infer")
 
 
 class Files(NamedTuple):
@@ -331,3 +332,23 @@ def visited(page: Path, shot: Path) -> set[str]:
 def test_an_exported_model_is_no_reference(invoke: Invoke, files: Files, photo_folder: Path) -> None:
     error = invoke(main, "parity", files.good, *options(files.good, photo_folder), "--no-fid").error(2)
     assert "found an exported model, expected a run folder of cgan-train" in error
+
+
+def test_distances_over_efficientnet_are_named_after_it(
+    invoke: Invoke,
+    files: Files,
+    photo_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cgan import efficientnet
+
+    # Random weights of its architecture, and small pictures: at 260 pixels it takes seconds.
+    monkeypatch.setattr(efficientnet, "_packaged", lambda variant: lite_weights(tmp_path_factory, variant))
+    monkeypatch.setattr(efficientnet.PooledFeatures, "SIDE", 32)
+    result = invoke(main, "evaluate", files.good, photo_folder, "--features", "efficientnet-lite2")
+    assert result.code == 0, result.err
+    assert (
+        "Fréchet distance (efficientnet-lite2)" in result.out and "kernel distance (efficientnet-lite2)" in result.out
+    )
+    assert "FID  " not in result.out
