@@ -52,7 +52,7 @@ def test_a_value_of_the_file_counts_as_given(dry: Invoke, config: Callable[[str]
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("widht = 8", "found the key 'widht', expected one of batch-size, best-by, blocks"),
+        ("widht = 8", "found the key 'widht', expected one of adversarial-weight, batch-size"),
         ("l1_weight = 8", "found the key 'l1_weight'"),
         ("config = 'x'", "found the key 'config'"),
         ("width = '8'", "found width = '8', expected a whole number"),
