@@ -1,5 +1,5 @@
 # make demo: colour the examples with the model in the package.
-# make test: all checks and the quick tests, in five minutes. make test-all: everything CI checks.
+# make test: what CI checks, with the quick tests. make test-all: the slow tests too.
 # make docs: the documentation site, in site/. make package: wheel and source distribution, in dist/.
 # make benchmarks-test: all tests of the benchmarks; the others have one quick test for each.
 PYTHON ?= python3

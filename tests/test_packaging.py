@@ -18,6 +18,7 @@ TORCH_FREE = {
     for name in (
         "command",
         "completeness",
+        "config",
         "cores",
         "checkpoint_record",
         "documents",

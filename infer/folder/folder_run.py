@@ -150,7 +150,7 @@ class _Run:
                     total.failed.pop(name, None)
                 unreadable = plan.unreadable
                 for name, reason in outcome.failed.items():
-                    if reason.startswith("FileNotFoundError"):  # the file may reappear unchanged
+                    if reason.lower().startswith("no such file"):  # the file may reappear unchanged
                         self.seen.pop(name, None)
                 total.add(outcome, plan)
                 limit = options.max_failures

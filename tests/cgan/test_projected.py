@@ -105,6 +105,7 @@ def train(invoke: Train, photo_folder: Path, tmp_path: Path, tiny_options: tuple
 PROJECTED = ("--discriminator", "projected")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_never_stopped(train: Train, tmp_path: Path) -> None:
     assert train(*PROJECTED, "--epochs", 2, "--ema", 0.5).code == 0
     assert train(*PROJECTED, "--epochs", 1, "--ema", 0.5, out="again").code == 0
@@ -117,6 +118,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(train: Train, tmp_path: Pat
     assert {key.split(".")[1] for key in keys if key.startswith("discriminator.")} == {"heads"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_only_with_the_frozen_weights_that_it_began_with(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

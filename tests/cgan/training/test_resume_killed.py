@@ -61,6 +61,8 @@ def flags(options: dict[str, Any]) -> list[str]:
     """The options of cgan-train for a configuration."""
     found = []
     for name, value in options.items():
+        if value == "":
+            continue
         switch = name.replace("_", "-")
         found += (
             [f"--{switch}" if value else f"--no-{switch}"] if isinstance(value, bool) else [f"--{switch}", str(value)]
