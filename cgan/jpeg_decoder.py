@@ -216,9 +216,7 @@ def gray_at_once(data: bytes) -> "Array | None":
     None means that it has to be decoded by `JpegDecoder`, which says what is missing, if anything is.
     """
     layout = layout_of(data)
-    if layout.frame is None or not layout.scans or layout.lacks_restarts() or layout.lacks_scans():
-        return None
-    return _at_once(data, layout, SPACES["L"])
+    return None if layout.is_incomplete() else _at_once(data, layout, SPACES["L"])
 
 
 def _at_once(data: bytes, layout: Layout, space: str) -> "Array | None":
@@ -251,7 +249,7 @@ def decode_whole(data: bytes, decode: Callable[[bytes], "Array"], notes: list[st
         MissingPixelsError: the file lacks data: what follows its last scan changes the picture.
     """
     layout = layout_of(data)
-    if layout.frame is None or not layout.scans or layout.lacks_scans() or layout.lacks_restarts():
+    if layout.is_incomplete():
         raise MissingPixelsError("scans or restart markers are missing, and the pixels of them")
     if has_stray_restarts(data, layout):
         raise MissingPixelsError(STRAY_RESTARTS)

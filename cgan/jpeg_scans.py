@@ -125,6 +125,10 @@ class Layout:
     ended: bool = False
     """True if the end marker was found."""
 
+    def is_incomplete(self) -> bool:
+        """Return True if markers show that pixels are missing: no frame, too few scans or restart markers."""
+        return self.frame is None or not self.scans or self.lacks_restarts() or self.lacks_scans()
+
     def lacks_scans(self) -> bool:
         """Return True if bits of some coefficients are in no scan."""
         if self.frame is None:

@@ -53,7 +53,7 @@ class Item(Protocol):
 
     @property
     def way(self) -> Way:
-        """What follows decoding; known once the item is decoded."""
+        """The stage that follows decoding; known once the item is decoded."""
 
 
 T = TypeVar("T", bound=Item)

@@ -14,7 +14,7 @@ from infer.photo.bands import RGB, YCBCR, bands, green_of, in_gamut
 from infer.photo.chroma import MAP_BYTES, small_luma, with_strength
 from infer.photo.decode import Floats, Photo, PhotoError
 from infer.photo.formats import QUALITY, PillowFormat
-from infer.photo.jpeg_writer import ICC_LIMIT, SEGMENT, Plane, encoded, write_jpeg
+from infer.photo.jpeg_writer import ICC_LIMIT, Plane, encoded, write_jpeg
 from infer.photo.mark import Mark, marked
 from infer.photo.tiff import listed
 
@@ -53,10 +53,10 @@ NOT_HELD = {
 """Metadata that a format cannot hold."""
 
 JPEG_LIMITS = {
-    "exif": SEGMENT,
+    "exif": iptc.SEGMENT,
     "icc_profile": ICC_LIMIT,
     "iptc": iptc.JPEG_LIMIT,
-    "comments": SEGMENT,
+    "comments": iptc.SEGMENT,
 }
 """Largest metadata of a JPEG in bytes."""
 

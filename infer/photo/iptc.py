@@ -18,7 +18,9 @@ TIFF_RESOURCES = 34377
 FIRST_BYTE = b"\x1c"
 
 JPEG_HEADER = b"Photoshop 3.0\0"
-JPEG_LIMIT = 65_533 - len(JPEG_HEADER) - 12 - 1
+SEGMENT = 65_533
+"""Largest content of a JPEG's segment in bytes (ITU-T T.81, B.1.1.4)."""
+JPEG_LIMIT = SEGMENT - len(JPEG_HEADER) - 12 - 1
 """Largest data set in bytes: a segment without its header, the header of the resource and its padding."""
 
 PNG_NOTE = "IPTC captions are in a raw profile, which few programs read in a PNG"

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infer.photo import iptc
-from infer.photo.containers import XMP_EXTENSION, XMP_MAIN
+from infer.photo.containers import ICC_SEGMENT, XMP_EXTENSION, XMP_MAIN
 from infer.photo.decode import Photo
+from infer.photo.iptc import SEGMENT
 from infer.photo.mark import guid, split
 
 Plane = NDArray[np.uint8]
@@ -21,14 +22,11 @@ EXACT_QUALITY = 96
 """Lowest quality at which simplejpeg's encoder of planes uses libjpeg's exact transform, and writes the same bytes as
 Pillow. It takes two thirds of Pillow's time, which interleaves the planes first."""
 
-SEGMENT = 65_533
-"""Largest content of a segment in bytes (ITU-T T.81, B.1.1.4)."""
-ICC_HEADER = b"ICC_PROFILE\0"
 XMP_LIMIT = SEGMENT - len(XMP_MAIN)
 """Largest main packet of XMP in bytes; a larger one is split."""
 XMP_PART = 65_000
 """Bytes of an extension of XMP in one segment."""
-ICC_PART = SEGMENT - len(ICC_HEADER) - 2
+ICC_PART = SEGMENT - len(ICC_SEGMENT) - 2
 """Bytes of an ICC profile in one segment, beside their number and count."""
 ICC_LIMIT = 255 * ICC_PART
 
@@ -98,7 +96,7 @@ def _segments(photo: Photo) -> Iterator[bytes]:
     count = -(-len(profile) // ICC_PART)
     for number in range(count):
         part = profile[number * ICC_PART : (number + 1) * ICC_PART]
-        yield _segment(APP2, ICC_HEADER + bytes([number + 1, count]) + part)
+        yield _segment(APP2, ICC_SEGMENT + bytes([number + 1, count]) + part)
     for comment in photo.comments:
         yield _segment(COMMENT, comment)
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from cgan.completeness import load
-from cgan.jpeg_decoder import MAY_HAVE_HOLE, NO_END, SURPLUS, JpegDecoder, MissingPixelsError
+from cgan.jpeg_decoder import MAY_HAVE_HOLE, NO_END, SURPLUS, MissingPixelsError
 from cgan.jpeg_scans import layout_of
 
 EOI = b"\xff\xd9"
@@ -386,40 +386,6 @@ def test_what_comes_from_no_file_stays_as_it_is() -> None:
     image = opened(content_of(photo(), "JPEG"))
     image.load()
     assert load(image) == ()
-
-
-@pytest.mark.parametrize("draft", ["L", "RGB"])
-@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-@pytest.mark.parametrize("mode, subsampling", [("L", 0), ("RGB", 0), ("RGB", 1), ("RGB", 2), ("RGB", "4:1:1")])
-def test_a_whole_jpeg_is_decoded_once_and_as_pillow_does(
-    mode: str, subsampling: int | str, progressive: bool, draft: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noise = np.random.default_rng(3).integers(0, 256, (37, 51, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(
-        file, "JPEG", subsampling=subsampling, progressive=progressive, keep_rgb=subsampling == 0
-    )
-    expected, image = Image.open(file), Image.open(io.BytesIO(file.getvalue()))
-    expected.draft(draft, None)
-    image.draft(draft, None)
-    monkeypatch.setattr(JpegDecoder, "_huffman", None)  # which decodes twice
-    assert load(image) == ()
-    assert image.mode == expected.mode and image.tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("interval", [0, 3])
-def test_restart_markers_out_of_place_are_missing_pixels(interval: int) -> None:
-    file = io.BytesIO()
-    noise = np.random.default_rng(4).integers(0, 256, (64, 64), np.uint8)
-    Image.fromarray(noise).save(file, "JPEG", quality=90, restart_marker_blocks=interval)
-    data = file.getvalue()
-    scan = layout_of(data).scans[0]
-    middle = (scan.begin + scan.end) // 2
-    cut = data[:middle] + b"\xff\xd0" + EOI
-    overwritten = data[:middle] + b"\xff\xd5" + data[middle + 2 :]
-    for damaged in (cut, overwritten):
-        with pytest.raises(MissingPixelsError):
-            load(Image.open(io.BytesIO(damaged)))
 
 
 def test_an_arithmetic_jpeg_cut_by_some_bytes_is_refused() -> None:

@@ -61,8 +61,6 @@ def flags(options: dict[str, Any]) -> list[str]:
     """The options of cgan-train for a configuration."""
     found = []
     for name, value in options.items():
-        if value == "":
-            continue
         switch = name.replace("_", "-")
         found += (
             [f"--{switch}" if value else f"--no-{switch}"] if isinstance(value, bool) else [f"--{switch}", str(value)]
@@ -83,8 +81,8 @@ def training_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def options_of(config: TrainConfig) -> dict[str, Any]:
-    """The fields of a configuration that are options; the digest of --init follows from its file."""
-    return {name: value for name, value in config.to_json().items() if name != "init_sha256"}
+    """The fields of a configuration that are options; digests follow from the files."""
+    return {name: value for name, value in config.to_json().items() if not name.endswith("_sha256")}
 
 
 @pytest.mark.parametrize("options", [{"discriminator": "unet"}, EVERYTHING])
