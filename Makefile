@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # ONNX Runtime of make demo: cpu, or gpu for an NVIDIA GPU.
 RUNTIME ?= cpu
 
-.PHONY: demo test test-all lint docs package benchmarks-test format clean
+.PHONY: demo test quick-tests test-all lint docs package benchmarks-test format clean
 
 demo: $(VENV)/base
 	$(BIN)/cgan-infer folder examples out --overwrite
@@ -20,7 +20,11 @@ lint: $(VENV)/develop
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: lint
+# Lint keeps one core busy, and tests as many as there are.
+test: $(VENV)/develop
+	@$(MAKE) --no-print-directory -j 2 quick-tests lint
+
+quick-tests: $(VENV)/develop
 	$(BIN)/pytest -n auto
 
 test-all: lint

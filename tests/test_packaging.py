@@ -148,6 +148,7 @@ print(os.environ["ORT_DISABLE_TELEMETRY"])
 
 
 @pytest.mark.parametrize("module", ["cgan", "infer", "export.artefact", "benchmarks.folder", "benchmarks.latency"])
+@pytest.mark.slow
 def test_onnx_runtime_reports_to_nobody(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     done = run_python(NO_TELEMETRY, module)

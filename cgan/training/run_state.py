@@ -202,7 +202,7 @@ class Start:
     def adopted(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the generator, without those that the user gave.
 
-        The size may be another one. So may the blur, which suits a size, but it cannot be left out.
+        The size may be another one, and so may the blur, which suits a size and has no weights.
 
         Args:
             given: options of the user by field.
@@ -213,7 +213,7 @@ class Start:
         wrong = {
             name: value
             for name, value in self.options.items()
-            if name in given and given[name] != value and not (name == "size" or (name == "input_blur" and given[name]))
+            if name in given and given[name] != value and name not in ("size", "input_blur")
         }
         if wrong:
             found, expected = (

@@ -40,6 +40,7 @@ def check_metrics(metrics: dict[str, Any], discriminator: str) -> None:
 
 @pytest.mark.parametrize(("discriminator", "gan_loss"), GRID)
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
+@pytest.mark.slow
 def test_trains_and_exports(
     invoke: Callable[..., Any],
     photo_folder: Path,

@@ -123,6 +123,7 @@ def test_every_parameter_of_the_command_has_a_test() -> None:
 @pytest.mark.parametrize(
     ("name", "needed", "value"), [(name, *change) for name, changes in CHANGES.items() for change in changes]
 )
+@pytest.mark.slow
 def test_each_option_changes_the_weights(
     train: Train,
     tmp_path: Path,

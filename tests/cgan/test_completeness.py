@@ -218,6 +218,7 @@ def test_a_hole_of_zeros_in_the_last_bits_of_means_is_noted() -> None:
 
 
 @pytest.mark.parametrize("quality", [30, 75, 100])
+@pytest.mark.slow
 def test_zeros_by_right_in_the_means_of_a_progressive_jpeg_are_loaded(quality: int) -> None:
     y, x = np.mgrid[:640, :2800]
     slopes = ((255 - x // 32 % 256), x // 11 % 256, (x // 8 % 8) * 32, 255 * (x // 400 % 2), 128 + 0 * y, y // 3)

@@ -139,6 +139,7 @@ def test_the_conversion_to_rgb_may_stay_fp32_and_a_large_plan_has_two_bytes_a_pa
     assert 2 < record["bytes_per_parameter"] < 2.3
 
 
+@pytest.mark.slow
 def test_an_fp32_file_does_not_become_an_fp16_engine(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     (fp32_file, fp32), (fp16_file, fp16), (_, int8) = make_onnx("fp32"), make_onnx("fp16"), make_onnx("int8")
     target = tmp_path / "model.plan"

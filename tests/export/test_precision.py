@@ -102,6 +102,7 @@ def test_int8_looks_like_fp32_on_other_photos(quantized: Files, exported_onnx: P
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 1, 64, 32), (2, 1, 48, 80)])
+@pytest.mark.slow
 def test_int8_takes_any_batch_and_size(dynamic: Files, target: str, shape: tuple[int, ...]) -> None:
     smooth = np.random.default_rng(3).random((shape[0], 1, 4, 4), np.float32)
     x = torch.nn.functional.interpolate(torch.from_numpy(smooth), shape[2:], mode="bicubic").clamp(0, 1).numpy()
@@ -169,6 +170,7 @@ def float_convolutions(model: ModelProto) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.slow
 def test_the_first_convolutions_and_the_head_stay_float(quantized: Files, dynamic: Files, target: str) -> None:
     model = onnx.load(quantized[target])
     stem, block = (4, 1, 3, 3), (4, 4, 3, 3)
@@ -190,6 +192,7 @@ def test_the_first_convolutions_and_the_head_stay_float(quantized: Files, dynami
     assert logits.op_type == {"cpu": "Add", "tensorrt": "Conv"}[target]
 
 
+@pytest.mark.slow
 def test_the_conversion_to_rgb_stays_float(dynamic: Files) -> None:
     for target in TARGETS:
         nodes = list(onnx.load(dynamic[target]).graph.node)

@@ -70,6 +70,7 @@ def test_training_writes_epoch_and_metrics_into_the_header(trained_run: Path) ->
     ("choice", "name", "epoch"),
     [(None, "best", 1), ("best", "best", 1), ("last", "last", 2), ("epoch-0003.safetensors", "epoch-0003", 3)],
 )
+@pytest.mark.slow
 def test_an_export_names_its_checkpoint_and_passes_parity_with_the_run(
     invoke: Invoke, run: Path, photo_folder: Path, tmp_path: Path, choice: str | None, name: str, epoch: int
 ) -> None:

@@ -193,7 +193,12 @@ HEAD = "body.head.bias"
     [
         ({"base_width": 10**6}, {}, "base_width 1000000, expected 1 to 512"),
         ({"base_width": 512, "parameters": generator_parameters("rgb", 512, 1)}, {}, "of a unet of width 512"),
-        ({"blocks": 64, "parameters": generator_parameters("rgb", 4, 64)}, {}, "with 64 blocks"),
+        pytest.param(
+            {"blocks": 64, "parameters": generator_parameters("rgb", 4, 64)},
+            {},
+            "with 64 blocks",
+            marks=pytest.mark.slow,
+        ),
         ({"render_size": 16 * 10**8}, {}, "render_size 1600000000"),
         ({"input_blur": 1e300}, {}, "input_blur 1e+300"),
         ({}, {HEAD: torch.zeros(4)}, "'body.head.bias' is ((4,), 'F32'), expected ((3,), 'F32')"),

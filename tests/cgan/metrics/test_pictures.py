@@ -181,6 +181,7 @@ def test_ssim_of_equal_pictures_is_one_and_small_ones_are_refused() -> None:
         ssim(photo[:, :, :10], photo[:, :, :10])
 
 
+@pytest.mark.slow
 def test_psnr_is_that_of_scikit_image() -> None:
     from skimage.metrics import peak_signal_noise_ratio
 

@@ -82,6 +82,7 @@ def test_reflect_pad_is_torch_s_reflect_padding(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_gradients_of_reflect_pad_are_its_derivatives(shape: tuple[int, ...], layout: torch.memory_format) -> None:
     x = random_tensor(shape, layout, dtype=torch.float64)
     assert torch.autograd.gradcheck(reflect_pad, x)
@@ -144,6 +145,7 @@ def test_concatenate_is_torch_s_concatenation(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_gradients_of_concatenate_are_its_derivatives(shape: tuple[int, ...], layout: torch.memory_format) -> None:
     x, skip = (random_tensor(shape, layout, seed, torch.float64) for seed in range(2))
     assert torch.autograd.gradcheck(concatenate, (x, skip))

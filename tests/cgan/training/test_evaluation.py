@@ -274,6 +274,7 @@ def test_the_average_is_evaluated_and_exported(trained: Start) -> None:
 
 
 @pytest.mark.parametrize("options", [{"ema": 0.9}, {"color_space": "hsv", "ema": 0.9}, {"color_space": "ycbcr"}])
+@pytest.mark.slow
 def test_what_is_exported_is_what_was_measured_and_shown(start: Start, options: dict[str, Any]) -> None:
     run = start(save_every=1, **options)
     fit(run)

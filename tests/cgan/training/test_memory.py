@@ -55,6 +55,7 @@ def kept_by_autograd(network: torch.nn.Module, channels: int, size: int, photos_
         {"discriminator": "projected"},
     ],
 )
+@pytest.mark.slow
 def test_the_estimate_of_a_photo_is_what_autograd_keeps(change: dict[str, Any]) -> None:
     config = replace(CONFIG, width=16, size=64, **change)
     discriminator = build_discriminator(config)

@@ -53,6 +53,7 @@ REPLACED = (
 
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("name", REPLACED)
+@pytest.mark.slow
 def test_a_file_that_the_run_did_not_write_is_not_replaced(
     folder: RunFolder, publish: Publish, tmp_path: Path, name: str, linked: bool
 ) -> None:

@@ -161,6 +161,7 @@ def second_call_dies(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("name", ["train_epoch", "calibrate_batch_norm", "evaluate"])
+@pytest.mark.slow
 def test_a_run_killed_before_the_state_of_its_second_epoch_is_written(
     start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_run_killed_between_the_files_of_its_second_epoch(
 
 
 @pytest.mark.parametrize("name", ["config.json", "last.safetensors", "epoch-0002.png"])
+@pytest.mark.slow
 def test_a_run_killed_again_while_it_is_resumed(
     start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -348,6 +348,7 @@ def test_metrics_are_json_even_where_a_value_is_infinite(folder: RunFolder, publ
         ("kid", [{"value": 0.1}, {"value": 0.2}, {"value": -0.1}], 3),
     ],
 )
+@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_best_epoch(
     folder: RunFolder, publish: Publish, metric: str, values: list[Any], best: int
 ) -> None:

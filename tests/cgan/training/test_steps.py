@@ -240,6 +240,7 @@ def test_the_weight_of_a_batch_scales_the_gradients_and_not_the_losses(
 @pytest.mark.parametrize(
     "options", [{"r1": 10.0}, {"gradient_penalty": 10.0}, {"weight_clip": 0.02}, {"spectral_norm": True}]
 )
+@pytest.mark.slow
 def test_each_bound_changes_what_the_discriminator_becomes(start: Callable[..., Run], options: dict[str, Any]) -> None:
     found = []
     for chosen in ({}, options):
@@ -251,6 +252,7 @@ def test_each_bound_changes_what_the_discriminator_becomes(start: Callable[..., 
 
 
 @pytest.mark.parametrize("name", ["r1", "gradient_penalty"])
+@pytest.mark.slow
 def test_a_penalty_flattens_the_discriminator(start: Callable[..., Run], name: str) -> None:
     found = []
     for weight in (1e-9, 100.0):

@@ -226,6 +226,7 @@ def test_the_end_of_a_tar_is_two_blocks_of_zeros(tmp_path: Path, keep: int, whol
 
 @pytest.mark.parametrize("suffix", SUFFIXES[1:4])
 @pytest.mark.parametrize("damage", ["cut", "changed"])
+@pytest.mark.slow
 def test_what_a_damaged_compressed_tar_still_has_is_found(tmp_path: Path, suffix: str, damage: str) -> None:
     noise = random.Random(0)
     entries = [(f"{number:02d}.png", noise.randbytes(150_000)) for number in range(20)]

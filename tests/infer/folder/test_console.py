@@ -234,6 +234,7 @@ def test_signals_that_were_ignored_stay_ignored() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.slow
 def test_output_that_nobody_can_take_does_not_end_the_run(
     tmp_path: Path, gray_photos: Callable[..., Path], stream: str
 ) -> None:

@@ -251,6 +251,7 @@ def test_a_report_on_a_full_device_is_one_line(photos: Path, out: Path, color: A
 
 
 @pytest.mark.parametrize("redirected", ["file", "pipe"])
+@pytest.mark.slow
 def test_a_report_on_standard_output(photos: Path, out: Path, tmp_path: Path, redirected: str) -> None:
     command = [
         sys.executable,

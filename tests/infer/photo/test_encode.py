@@ -169,6 +169,7 @@ print((peak() - before) / photo.luma.size)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("format_", "limit"), [("JPEG", 8.5), ("PNG", 6.5), ("TIFF", 5.5)])
+@pytest.mark.slow
 def test_memory_in_bytes_a_pixel(tmp_path: Path, format_: str, limit: float) -> None:
     for name, side in (("small.jpg", 8), ("large.jpg", 4000)):
         Image.new("L", (side, side), 99).save(tmp_path / name)

@@ -296,6 +296,7 @@ def test_the_page_refers_to_nothing_outside_itself(page: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.slow
 def test_the_page_renders_in_a_browser_without_a_request(page: Path, tmp_path: Path) -> None:
     assert visited(page, tmp_path / "page.png") == set()
     from PIL import Image
@@ -334,6 +335,7 @@ def test_an_exported_model_is_no_reference(invoke: Invoke, files: Files, photo_f
     assert "found an exported model, expected a run folder of cgan-train" in error
 
 
+@pytest.mark.slow
 def test_distances_over_efficientnet_are_named_after_it(
     invoke: Invoke,
     files: Files,

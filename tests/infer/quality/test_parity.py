@@ -140,6 +140,7 @@ def test_a_model_that_is_not_the_run_s_fails(
     assert ("trained weights that it was made from" in failed) == (kind == "another epoch")
 
 
+@pytest.mark.slow
 def test_each_gate_can_be_moved(export: Callable[[str], Path], trained_run: Path, photos: list[Source]) -> None:
     model = export("int8")
     for gates in (Gates(min_psnr=99.0), Gates(max_delta_e=0.02)):
