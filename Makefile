@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 # ONNX Runtime of make demo: cpu, or gpu for an NVIDIA GPU.
 RUNTIME ?= cpu
 
+# Modules are compiled once and not by every process.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick-tests test-all lint docs package benchmarks-test format clean
 
 demo: $(VENV)/base
