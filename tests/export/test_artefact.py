@@ -106,7 +106,9 @@ def test_a_trained_run_passes_the_gate_on_photos(
     assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.std() > 0.01
 
 
-@pytest.mark.parametrize("color_space", COLOR_SPACES)
+@pytest.mark.parametrize(
+    "color_space", ["rgb", *(pytest.param(name, marks=pytest.mark.slow) for name in COLOR_SPACES if name != "rgb")]
+)
 def test_sizes_fall_with_the_precision(exports: Callable[[str, Precision], Artefact], color_space: str) -> None:
     sizes = {}
     for precision, per_parameter in BYTES.items():
@@ -169,6 +171,7 @@ def test_the_same_input_gives_the_same_bytes_and_sidecar(
     assert sidecar_path(after).read_bytes() == sidecar_path(before).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_dynamic_size_is_compared_and_named(trained_run: Path, tmp_path: Path) -> None:
     artefact = make_onnx(trained_run, tmp_path, ExportOptions(dynamic_size=True))
     assert artefact.path.name == "unet-w4-rgb-32-dynamic-fp32.onnx"
@@ -377,6 +380,7 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_sidecar(
     assert [path.name for path in tmp_path.iterdir()] == ["unet-w4-rgb-32-fp32.onnx"]
 
 
+@pytest.mark.slow
 def test_a_kill_in_mid_export_leaves_no_file_of_the_final_name(trained_run: Path, tmp_path: Path) -> None:
     """Killed as soon as something lies in the output folder: the temporary file, or at the latest the sidecar."""
     process = warm.start(

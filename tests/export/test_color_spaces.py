@@ -127,6 +127,7 @@ def test_the_exported_file_passes_the_gate(
 
 @pytest.mark.parametrize("color_space", COLOR_SPACES)
 @pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.slow
 def test_the_exported_file_gives_rgb_in_0_to_1(
     exported: Callable[[ColorSpaceName], Export], color_space: ColorSpaceName, count: int
 ) -> None:

@@ -276,6 +276,7 @@ def test_a_broken_file_is_refused_in_one_line(
     assert not (tmp_path / "model.plan").exists()
 
 
+@pytest.mark.slow
 def test_sizes_have_to_fit_the_model(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     for dynamic, sizes, found in [
         (False, (32, 32, 32), r"--size: found \(32, 32, 32\) for a model of fixed size 32"),

@@ -188,6 +188,7 @@ def test_a_dynamic_size_is_symbolic_and_a_multiple(files: dict[str, Path], name:
 
 @pytest.mark.parametrize(("name", "tolerance"), [("rgb-fp32", 1e-5), ("ycbcr-fp16", 0.02)])
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 1, 32, 80), (2, 1, 96, 48)])
+@pytest.mark.slow
 def test_any_multiple_of_16_from_32_on_is_computed_as_torch_does(
     files: dict[str, Path],
     networks: dict[str, tuple[Generator, ModelSpec]],

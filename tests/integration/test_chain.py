@@ -16,6 +16,8 @@ from cgan.spec import sidecar_path
 from cgan.training.checkpoint import GENERATOR_FILE
 from tests import warm
 
+pytestmark = pytest.mark.slow
+
 MODULES = {"cgan-train": "cgan.cli", "cgan-export": "export.cli", "cgan-infer": "infer.cli"}
 
 

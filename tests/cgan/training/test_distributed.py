@@ -200,6 +200,7 @@ def test_ten_steps_of_two_processes_are_those_of_one(told: Told) -> None:
 
 
 @pytest.mark.parametrize("case", ["uneven", "penalties"])
+@pytest.mark.slow
 def test_a_step_of_five_photos_and_four_is_that_of_nine(told: Told, case: str) -> None:
     alone, *both = told
     (expected,) = alone[case]["steps"]
@@ -212,6 +213,7 @@ def test_a_step_of_five_photos_and_four_is_that_of_nine(told: Told, case: str) -
     assert both[0][case]["epoch"] == both[1][case]["epoch"]
 
 
+@pytest.mark.slow
 def test_all_processes_end_with_the_same_networks_and_metrics(told: Told) -> None:
     _, first, second = told
     assert first["whole"]["whole"].keys() == {"generator", "discriminator", "average"}
@@ -220,23 +222,27 @@ def test_all_processes_end_with_the_same_networks_and_metrics(told: Told) -> Non
     assert len(first["whole"]["history"]) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_exactly(told: Told) -> None:
     for one in told[1:]:
         assert one["whole"]["parts"] == one["whole"]["whole"]
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes(told: Told) -> None:
     _, first, second = told
     assert first["whole"]["whole written"] and first["whole"]["parts written"]
     assert not second["whole"]["whole written"] and not second["whole"]["parts written"]
 
 
+@pytest.mark.slow
 def test_what_processes_share(told: Told) -> None:
     _, first, second = told
     assert first["world"] == {"sum": 3, "from_main": {"rank": 0}, "share": [0, 2, 4, 6], "found_there": False}
     assert second["world"] == {"sum": 3, "from_main": {"rank": 0}, "share": [1, 3, 5], "found_there": True}
 
 
+@pytest.mark.slow
 def test_nothing_of_the_group_is_left_to_abort_the_process_as_it_ends(told: Told) -> None:
     assert all(one["ended"] for one in told[1:])
 
@@ -269,6 +275,7 @@ def test_the_whole_command_in_two_processes(
     assert [line.split()[0] for line in said[1:]] == ["epoch", "done:"]  # the head of the table and its end
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_is_a_line_for_the_other(
     photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> None:
