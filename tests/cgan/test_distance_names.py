@@ -120,6 +120,7 @@ def test_the_gate_says_what_it_limits(network: str | None, gate: str) -> None:
     assert verdicts[-1].gate == gate
 
 
+@pytest.mark.slow
 def test_a_training_measures_by_the_network_that_is_named(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Any], tiny_options: Any
 ) -> None:

@@ -67,6 +67,7 @@ def test_each_scale_s_colours_reach_the_logits() -> None:
 
 
 @pytest.mark.parametrize("space", ["hsv", "ycbcr"])
+@pytest.mark.slow
 def test_it_sees_rgb_whatever_the_colour_space(space: ColorSpaceName) -> None:
     seen = []
     spaces: tuple[tuple[ColorSpaceName, LossSpace], ...] = (("rgb", "native"), (space, "native"), (space, "rgb"))

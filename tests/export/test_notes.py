@@ -79,6 +79,7 @@ def test_notes_of_the_file_that_an_engine_was_made_from_are_the_engine_s(
 
 
 @pytest.mark.parametrize(("count", "noted"), [(FEW_PHOTOS - 1, True), (FEW_PHOTOS, False)])
+@pytest.mark.slow
 def test_few_photos_to_calibrate_int8_are_noted(
     stub_export: Export,
     trained_run: Path,

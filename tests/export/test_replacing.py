@@ -63,6 +63,7 @@ def test_of_two_exports_at_once_the_second_is_refused(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("ending", ["", ".json"])
+@pytest.mark.slow
 def test_what_appears_while_an_export_is_under_way_stays(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, overwrite: bool
 ) -> None:

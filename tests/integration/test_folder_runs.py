@@ -233,6 +233,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
 @pytest.mark.parametrize("format_", ["jpg", "png", "tiff", "webp"])
+@pytest.mark.slow
 def test_what_cannot_be_written_whole_is_not_there(tmp_path: Path, gray_photos: Photos, format_: str) -> None:
     source, out = gray_photos(tmp_path / "in", 1), tmp_path / "out"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400), np.uint8)).save(source / "large.png")

@@ -223,6 +223,7 @@ def test_a_run_killed_again_while_it_is_resumed(
     assert_same_run(resumed, whole_run())
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_appends_to_its_events(
     start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(start: Start, who
     assert_same_run(resumed, whole_run())
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_run_and_keeps_the_last_epoch(
     start: Start, whole_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

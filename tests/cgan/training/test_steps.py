@@ -89,6 +89,7 @@ def norm(tensors: list[Tensor]) -> float:
         {"discriminator": "unet", "discriminator_scales": 2, "blocks": 2, "gan_loss": "hinge", "r1": 1.0},
     ],
 )
+@pytest.mark.slow
 def test_both_networks_descend_their_textbook_objectives(start: Callable[..., Run], options: dict[str, Any]) -> None:
     run = start(**options)
     generator, judge = copy.deepcopy(run.generator), copy.deepcopy(judge_of(run))

@@ -107,6 +107,7 @@ def test_a_tracker_that_fails_does_not_end_the_training(
     )
 
 
+@pytest.mark.slow
 def test_a_training_records_its_epochs_there(
     mlflow: Recorder, invoke: Callable[..., Any], photo_folder: Path, tmp_path: Path, tiny_options: tuple[str, ...]
 ) -> None:

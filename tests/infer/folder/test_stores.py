@@ -119,6 +119,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path, s3: s3fs.S3FileSystem
         clear_memory()
 
 
+@pytest.mark.slow
 def test_a_store_replaces_only_what_it_is_told_to(output: Storage) -> None:
     output.prepare()
     assert output.status("a/x.png") is None

@@ -67,6 +67,7 @@ def photo(format_: str, order: str) -> bytes:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.slow
 def test_every_tag_is_equal_or_named(tmp_path: Path, source: str, order: str) -> None:
     content = photo(source, order)
     decoded, answer = decode(content), np.full((3, 8, 8), 0.5, np.float32)
