@@ -25,9 +25,8 @@ from cgan.training.console import TrainingConsole
 if TYPE_CHECKING:
     from cgan.data.prepared import Photos
     from cgan.metrics.features import FeatureNetwork
-    from cgan.networks import Generator
     from cgan.training.distributed import World
-    from cgan.training.run_state import Run
+    from cgan.training.run_state import Run, Start
     from cgan.training.trackers import Tracker
 
 TRACKER_CHOICES = ("tensorboard", "mlflow", "wandb")
@@ -113,7 +112,7 @@ def command(
     DATA can also be flowers102, the data set of that name, which torchvision downloads. Under torchrun all processes
     train one model together.
     """
-    recipe = _recipe(values)
+    recipe = {} if resume else _recipe(values)
     if not resume and init is None:
         TrainConfig(**values | recipe)  # errors in the options are reported before slow imports
     source = None if init is None else model_path(init)
@@ -130,13 +129,8 @@ def command(
     start = load_start(source, init or "") if source else None
     adopted = start.adopted(_given(values)) if start and not resume else {}
     made = {"init_sha256": start.sha256} if start else {}
-    config = TrainConfig(
-        **(
-            run_folder.RunFolder(out).resumed(_given(values) | made)
-            if resume
-            else {**values, **recipe, **adopted, **made}
-        )
-    )
+    resumed = run_folder.RunFolder(out).resumed(_given(values) | made) if resume else None
+    config = TrainConfig(**(resumed or values | recipe | adopted | made))
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     if write_config:
@@ -152,14 +146,12 @@ def command(
         ):
             if source:
                 console.say(f"--init {init}: {_taken(source, adopted)}")
-            if recipe and not resume:
+            if recipe:
                 console.say(f"--discriminator {config.discriminator}: takes {_flags(recipe)}")
-            generator = start.generator if start else None
-            work = _Work(data, out, config, generator, features, "tensorboard" in track, trackers)
+            work = _Work(data, out, config, start, features, "tensorboard" in track, trackers)
             _train(work, world, console, resume, memory if dry_run else None)
     except KeyboardInterrupt:
-        world = distributed.this_process()
-        if world.main:
+        if (world := distributed.this_process()).main:
             again = {"init": (init,), "inception_weights": (inception_weights,), "track": track}
             say(f"interrupted; {_how_to_go_on(data, out, _given(again), world.size)}")
         sys.exit(130)
@@ -227,7 +219,7 @@ class _Work:
     data: str
     out: Path
     config: TrainConfig
-    start: "Generator | None"
+    start: "Start | None"
     features: "FeatureNetwork | None"
     tensorboard: bool
     trackers: Mapping[str, "Tracker"]
@@ -265,7 +257,8 @@ def _train(work: _Work, world: "World", console: TrainingConsole, resume: bool, 
         photos = prepared.prepare(folder, config.size, progress=console.prepared, paths=paths)
     _warn(photos, world)
     with run_folder.locked() if world.main else nullcontext():
-        run = training.setup(out, config, photos, resume, world, work.start, work.tensorboard)
+        generator = work.start.generator if work.start else None
+        run = training.setup(out, config, photos, resume, world, generator, work.tensorboard)
         parts = run.split
         console.say(
             f"training on {counted(len(parts.train), 'photo')}, {len(parts.test)} held out; {config.device}, "

@@ -30,7 +30,7 @@ from infer.quality.differences import (
 from infer.quality.feature_sets import Distributions
 from infer.quality.gates import WORST_PHOTO_MARGIN, Gates, Verdict
 from infer.quality.measured_model import MeasuredModel
-from infer.quality.photos import UNIT, Progress, Source, Unit, read_again, run_batches, work_through
+from infer.quality.photos import UNIT, Progress, Seen, Source, Unit, read_again, run_batches, work_through
 
 THREADS = 1
 """CPU threads per run of a model. With one thread per run, parallel runs do not wait for each other, and the last bits
@@ -196,17 +196,8 @@ def check_parity(
     with open_model(made_of(run, candidate.spec.weights_sha256), device, THREADS, backend="torch") as reference:
         size = _common_size(candidate, reference)
         comparison = _Comparison(candidate, reference, batch_size, features, cache)
-        with comparison.distributions as distributions:
-            seen = work_through(
-                photos,
-                size,
-                comparison.work,
-                comparison.add,
-                workers=workers,
-                batch=comparison.batch,
-                color=bool(distributions.sets),
-                progress=progress,
-            )
+        with comparison.distributions:
+            seen = comparison.compare(photos, size, workers, progress)
         measured = MeasuredModel.of(candidate), MeasuredModel.of(reference)
     figures, interval = comparison.figures()
     worst = comparison.differences.worst
@@ -220,7 +211,7 @@ def check_parity(
         verdicts=_verdicts(*measured, figures, interval, gates or Gates(), features.name if features else None),
         worst=_with_photos(worst, photos, size) if pictures else worst,
         level_bins=comparison.differences.level_bins,
-        cache_note=distributions.note,
+        cache_note=comparison.distributions.note,
         network=features.name if features else None,
     )
 
@@ -258,6 +249,21 @@ class _Comparison:
         self.reference_batch = min(reference.default_batch, UNIT)
         self.differences = Differences()
         self.distributions = Distributions(network, folder, reference.on_gpu, sets=3)
+
+    def compare(
+        self, photos: list[Source], size: tuple[int, int], workers: int | None, progress: Progress | None
+    ) -> Seen:
+        """Compare the pictures of all photos, in several threads."""
+        return work_through(
+            photos,
+            size,
+            self.work,
+            self.add,
+            workers=workers,
+            batch=self.batch,
+            color=bool(self.distributions.sets),
+            progress=progress,
+        )
 
     def work(self, unit: Unit) -> tuple[UnitDifferences, list[Tensor]]:
         """Return, in a worker thread, the differences of a unit's pictures, and features of its photos and pictures."""

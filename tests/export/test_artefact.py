@@ -1,10 +1,7 @@
 """From a trained run to a verified file, in every colour space and precision; and what failures leave behind."""
 
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -30,7 +27,6 @@ from export.publish import FAILED_SUFFIX
 from export.tolerance import TOLERANCES, Tolerance
 from export.verify import Verification, natural_images
 from infer.backends import open_model
-from tests import warm
 
 BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 NAMES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-cpu"}
@@ -378,22 +374,6 @@ def test_a_name_that_is_taken_by_a_folder_leaves_no_sidecar(
     with pytest.raises(UserError, match="found a folder of that name"):
         make_onnx(trained_run, tmp_path, ExportOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["unet-w4-rgb-32-fp32.onnx"]
-
-
-@pytest.mark.slow
-def test_a_kill_in_mid_export_leaves_no_file_of_the_final_name(trained_run: Path, tmp_path: Path) -> None:
-    """Killed as soon as something lies in the output folder: the temporary file, or at the latest the sidecar."""
-    process = warm.start(
-        "from export.cli import main; main()", trained_run, "--out", tmp_path / "out", output=tmp_path / "printed"
-    )
-    deadline = time.monotonic() + 120
-    while not files(tmp_path / "out") and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.exit_code == -signal.SIGKILL, "it ended before it was killed"
-    left = list(files(tmp_path / "out"))
-    assert left, "it was killed before it wrote anything"
-    assert not [name for name in left if name.endswith((".onnx", ".json"))]
 
 
 def test_no_verify_says_so_in_the_sidecar(stub_export: Callable[..., None], trained_run: Path, tmp_path: Path) -> None:

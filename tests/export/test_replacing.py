@@ -1,5 +1,8 @@
-"""Replacing exports: an earlier export of the same weights, and no other model unasked."""
+"""Publishing exports: what is replaced, what is not, and what a kill leaves."""
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from export import artefact as pipeline
 from export.artefact import ExportOptions, make_onnx
 from export.onnx_model import export_onnx
 from export.publish import Publication
+from tests import warm
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -107,3 +111,19 @@ def test_an_export_that_was_changed_since_is_not_replaced_unasked(trained_run: P
     assert made.read_text() == "somebody else's"
     make_onnx(trained_run, tmp_path, ExportOptions(overwrite=True))
     assert read_sidecar(made) is not None
+
+
+@pytest.mark.slow
+def test_a_kill_in_mid_export_leaves_no_file_of_the_final_name(trained_run: Path, tmp_path: Path) -> None:
+    """Killed as soon as something lies in the output folder: the temporary file, or at the latest the sidecar."""
+    process = warm.start(
+        "from export.cli import main; main()", trained_run, "--out", tmp_path / "out", output=tmp_path / "printed"
+    )
+    deadline = time.monotonic() + 120
+    while not files(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.exit_code == -signal.SIGKILL, "it ended before it was killed"
+    left = list(files(tmp_path / "out"))
+    assert left, "it was killed before it wrote anything"
+    assert not [name for name in left if name.endswith((".onnx", ".json"))]

@@ -33,7 +33,6 @@ MakePhotos = Callable[..., Path]
 
 @pytest.fixture
 def photos(tmp_path: Path, make_photos: MakePhotos) -> Path:
-    """Six photos that a test may change."""
     return make_photos(tmp_path / "photos", 6)
 
 

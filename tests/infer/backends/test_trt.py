@@ -360,8 +360,7 @@ def test_an_engine_agrees_with_onnxruntime(
     shutil.copy(exported_onnx, tmp_path)
     plan = write_plan(exported_onnx, tmp_path, flavour=flavour, **options)
     with open_model(plan) as engine, open_model(exported_onnx, "cpu") as reference:
-        for count in (1, 4, 2):
-            image = gray(count, 1, 32, 32)
+        for image in (gray(count, 1, 32, 32) for count in (1, 4, 2)):
             assert np.abs(engine.run(image) - reference.run(image)).max() < 2e-3
 
 

@@ -23,8 +23,7 @@ Color = Callable[..., Any]
 
 @pytest.fixture
 def photos(tmp_path: Path, gray_photos: Callable[..., Path]) -> Path:
-    """Three photos in tmp_path / "in"."""
-    return gray_photos(tmp_path / "in")
+    return gray_photos(tmp_path / "in")  # three
 
 
 @pytest.fixture
