@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from cgan.photo_limits import check_time
 from cgan.spec import LUMA_REC601
-from infer.photo.chroma import BAND_ROWS, color_maps, interpolation, widened
+from infer.photo.chroma import BAND_ROWS, color_maps, interpolation_in_bands, widened
 from infer.photo.decode import Floats, Photo
 
 WEIGHT_R, WEIGHT_G, WEIGHT_B = (np.float32(weight) for weight in LUMA_REC601)
 
-BAND_PIXELS = 2**16
+BAND_PIXELS = 2**17
 """Full-size pixels that are processed at a time: 256 KiB per plane in float32, in calls long enough that threads seldom
 wait for Python's lock."""
 
@@ -85,7 +85,7 @@ def bands(photo: Photo, gray: Floats, rgb: Floats, top: int, form: Form) -> Iter
     wide = widened(_in_form(maps, form), width)
     step = min(height, max(1, BAND_PIXELS // width), BAND_ROWS)
     memory = np.empty(5 * step * width, np.float32)  # allocating it for each band costs more than the arithmetic
-    for rows, source, weights in interpolation(wide.shape[1], height, step):
+    for rows, parts in interpolation_in_bands(wide.shape[1], height, step):
         check_time()
         planes = memory[: 5 * (rows.stop - rows.start) * width].reshape(5, -1, width)
         luma, red, blue, *slopes = planes
@@ -95,7 +95,8 @@ def bands(photo: Photo, gray: Floats, rgb: Floats, top: int, form: Form) -> Iter
         if wide.shape[1] == height:
             np.copyto(planes[1 : 1 + len(wide)], wide[:, rows])
         else:
-            np.matmul(weights, wide[:, source], out=planes[1 : 1 + len(wide)])
+            for part, source, weights in parts:
+                np.matmul(weights, wide[:, source], out=planes[1 : 1 + len(wide), part])
         if len(wide) == 4:
             for color, slope in zip((red, blue), slopes, strict=True):
                 slope *= luma
@@ -131,10 +132,11 @@ def in_gamut(form: Form, top: int, luma: Floats, red: Floats, blue: Floats) -> t
     """
     neutral = luma if form.luma else np.float32(form.zero)
     red, blue = red - neutral, blue - neutral
-    differences = [color * np.float32(1 / scale) for color, scale in zip((red, blue), form.scales, strict=True)]
-    differences.append(_green_difference(*differences))
-    above = np.maximum(np.maximum.reduce(differences), TINY)
-    below = np.maximum(-np.minimum.reduce(differences), TINY)
+    of_red, of_blue = (color * np.float32(1 / scale) for color, scale in zip((red, blue), form.scales, strict=True))
+    of_green = _green_difference(of_red, of_blue)
+    # Nested, because a reduction of a list copies all three first.
+    above = np.maximum(np.maximum(np.maximum(of_red, of_blue), of_green), TINY)
+    below = np.maximum(-np.minimum(np.minimum(of_red, of_blue), of_green), TINY)
     share = np.minimum(np.minimum((np.float32(top) - luma) / above, luma / below), np.float32(1))
     return red * share + neutral, blue * share + neutral
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer.photo.chroma import BAND_COLUMNS, GUIDED_RADIUS, box_mean, interpolation
+from infer.photo.chroma import BAND_COLUMNS, GUIDED_RADIUS, LEAST_PART, box_mean, interpolation, interpolation_in_bands
 
 
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 300))
@@ -17,6 +17,20 @@ def test_interpolation_is_linear_between_the_middles_of_pixels(length: int, more
         assert part.stop - part.start <= step
         assert np.count_nonzero(weights, axis=1).max() <= 2
         found[part] = weights @ values[source]
+    middles = (np.arange(full) + 0.5) * length / full
+    assert np.allclose(found, np.interp(middles, np.arange(length) + 0.5, values), atol=1e-6)
+
+
+@given(st.integers(1, 9), st.integers(0, 300), st.integers(1, 100))
+def test_bands_of_an_interpolation_hold_the_same_values(length: int, more: int, step: int) -> None:
+    full = length + more
+    values = np.random.default_rng(length).random(length)
+    found = np.full(full, np.nan)
+    for band, parts in interpolation_in_bands(length, full, step):
+        assert band.stop - band.start <= step
+        for part, source, weights in parts:
+            found[band][part] = weights @ values[source]
+            assert full < LEAST_PART * length or source.stop - source.start <= 2
     middles = (np.arange(full) + 0.5) * length / full
     assert np.allclose(found, np.interp(middles, np.arange(length) + 0.5, values), atol=1e-6)
 
