@@ -3,12 +3,14 @@
     python -m benchmarks ablation PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
 
 FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the numbers
-of the original report beside the measured ones. The same command continues where it stopped; other options are
-refused. --quick trains small networks on at most 300 photos: it shows that every row runs, not which row is better.
+of the original report beside the measured ones, and grids/ with the last sample grids of each row: the first 20
+held-out photos and the next 20. The same command continues where it stopped; other options are refused. --quick trains
+small networks on at most 300 photos: it shows that every row runs, not which row is better.
 """
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -78,9 +80,26 @@ def report_rows() -> list[Row]:
         options = train_options("rgb", "unet", weight)
         reported = 54.2 if weight == 512 else None
         rows.append(Row("weights", f"weight-{weight}", f"unet, rgb, L1 weight {weight}", options, 10, reported))
+    for name, title, *more in VARIANTS:
+        rows.append(Row("variants", name, f"unet, rgb, {title}", train_options("rgb", "unet", 100, *more), 10, None))
+    for space in ("hsv", "ycbcr"):
+        options = train_options(space, "unet", 100, "--loss-space", "rgb")
+        rows.append(Row("rgb-loss", f"unet-{space}-rgb-loss", f"unet, {space}, losses in RGB", options, 10, None))
+    projected = ("--discriminator", "projected")  # with its own weight of L1
+    rows.append(Row("projected", "projected", "projected, rgb", projected, 10, None))
     rows.append(Row("final", "final", "unet, rgb, L1 weight 512, final", train_options("rgb", "unet", 512), 100, 39.51))
     return rows
 
+
+VARIANTS = (
+    ("deeper", "two blocks a scale", "--blocks", "2", "--discriminator-blocks", "2"),
+    ("truncated", "discriminator of 3 scales", "--discriminator-scales", "3"),
+    ("wider", "discriminator of width 64", "--discriminator-width", "64"),
+    ("r1", "R1 penalty", "--r1", "10"),
+    ("spectral-norm", "spectral norm", "--spectral-norm"),
+)
+"""Name, title and options of changes to the U-Net discriminator. The report tried the first three, and published no
+figures of them; the others are known remedies."""
 
 GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
 
@@ -104,6 +123,7 @@ def main(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, f
         raise UserError(f"--groups: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
     scan(photos)
     extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
+    refuse_bad_options(photos, out, extra)
     begin(out, {"photos": str(photos.resolve()), "quick": quick, "fid": fid, "options": list(train_options)})
     if quick:
         photos = sample(photos, out / "photos")
@@ -115,6 +135,7 @@ def main(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, f
         if problem := train(row, photos, out / "runs" / row.name, epochs, extra):
             failures[row.name] = problem
             print(f"  failed: {problem}", flush=True)
+        copy_grids(out / "runs" / row.name, out / "grids")
         write_results(out, rows[:number], failures, quick)
     print((out / "ablation.md").read_text())
     sys.exit(1 if failures else 0)
@@ -168,6 +189,29 @@ def train(row: Row, photos: Path, run: Path, epochs: int, extra: Sequence[str]) 
     if done.returncode in (130, -2):
         raise KeyboardInterrupt
     return done.stderr.strip().splitlines()[-1].removeprefix("error: ") if done.returncode else None
+
+
+def refuse_bad_options(photos: Path, out: Path, extra: Sequence[str]) -> None:
+    """Try the options of all rows, and the feature network, with a dry run.
+
+    Raises:
+        UserError: cgan-train refuses them; its last line is the reason.
+    """
+    arguments = [photos, "--out", out / "runs" / ".options", *extra, "--dry-run", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cgan", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+
+
+def copy_grids(run: Path, folder: Path) -> None:
+    """Copy the sample grids of a run's last epoch, if it has any: RUN.png and RUN-next.png."""
+    for kind in ("", "-next"):
+        if grids := sorted((run / "samples").glob(f"epoch-[0-9]*[0-9]{kind}.png")):
+            folder.mkdir(exist_ok=True)
+            with atomic_path(folder / f"{run.name}{kind}.png") as path:
+                shutil.copyfile(grids[-1], path)
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,9 @@ def test_all_experiments_of_the_report_are_rows() -> None:
         "wasserstein": 4,
         "no-gan": 1,
         "weights": 11,
+        "variants": 5,
+        "rgb-loss": 2,
+        "projected": 1,
         "final": 1,
     }
     assert len({row.name for row in rows}) == len(rows)
@@ -52,6 +55,7 @@ def test_every_row_is_a_command_that_cgan_train_takes(
         assert resolved["epochs"] == row.epochs
         assert resolved["color_space"] in row.title
         assert (resolved["gan_loss"] == "wasserstein") == ("Wasserstein" in row.title)
+        assert (resolved["loss_space"] == "rgb") == ("losses in RGB" in row.title)
 
 
 def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
@@ -80,6 +84,8 @@ def test_a_row_is_trained_once_and_lands_in_table_and_chart(
     assert "| no GAN, rgb, L1 only | 3 |  | 87.99 |" in first.stdout
     assert "FID and KID were not measured." in (tmp_path / "out" / "ablation.md").read_text()
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 1000
+    assert {path.name for path in (tmp_path / "out" / "grids").iterdir()} <= {"l1-only.png", "l1-only-next.png"}
+    assert (tmp_path / "out" / "grids" / "l1-only.png").is_file()
     refused = run_quickly(photo_folder, tmp_path / "out", (*quick_options, "--seed", "7"))
     assert refused.returncode == 2
     assert "found runs of a request" in refused.stderr
@@ -113,3 +119,11 @@ def test_an_unknown_group_is_refused(photo_folder: Path, tmp_path: Path) -> None
     result = CliRunner().invoke(ablation.main, arguments)
     assert result.exit_code == 2
     assert "found everything, expected some of comparison" in result.output
+
+
+def test_without_inception_no_row_is_begun(photo_folder: Path, tmp_path: Path) -> None:
+    arguments = ["ablation", str(photo_folder), "--out", str(tmp_path / "out"), "--", "--inception-weights", "none.pth"]
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "none.pth" in done.stderr
+    assert not (tmp_path / "out").exists()
