@@ -30,6 +30,20 @@ def test_colours_gray_and_real_photos_are_told_apart(exported_onnx: Path, photo_
         assert figures["delta_e"] > 0
 
 
+def test_distances_over_a_feature_network_are_named_after_it(exported_onnx: Path, photo_folder: Path) -> None:
+    arguments = [photo_folder, "--model", exported_onnx, "--features", "efficientnet-lite2"]
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert result.exit_code == 2
+    assert "--features: distances are between pictures of one size" in result.output
+    result = CliRunner().invoke(main, [*map(str, arguments), "--side", "40"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    (model,) = record["models"]
+    (name,) = (key for key in model if key.startswith("Fréchet distance"))
+    assert model[name]["pictures"] == "40 x 40"
+    assert record["gray"][name]["value"] > 0
+
+
 def test_the_distance_of_equal_colours_is_0_and_of_others_1() -> None:
     assert color_distance([RED, BLUE], [BLUE, RED]) == 0
     assert color_distance([RED], [BLUE]) == color_distance([BLUE], [GRAY]) == 1
