@@ -135,6 +135,8 @@ def command(
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     if write_config:
         _write_config(write_config, config)
+        if not quiet:
+            say(f"wrote {write_config}; to use it: --config {write_config}")
         return
     config = with_frozen_weights(_resolved(config, resume))
     memory = check_memory(config)

@@ -3,6 +3,7 @@
 Imports neither torch nor numpy.
 """
 
+import difflib
 import hashlib
 import re
 import tomllib
@@ -92,7 +93,7 @@ def _checked(command: click.Command, values: dict[str, Any], context: click.Cont
         click.BadParameter, UserError: a value is out of the option's range.
     """
     if isinstance(command, click.Group):
-        tables = {name: typed(table, f"{name} =", dict) for name, table in _known(values, command.commands, "table")}
+        tables = {name: typed(table, f"{name} =", dict) for name, table in _known(values, command.commands, "commands")}
         return {name: _checked(command.commands[name], table, context) for name, table in tables.items()}
     options = _options(command)
     return {
@@ -100,10 +101,14 @@ def _checked(command: click.Command, values: dict[str, Any], context: click.Cont
     }
 
 
-def _known(values: dict[str, Any], names: Mapping[str, Any], kind: str = "key") -> list[tuple[str, Any]]:
+def _known(
+    values: dict[str, Any], names: Mapping[str, Any], meant: str = "options without dashes"
+) -> list[tuple[str, Any]]:
     """Return the items of a table, all of whose keys must be among the names."""
     if unknown := next((key for key in values if key not in names), None):
-        raise FormatError(f"found the {kind} {shown(unknown)}, expected one of {', '.join(sorted(names))}")
+        near = difflib.get_close_matches(unknown, names, 1)
+        expected = f"expected {near[0]}" if near else f"expected {meant}, as --help lists them"
+        raise FormatError(f"found the key {shown(unknown)}, {expected}")
     return list(values.items())
 
 

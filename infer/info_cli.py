@@ -10,10 +10,10 @@ from cgan.checkpoint_record import described
 from cgan.text import counted, print_json, print_result, shown
 from infer.backends.cli_options import backend_option, device_option, provider_option
 from infer.cli_options import MODEL
-from infer.packaged import DEFAULT_MODEL
+from infer.packaged import DEFAULT_MODEL, PACKAGED_MODELS
 
 if TYPE_CHECKING:
-    from cgan.spec import ModelSpec, Sidecar
+    from cgan.spec import ModelSpec
     from infer.backends.base import Backend
 
 COLUMN = 11
@@ -48,6 +48,9 @@ def info(model: Path, backend: str, provider: str | None, device: str, as_json: 
             print_json(_values(opened, spec, engine, note))
         else:
             print_result(*_lines(opened, spec, engine, note))
+            if model == DEFAULT_MODEL:
+                others = ", ".join(name for name, path in PACKAGED_MODELS.items() if path != model)
+                print_result(f"{'beside it':<{COLUMN}} {others}; cgan-infer info MODEL describes another model")
 
 
 def _values(opened: "Backend", spec: "ModelSpec", engine: str | None, note: str | None) -> dict[str, Any]:
@@ -80,10 +83,10 @@ def _lines(opened: "Backend", spec: "ModelSpec", engine: str | None, note: str |
         "colours": f"predicted as {spec.color_space}, given as rgb"
         + (f"; input blurred, sigma {spec.input_blur:g}" if spec.input_blur else ""),
         "input": f"{sides}; batches of {least} to {most}" if most else f"{sides}; any batch size",
-        "made from": described(opened.checkpoint) if opened.checkpoint else "a checkpoint that it does not name",
+        "made from": described(opened.checkpoint) if opened.checkpoint else "not known",
         "made with": versions,
         "run": f"options {spec.config_sha256[:12]}, weights {spec.weights_sha256[:12]} (SHA-256)",
-        **_verification(opened.sidecar),
+        **_verification(opened),
         "digest": f"{opened.digest[:12]}, unchanged since its export" if opened.sidecar else opened.digest[:12],
         "runs here": f"yes, {engine}" if engine else "no",
         "note": note or "",
@@ -91,11 +94,14 @@ def _lines(opened: "Backend", spec: "ModelSpec", engine: str | None, note: str |
     return [f"{name:<{COLUMN}} {text}" for name, text in texts.items() if text]
 
 
-def _verification(sidecar: "Sidecar | None") -> dict[str, str]:
+def _verification(opened: "Backend") -> dict[str, str]:
     """Return how an artefact was compared with its model, and the result; anything can stand in a sidecar."""
-    if sidecar is None:
-        return {"verified": "not known: there is no sidecar beside it"}
-    found = sidecar.verification
+    if opened.sidecar is None:
+        artefact = opened.path.suffix in (".onnx", ".plan")
+        return {
+            "verified": "not known: there is no sidecar beside it" if artefact else "this is the trained model itself"
+        }
+    found = opened.sidecar.verification
     if found.get("verified") is not True:
         return {"verified": f"no: {shown(found['reason'])}" if "reason" in found else "no"}
     texts = {"min_psnr": "PSNR at least {:.1f} dB", "max_difference": "values at most {:.2g} off"}

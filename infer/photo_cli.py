@@ -1,5 +1,6 @@
 """The command `cgan-infer color`, whose name can be left out, and the group that knows photos from commands."""
 
+import difflib
 import os
 import sys
 from pathlib import Path, PurePath
@@ -30,7 +31,11 @@ class PhotoGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Take the name of a photo or of anything that exists for an argument of `color`."""
-        if self.get_command(ctx, args[0]) is None and _is_file_name(args[0]):
+        if self.get_command(ctx, args[0]) is None:
+            if not _is_file_name(args[0]):
+                near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+                advice = f"did you mean {near[0]}?" if near else "cgan-infer --help lists the commands"
+                raise UserError(f"{args[0]}: found neither a photo nor a command of this name; {advice}")
             args = ["color", *args]
         return super().resolve_command(ctx, args)
 

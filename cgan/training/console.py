@@ -55,6 +55,8 @@ class TrainingConsole:
         """Show how many photos are decoded into the cache."""
         label = "preparing photos"
         self._progress.update(done, total, f"{label}  {done}/{total}", label)
+        if done == total:
+            self._progress.close()  # warnings about the photos follow
 
     def begin(self, done: int) -> None:
         """Start the clock of the time left; `done` epochs were finished before."""

@@ -182,6 +182,8 @@ class Bookkeeper:
     def failed(self, job: Job, error: Exception, output: str = "") -> None:
         """Note that a photo failed; STOPPING_ERRORS stop the run."""
         reason = refused(output or job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
+        if isinstance(error, FileNotFoundError):
+            self.outcome.missing.add(job.name)
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         elif self.noted(self.journal.settle, job.output, FAILED, reason=reason):

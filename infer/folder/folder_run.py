@@ -149,9 +149,8 @@ class _Run:
                 for name in unreadable:
                     total.failed.pop(name, None)
                 unreadable = plan.unreadable
-                for name, reason in outcome.failed.items():
-                    if reason.lower().startswith("no such file"):  # the file may reappear unchanged
-                        self.seen.pop(name, None)
+                for name in outcome.missing:  # the file may reappear unchanged
+                    self.seen.pop(name, None)
                 total.add(outcome, plan)
                 limit = options.max_failures
                 if limit is not None and len(total.failed) > limit and not total.stopped:

@@ -211,11 +211,31 @@ class Journal:
         run("COMMIT")
 
     def close(self) -> None:
-        """Commit if possible, and release the lock."""
+        """Commit if possible, and release the lock; a journal without outputs is removed.
+
+        It would make the folder look like an OUTPUT, for example the photos of somebody who swapped INPUT and OUTPUT.
+        """
         with suppress(JournalError):  # work that is not noted is repeated by the next run
             self.forget_marks([MARK])
             self.commit()
+            if self._file and self._is_without_outputs() and self.is_there():
+                self._remove(self._file)
         self._database.close()
+
+    def _is_without_outputs(self) -> bool:
+        """Return True if the rows are of photos that failed and never had an output, and no other run left a mark."""
+        with _as_journal_errors(self.path):
+            row = "SELECT 1 FROM files WHERE state != ? OR digest != '' OR size != 0"
+            found = self._database.execute(f"{row} UNION ALL SELECT 1 FROM marks LIMIT 1", (FAILED,)).fetchone()
+        return found is None
+
+    @staticmethod
+    def _remove(file: Path) -> None:
+        for name in (f"{file.name}-wal", f"{file.name}-shm", file.name):
+            with suppress(OSError):
+                file.with_name(name).unlink()
+        with suppress(OSError):  # other files are in there
+            file.parent.rmdir()
 
     def forget_marks(self, marks: Iterable[str]) -> None:
         """Forget processes whose temporary files were removed; `former_marks` lists the processes of earlier runs."""

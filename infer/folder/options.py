@@ -79,6 +79,8 @@ class Outcome:
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     """Reasons by name."""
+    missing: set[str] = field(default_factory=set)
+    """Names of the failed photos that were no longer there."""
     notes: dict[str, list[str]] = field(default_factory=dict)
     """Notes on files that are done or skipped, by name."""
     run_notes: list[str] = field(default_factory=list)

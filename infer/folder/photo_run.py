@@ -187,8 +187,10 @@ def _add(
             return
         if not request.overwrite:
             of_this_photo = PurePath(place).stem.endswith(ADDED)
-            found = photos.passed_over if of_this_photo else photos.failed
-            found[name] = f"{place} is there, made by cgan; to make it anew, give --overwrite"
+            if of_this_photo:
+                photos.passed_over[name] = "its output is there; to make it anew, give --overwrite"
+            else:
+                photos.failed[name] = f"{place} is there, made by cgan; to make it anew, give --overwrite"
             return
         size = Path(place).stat().st_size
         photos.replaced[place] = Row(name, "", "", "", str(Path().resolve()), DONE, size, "", digest)
@@ -251,9 +253,13 @@ def _finish(photos: _Photos, outcome: Outcome, outputs: Mapping[str, str], code:
         lines.append(name + output + (f"  ({'; '.join(notes)})" if notes else ""))
     for line in (*lines[:SHOWN_LINES], *([f"{len(lines) - SHOWN_LINES} more"] if len(lines) > SHOWN_LINES else [])):
         console.note(line)
+    by_reason: dict[str, list[str]] = {}
     for name, reason in photos.passed_over.items():
-        console.note(f"passed over: {name}: {reason}")
+        by_reason.setdefault(reason, []).append(name)
+    for reason, (first, *more) in by_reason.items():
+        console.note(f"passed over: {first}{f' and {len(more)} more' if more else ''}: {reason}")
     _tell_failures(outcome, console)
+    outcome.skipped += len(photos.passed_over)
     if outcome.settled > 1:
         console.note(counts(outcome))
     return code

@@ -101,6 +101,9 @@ def write_photo(
         raise PhotoError(f"{width} x {height} pixels, {format_} holds {SIDE_LIMITS[format_]} a side; use --format png")
     rgb = with_strength(rgb, strength)
     kept, notes = _holdable(photo, format_, raw)
+    if strength == 0:
+        notes.append("gray, because strength is 0")
+        mark = None  # it would say that the photo is coloured
     if mark and format_ in MARKED_FORMATS:
         kept = dataclasses.replace(kept, xmp=marked(kept.xmp, mark, notes))
     elif mark:

@@ -23,6 +23,9 @@ REPLACED = {(IPTC_EXTENSION, "DigitalSourceType"): SOURCE_TYPE, (XMP, "CreatorTo
 """Properties that a photo has once, and their values."""
 HISTORY = (MEDIA_MANAGEMENT, "History")
 
+AGAIN = "coloured again: it was an output of cgan"
+"""Note on a photo that has the mark already."""
+
 PACKET = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta xmlns:x="adobe:ns:meta/">'
     f'<rdf:RDF xmlns:rdf="{RDF}">{{}}</rdf:RDF></x:xmpmeta>\n<?xpacket end="w"?>'
@@ -63,6 +66,8 @@ def marked(content: bytes | None, mark: Mark, notes: list[str]) -> bytes:
     """
     packet = None
     if content:
+        if is_marked(content):
+            notes.append(AGAIN)
         try:
             packet = Packet(content)
         except ValueError as error:

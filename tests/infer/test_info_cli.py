@@ -32,7 +32,7 @@ def test_people_are_told_what_is_not_known(invoke: Call, model: Path, trained_ru
     sidecar_path(model).unlink()
     out = invoke(main, "info", model).out
     assert "verified    not known: there is no sidecar beside it" in out
-    assert "made from   a checkpoint that it does not name" in out
+    assert "made from   not known" in out
     out = invoke(main, "info", trained_run, "--device", "cpu").out
     assert "runs here   yes, PyTorch" in out and "made from   best.safetensors, epoch" in out
 

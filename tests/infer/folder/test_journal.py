@@ -26,6 +26,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "out" / ".cgan" / "journal.sqlite"
 
 
+def begin_one(path: Path) -> None:
+    """A journal with one output; one without any would be removed."""
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", ROW)])
+
+
 @contextmanager
 def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that opens the journal, runs some code, says so and waits to be killed."""
@@ -126,9 +132,20 @@ def test_a_database_of_something_else_is_refused_and_left_as_it_is(path: Path) -
         assert database.execute("PRAGMA application_id").fetchone() == (0,)
 
 
+def test_a_journal_without_outputs_is_removed(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", ROW)])
+        journal.settle("a.png", FAILED, reason="bad")
+    assert not path.parent.exists()
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", replace(ROW, size=9))])  # there is an earlier output
+        journal.settle("a.png", FAILED, reason="bad")
+    assert path.exists()
+
+
 @pytest.mark.parametrize("pragma", ["user_version = 3", "application_id = 7"])
 def test_a_journal_of_another_version_is_refused(path: Path, pragma: str) -> None:
-    Journal(path).close()
+    begin_one(path)
     with closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA {pragma}")
     with pytest.raises(UserError, match=r"journal\.sqlite: found a database that is not a journal of schema 2"):
@@ -240,7 +257,7 @@ def test_a_row_that_claims_to_be_huge_is_an_error(path: Path, monkeypatch: pytes
 
 def test_a_schema_that_is_no_text_is_an_error(path: Path) -> None:
     """Damage after which sqlite3 raises a UnicodeDecodeError, because it decodes the message strictly."""
-    Journal(path).close()
+    begin_one(path)
     content = path.read_bytes()
     assert content.count(b"CREATE TABLE files (") == 1
     path.write_bytes(content.replace(b"CREATE TABLE files (", b"CREATE TABLE \x9b\xff\xa6(((("))

@@ -110,6 +110,7 @@ def test_file_that_vanishes_fails_with_the_reason(run: Any, gray_photos: Photos)
     outcome = run()
     assert outcome.done == 2
     assert "No such file" in outcome.failed["001.png"]
+    assert outcome.missing == {"001.png"}
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once(run: Any, gray_photos: Photos) -> None:

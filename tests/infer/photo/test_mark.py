@@ -64,6 +64,15 @@ def test_earlier_properties_of_these_names_are_replaced_and_said() -> None:
     ]
 
 
+def test_a_photo_with_the_mark_is_marked_again_and_named() -> None:
+    notes: list[str] = []
+    first = mark.marked(None, MARK, notes)
+    assert notes == []
+    again = mark.marked(first, MARK, notes)
+    assert again.count(b"coloured by model") == 2
+    assert notes == [mark.AGAIN]
+
+
 @pytest.mark.parametrize(
     "earlier", ["<rdf:Seq><rdf:li>scanned</rdf:li></rdf:Seq>", "<rdf:Seq/>", "<rdf:Seq></rdf:Seq>", ""]
 )
@@ -76,7 +85,7 @@ def test_the_entry_is_added_to_a_history(earlier: str) -> None:
     notes: list[str] = []
     twice = mark.marked(found, MARK, notes)
     assert twice.count(b"<stEvt:action>edited<") == 2
-    assert notes == []
+    assert notes == [mark.AGAIN]
 
 
 def test_the_mark_belongs_to_the_resource_of_the_packet() -> None:
