@@ -12,13 +12,11 @@ from cgan.files import open_regular
 from infer.folder.console import Console
 from infer.folder.journal import LEFT, Journal, JournalError, journal_path
 from infer.folder.local_folder import LocalFolder
-from infer.folder.open_storage import open_source, open_storage
 from infer.folder.plan import (
     Action,
     Job,
     Judgement,
     changed,
-    check_folders,
     judge,
     made_from,
     occupied,
@@ -30,6 +28,7 @@ from infer.folder.request import (
     check_options,
     opened_journal,
     opened_model,
+    opened_places,
     plan_of,
     recipe_of,
     unwritable,
@@ -47,14 +46,13 @@ def show_plan(request: FolderRequest, console: Console) -> int:
         UserError: the request cannot be met.
     """
     use_own_pixel_limit()
-    source, target = open_source(request.sources), open_storage(request.target)
-    check_folders(source, target)
+    source, target = opened_places(request)
     _check_reachable(target)
     found = Counter[Action]()
     with tempfile.TemporaryDirectory() as folder:
-        path = journal_path(target.identity, work_folder(target))
+        path = journal_path(target.identity, work_folder(target), target.part)
         try:
-            copy = _copied(path, Path(folder))
+            copy = copied_journal(path, Path(folder))
         except OSError as error:
             raise unwritable(target, error) from error
         journal = opened_journal(copy, target, path)
@@ -155,7 +153,7 @@ def _refusal_of_copy(request: FolderRequest, job: Job, target: Storage, journal:
     return changed(job.copy) if row else occupied(job.copy)
 
 
-def _copied(journal: Path, folder: Path) -> Path | None:
+def copied_journal(journal: Path, folder: Path) -> Path | None:
     """Copy a journal into `folder` and return the copy; None if there is no journal."""
     if not journal.exists():
         return None

@@ -16,11 +16,10 @@ from infer.backends.base import Backend
 from infer.folder.console import Console, counts, stop_on_signal
 from infer.folder.journal import Journal, journal_path
 from infer.folder.local_folder import LocalFiles
-from infer.folder.manifest import MANIFEST_NAME, OutputLists
-from infer.folder.open_storage import open_source, open_storage
+from infer.folder.manifest import OutputLists
 from infer.folder.options import Event, FolderOptions, Outcome
 from infer.folder.pipeline import Pipeline
-from infer.folder.plan import Plan, check_apart, check_folders, identity_of
+from infer.folder.plan import Plan, check_apart, identity_of
 from infer.folder.report import Report, ReportFile, make_report
 from infer.folder.request import (
     FolderRequest,
@@ -28,6 +27,7 @@ from infer.folder.request import (
     note_on_sidecar,
     opened_journal,
     opened_model,
+    opened_places,
     plan_of,
     recipe_of,
     unwritable,
@@ -55,8 +55,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     """
     use_own_pixel_limit()
     with stop_on_signal() as stop:
-        source, target = open_source(request.sources), open_storage(request.target)
-        check_folders(source, target)
+        source, target = opened_places(request)
         report = ReportFile(target, request.report, request.overwrite)
         report.check()
         if request.watch and isinstance(source, LocalFiles):
@@ -67,7 +66,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
             console.note(
                 f"note: --workers {workers}: this process may use {cores} cores; more workers take memory only"
             )
-        path = journal_path(target.identity, work_folder(target))
+        path = journal_path(target.identity, work_folder(target), target.part)
         first = None if path.exists() or request.watch else plan_of(request, source, target)
         with opened_model(request, max(1, cores // workers)) as backend:
             check_options(request, backend)
@@ -279,7 +278,7 @@ class _Run:
         self.console.note("; ".join(text for text, is_told in parts.items() if is_told))
         self.console.note(f"outputs   {self.target}")
         if self.lists:
-            self.console.note(f"manifest  {self.target}/{MANIFEST_NAME}")
+            self.console.note(f"manifest  {self.target}/{self.lists.manifest}")
         reasons = f" ({counted(report.failed, 'failure')} with reasons)" if report.failed else ""
         self.console.note(f"report    {self.report}{reasons}")
 

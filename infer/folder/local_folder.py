@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from cgan.files import OccupiedError, look_at, place, remove_temporaries, temporary_name
-from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Entry, Probe, Status, Storage, check_below
+from infer.folder.storage import JOURNAL, WORK_FOLDER, Entry, Probe, Status, Storage, check_below
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags for opening folders."""
@@ -54,7 +54,7 @@ class LocalFolder(Storage):
                 if entry.path == hidden:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    if os.path.exists(f"{entry.path}/{WORK_FOLDER}/{JOURNAL_NAME}"):  # noqa: PTH110 (no error if locked)
+                    if _is_output(entry.path):
                         problem = "another OUTPUT, whose photos are coloured already"
                         yield Entry(os.path.relpath(entry.path, root), None, problem)
                     else:
@@ -121,8 +121,8 @@ class LocalFolder(Storage):
         self.path.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self.path, FOLDER)
         with self._opened(PurePath(WORK_FOLDER)) as folder:
-            self._work = _open_folder("work", folder)
-        folders = (self.path, self.path / WORK_FOLDER / "work")
+            self._work = _open_folder(f"work{self.part}", folder)
+        folders = (self.path, self.path / WORK_FOLDER / f"work{self.part}")
         self.left = [str(file) for folder in folders for file in remove_temporaries(folder, marks, is_own)]
 
     @contextlib.contextmanager
@@ -152,7 +152,7 @@ class LocalFolder(Storage):
         with contextlib.suppress(
             OSError
         ):  # it is not empty, or a disk broke, which must not hide what became of the run
-            os.rmdir(f"{WORK_FOLDER}/work", dir_fd=self._root)
+            os.rmdir(f"{WORK_FOLDER}/work{self.part}", dir_fd=self._root)
         for descriptor in (self._work, self._root):
             if descriptor is not None:
                 os.close(descriptor)
@@ -241,3 +241,14 @@ def entry_of(name: str, path: Path) -> Entry:
     if not stat.S_ISREG(found.st_mode):
         return Entry(name, None, "not a regular file")
     return Entry(name, Status(found.st_size, str(found.st_mtime_ns)))
+
+
+def _is_output(folder: str) -> bool:
+    """Return True for the OUTPUT of a run, or of shards: its work folder has a journal."""
+    try:
+        names = [path.name for path in Path(folder, WORK_FOLDER).iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return any(JOURNAL.fullmatch(name) for name in names)

@@ -10,7 +10,7 @@ from cgan.errors import GateError, UserError
 from infer.folder.journal import BEGUN, DONE, Journal, Row
 from infer.folder.options import Event, Outcome, State
 from infer.folder.plan import EMPTY, Plan, known_contents, replaceable_contents
-from infer.folder.storage import Storage
+from infer.folder.storage import Storage, numbered
 
 MANIFEST_NAME = "manifest-sha256.txt"
 TABLE_NAME = "report.csv"
@@ -37,6 +37,7 @@ class OutputLists:
         self.journal = journal
         self.target = target
         self.overwrite = overwrite
+        self.manifest, self.table = self.names = tuple(numbered(name, target.part) for name in NAMES)
         self._events: dict[str, Event] = {}
 
     def note(self, event: Event) -> None:
@@ -49,7 +50,7 @@ class OutputLists:
         Raises:
             UserError: a name belongs to a file that no run wrote, or to a folder of photos.
         """
-        for name in NAMES:
+        for name in self.names:
             if any(job.output.casefold().startswith(f"{name}/") for job in plan.jobs):
                 raise UserError(f"--manifest: found a folder of photos named {name} in INPUT; rename it")
             if self.overwrite or not (there := self.target.status(name)):
@@ -70,8 +71,8 @@ class OutputLists:
         try:
             self.target.prepare()
             try:
-                self._publish(MANIFEST_NAME, b"".join(map(_line, self._outputs())))
-                self._publish(TABLE_NAME, _csv(self._rows(plan, outcome)))
+                self._publish(self.manifest, b"".join(map(_line, self._outputs())))
+                self._publish(self.table, _csv(self._rows(plan, outcome)))
             finally:
                 self.target.finish()
         except OSError as error:
@@ -94,7 +95,7 @@ class OutputLists:
         """Yield path and SHA-256 of all outputs of this and earlier runs that are there, sorted by path."""
         for output in sorted((output for _, output in self.journal.outputs()), key=os.fsencode):
             row = self.journal.find(output)
-            if output not in NAMES and row and row.state is DONE and self.target.status(output):
+            if output not in self.names and row and row.state is DONE and self.target.status(output):
                 yield output, row.digest or self.target.checksum(output)
 
     def _rows(self, plan: Plan, outcome: Outcome) -> Iterator[tuple[str, ...]]:

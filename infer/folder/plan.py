@@ -12,6 +12,7 @@ from cgan.formats import READABLE_FORMATS
 from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, Row
 from infer.folder.local_folder import LocalFiles, LocalFolder
 from infer.folder.output_names import copy_name, output_format, output_names
+from infer.folder.shard import Shard
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
 from infer.photo.formats import SAME, PillowFormat
 
@@ -66,6 +67,7 @@ def make_plan(
     known: Collection[tuple[str, str]] = (),
     choose: Callable[[Entry], bool] | None = None,
     copies: bool = False,
+    shard: Shard | None = None,
 ) -> Plan:
     """Find the photos below `source` and assign each a unique output below `target`.
 
@@ -79,6 +81,7 @@ def make_plan(
         known: pairs of input and output of earlier runs, which are kept.
         choose: returns True for files to include; None includes all files and requires at least one photo.
         copies: name unchanged copies of photos too.
+        shard: the photos and other files to keep; None keeps all. Names of outputs are those of a plan of all.
 
     Raises:
         UserError: `source` does not exist or has no photos, or outputs would overwrite inputs.
@@ -91,6 +94,7 @@ def make_plan(
     other_files = 0
     for entry in source.walk(target):
         path = PurePath(entry.name)
+        is_ours = shard is None or shard.holds(entry.name)
         if entry.unreadable:
             unreadable[entry.name] = str(entry.problem)
         elif entry.status is None:
@@ -98,7 +102,7 @@ def make_plan(
         elif path.suffix.lower() in NOT_READ and not path.name.startswith("."):
             passed_over[entry.name] = not_read(entry.name)
         elif path.suffix.lower() not in READABLE_FORMATS or path.name.startswith(".") or path.parts[0] == WORK_FOLDER:
-            other_files += 1
+            other_files += is_ours
         elif not is_below(entry.name, anywhere=not isinstance(source, LocalFolder)):
             unreadable[entry.name] = "its name leads out of the folder, so its output would too; rename it"
         elif choose is None or choose(entry):
@@ -110,6 +114,12 @@ def make_plan(
         raise UserError(f"{source}: {where} ({', '.join(READABLE_FORMATS)})")
     jobs = _jobs(found, format_, known, copies)
     _refuse_overwriting_inputs(jobs, source, target)
+    if shard:
+        jobs = tuple(job for job in jobs if shard.holds(job.name))
+        passed_over, unreadable = (
+            {name: reason for name, reason in reasons.items() if shard.holds(name)}
+            for reasons in (passed_over, unreadable)
+        )
     return Plan(jobs, passed_over, unreadable, other_files)
 
 

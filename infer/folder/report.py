@@ -15,7 +15,7 @@ from infer.backends.base import Backend
 from infer.folder.local_folder import LocalFolder
 from infer.folder.options import FolderOptions, Outcome, Stage
 from infer.folder.plan import Plan
-from infer.folder.storage import Storage
+from infer.folder.storage import Storage, numbered
 
 REPORT_NAME = "report.json"
 
@@ -176,18 +176,19 @@ class ReportFile:
     Args:
         target: OUTPUT, where report.json goes if no `path` is given.
         path: value of --report.
-        overwrite: whether any file named report.json in OUTPUT may be replaced.
+        overwrite: whether any file of its name in OUTPUT may be replaced.
     """
 
     def __init__(self, target: Storage, path: Path | None, overwrite: bool) -> None:
         self.target = target
-        self.path = path or (target.path / REPORT_NAME if isinstance(target, LocalFolder) else None)
+        self.name = numbered(REPORT_NAME, target.part)
+        self.path = path or (target.path / self.name if isinstance(target, LocalFolder) else None)
         """Path of the report; None in a store."""
         self._asked = path is not None
         self._any = overwrite and path is None and not (self.path and self.path.is_symlink())
 
     def __str__(self) -> str:
-        return str(self.path or f"{self.target}/{REPORT_NAME}")
+        return str(self.path or f"{self.target}/{self.name}")
 
     def check(self, plan: Plan | None = None, source: Storage | None = None) -> None:
         """Check, before anything slow begins, that the report can be written and replaces only an earlier report.
@@ -203,7 +204,7 @@ class ReportFile:
             self._own_in_store()
         elif self._asked or self.path.parent.is_dir():  # a new OUTPUT has no report
             check_document(self.path, self._is_own, "--report" if self._asked else "")
-        if not self._asked and plan and any(job.output.casefold().startswith(f"{REPORT_NAME}/") for job in plan.jobs):
+        if not self._asked and plan and any(job.output.casefold().startswith(f"{self.name}/") for job in plan.jobs):
             raise UserError(
                 f"{self}: found a folder of photos of this name in {source}; give another name with --report"
             )
@@ -225,7 +226,7 @@ class ReportFile:
         content = sealed(report)
         try:
             if self.path is None:
-                self.target.publish(REPORT_NAME, content, self._own_in_store())
+                self.target.publish(self.name, content, self._own_in_store())
             else:
                 write_document(self.path, content, self._is_own)
         except OSError as error:
@@ -243,7 +244,7 @@ class ReportFile:
         if self._any:
             return None
         try:
-            content = self.target.fetch(REPORT_NAME)
+            content = self.target.fetch(self.name)
         except FileNotFoundError:
             return frozenset()
         except OSError as error:

@@ -13,9 +13,11 @@ from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.folder.journal import Journal, JournalError
 from infer.folder.local_folder import LocalFolder
+from infer.folder.open_storage import open_source, open_storage
 from infer.folder.options import ColoringOptions, FolderOptions
-from infer.folder.plan import Plan, make_plan
-from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage
+from infer.folder.plan import Plan, check_folders, make_plan
+from infer.folder.shard import Shard, check_journals
+from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage, numbered
 from infer.photo.formats import SAME, ColorPhotos
 
 
@@ -60,8 +62,23 @@ class FolderRequest(ColoringRequest):
     manifest: bool = False
     """Write the lists of `infer.folder.manifest` into OUTPUT."""
     watch: bool = False
+    shard: Shard | None = None
+    """The photos to colour; None for all."""
     check_parity: Path | None = None
     """Run to compare the model with, on photos of INPUT, before anything is written."""
+
+
+def opened_places(request: FolderRequest) -> tuple[Storage, Storage]:
+    """Return INPUT and OUTPUT; OUTPUT has the ending of the shard's own files.
+
+    Raises:
+        UserError: one of them cannot be opened or searched, or OUTPUT belongs to runs with other shards.
+    """
+    source, target = open_source(request.sources), open_storage(request.target)
+    target.part = request.shard.part if request.shard else ""
+    check_folders(source, target)
+    check_journals(work_folder(target), target.part)
+    return source, target
 
 
 def work_folder(target: Storage) -> Path | None:
@@ -73,7 +90,7 @@ def work_folder(target: Storage) -> Path | None:
     if not isinstance(target, LocalFolder):
         return None
     folder = target.path / WORK_FOLDER
-    for path in (folder, folder / JOURNAL_NAME):
+    for path in (folder, folder / numbered(JOURNAL_NAME, target.part)):
         if path.is_symlink():
             raise UserError(f"{path}: found a link, expected what a run made there; remove it or choose another OUTPUT")
     return folder
@@ -95,7 +112,7 @@ def plan_of(
     try:
         known = list(journal.outputs()) if journal else []
         copies = request.color_photos is ColorPhotos.COPY
-        return make_plan(source, target, request.format, known, choose, copies)
+        return make_plan(source, target, request.format, known, choose, copies, request.shard)
     except JournalError as error:
         raise unwritable(target, error) from error
     except OSError as error:

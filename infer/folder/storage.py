@@ -21,6 +21,16 @@ JOURNAL_NAME = "journal.sqlite"
 """Name of the journal in the work folder, by which an OUTPUT is recognised."""
 
 
+JOURNAL = re.compile(r"journal(-[0-9]+-of-[0-9]+)?\.sqlite")
+"""Names of journals, of all shards too."""
+
+
+def numbered(name: str, part: str) -> str:
+    """Return the name of a run's own file, with the ending of its shard in front of the suffix."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{part}{dot}{suffix}"
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Status of a file, which tells its versions apart without reading it."""
@@ -76,6 +86,9 @@ class Storage(ABC):
 
     writable = True
     """False for archives, which are only read."""
+
+    part = ""
+    """Ending of the names of the run's own files, if it is one of several shards."""
 
     left: list[str] = []  # noqa: RUF012
     """Files left by killed runs that may belong to the user, set by `prepare`."""

@@ -15,7 +15,7 @@ from cgan.progress import Progress
 from cgan.text import counted, json_text, print_result, say
 from cgan.user_folders import cache_folder
 from infer.backends.cli_options import BATCH_SIZES, WORKERS, backend_option, device_option, provider_option
-from infer.cli_options import MODEL
+from infer.commands.coloring_options import MODEL
 
 if TYPE_CHECKING:
     from cgan.metrics.features import FeatureNetwork

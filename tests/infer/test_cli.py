@@ -15,7 +15,7 @@ from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.backends.cli_options import BACKEND_CHOICES, PROVIDER_CHOICES
 from infer.backends.ort import PROVIDERS, gpu_present
 from infer.cli import command, main
-from infer.cli_options import FORMAT_CHOICES
+from infer.commands.coloring_options import FORMAT_CHOICES
 from infer.folder import report
 from infer.photo.formats import WRITE_FORMATS
 

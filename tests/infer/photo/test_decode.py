@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from infer.cli_options import FORMAT_CHOICES
+from infer.commands.coloring_options import FORMAT_CHOICES
 from infer.photo import decode as images
 from infer.photo.decode import Photo, PhotoError, decode, header_of, model_input, render_size_for
 from infer.photo.formats import WRITE_FORMATS

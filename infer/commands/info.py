@@ -9,7 +9,7 @@ import click
 from cgan.checkpoint_record import described
 from cgan.text import counted, print_json, print_result, shown
 from infer.backends.cli_options import backend_option, device_option, provider_option
-from infer.cli_options import MODEL
+from infer.commands.coloring_options import MODEL
 from infer.packaged import DEFAULT_MODEL, PACKAGED_MODELS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from cgan.errors import UserError
 from cgan.formats import READABLE_FORMATS
-from infer.cli_options import coloring_options, request_values
+from infer.commands.coloring_options import coloring_options, request_values
 
 STREAM = "-"
 """Name of standard input as a photo, whose output goes to standard output, and as a list of photos."""

@@ -139,6 +139,18 @@ _COLORING = [
 ]
 
 
+class ShardType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
+    """Type of --shard."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the shard."""
+        from infer.folder.shard import Shard
+
+        return Shard.parse(str(value))
+
+
 def coloring_options(function: F) -> F:
     """Add the options that both commands share; `request_values` takes their values."""
     for option in reversed(_COLORING):

@@ -1,0 +1,24 @@
+"""The command `cgan-infer merge-reports`."""
+
+import sys
+
+import click
+
+from cgan.errors import UserError
+
+
+@click.command()
+@click.argument("output", type=click.Path())
+@click.option("--input", "source", type=click.Path(), help="INPUT of the shards.  [default: that of their reports]")
+@click.option("--quiet", is_flag=True, help="Print only failures and errors.")
+def merge_reports(output: str, source: str | None, quiet: bool) -> None:
+    """Sum up the reports of all shards in OUTPUT, and name the photos that none has settled.
+
+    Writes OUTPUT/report-merged.json. Exit code 1: photos failed or are missing, or a shard has not ended.
+    """
+    if not output:
+        raise UserError("found an empty OUTPUT, expected the folder that shards have filled")
+    from infer.folder.console import Console
+    from infer.folder.merged_report import merge_reports
+
+    sys.exit(merge_reports(output, source, Console(quiet)))

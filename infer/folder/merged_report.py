@@ -1,0 +1,224 @@
+"""`cgan-infer merge-reports`: the sum of the reports of all shards, and the photos that no shard has settled."""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cgan.documents import check_document, json_with, write_document
+from cgan.errors import UserError, cannot_write
+from cgan.files import json_sha256
+from cgan.readers import FormatError, parse_json, typed_field
+from cgan.text import counted, json_text
+from infer.folder.console import Console
+from infer.folder.dry_run import copied_journal
+from infer.folder.journal import BEGUN, Journal, JournalError, journal_path
+from infer.folder.local_folder import LocalFolder
+from infer.folder.open_storage import open_source, open_storage
+from infer.folder.plan import make_plan
+from infer.folder.report import REPORT_NAME, SEAL, is_report
+from infer.folder.request import unwritable, work_folder
+from infer.folder.shard import Shard
+from infer.folder.storage import Storage, numbered
+
+MERGED_NAME = "report-merged.json"
+MERGED_KEYS = frozenset({"shards", "missing", SEAL})
+"""Keys that no other JSON file of this project has."""
+COUNTS = ("photos", "done", "skipped", "failed", "color_photos", "not_begun", "other_files")
+BY_NAME = ("failures", "notes", "passed_over")
+"""Fields of a report that hold values by the names of photos."""
+
+
+OF_SHARD = re.compile(r"(?:report|journal)-[0-9]+-of-([0-9]+)\.(?:json|sqlite)")
+"""Names of the files by which an OUTPUT of shards is recognised; the group is the number of shards."""
+
+
+@dataclass
+class Merged:
+    """Sums over the reports of shards."""
+
+    shards: int
+    without_report: list[int] = field(default_factory=list)
+    """Numbers of the shards that have no report, because they never ended."""
+    stopped: dict[int, str] = field(default_factory=dict)
+    """Why a shard ended before its last photo, by number."""
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    by_name: dict[str, dict[str, Any]] = field(default_factory=lambda: {name: {} for name in BY_NAME})
+    inputs: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    """Photos that no shard has settled, sorted."""
+
+    def all_shards(self) -> list[Shard]:
+        """Return all shards."""
+        return [Shard(number, self.shards) for number in range(1, self.shards + 1)]
+
+
+def merge_reports(output: str, source: str | None, console: Console) -> int:
+    """Merge the reports of the shards of an OUTPUT into report-merged.json there, print the sums, return the exit code.
+
+    Args:
+        output: OUTPUT, a path or an fsspec URL.
+        source: INPUT; None for that of the reports.
+        console: for messages.
+
+    Raises:
+        UserError: OUTPUT has no reports of shards, or INPUT is unknown or cannot be searched.
+    """
+    target = open_storage(output)
+    merged = _read(target)
+    merged.missing = sorted(_missing(merged, _source(merged, source), target))
+    values = {
+        "shards": merged.shards,
+        **merged.counts,
+        "missing": merged.missing,
+        "without_report": merged.without_report,
+        "stopped": {str(number): why for number, why in merged.stopped.items()},
+        **merged.by_name,
+        "input": sorted(merged.inputs),
+        "output": str(target),
+    }
+    _write(target, (json_text({**values, SEAL: json_sha256(values)}, indent=2) + "\n").encode())
+    console.failures(merged.by_name["failures"], f"{target}/{MERGED_NAME}")
+    for number in merged.without_report:
+        console.warn(f"shard {number}/{merged.shards}: no report; run it again")
+    for number, why in merged.stopped.items():
+        console.warn(f"shard {number}/{merged.shards}: stopped: {why}; run it again")
+    if merged.missing:
+        more = f" and {len(merged.missing) - 1} more" if len(merged.missing) > 1 else ""
+        console.warn(f"missing: {merged.missing[0]}{more}")
+    found = {name: merged.counts[name] for name in ("done", "skipped", "failed")} | {"missing": len(merged.missing)}
+    console.note(f"{counted(merged.shards, 'shard')}: " + "  ".join(f"{name} {count}" for name, count in found.items()))
+    console.note(f"report    {target}/{MERGED_NAME}")
+    return int(bool(merged.missing or merged.counts["failed"] or merged.without_report or merged.stopped))
+
+
+def _read(target: Storage) -> Merged:
+    """Return the sums over the reports in an OUTPUT; the missing photos are not known yet.
+
+    Raises:
+        UserError: there are no files of shards, those of different numbers of shards, or a report that was edited.
+    """
+    counts = {int(found[1]) for name in _own_names(target) if (found := OF_SHARD.fullmatch(name))}
+    if len(counts) != 1:
+        shown = f"those of {' and of '.join(map(str, sorted(counts)))} shards" if counts else "none"
+        raise UserError(
+            f"{target}: looked for reports and journals of shards, found {shown}, expected those of one number; give "
+            "the OUTPUT of runs with --shard, and move others away"
+        )
+    merged = Merged(counts.pop())
+    for shard in merged.all_shards():
+        name = numbered(REPORT_NAME, shard.part)
+        try:
+            content = target.fetch(name)
+            content = content if isinstance(content, bytes) else content.read_bytes()
+        except FileNotFoundError:
+            merged.without_report.append(shard.number)
+            continue
+        if not is_report(content):
+            raise UserError(f"{target}/{name}: found no report as a run wrote it; run shard {shard.text} again")
+        try:
+            _add(merged, shard, parse_json(content))
+        except FormatError as error:
+            raise UserError(f"{target}/{name}: {error}; run shard {shard.text} again") from error
+    return merged
+
+
+def _own_names(target: Storage) -> Iterator[str]:
+    """Yield the names of files at the top of an OUTPUT, and of journals."""
+    if not isinstance(target, LocalFolder):
+        yield from (entry.name for entry in target.walk())
+        return
+    for folder in filter(None, (target.path, work_folder(target))):
+        if folder.is_dir():
+            yield from (path.name for path in folder.iterdir())
+
+
+def _add(merged: Merged, shard: Shard, report: dict[str, Any]) -> None:
+    """Add the report of a shard.
+
+    Raises:
+        FormatError: a field is missing or has another type.
+    """
+    for name in COUNTS:
+        merged.counts[name] += typed_field(report, name, int)
+    for name in BY_NAME:
+        merged.by_name[name] |= typed_field(report, name, dict)
+    merged.inputs.add(typed_field(report, "input", str))
+    if report.get("stopped") is not None:
+        merged.stopped[shard.number] = typed_field(report, "stopped", str)
+
+
+def _source(merged: Merged, given: str | None) -> Storage:
+    """Return INPUT.
+
+    Raises:
+        UserError: it was not given, and the reports do not name one.
+    """
+    if given is None and len(merged.inputs) != 1:
+        found = "several" if merged.inputs else "none"
+        raise UserError(f"found {found} INPUT in the reports, expected one; give it with --input")
+    return open_source([given or merged.inputs.copy().pop()])
+
+
+def _missing(merged: Merged, source: Storage, target: Storage) -> Iterator[str]:
+    """Yield the photos of INPUT that no shard has settled as they are now.
+
+    Raises:
+        UserError: INPUT cannot be searched, or a journal cannot be read.
+    """
+    try:
+        plan = make_plan(source, target)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
+    ended = {shard.number for shard in merged.all_shards()} - {*merged.without_report, *merged.stopped}
+    for shard in merged.all_shards():
+        settled = _settled(shard, target)
+        for job in plan.jobs:
+            known = settled.get(job.name) == job.identity if settled else shard.number in ended
+            if shard.holds(job.name) and not known and job.name not in merged.by_name["failures"]:
+                yield job.name
+
+
+def _settled(shard: Shard, target: Storage) -> dict[str, str]:
+    """Return the photos that a shard's journal has as settled, with their identities; empty without a journal here."""
+    path = journal_path(target.identity, work_folder(target), shard.part)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = copied_journal(path, Path(folder))
+            if copy is None:
+                return {}
+            with closing(Journal(copy, path)) as journal:
+                rows = (journal.find(output) for _, output in journal.outputs())
+                return {row.name: row.identity for row in rows if row and row.state is not BEGUN}
+    except JournalError as error:
+        raise unwritable(target, error) from error
+
+
+def _write(target: Storage, content: bytes) -> None:
+    """Write the merged report into OUTPUT; it replaces only an earlier one.
+
+    Raises:
+        UserError: another file has its name.
+        GateError: it cannot be written.
+    """
+    is_own = json_with(MERGED_KEYS)
+    if isinstance(target, LocalFolder):
+        check_document(target.path / MERGED_NAME, is_own, "")
+        write_document(target.path / MERGED_NAME, content, is_own)
+        return
+    try:
+        earlier = target.fetch(MERGED_NAME)
+        assert isinstance(earlier, bytes)
+        if not is_own(earlier):
+            raise UserError(f"{target}/{MERGED_NAME}: found a file that is no merged report; move it away")
+        replaces = frozenset({hashlib.sha256(earlier).hexdigest()})
+    except FileNotFoundError:
+        replaces = frozenset()
+    try:
+        target.publish(MERGED_NAME, content, replaces)
+    except OSError as error:
+        raise cannot_write(f"{target}/{MERGED_NAME}", error) from error
