@@ -16,7 +16,7 @@ from cgan.readers import FormatError, parse_json, typed_field
 from cgan.text import counted, json_text
 from infer.folder.console import Console
 from infer.folder.dry_run import copied_journal
-from infer.folder.journal import BEGUN, Journal, JournalError, journal_path
+from infer.folder.journal import BEGUN, Journal, JournalError, Row, journal_path
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.plan import make_plan
@@ -192,10 +192,17 @@ def _settled(shard: Shard, target: Storage) -> dict[str, str]:
             if copy is None:
                 return {}
             with closing(Journal(copy, path)) as journal:
-                rows = (journal.find(output) for _, output in journal.outputs())
-                return {row.name: row.identity for row in rows if row and row.state is not BEGUN}
+                rows = [(output, row) for _, output in journal.outputs() if (row := journal.find(output))]
+                return {row.name: row.identity for output, row in rows if _is_settled(output, row, target)}
     except JournalError as error:
         raise unwritable(target, error) from error
+
+
+def _is_settled(output: str, row: Row, target: Storage) -> bool:
+    """Return True for a photo that is done or failed, or whose output was published before a kill."""
+    if row.state is not BEGUN:
+        return True
+    return bool(row.publishing and target.status(output) and target.checksum(output) == row.publishing)
 
 
 def _write(target: Storage, content: bytes) -> None:

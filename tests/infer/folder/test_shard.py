@@ -113,6 +113,7 @@ def test_a_killed_shard_misses_what_its_journal_has_not_settled(
     held = [path.name for path in sorted(photos.iterdir()) if Shard(2, 2).holds(path.name)]
     with Journal(out / ".cgan" / "journal-2-of-2.sqlite")._database as database:
         database.execute("UPDATE files SET state = 'begun' WHERE name = ?", (held[0].encode(),))
+        database.execute("UPDATE files SET state = 'begun', publishing = digest WHERE name = ?", (held[1].encode(),))
     assert invoke(main, "merge-reports", out).code == 1
     merged = json.loads((out / MERGED_NAME).read_text())
     assert (merged["missing"], merged["without_report"]) == (held[:1], [2])
