@@ -14,6 +14,8 @@ from click.core import ParameterSource
 from cgan.checkpoint_record import best_epoch
 from cgan.command import run_command
 from cgan.config import RECIPES, TrainConfig, flag, options
+from cgan.data.download import FLOWERS102
+from cgan.data.scan import check_folder
 from cgan.documents import check_document, write_document
 from cgan.errors import UserError
 from cgan.extras import needed
@@ -115,7 +117,7 @@ def command(
     recipe = {} if resume else _recipe(values)
     if not resume and init is None:
         TrainConfig(**values | recipe)  # errors in the options are reported before slow imports
-    source = None if init is None else model_path(init)
+    source = _checked_source(data, init, write_config)
     with needed("training", "train"):
         import matplotlib  # noqa: F401  # needed at the end of an epoch: report now if they are missing
         import tensorboard  # noqa: F401
@@ -157,6 +159,13 @@ def command(
             again = {"init": (init,), "inception_weights": (inception_weights,), "track": track}
             say(f"interrupted; {_how_to_go_on(data, out, _given(again), world.size)}")
         sys.exit(130)
+
+
+def _checked_source(data: str, init: str | None, write_config: Path | None) -> Path | None:
+    """Return the path of --init, once DATA is known to be there if it is needed: before anything slow is imported."""
+    if data != FLOWERS102 and not write_config:
+        check_folder(Path(data))
+    return None if init is None else model_path(init)
 
 
 def _taken(source: Path, options: Mapping[str, Any]) -> str:

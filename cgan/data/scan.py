@@ -7,15 +7,24 @@ from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS
 
 
+def check_folder(folder: Path) -> None:
+    """Check that a folder is one.
+
+    Raises:
+        UserError: it is missing, or a file.
+    """
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: found {what}, expected a folder that holds photos")
+
+
 def scan(folder: Path) -> list[Path]:
     """Return the photo files below `folder`, sorted by path; links to folders are not followed.
 
     Raises:
         UserError: the folder is missing or holds no photos, or a folder below it cannot be searched.
     """
-    if not folder.is_dir():
-        what = "a file" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: found {what}, expected a folder that holds photos")
+    check_folder(folder)
 
     def refuse(error: OSError) -> None:
         raise UserError(

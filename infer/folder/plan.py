@@ -115,13 +115,18 @@ def make_plan(
         raise UserError(f"{source}: {where} ({', '.join(READABLE_FORMATS)})")
     jobs = _jobs(found, format_, known, copies)
     _refuse_overwriting_inputs(jobs, source, target)
-    if shard:
-        jobs = tuple(job for job in jobs if shard.holds(job.name))
-        passed_over, unreadable = (
-            {name: reason for name, reason in reasons.items() if shard.holds(name)}
-            for reasons in (passed_over, unreadable)
-        )
-    return Plan(jobs, passed_over, unreadable, other_files)
+    plan = Plan(jobs, passed_over, unreadable, other_files)
+    return _part(plan, shard) if shard else plan
+
+
+def _part(plan: Plan, shard: Shard) -> Plan:
+    """Return the part of a plan that a shard holds."""
+    passed_over, unreadable = (
+        {name: reason for name, reason in reasons.items() if shard.holds(name)}
+        for reasons in (plan.passed_over, plan.unreadable)
+    )
+    jobs = tuple(job for job in plan.jobs if shard.holds(job.name))
+    return replace(plan, jobs=jobs, passed_over=passed_over, unreadable=unreadable)
 
 
 def not_read(name: str) -> str:
