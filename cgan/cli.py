@@ -136,9 +136,7 @@ def command(
     if inception_weights and not config.fid:
         raise UserError(f"--inception-weights {inception_weights}: it has no effect without FID; leave it out")
     if write_config:
-        _write_config(write_config, config)
-        if not quiet:
-            say(f"wrote {write_config}; to use it: --config {write_config}")
+        _write_config(write_config, config, quiet)
         return
     config = with_frozen_weights(_resolved(config, resume))
     memory = check_memory(config)
@@ -318,8 +316,8 @@ def _warn(photos: "Photos", world: "World") -> None:
             say(f"warning: {len(photos.near_gray)} of {counted(len(photos.names), 'photo')} are near gray")
 
 
-def _write_config(path: Path, config: TrainConfig) -> None:
-    """Write the options of this command as a file for --config.
+def _write_config(path: Path, config: TrainConfig, quiet: bool) -> None:
+    """Write the options of this command as a file for --config, and say so unless quiet.
 
     Raises:
         UserError: it cannot be written, or something else is there.
@@ -330,6 +328,8 @@ def _write_config(path: Path, config: TrainConfig) -> None:
     content = options_toml(context.command, {**values, **config.to_json()}).encode()
     check_document(path, is_options, "--write-config")
     write_document(path, content, is_options)
+    if not quiet:
+        say(f"wrote {path}; to use it: --config {path}")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from cgan.errors import UserError
 from cgan.files import open_regular
 from infer.folder.console import Console
-from infer.folder.journal import LEFT, Journal, JournalError, journal_path
+from infer.folder.journal import LEFT, Journal, JournalError
+from infer.folder.journal_files import journal_path
 from infer.folder.local_folder import LocalFolder
 from infer.folder.plan import (
     Action,

@@ -14,7 +14,8 @@ from cgan.extras import needed
 from cgan.text import counted
 from infer.backends.base import Backend
 from infer.folder.console import Console, counts, stop_on_signal
-from infer.folder.journal import Journal, journal_path
+from infer.folder.journal import Journal
+from infer.folder.journal_files import journal_path
 from infer.folder.local_folder import LocalFiles
 from infer.folder.manifest import OutputLists
 from infer.folder.options import Event, FolderOptions, Outcome

@@ -6,7 +6,6 @@ next run recognises its own files by their digests.
 """
 
 import errno
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +17,7 @@ from pathlib import Path
 from cgan.errors import UserError
 from cgan.files import MARK, open_regular
 from cgan.text import shown
-from cgan.user_folders import state_folder
-from infer.folder.storage import JOURNAL_NAME, is_below, numbered
+from infer.folder.storage import is_below
 
 SCHEMA = 2
 FORMER_SCHEMA = 1
@@ -350,20 +348,6 @@ class Journal:
     def _transaction(self) -> None:
         if not self._database.in_transaction:
             self._database.execute("BEGIN")
-
-
-def journal_path(output: str, folder: Path | None, part: str = "") -> Path:
-    """Return the path of the journal of an OUTPUT.
-
-    Args:
-        output: identity of the OUTPUT.
-        folder: its work folder; None for a store, whose journal is among the state files of the user, named by a digest
-            of the URL.
-        part: ending of the names of a shard's own files.
-    """
-    if folder:
-        return folder / numbered(JOURNAL_NAME, part)
-    return state_folder() / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}{part}.sqlite"
 
 
 def _text(reason: str) -> str:

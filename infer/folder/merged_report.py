@@ -16,7 +16,8 @@ from cgan.readers import FormatError, parse_json, typed_field
 from cgan.text import counted, json_text
 from infer.folder.console import Console
 from infer.folder.dry_run import copied_journal
-from infer.folder.journal import BEGUN, Journal, JournalError, Row, journal_path
+from infer.folder.journal import BEGUN, Journal, JournalError, Row
+from infer.folder.journal_files import journal_path
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.plan import make_plan

@@ -12,11 +12,12 @@ from cgan.spec import MOST_SIZE
 from infer.backends import open_model
 from infer.backends.base import Backend
 from infer.folder.journal import Journal, JournalError
+from infer.folder.journal_files import check_journals
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.options import ColoringOptions, FolderOptions
 from infer.folder.plan import Plan, check_folders, make_plan
-from infer.folder.shard import Shard, check_journals
+from infer.folder.shard import Shard
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage, numbered
 from infer.photo.formats import SAME, ColorPhotos
 

@@ -4,11 +4,9 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from cgan.errors import UserError
-from infer.folder.storage import JOURNAL_NAME, numbered
 
 MOST_SHARDS = 100_000
 SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
@@ -53,25 +51,3 @@ class Shard:
         """
         stem = os.fsencode(os.path.splitext(name)[0].casefold())  # noqa: PTH122 (names of stores are no paths)
         return int.from_bytes(hashlib.sha256(stem).digest()[:8]) % self.count == self.number - 1
-
-
-def check_journals(folder: Path | None, part: str) -> None:
-    """Check that no run with other shards, or without, has made the outputs in an OUTPUT: this one would not know them.
-
-    Args:
-        folder: the work folder of OUTPUT, None for a store.
-        part: ending of the names of the run's own files; empty without shards.
-
-    Raises:
-        UserError: there is the journal of such a run.
-    """
-    if folder is None:
-        return
-    count = part.rpartition("-")[2]
-    for path in sorted(folder.glob("journal*.sqlite")):
-        other = path.stem.removeprefix(Path(JOURNAL_NAME).stem)
-        if path.name == numbered(JOURNAL_NAME, other) and other.rpartition("-")[2] != count:
-            made = f"with --shard K/{other.rpartition('-')[2]}" if other else "without --shard"
-            raise UserError(
-                f"{folder.parent}: found the journal of a run {made}; run it so again, or choose another OUTPUT"
-            )

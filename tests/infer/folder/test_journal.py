@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgan.errors import UserError
-from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row, journal_path
+from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
+from infer.folder.journal_files import journal_path
 
 ROOT = Path(__file__).parents[3]
 ROW = Row("a.gif", "10:1", "", "recipe", "/in", BEGUN, 0, "")
