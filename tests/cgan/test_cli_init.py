@@ -94,9 +94,9 @@ def test_an_option_that_contradicts_the_model_is_refused_with_both_values(
 @pytest.mark.parametrize(
     ("options", "size", "blur", "taken"),
     [
-        ((), 64, 1.0, "--color-space ycbcr --width 16 --blocks 1 --input-blur 1.0 --size 64"),
+        ((), 64, 0.0, "--color-space ycbcr --width 16 --blocks 1 --input-blur 0.0 --size 64"),
         (("--size", 32, "--input-blur", 2, "--width", 16), 32, 2.0, "--color-space ycbcr --blocks 1"),
-        (("--input-blur", 0), 64, 0.0, "--color-space ycbcr --width 16 --blocks 1 --size 64"),
+        (("--input-blur", 1), 64, 1.0, "--color-space ycbcr --width 16 --blocks 1 --size 64"),
     ],
 )
 def test_a_packaged_model_brings_the_options_that_nobody_gave(
