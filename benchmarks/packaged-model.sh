@@ -6,9 +6,8 @@
 # The first three are as for benchmarks/training_photos.py. BEFORE: the model that was in the package before, from which
 # training goes on (git show 2c51632:infer/models/flowers.onnx). OUT: a new folder.
 #
-# 1-l1 was begun for nine epochs, four of them without the discriminator, and stopped after three; 2-projected was begun
-# for four epochs and stopped after two. The sums of other processors differ in their last bits, so other machines get
-# other weights.
+# 2-projected was stopped after its second epoch, from which 3-colors goes on. The sums of other processors differ in their
+# last bits, so other machines get other weights.
 set -eu
 out=$5
 python -m benchmarks.training_photos "$1" "$2" "$3" "$out/photos"
@@ -19,7 +18,7 @@ train() {
         --precision fp32 "$@"
 }
 train 1-l1 --init "$4" --input-blur 0 --color-weight 1 --epochs 3 --warmup-epochs 3
-train 2-projected --init "$out/1-l1" --l1-weight 12 --color-weight 1.5 --epochs 2
-train 3-colors --init "$out/2-projected" --l1-weight 5 --color-weight 2 --epochs 2 --decay-epochs 2
+train 2-projected --init "$out/1-l1" --l1-weight 12 --color-weight 1.5 --epochs 4 --decay-epochs 3 --save-every 1
+train 3-colors --init "$out/2-projected/checkpoints/epoch-0002.safetensors" --l1-weight 5 --color-weight 2 --epochs 2 --decay-epochs 1
 cgan-export "$out/3-colors" --out "$out/models"
 cgan-export "$out/3-colors" --out "$out/models" --precision int8 --calibration "$out/photos/train"

@@ -6,6 +6,7 @@ PHOTOS: the folder of the packaged model's training photos (infer/models/MODEL_C
 docs/held-out.jpg and the examples, so none was chosen by its looks. A photo counts as a failure by its mean CIEDE2000.
 """
 
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,13 +36,13 @@ HEAD = """# Gallery
 
 Photos that the model in the package was not trained on, coloured by `cgan-infer folder` with its defaults: gray,
 coloured, real. None was chosen by its looks: they are the held-out photos of the [model card](model-card.md) and the
-examples. The number is the mean CIEDE2000 between coloured and real; a gray photo is at 15.8 on average, this model at
-13.3. `python -m docs.gallery PHOTOS` makes this page.
+examples. The number is the mean CIEDE2000 between coloured and real, {mean:.1f} on average of these.
+`python -m docs.gallery PHOTOS` makes this page.
 """
 GROUPS = {
     "Flowers": "",
-    "Failures": f"The {FAILURES} held-out photos with the largest error, and what is no flower. Strong reds and\n"
-    "violets often come out brown or pink; the colours of other things are guesses.",
+    "Failures": f"The {FAILURES} held-out photos with the largest error, and what is no flower. Violets often\n"
+    "come out pink; the colours of other things are guesses.",
     "Examples": "The other photos in `examples/`, whose real colours are not in the repository.",
 }
 FOOT = """
@@ -121,7 +122,7 @@ def page(chosen: list[Entry], errors: dict[str, float]) -> str:
     for entry in chosen:
         failed = entry.name in worst or entry.source.name in NOT_FLOWERS
         groups["Failures" if failed else "Flowers" if entry.real else "Examples"].append(entry)
-    parts = [HEAD]
+    parts = [HEAD.format(mean=statistics.mean(errors.values()))]
     for name, group in groups.items():
         parts.append(f"\n## {name}\n" + (f"\n{GROUPS[name]}\n" if GROUPS[name] else ""))
         parts += (_figure(entry, errors.get(entry.name)) for entry in group)
