@@ -18,8 +18,8 @@ from infer.photo.decode import Floats
 GUIDED_RADIUS = 3
 """Radius of the guided filter's window, in pixels of the render size."""
 GUIDED_EPSILON = 3e-4
-"""Regularisation of the guided filter: luma variance below this (in [0, 1] squared) counts as flat. With 1e-3 the Fréchet
-distance of coloured photos was 4% larger, and PSNR the same; 1e-4 wins another 1%, and follows more of the grain."""
+"""Regularisation of the guided filter: luma variance below this (in [0, 1] squared) counts as flat. With 1e-3 the
+Fréchet distance of coloured photos was 4% larger, and PSNR the same; 1e-4 wins another 1%, and follows more grain."""
 
 BAND_ROWS, BAND_COLUMNS = 512, 128
 """Largest number of rows and columns that are enlarged at a time, so that each block depends on few source values."""
