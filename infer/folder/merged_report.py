@@ -33,7 +33,6 @@ COUNTS = ("photos", "done", "skipped", "failed", "color_photos", "not_begun", "o
 BY_NAME = ("failures", "notes", "passed_over")
 """Fields of a report that hold values by the names of photos."""
 
-
 OF_SHARD = re.compile(r"(?:report|journal)-[0-9]+-of-([0-9]+)\.(?:json|sqlite)")
 """Names of the files by which an OUTPUT of shards is recognised; the group is the number of shards."""
 
