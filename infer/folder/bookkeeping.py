@@ -13,7 +13,8 @@ from typing import ParamSpec
 from cgan.files import OccupiedError
 from cgan.photo_limits import LimitError, check_file_size
 from cgan.text import counted
-from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, JournalError, Row
+from infer.folder.journal import Journal
+from infer.folder.journal_row import BEGUN, DONE, FAILED, LEFT, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
 from infer.folder.photo_item import Item
 from infer.folder.plan import Action, Job, Judgement, judge, known_contents, made_from, refused, replaceable_contents
@@ -26,9 +27,6 @@ P = ParamSpec("P")
 
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that affect all later files and stop the run."""
-
-JOURNAL_CHUNK = 64
-"""Number of inputs that are noted as begun in one transaction."""
 
 COMMIT_SECONDS = 1.0
 """Longest time in seconds between a finished file and the flush of the journal."""
@@ -66,7 +64,7 @@ class Bookkeeper:
     def to_do(self, jobs: tuple[Job, ...]) -> Iterator[Item]:
         """Yield the photos that need work, each after it is noted in the journal as begun."""
         identified = self._identified(jobs)
-        while chunk := list(islice(identified, JOURNAL_CHUNK)):
+        while chunk := list(islice(identified, self.journal.chunk)):
             rows: list[tuple[str, Row]] = []
             begun: list[Item] = []
             for job, checksum in chunk:
@@ -213,7 +211,7 @@ class Bookkeeper:
     def close(self) -> None:
         """Restore the rows of photos that were begun but not finished, and flush the journal."""
         self.noted(self.journal.restore, self.undo)
-        self.noted(self.journal.commit)
+        self.noted(self.journal.flush)
 
     def noted(self, note: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> bool:
         """Call a method of the journal; if the journal cannot be written, stop the run and return False."""

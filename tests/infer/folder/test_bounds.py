@@ -16,7 +16,7 @@ from PIL import Image
 from cgan.photo_limits import check_time
 from infer.folder import folder_run, pipeline, scheduler
 from infer.folder.archive import ArchiveFolder
-from infer.folder.journal import BEGUN, JournalError
+from infer.folder.journal_row import BEGUN, JournalError
 from infer.folder.pipeline import PhotoWork
 from infer.photo import encode
 from infer.photo.decode import header_of
