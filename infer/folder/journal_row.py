@@ -39,6 +39,7 @@ class RowState(StrEnum):
 
 
 BEGUN, DONE, FAILED, LEFT = RowState
+STATES = {str(state): state for state in RowState}
 
 
 class JournalError(OSError):
@@ -99,9 +100,9 @@ def row_of(path: Path | str | None, found: tuple[Any, ...]) -> Row:
     """
     check_row(path, COLUMN_TYPES, found)
     name, identity, checksum, recipe, root, state, *rest = found
-    if state not in list(RowState):
+    if state not in STATES:
         raise JournalError(f"{path}: the journal cannot be used (a row of state {shown(state)}); move it away")
-    return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), RowState(state), *rest)
+    return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), STATES[state], *rest)
 
 
 def check_row(path: Path | str | None, types: Mapping[str, type], row: tuple[object, ...]) -> None:
