@@ -28,6 +28,9 @@ P = ParamSpec("P")
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that affect all later files and stop the run."""
 
+STORE_FAILURES = 20
+"""Photos that fail one after the other by errors of a store, after which it counts as down and the run stops."""
+
 COMMIT_SECONDS = 1.0
 """Longest time in seconds between a finished file and the flush of the journal."""
 
@@ -55,6 +58,8 @@ class Bookkeeper:
     def __post_init__(self) -> None:
         self._root = self.source.identity
         self._committed = time.monotonic()
+        self._in_a_row = 0
+        """Photos that failed since the last one that did not, by errors of a store."""
 
     @property
     def stopping(self) -> bool:
@@ -162,6 +167,7 @@ class Bookkeeper:
     def done(self, item: Item) -> None:
         """Note that an output is published, or that a photo needs none."""
         job, notes = item.job, "\n".join(item.notes)
+        self._in_a_row = 0
         if item.notes:
             self.outcome.notes[job.name] = list(item.notes)
         self.undo.pop(item.output, None)  # the output exists, even if the journal cannot be written
@@ -178,16 +184,24 @@ class Bookkeeper:
             self.noted(self.journal.restore, rows)
 
     def failed(self, job: Job, error: Exception, output: str = "") -> None:
-        """Note that a photo failed; STOPPING_ERRORS stop the run."""
+        """Note that a photo failed; STOPPING_ERRORS, and a store that is down, stop the run."""
         reason = refused(output or job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
         if isinstance(error, FileNotFoundError):
             self.outcome.missing.add(job.name)
+        self._in_a_row = self._in_a_row + 1 if self._is_of_store(error) else 0
         if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
             self.outcome.stopped = reason
         elif self.noted(self.journal.settle, job.output, FAILED, reason=reason):
             self.undo.pop(job.output, None)
             self._restore({job.copy})
         self._settle(job, State.FAILED, reason, job.output)
+        if self._in_a_row == STORE_FAILURES and not self.outcome.stopped:
+            self.outcome.stopped = f"the store failed {STORE_FAILURES} photos in a row, the last with: {reason}"
+
+    def _is_of_store(self, error: Exception) -> bool:
+        """Return True for an error that a store raises for any photo while it is down."""
+        of_the_photo = isinstance(error, FileNotFoundError | OccupiedError) or not isinstance(error, OSError)
+        return (self.source.waits or self.target.waits) and not of_the_photo
 
     def _settle(self, job: Job, state: State, reason: str, output: str | None) -> None:
         if state is State.DONE:
@@ -218,6 +232,6 @@ class Bookkeeper:
         try:
             note(*arguments, **options)
         except JournalError as error:
-            self.outcome.stopped = str(error)
+            self.outcome.stopped = self.outcome.stopped or str(error)
             return False
         return True

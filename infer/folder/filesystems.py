@@ -147,6 +147,23 @@ def has_own_find(files: Any) -> bool:
     return type(files).find is not AbstractFileSystem.find
 
 
+def in_s3(files: Any, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield paths and entries of all objects in and below a folder of S3, a page at a time.
+
+    s3fs keeps all pages until the last has come, which takes four times the memory.
+    """
+    bucket, key, _ = files.split_path(folder)
+    options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **files.req_kw}
+    while True:
+        page = files.call_s3("list_objects_v2", **options)
+        for found in page.get("Contents", ()):
+            kind = "directory" if found["Key"].endswith("/") and not found["Size"] else "file"
+            yield f"{bucket}/{found['Key']}", {"type": kind, "size": found["Size"], **found}
+        if not page.get("IsTruncated"):
+            return
+        options["ContinuationToken"] = page["NextContinuationToken"]
+
+
 def has_own_mv(files: Any) -> bool:
     """Return True if a file system implements mv; the default of fsspec copies, and takes names for patterns."""
     from fsspec import AbstractFileSystem

@@ -28,6 +28,7 @@ from infer.folder.filesystems import (
     has_own_find,
     host_of,
     identity_of,
+    in_s3,
     is_concurrent,
     kind_of,
     listed,
@@ -116,6 +117,10 @@ class RemoteFolder(Storage):
 
     def _search(self, files: Any) -> Iterator[Entry]:
         """Yield all files, by the store's own search, or folder by folder if fsspec's search would hide errors."""
+        if self._protocols & S3:
+            for path, found in in_s3(files, self._root):
+                yield from self._entries(path, found)
+            return
         if has_own_find(files):
             for path, found in files.find(self._root, detail=True).items():
                 yield from self._entries(path, found)
