@@ -26,6 +26,7 @@ class FakeS3(ThreadingHTTPServer):
         """Method and object of each request, LIST and prefix of a listing."""
         self.fault: Fault = lambda method, path: None
         """Status of an error, "cut" to close the connection in the middle of a content, "hang" to give no answer."""
+        self.honours_conditions = True
         self.ended = threading.Event()
         self.lock = threading.Lock()
 
@@ -101,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             there = self.server.objects.get(path)
             is_new, tag = self.headers.get("If-None-Match") == "*", self.headers.get("If-Match")
-            if (is_new and there is not None) or (tag and (there is None or _tag(there) != tag)):
+            refused = (is_new and there is not None) or (tag and (there is None or _tag(there) != tag))
+            if refused and self.server.honours_conditions:
                 self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
                 return
             self.server.objects[path] = content
@@ -141,7 +143,7 @@ def _tag(content: bytes) -> str:
 
 
 @contextmanager
-def fake_s3() -> Iterator[FakeS3]:
+def started() -> Iterator[FakeS3]:
     """An empty S3."""
     server = FakeS3()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
