@@ -118,8 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, _, prefix = path.partition("/")
         after = query.get("continuation-token", [""])[0]
         delimiter = query.get("delimiter", [""])[0]
-        keys = sorted(key.removeprefix(f"{bucket}/") for key in self.server.objects)
-        keys = [key for key in keys if key.startswith(prefix) and key > after]
+        keys = [key.removeprefix(f"{bucket}/") for key in self.server.objects]
+        keys = sorted(key for key in keys if key.startswith(prefix) and key > after)
         folders = {prefix + key[len(prefix) :].partition("/")[0] + "/" for key in keys if "/" in key[len(prefix) :]}
         if delimiter:
             keys = [key for key in keys if "/" not in key[len(prefix) :]]
