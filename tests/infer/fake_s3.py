@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PAGE = 1000
-Fault = Callable[[str, str], int | str | None]
+Answer = int | str | None
+Fault = Callable[[str, str], Answer]
 
 
 class FakeS3(ThreadingHTTPServer):

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import fsspec
 import pytest
 from s3fs import S3FileSystem
 
 from infer.folder import bookkeeping, filesystems
+from infer.folder.credentials import Credentials
 from infer.folder.filesystems import S3_CONFIG
 from infer.folder.open_storage import open_storage
 from infer.folder.plan import make_plan
 from tests.infer import fake_s3
-from tests.infer.fake_s3 import FakeS3, settings, started
+from tests.infer.fake_s3 import Answer, FakeS3, settings, started
 
 ROOT = Path(__file__).parents[3]
 IN, OUT = "s3://bucket/in", "s3://bucket/out"
@@ -84,9 +86,9 @@ def test_requests_for_a_photo_are_as_few_as_can_be(s3: FakeS3, color: Color) -> 
 
 def test_what_fails_once_is_tried_again(s3: FakeS3, color: Color) -> None:
     tried: set[tuple[str, str]] = set()
-    faults = cycle([500, 502, 503, 504, "cut"])
+    faults: Iterator[Answer] = cycle([500, 502, 503, 504, "cut"])
 
-    def once(method: str, path: str) -> int | str | None:
+    def once(method: str, path: str) -> Answer:
         is_new = (method, path) not in tried
         tried.add((method, path))
         fault = next(faults) if is_new else None
@@ -99,15 +101,13 @@ def test_what_fails_once_is_tried_again(s3: FakeS3, color: Color) -> None:
 
 
 def test_what_fails_for_ever_fails_its_photo_and_the_others_go_on(s3: FakeS3, color: Color) -> None:
-    def fault(method: str, path: str) -> int | str | None:
-        return {
-            ("GET", "bucket/in/000.png"): 503,
-            ("GET", "bucket/in/001.png"): "cut",
-            ("PUT", "bucket/out/002.png"): 500,
-            ("PUT", "bucket/out/003.png"): "cut",
-        }.get((method, path))
-
-    s3.fault = fault
+    faults: dict[tuple[str, str], Answer] = {
+        ("GET", "bucket/in/000.png"): 503,
+        ("GET", "bucket/in/001.png"): "cut",
+        ("PUT", "bucket/out/002.png"): 500,
+        ("PUT", "bucket/out/003.png"): "cut",
+    }
+    s3.fault = lambda method, path: faults.get((method, path))
     assert color(IN, OUT).code == 1
     assert counts(s3) == (2, 0, 4)
     failures = report(s3)["failures"]
@@ -142,6 +142,13 @@ def test_a_store_that_does_not_answer_fails_the_photo(
     assert color(IN, OUT).code == 1
     assert counts(s3) == (PHOTOS - 1, 0, 1)
     assert "ReadTimeoutError" in report(s3)["failures"]["000.png"]
+
+
+def test_options_of_the_user_come_first(s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 61}})
+    files, _ = filesystems.opened(IN, Credentials(IN))
+    config = files.s3.meta.config
+    assert (config.read_timeout, config.connect_timeout, config.retries["total_max_attempts"]) == (61, 5, 4)
 
 
 @pytest.mark.parametrize("place", ["in", "out"])
@@ -192,10 +199,10 @@ def test_all_pages_of_a_listing_are_planned_once(s3: FakeS3, monkeypatch: pytest
 
 
 def test_no_credential_is_shown_or_stored(s3: FakeS3, color: Color, tmp_path: Path) -> None:
-    faults = {"000.png": 403, "001.png": 503, "002.png": "cut"}
+    faults: dict[str, Answer] = {"000.png": 403, "001.png": 503, "002.png": "cut"}
     seen = ""
     for method in ("GET", "PUT"):
-        s3.fault = lambda tried, path, method=method: faults.get(path[-7:]) if tried == method else None
+        s3.fault = lambda tried, path: faults.get(path[-7:]) if tried == method else None  # noqa: B023
         for options in ((), ("--log-json", "--overwrite", "--manifest")):
             result = color(IN, OUT, *options).result
             assert result.code == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -146,6 +147,8 @@ def test_a_killed_run_goes_on_at_once_at_its_machine_with_all_that_it_noted() ->
 
 
 def test_rows_of_groups_go_to_the_store_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
     with closing(opened()) as journal:
         journal.begin([(f"{number}.png", ROW) for number in range(100)])
         before = len(objects())
@@ -154,12 +157,11 @@ def test_rows_of_groups_go_to_the_store_now_and_then(monkeypatch: pytest.MonkeyP
             journal.settle(f"{number}.png", DONE, size=5, digest="digest")
             journal.commit()
         assert len(objects()) == before
-        now = shared_journal.time.time()
-        monkeypatch.setattr(shared_journal.time, "time", lambda: now + 11)
+        monkeypatch.setattr("time.time", lambda: now + 11)
         journal.commit()
         journal.commit()
         assert len(objects()) == before + 1
-        monkeypatch.setattr(shared_journal.time, "time", lambda: now + 80)
+        monkeypatch.setattr("time.time", lambda: now + 80)
         journal.commit()  # says that the run is alive
         assert len(objects()) == before + 2
 
@@ -232,8 +234,8 @@ def test_state_files_that_cannot_be_written_are_done_without(monkeypatch: pytest
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(shared_journal.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(shared_journal.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     assert rows_in() == {"a.png": ROW}
     assert sorted(tmp_path.rglob("*")) == before
