@@ -274,7 +274,7 @@ def test_a_journal_that_finds_a_full_disk_is_no_fault_of_the_request(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def unopened(path: Path, shown: Path | None) -> None:
+    def unopened(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(tempfile, "TemporaryFile", full)
         raise JournalError("the journal cannot be used (unable to open database file)")
