@@ -123,7 +123,11 @@ class JournalLog:
                 if not ahead:
                     return
                 number, content = ahead.popleft()
-                yield number, content.result()
+                try:
+                    found = content.result()
+                except FileNotFoundError as error:
+                    raise JournalError(f"{self.place}: found a run that began meanwhile; try again later") from error
+                yield number, found
 
     def _opened(self, number: int, content: Any) -> tuple[Head, Iterator[Change]]:
         """Return head and rows of an object.

@@ -13,8 +13,8 @@ from infer.folder.filesystems import AZURE, OBJECT_STORES, S3, has_own_mv, kind_
 ATOMIC_PROTOCOLS = OBJECT_STORES | {"memory"}
 """Protocols whose objects appear when the upload is complete; with others the file is renamed or copied."""
 
-REFUSED = frozenset({errno.EINVAL, errno.EBUSY})
-"""errno values of s3fs for the answers 412 and 409 of S3 to a conditional write."""
+REFUSED = errno.EINVAL
+"""errno of s3fs for the answer 412 of S3 to a conditional write."""
 
 
 class _Object(NamedTuple):
@@ -59,7 +59,7 @@ class Publication:
         try:
             self.files.pipe_file(self.path, self.content, **self._condition(None))
         except OSError as error:
-            return error.errno in REFUSED or isinstance(error, FileExistsError)
+            return error.errno == REFUSED or isinstance(error, FileExistsError)
         return False
 
     def _upload(self) -> None:

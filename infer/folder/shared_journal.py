@@ -123,9 +123,7 @@ class SharedJournal(Journal):
             self.overtaken = f"{self.path}: another run has begun there and goes on with it, so this one ends"
             raise JournalError(self.overtaken) from error
         except OSError as error:
-            raise JournalError(
-                f"{self.path}: the journal cannot be written ({error}); run the command again"
-            ) from error
+            raise JournalError(f"{self.path}: the journal cannot be written ({error}); check the access") from error
         self._renewed = sent
 
     def _upload(self, ended: bool = False) -> None:

@@ -11,9 +11,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from infer.folder import shared_journal
+from infer.folder.journal_log import JournalLog
 from infer.folder.journal_row import BEGUN, JournalError, Row
 from infer.folder.remote import RemoteFolder
-from infer.folder.shared_journal import SharedJournal, open_shared
+from infer.folder.shared_journal import SharedJournal, open_shared, read_journal
 
 LOG = "/out/.cgan/journal"
 ROW = Row("a.gif", "10:1", "c", "recipe", "/in", BEGUN, 7, "first\nsecond", "d", "p")
@@ -115,3 +116,11 @@ def test_a_log_without_its_beginning_is_refused_and_what_lies_before_a_gap_is_pa
     for _ in range(2):
         assert rows_in() == {"a.png": ROW}
     assert "00000001.jsonl.gz" not in objects()
+
+
+def test_a_log_that_is_rewritten_meanwhile_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with closing(opened()) as journal:
+        journal.begin([("a.png", ROW)])
+    monkeypatch.setattr(JournalLog, "numbers", lambda log: [1, 2, 3, 4])
+    with pytest.raises(JournalError, match="/journal: found a run that began meanwhile; try again later"):
+        read_journal(RemoteFolder("memory://out"), None, "", tmp_path)
