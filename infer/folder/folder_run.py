@@ -142,8 +142,7 @@ class _Run:
             try:
                 self.journal.commit()  # says in a store that this run goes on
             except JournalError as error:
-                total.stopped = str(error)
-                break
+                raise GateError(str(error)) from error
             searched = time.monotonic()
             plan = self._plan(self._takes)
             pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))

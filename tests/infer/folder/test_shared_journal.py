@@ -14,11 +14,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cgan.errors import UserError
 from infer.cli import main
-from infer.folder import shared_journal
+from infer.folder import folder_run, shared_journal
 from infer.folder.journal import Journal
 from infer.folder.journal_files import journal_path
 from infer.folder.journal_log import Head, JournalLog
 from infer.folder.journal_row import BEGUN, DONE, FAILED, JournalError, Row
+from infer.folder.local_folder import LocalFolder
 from infer.folder.remote import RemoteFolder
 from infer.folder.shared_journal import SharedJournal, open_shared, read_journal
 from tests.infer.stores import ftp_server
@@ -365,3 +366,27 @@ def test_an_output_in_a_store_is_no_input_of_another_run(tmp_path: Path, color: 
     assert color("memory://in/sub/colored", OUT, "--dry-run").code == 0
     names = [entry.name for entry in RemoteFolder("memory://in/sub/colored").walk()]
     assert names == ["000.png", "001.png", "report.json"]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_watching_run_says_that_it_is_alive_and_finds_that_it_was_overtaken(
+    tmp_path: Path, machine: Machine, color: Color, gray_photos: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_journal, "RENEW_SECONDS", 0.0)
+    searches = 0
+    search = LocalFolder.walk
+
+    def walk(self: LocalFolder, leave_out: Any = None) -> Any:
+        nonlocal searches
+        searches += 1
+        if searches == 4:
+            machine("second")
+            lose(opened())
+        return search(self, leave_out)
+
+    monkeypatch.setattr(LocalFolder, "walk", walk)
+    monkeypatch.setattr(folder_run, "WATCH_SECONDS", 0.0)
+    error = color(gray_photos(tmp_path / "in"), OUT, "--watch").result.error(1)
+    assert error.endswith("another run has begun there and goes on with it, so this one ends")
+    assert report()["done"] == 3
+    assert searches == 4
