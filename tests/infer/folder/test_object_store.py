@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,19 @@ import fsspec
 import pytest
 from s3fs import S3FileSystem
 
+from cgan.files import OccupiedError
 from infer.folder import bookkeeping, filesystems
+from infer.folder.bookkeeping import Bookkeeper
 from infer.folder.credentials import Credentials
 from infer.folder.filesystems import S3_CONFIG
+from infer.folder.journal import Journal
+from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_storage
-from infer.folder.plan import make_plan
+from infer.folder.options import FolderOptions, Outcome
+from infer.folder.photo_item import Item
+from infer.folder.plan import Job, make_plan
+from infer.photo.decode import PhotoError
+from infer.photo.formats import PillowFormat
 from tests.infer import fake_s3
 from tests.infer.fake_s3 import Answer, FakeS3, settings, started
 
@@ -166,6 +176,34 @@ def test_a_store_that_is_down_stops_the_run(
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["done"] == 0
     assert found["not_begun"] > 50  # up to 64 are being published
+
+
+def test_only_failures_in_a_row_stop_the_run(s3: FakeS3, tmp_path: Path) -> None:
+    options = FolderOptions(batch_size=1, workers=1)
+    parts: Any = dict.fromkeys(("on_event", "pools"))
+    with closing(Journal(None)) as journal:
+        books = Bookkeeper(
+            source=open_storage(IN),
+            target=LocalFolder(tmp_path),
+            options=options,
+            journal=journal,
+            recipe="",
+            outcome=Outcome(),
+            stop=threading.Event(),
+            **parts,
+        )
+        job = Job("a.png", "a.png", PillowFormat.PNG, "1:1")
+        for error in (None, PhotoError("bad"), OccupiedError("a", "b"), FileNotFoundError(2, "gone")):
+            for _ in range(bookkeeping.STORE_FAILURES - 1):
+                books.failed(job, OSError(5, "down"))
+            if error:
+                books.failed(job, error)
+            else:
+                books.done(Item(job))
+            assert books.outcome.stopped is None
+        for _ in range(bookkeeping.STORE_FAILURES):
+            books.failed(job, OSError(5, "down"))
+        assert books.outcome.stopped == "the store failed 20 photos in a row, the last with: down"
 
 
 def test_a_journal_that_cannot_be_written_stops_the_run(s3: FakeS3, color: Color) -> None:

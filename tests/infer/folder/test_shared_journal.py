@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_at_once_at_its_machine_with_all_that_it_noted() ->
     assert rows_in()["a.png"].publishing == "new digest"
 
 
-def test_rows_of_groups_go_to_the_store_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_groups_go_to_the_store_now_and_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now)
     with closing(opened()) as journal:
@@ -162,9 +162,16 @@ def test_rows_of_groups_go_to_the_store_now_and_then(monkeypatch: pytest.MonkeyP
         journal.commit()
         journal.commit()
         assert len(objects()) == before + 1
-        monkeypatch.setattr("time.time", lambda: now + 80)
+        journal.publishing([("0.png", "again", "")])
+        monkeypatch.setattr("time.time", lambda: now + 22)
+        journal.commit()
+        copy = read_journal(RemoteFolder(OUT), None, "", tmp_path)
+        assert copy is not None
+        assert dict(copy.rows())["0.png"].publishing == "again"
+        copy.close()
+        monkeypatch.setattr("time.time", lambda: now + 90)
         journal.commit()  # says that the run is alive
-        assert len(objects()) == before + 2
+        assert len(objects()) == before + 3
 
 
 class LostError(Exception):
@@ -307,6 +314,9 @@ def test_after_a_lost_machine_another_one_settles_all_photos(
             color(photos, OUT)
     assert SharedJournal.close is close
     machine("second")
+    planned = color(photos, OUT, "--dry-run")
+    assert planned.code == 0
+    assert "(not known to be finished)" in planned.err
     ran = color(photos, OUT)
     assert ran.code == 0, ran.err
     assert (report()["done"], report()["skipped"], report()["failed"]) == (12, 0, 0)

@@ -178,6 +178,9 @@ def test_what_appeared_after_the_listing_is_seen(output: Storage) -> None:
     with pytest.raises(OccupiedError):
         output.publish("x.png", b"ours")
     assert other.fetch("x.png") == b"theirs"
+    other.publish("y.png", b"known")
+    output.publish("y.png", b"ours", {digest(b"known")})
+    assert other.fetch("y.png") == b"ours"
 
 
 @pytest.mark.parametrize("theirs", [b"theirs", b"new"])
