@@ -233,7 +233,7 @@ class _Run:
         self._warn_of_backend()
         how = f"batch {options.batch_size}, {counted(options.workers, 'worker')}"
         if self.fleet:
-            how += f", {counted(self.fleet.actors, 'process')} of {self.fleet.cpus:g} CPUs in the cluster"
+            how += f" in each of {counted(self.fleet.actors, 'actor')}"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
         if note := note_on_sidecar(backend):
             self.console.note(note)

@@ -82,6 +82,8 @@ class Fleet:
         self.options = request.ray
         self.request = _with_absolute_paths(request)
         self.note, self.stop = note, stop
+        self.ray: Any = None
+        """The package, once it is connected."""
         self.members: list[Member] = []
         self.marks: set[str] = set()
         """Marks of the temporary files of all processes that have joined the run, also of those that ended."""
@@ -98,13 +100,12 @@ class Fleet:
         """
         with needed("--engine ray", "ray"):
             import ray
-        self.ray = ray
         address = self.options.address or os.environ.get("RAY_ADDRESS")
         if address and address.startswith("ray://"):
             raise UserError(f"{address}: found a client's address, expected HOST:PORT; run on a machine of the cluster")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell Ray's authors of the cluster
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(
                 address=address or "local",
@@ -115,6 +116,8 @@ class Fleet:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"the Ray cluster at {address}" if address else "Ray on this machine"
             raise UserError(f"{where} cannot be used ({_line(error)}); start it with ray start --head") from error
+        self.ray = ray
+        ray._private.worker._worker_logs_enabled = False  # Ray's words on lost processes would go to standard output
         self._size()
         self._common = ray.put(self.request)
         for _ in range(self.actors):
@@ -237,7 +240,7 @@ class Fleet:
 
     def close(self) -> None:
         """End the processes, and a cluster that was started here."""
-        if not hasattr(self, "ray"):
+        if self.ray is None:  # `start` has failed
             return
         for member in self.members:
             self.ray.kill(member.handle)

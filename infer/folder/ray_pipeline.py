@@ -41,6 +41,9 @@ MOST_ENDS = 3
 MOST_LOSSES = 10
 """Number of processes that may end in a row, without a photo settled in between, before the run stops."""
 
+LONGEST_REASON = 120
+"""Characters of Ray's reason that are kept."""
+
 STOP_SECONDS = 4 * GRACE_SECONDS
 """Time that processes have to tell what they have settled, once the run stops."""
 
@@ -221,11 +224,11 @@ class _Dispatch:
         if begun := [values for values in answer.publishing if values[0] not in done]:
             books.noted(books.journal.publishing, begun)
         for item in answer.done:
-            if member.in_hand.pop(item.job.name, None):
+            if member.in_hand.pop(item.job.name, None) is not None:
                 books.done(item)
         for name, failure in answer.failed:
-            if item := member.in_hand.pop(name, None):
-                books.note_failure(item.job, failure)
+            if (handed := member.in_hand.pop(name, None)) is not None:
+                books.note_failure(handed.job, failure)
         for note in answer.notes:
             books.note(f"{member.node}: {note}")
         for name, stage in answer.stages.items():
@@ -243,7 +246,7 @@ class _Dispatch:
         """Replace a process that ended, and keep its photos for another."""
         books = self.books
         self.losses += 1
-        reason = _first_line(error)
+        reason = _reason(error)
         where = f"a process on {member.node or 'a machine of the cluster'} ended ({reason})"
         again = f"; {counted(len(member.in_hand), 'photo')} handed out again" if member.in_hand else ""
         books.note(f"{where}{again}")
@@ -256,7 +259,9 @@ class _Dispatch:
                 self.suspects.append(item)
         member.in_hand = {}
         if self.losses >= MOST_LOSSES:
-            books.outcome.stopped = f"{self.losses} processes ended one after the other; the last one: {reason}"
+            books.outcome.stopped = (
+                books.outcome.stopped or f"{self.losses} processes ended one after the other; the last one: {reason}"
+            )
             return
         self.fleet.replace(member)
 
@@ -284,7 +289,6 @@ class _Dispatch:
             member.phase = Phase.LOADED if member.phase is Phase.READY else member.phase
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error, in which Ray says what happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """Return the first sentence of an error, in which Ray says what happened."""
+    return str(error).partition("\n")[0].partition(". ")[0].strip(". :")[:LONGEST_REASON] or type(error).__name__

@@ -41,6 +41,7 @@ class FakeRay(ModuleType):
     def __init__(self, machines: list[dict[str, float]]) -> None:
         super().__init__("ray")
         self.machines = machines
+        self._private = SimpleNamespace(worker=SimpleNamespace())
         self.exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
         self.handles: list[Handle] = []
         self.asked: dict[str, Any] = {}
@@ -49,11 +50,10 @@ class FakeRay(ModuleType):
         """Options of the processes."""
         self.dies: Callable[[Handle, str, tuple[Any, ...]], str] = lambda handle, name, arguments: ""
         """Returns "before" or "after" if the process dies before or after a call; empty if it lives."""
-        self._threads = ThreadPoolExecutor(8)
         self._numbers = itertools.count(1)
 
     def init(self, **asked: Any) -> None:
-        self.asked = asked
+        self.asked, self._threads = asked, ThreadPoolExecutor(8)
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": machine} for machine in self.machines]

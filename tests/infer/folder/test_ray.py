@@ -8,18 +8,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cgan.errors import UserError
 from infer.cli import main
 from infer.folder import ray_fleet, ray_pipeline, ray_worker
 from infer.folder.journal import Journal
 from tests.infer.folder.fake_ray import FakeRay, Handle, install
 
 Color = Callable[..., Any]
-RAY = ("--engine", "ray", "--actors", 2, "--cpus-per-actor", 1)
+RAY = ("--engine", "ray", "--model", "/", "--actors", 2, "--cpus-per-actor", 1)
+"""Options for two processes. A folder stands for the model, because the driver compares the digest of a file."""
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def test_processes_make_what_one_run_makes(
     ray: FakeRay, photos: Path, out: Path, color: Color, tmp_path: Path, files_in: Callable[[Path], dict[str, bytes]]
 ) -> None:
     (photos / "bad.png").write_bytes(b"x")
-    assert color(photos, tmp_path / "whole").code == 1
+    assert color(photos, tmp_path / "whole", "--model", "/").code == 1
     found = color(photos, out, *RAY)
     whole = json.loads((tmp_path / "whole" / "report.json").read_text())
     assert (found.code, found.counts) == (1, (12, 0, 1))
@@ -69,13 +73,13 @@ def test_processes_make_what_one_run_makes(
     }
     assert sum(stage["seconds"] > 0 for stage in found.report["stages"].values()) == 5
     assert left_over(out) == []
-    assert "2 processes of 1 CPUs in the cluster" in found.err
+    assert "2 workers in each of 2 actors" in found.err
     assert color(photos, out).counts == (0, 12, 1)
     assert color(photos, out, *RAY).counts == (0, 12, 1)
 
 
 def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: Path, out: Path, color: Color) -> None:
-    color(photos, out, "--engine", "ray")
+    color(photos, out, "--engine", "ray", "--model", "/")
     assert [size["num_cpus"] for size in ray.sizes] == [2.0] * 3
     assert ray.asked["address"] == "local"
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -83,7 +87,7 @@ def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: 
 
 def test_a_gpu_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color) -> None:
     ray = install(monkeypatch, [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}])
-    color(photos, out, "--engine", "ray", "--ray-address", "head:6379")
+    color(photos, out, "--engine", "ray", "--model", "/", "--ray-address", "head:6379")
     assert [(size["num_cpus"], size["num_gpus"]) for size in ray.sizes] == [(4.0, 1.0)] * 4
     assert ray.asked["address"] == "head:6379"
 
@@ -118,7 +122,7 @@ def test_a_run_whose_processes_all_end_stops(ray: FakeRay, photos: Path, out: Pa
     ray.dies = lambda handle, name, arguments: "before" if name == "join" else ""
     found = color(photos, out, *RAY)
     assert found.code == 1
-    assert found.report["stopped"].startswith("10 processes ended one after the other")
+    assert "processes ended one after the other; the last one: The actor died" in found.report["stopped"]
     assert found.report["not_begun"] == 12
     ray.dies = lambda *_: ""
     assert color(photos, out, *RAY).counts == (12, 0, 0)
@@ -166,7 +170,7 @@ def test_processes_with_another_model_are_refused(
     def other(self: Any) -> Any:
         facts = load(self)
         assert isinstance(facts, ray_worker.Facts)
-        return ray_worker.replace(facts, digest=f"{next(numbers)}" * 64)
+        return replace(facts, digest=f"{next(numbers)}" * 64)
 
     monkeypatch.setattr(ray_worker.Worker, "load", other)
     found = color(photos, out, *RAY)
@@ -196,12 +200,11 @@ def test_a_model_that_a_process_cannot_load_is_refused(
     ray: FakeRay, photos: Path, out: Path, color: Color, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*arguments: Any) -> Any:
-        raise ray_worker.UserError("found no such file")
+        raise UserError("found no such file")
 
     monkeypatch.setattr(ray_worker, "opened_model", missing)
     found = color(photos, out, *RAY)
-    assert found.code == 2
-    assert "found no such file" in found.result.error
+    assert "found no such file" in found.result.error(2)
     assert not out.exists()
 
 
@@ -218,18 +221,14 @@ def test_options_without_effect_or_room_are_refused(
     options: tuple[Any, ...], reason: str, ray: FakeRay, photos: Path, out: Path, color: Color
 ) -> None:
     found = color(photos, out, *options)
-    assert found.code == 2
-    assert reason in found.result.error
+    assert reason in found.result.error(2)
     assert not out.exists()
 
 
-def test_a_missing_package_is_named(
-    monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color
-) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     found = color(photos, out, *RAY)
-    assert found.code == 2
-    assert "--engine ray needs the package ray; install it with pip install 'cgan[ray]'" in found.result.error
+    assert "--engine ray needs the package ray; install it with pip install 'cgan[ray]'" in found.result.error(2)
 
 
 def test_parity_is_checked_with_a_process_of_the_cluster(
@@ -238,11 +237,11 @@ def test_parity_is_checked_with_a_process_of_the_cluster(
     compared: list[Any] = []
 
     def check_parity(backend: Any, run: Any, sources: Any, device: str) -> Any:
-        compared.append(backend.run(ray_worker.np.zeros((1, 1, 32, 32), ray_worker.np.float32)).shape)
-        raise ray_worker.UserError("compared")
+        compared.append(backend.run(np.zeros((1, 1, 32, 32), np.float32)).shape)
+        raise UserError("compared")
 
     monkeypatch.setattr("infer.quality.parity.check_parity", check_parity)
-    assert "compared" in color(photos, out, *RAY, "--check-parity", "run").result.error
+    assert "compared" in color(photos, out, *RAY, "--check-parity", "run").result.error(2)
     assert compared == [(1, 3, 32, 32)]
 
 
