@@ -2,9 +2,9 @@
 
     python -m benchmarks sharing PHOTOS [--rounds 3] [--json FILE]
 
-The contestants take turns. Each colours all photos with the same number of threads in all: all cores in one run, half of
-them in each shard or actor. "With start" counts from the call of the command to its end, with imports, model and cluster;
-"alone" what the reports say: from the first photo to the last one. Needs the extra "ray".
+The contestants take turns. Each colours all photos with the same number of threads in all: all cores in one run, half
+of them in each shard or actor. "With start" counts from the call of the command to its end, with imports, model and
+cluster; "alone" what the reports say: from the first photo to the last one. Needs the extra "ray".
 """
 
 import json
