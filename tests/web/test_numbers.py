@@ -19,7 +19,7 @@ from tests.web.conftest import WEB
 
 RENDER = 16
 SIZES = ((16, 16), (1, 1), (7, 3), (40, 9), (9, 70), (33, 50), (131, 97), (200, 35))
-"""Widths and heights: the render size, smaller, longer than it in one direction or both, with and without a reduction."""
+"""Widths and heights: the render size, smaller than it, longer in one direction or both, with and without reduction."""
 
 STRENGTHS = (1.0, 0.0, 0.6, 2.0)
 

@@ -12,7 +12,6 @@ let count = 0;
 export class Card {
   readonly element: HTMLElement;
   private readonly id = count++;
-  private tinting: Promise<void> | null = null;
 
   constructor(
     private readonly file: File,
@@ -54,7 +53,7 @@ export class Card {
     const strength = this.get<HTMLInputElement>(".strength input");
     strength.addEventListener("input", () => {
       this.get(".strength output").textContent = Number(strength.value).toFixed(2);
-      this.tinting ??= this.tint();
+      if (this.element.ariaBusy !== "true") void this.tint();
     });
     for (const suffix of ["png", "jpg"] as const) {
       this.get(`.${suffix}`).addEventListener("click", () => void this.save(suffix));
@@ -64,6 +63,7 @@ export class Card {
 
   /** Show the photo with the strength of the slider, again until the slider rests. */
   private async tint(): Promise<void> {
+    this.element.ariaBusy = "true";
     try {
       for (let shown = NaN; shown !== this.strength;) {
         shown = this.strength;
@@ -72,7 +72,7 @@ export class Card {
     } catch (error) {
       this.fail(error);
     } finally {
-      this.tinting = null;
+      this.element.ariaBusy = "false";
     }
   }
 

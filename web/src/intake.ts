@@ -4,8 +4,8 @@
 const MAX_PIXELS = 2 ** 26;
 const MAX_SIDE = 16_384;
 
-/** Names of photos that few browsers read. */
-const SELDOM_READ = /\.(hei[cf]|tiff?|jxl|jp2|j2k|dng|cr2|cr3|nef|arw|orf|rw2|raf|psd|avif)$/i;
+/** Names of photos, also of formats that few browsers read, and to which some give no type. */
+const PHOTO_NAME = /\.(jpe?g|png|webp|gif|bmp|avif|hei[cf]|tiff?|jxl|jp2|dng|cr[23]|nef|arw|orf|rw2|raf|psd)$/i;
 
 /** Call `take` with the photos that are dropped anywhere, chosen in `chooser` or pasted. */
 export function receive(chooser: HTMLInputElement, take: (files: File[]) => void): void {
@@ -62,7 +62,7 @@ export async function check(file: File): Promise<void> {
 export function unread(file: File): string {
   if (!file.size) return "The file is empty. Choose a photo.";
   if (file.type === "image/svg+xml") return "An SVG drawing is not a photo. Choose a JPEG, PNG or WebP.";
-  if (file.type.startsWith("image/") || SELDOM_READ.test(file.name)) {
+  if (file.type.startsWith("image/") || PHOTO_NAME.test(file.name)) {
     return "This browser cannot read the photo: damaged, or of a format it does not know. Try a JPEG or PNG, or cgan-infer.";
   }
   return "Not a photo. Choose a JPEG, PNG, WebP or another image.";

@@ -25,11 +25,12 @@ function start(): void {
   let last = Promise.resolve();
 
   const take = (files: File[]) => {
-    for (const file of files) {
-      const card = new Card(file, studio, say);
+    const cards = files.map((file) => new Card(file, studio, say));
+    for (const card of cards) {
       find("#photos").append(card.element);
       last = last.then(() => card.color());
     }
+    cards[0]?.element.scrollIntoView({ block: "nearest" });
     if (files.length) say(files.length === 1 ? `Colouring ${files[0].name}.` : `Colouring ${files.length} photos.`);
   };
   receive(find<HTMLInputElement>("#chooser"), take);
@@ -37,7 +38,8 @@ function start(): void {
     button.addEventListener("click", async () => {
       const { src } = button.querySelector("img")!;
       const answer = await fetch(src);
-      take([new File([await answer.blob()], button.dataset.name!)]);
+      const content = await answer.blob();
+      take([new File([content], button.dataset.name!, { type: content.type })]);
     });
   }
   studio
