@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, **_: object) -> str:
     """Say so where the page that colours photos was not built."""
     return markdown if (WEB_PAGE / "index.html").exists() else markdown.replace(WEB_LINK, WITHOUT_PAGE)
 

@@ -35,7 +35,7 @@ def build(tmp_path_factory: pytest.TempPathFactory, node: str) -> Path:
     """The folder of a server that holds a new build of the page in PATH."""
 
     def make(folder: Path) -> None:
-        command = [node, "node_modules/vite/bin/vite.js", "build", "--outDir", folder / PATH, "--logLevel", "warn"]
+        command = [node, "node_modules/vite/bin/vite.js", "build", "--outDir", str(folder / PATH), "--logLevel", "warn"]
         done = subprocess.run(command, cwd=WEB, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
@@ -79,15 +79,23 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """The open page in a context of its own; fails if a script failed."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
+@pytest.fixture(scope="session")
+def opened(browser: Any, address: str) -> tuple[Any, list[str]]:
+    """The open page, and a list of the errors in its console. Opening it takes longer than most tests."""
+    page = browser.new_context().new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(address)
+    return page, errors
+
+
+@pytest.fixture
+def page(opened: tuple[Any, list[str]]) -> Iterator[Any]:
+    """The page without photos; fails if a script failed."""
+    page, errors = opened
+    page.set_viewport_size({"width": 1280, "height": 900})
     yield page
-    context.close()
+    for button in page.locator(".remove").all():
+        button.evaluate("button => button.click()")
     assert not errors

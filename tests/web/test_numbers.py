@@ -55,8 +55,8 @@ def computed(node: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     script = tmp_path_factory.mktemp("numbers") / "numbers.mjs"
     source = Path(__file__).with_name("numbers.ts")
     version = f'CGAN_VERSION:"{__version__}"'
-    bundle = ["node_modules/.bin/rolldown", source, "--platform=node", "--transform.define", version, "--file", script]
-    subprocess.run(bundle, cwd=WEB, check=True, capture_output=True)
+    options = ("--platform=node", "--transform.define", version, "--file", str(script))
+    subprocess.run(["node_modules/.bin/rolldown", str(source), *options], cwd=WEB, check=True, capture_output=True)
     cases = [
         {
             "width": size[0],
@@ -103,6 +103,11 @@ def test_colour_photos_are_told_from_toned_ones(computed: dict[str, Any]) -> Non
     expected = [spread_of(toned(*ramp)) for ramp in RAMPS]
     assert computed["spreads"] == pytest.approx(expected, abs=0.6)  # the page does not round chroma
     assert [value > 4.5 for value in computed["spreads"]] == [False, False, True, True]
+
+
+def test_licences_of_what_is_bundled_are_named() -> None:
+    named = (WEB / "public" / "licences.txt").read_text()
+    assert all(name in named for name in json.loads((WEB / "package.json").read_text())["dependencies"])
 
 
 def test_the_mark_is_that_of_a_folder_run(computed: dict[str, Any]) -> None:
