@@ -96,6 +96,5 @@ def page(opened: tuple[Any, list[str]]) -> Iterator[Any]:
     page, errors = opened
     page.set_viewport_size({"width": 1280, "height": 900})
     yield page
-    for button in page.locator(".remove").all():
-        button.evaluate("button => button.click()")
+    page.evaluate("document.querySelectorAll('.remove').forEach(button => button.click())")
     assert not errors

@@ -20,6 +20,7 @@ export class Card {
   ) {
     const template = document.querySelector<HTMLTemplateElement>("#card")!;
     this.element = (template.content.cloneNode(true) as DocumentFragment).firstElementChild as HTMLElement;
+    this.element.ariaLabel = file.name;
     this.get(".name").textContent = file.name;
     this.get(".remove").setAttribute("aria-label", `Remove ${file.name}`);
     this.get(".remove").addEventListener("click", () => this.remove());
