@@ -218,9 +218,14 @@ def test_it_works_offline_and_asks_no_other_host(page: Any, photos: Path, addres
         page.reload()
         drop(page, photos / "640.png")
         assert download(page, card(page, "640.png"), "PNG")[1]
+        assert all(method == "GET" and url.startswith((address, "blob:")) for method, url in asked), asked
+        other = page.context.new_page()
+        for name, text in (("index.html", "Colour grayscale photos"), ("licences.txt", "MIT License")):
+            other.goto(address + name)
+            assert text in other.inner_text("body")
+        other.close()
     finally:
         page.context.set_offline(False)
-    assert all(method == "GET" and url.startswith((address, "blob:")) for method, url in asked), asked
 
 
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(

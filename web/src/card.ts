@@ -80,6 +80,7 @@ export class Card {
   private async save(suffix: keyof typeof TYPES): Promise<void> {
     const button = this.get<HTMLButtonElement>(`.${suffix}`);
     button.disabled = true;
+    this.element.classList.remove("failed");
     try {
       const link = document.createElement("a");
       link.href = URL.createObjectURL(await this.studio.save(this.id, this.strength, TYPES[suffix]));

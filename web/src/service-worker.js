@@ -28,11 +28,11 @@ self.addEventListener("activate", (event) => {
 });
 
 self.addEventListener("fetch", (event) => {
-  const wanted = event.request.mode === "navigate" ? "./" : event.request;
-  event.respondWith(
-    caches
-      .open(CACHE)
-      .then((cache) => cache.match(wanted))
-      .then((kept) => kept ?? fetch(event.request)),
-  );
+  event.respondWith(answer(event.request));
 });
+
+async function answer(request) {
+  const cache = await caches.open(CACHE);
+  const page = new URL("./index.html", self.registration.scope).href; // the same as "./", where a server knows it
+  return (await cache.match(request.url === page ? "./" : request)) ?? fetch(request);
+}
