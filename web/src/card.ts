@@ -36,6 +36,7 @@ export class Card {
     } catch (error) {
       this.fail(error);
     }
+    if (!this.element.isConnected) void this.studio.forget(this.id); // removed meanwhile
   }
 
   private show(shown: Shown): void {
