@@ -4,6 +4,7 @@ This module implements the work on one photo, and connects it with `Scheduler` (
 """
 
 import hashlib
+import os
 import stat
 import threading
 import time
@@ -42,6 +43,9 @@ GROUP = 4
 GROUP_PIXELS = 2**18
 """Largest number of pixels of all photos of a task; a larger photo is a task of its own."""
 
+SMALL_FILE = 2**18
+"""Largest file in bytes that is read when it is fetched; of a larger one the header is."""
+
 STAGES = ("fetch", "decode", "run", "encode", "publish")
 
 
@@ -78,7 +82,7 @@ class PhotoWork:
         check_file_size(item.job.size, self.options.max_pixels)
         content = self.source.fetch(item.job.name)
         if isinstance(content, Path):
-            item.mode = stat.S_IMODE(content.stat().st_mode)
+            item.mode, content = _read_if_small(content)
         item.content = content
         with self._timed(item):
             header = header_of(content, item.job.name, self.options.max_pixels)
@@ -193,6 +197,13 @@ class PhotoWork:
     def tick(self) -> None:
         """Flush the journal if it is due."""
         self.books.commit_if_due()
+
+
+def _read_if_small(path: Path) -> tuple[int, Path | bytes]:
+    """Return the permission bits of a file, and its content if it is small, so that it is opened only once."""
+    with path.open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        return stat.S_IMODE(status.st_mode), file.readall() if status.st_size <= SMALL_FILE else path
 
 
 @dataclass(eq=False)
