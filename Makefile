@@ -53,7 +53,7 @@ web/dist/index.html: $(wildcard web/*.* web/public/* web/src/*) infer/models/flo
 
 # Without npm, a page that was built elsewhere and lies in web/dist and infer/web is taken as it is.
 web-if-npm:
-ifneq ($(shell command -v npm),)
+ifneq ($(shell command -v npm 2>/dev/null),)
 	@$(MAKE) --no-print-directory web
 else
 	@test -e web/dist/index.html || echo "npm was not found: the page that colours photos in the browser is left out"

@@ -1,6 +1,7 @@
 /** The page: photos are coloured one after another, in the order in which they came. */
 
 import "./style.css";
+import "./card.css";
 
 import { wrap } from "comlink";
 
