@@ -242,7 +242,8 @@ def check(
         return Action.FAIL, f"{job.output} is a link or no file; {ADVICE}"
     if row.state == BEGUN:
         if there.size and not row.publishing:
-            return Action.DO, UNSURE  # if the new output is equal, the file is left as it is
+            # The process or machine that coloured it was lost. If the new output is equal, the file is left as it is.
+            return Action.DO, UNSURE
         if content and content == row.publishing and current:
             return Action.SKIP, ""  # the run was killed before it noted the end
         if content and content not in known_contents(row):
