@@ -1,6 +1,6 @@
-"""Options that the commands `folder` and `color` of cgan-infer share, and the type of MODEL with its completion."""
+"""Options that commands of cgan-infer share, and the type of MODEL with its completion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,7 +54,14 @@ class FormatType(click.Choice):  # type: ignore[type-arg]  # not generic before 
 
 MODEL = ModelType()
 
-_COLORING = [
+
+def batch_size_option(on_cpu: int) -> Callable[[F], F]:
+    """Return --batch-size; its help names the default on a CPU."""
+    text = f"Photos per batch.  [default: {on_cpu}, on a GPU 64]"
+    return click.option("--batch-size", type=BATCH_SIZES, help=text)
+
+
+_MODEL: Sequence[Callable[[Any], Any]] = [
     click.option(
         "--model",
         type=MODEL,
@@ -65,10 +72,20 @@ _COLORING = [
     backend_option,
     provider_option,
     device_option,
-    click.option("--batch-size", type=BATCH_SIZES, help="Photos per batch.  [default: 4, on a GPU 64]"),
     click.option(
         "--workers", type=WORKERS, help="Threads that decode, run the model and encode.  [default: all cores]"
     ),
+    click.option(
+        "--render-size",
+        "render_longest",
+        type=click.IntRange(min=1),
+        help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
+    ),
+    click.option("--max-pixels", type=click.IntRange(1, MOST), help="Refuse larger photos.  [default: 268435456]"),
+]
+
+_COLORING: Sequence[Callable[[Any], Any]] = [
+    batch_size_option(4),
     click.option(
         "--format",
         type=FormatType(FORMAT_CHOICES),
@@ -103,12 +120,6 @@ _COLORING = [
         help="Size and luma of the photo, or the raw output of the network.",
     ),
     click.option(
-        "--render-size",
-        "render_longest",
-        type=click.IntRange(min=1),
-        help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
-    ),
-    click.option(
         "--profile",
         type=click.Choice([use.value for use in ProfileUse]),
         default=ProfileUse.CONVERT.value,
@@ -121,7 +132,6 @@ _COLORING = [
         show_default=True,
         help="Say in the XMP of outputs that a model has coloured them, and which.",
     ),
-    click.option("--max-pixels", type=click.IntRange(1, MOST), help="Refuse larger photos.  [default: 268435456]"),
     click.option(
         "--timeout",
         type=click.IntRange(0, MOST),
@@ -151,9 +161,18 @@ class ShardType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         return Shard.parse(str(value))
 
 
+def model_options(function: F) -> F:
+    """Add the options of the model and its engine, which all commands that colour share."""
+    return _added(function, _MODEL)
+
+
 def coloring_options(function: F) -> F:
-    """Add the options that both commands share; `request_values` takes their values."""
-    for option in reversed(_COLORING):
+    """Add the options that `folder` and `color` share; `request_values` takes their values."""
+    return _added(function, [*_MODEL, *_COLORING])
+
+
+def _added(function: F, options: Sequence[Callable[[Any], Any]]) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
 
