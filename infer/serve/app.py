@@ -168,7 +168,7 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RoutingError)
     reason = {
         404: "found no such path, expected POST /color, GET /healthz, /metrics, /openapi.json or /; change it",
-        405: f"found the method {shown(request.method)}, expected {(error.headers or {}).get('allow', '')}; change it",
+        405: f"found the method {shown(request.method)}, expected {(error.headers or {}).get('Allow', '')}; change it",
     }.get(error.status_code, error.detail)
     return JSONResponse({"error": reason}, error.status_code, error.headers)
 

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from cgan.text import json_text
 
@@ -109,7 +109,11 @@ class Connection(H11Protocol):
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]
-        events = h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()
+        events = (
+            h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        )
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
 
