@@ -16,18 +16,24 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["same", "jpg", "jpeg", "png", "webp", "tif", "tiff"] = Field(
-        "same", description="Format of the picture; same keeps JPEG, PNG, WebP, TIFF and BMP, and gives PNG for others."
+        default="same",
+        description="Format of the picture; same keeps JPEG, PNG, WebP, TIFF and BMP, and gives PNG for others.",
     )
-    quality: int = Field(QUALITY, ge=1, le=100, description="Quality of JPEG and WebP.")
-    strength: float = Field(1.0, ge=0, le=MOST_STRENGTH, description="Factor of the colours; luma and hue stay.")
-    profile: ProfileUse = Field(ProfileUse.CONVERT, description="Convert RGB profiles other than sRGB, or keep them.")
+    quality: int = Field(default=QUALITY, ge=1, le=100, description="Quality of JPEG and WebP.")
+    strength: float = Field(
+        default=1.0, ge=0, le=MOST_STRENGTH, description="Factor of the colours; luma and hue stay."
+    )
+    profile: ProfileUse = Field(
+        default=ProfileUse.CONVERT, description="Convert RGB profiles other than sRGB, or keep them."
+    )
     color_photos: ColorPhotos = Field(
-        ColorPhotos.RECOLOR, description="A photo in colour: colour it anew, answer 204, or answer with it unchanged."
+        default=ColorPhotos.RECOLOR,
+        description="A photo in colour: colour it anew, answer 204, or answer with it unchanged.",
     )
     resolution: Resolution = Field(
-        Resolution.ORIGINAL, description="Size and luma of the photo, or the raw output of the network."
+        default=Resolution.ORIGINAL, description="Size and luma of the photo, or the raw output of the network."
     )
-    mark: bool = Field(True, description="Say in XMP that a model has coloured the picture, and which.")
+    mark: bool = Field(default=True, description="Say in XMP that a model has coloured the picture, and which.")
 
     @property
     def written(self) -> str:

@@ -103,4 +103,6 @@ def photo_in_form(body: bytearray, boundary: bytes) -> bytes:
         raise FormError(f"found a damaged form ({error}); send it as curl -F does") from error
     if not form.ended:
         raise FormError("found a form without its end, expected a photo in it; send all of it")
+    if not form.names:
+        raise FormError(f"found a form without a part, expected {FIELD}; curl: -F {FIELD}=@FILE")
     return bytes(form.photo)

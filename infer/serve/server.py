@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 import infer
 from cgan.cores import available_cores
@@ -87,7 +88,7 @@ def run_server(
         metrics = Metrics()
         with Coloring(backend, options, places, wait, metrics) as coloring:
             _announce(listening, backend, console)
-            _serve_until(stop, listening, coloring, max_bytes, metrics)
+            _serve_until(stop.event, listening, make_app(coloring, max_bytes, metrics, PAGE), coloring)
     return 0
 
 
@@ -109,12 +110,10 @@ def _announce(listening: socket.socket, backend: Backend, console: Console) -> N
     console.note(f"{backend.path.name} on {backend.engine} at http://{place}; POST photos to /color, Ctrl-C ends it")
 
 
-def _serve_until(
-    stop: stop_on_signal, listening: socket.socket, coloring: Coloring, max_bytes: int, metrics: Metrics
-) -> None:
-    """Serve until a signal comes and the requests in hand are answered, or their time is over."""
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """Return the HTTP server of an application."""
     config = uvicorn.Config(
-        make_app(coloring, max_bytes, metrics, PAGE),
+        app,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -125,10 +124,15 @@ def _serve_until(
         server_header=False,
         timeout_graceful_shutdown=END_SECONDS,
     )
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def _serve_until(stop: threading.Event, listening: socket.socket, app: FastAPI, coloring: Coloring) -> None:
+    """Serve until an event, then until the requests in hand are answered or END_SECONDS are over."""
+    server = http_server(app)
     thread = threading.Thread(target=server.run, args=([listening],), name="requests")  # leaves signals to this one
     thread.start()
-    while thread.is_alive() and not stop.event.wait(1.0):
+    while thread.is_alive() and not stop.wait(1.0):
         pass
     coloring.stopping = True
     server.should_exit = True
