@@ -36,7 +36,8 @@ class Served:
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send one request."""
-        return self.run(lambda client: client.request(method, path, **request))
+        answer: httpx.Response = self.run(lambda client: client.request(method, path, **request))
+        return answer
 
     def run(self, call: Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]) -> Any:
         """Run a coroutine with a client."""

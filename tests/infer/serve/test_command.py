@@ -1,0 +1,118 @@
+"""`cgan-infer serve` as a command: its options, messages and end."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from infer.backends.base import GPU_BATCH
+from infer.cli import main
+from infer.commands.serve import serve as command
+from infer.folder.request import ColoringRequest
+from infer.serve import server
+from infer.serve.coloring import Coloring
+from tests.conftest import Tinted
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def run(invoke: Call, tinted: Tinted) -> Callable[..., tuple[Any, httpx.Response]]:
+    """`run(content, *options)`: run the command, post a photo to it, end it; return its result and the answer."""
+
+    def call(content: bytes, *options: object, end: int = signal.SIGTERM) -> tuple[Any, httpx.Response]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        answers: list[httpx.Response] = []
+
+        def client() -> None:
+            try:
+                while not answers:
+                    try:
+                        answers.append(httpx.post(f"http://127.0.0.1:{port}/color", content=content, timeout=60))
+                    except httpx.ConnectError:
+                        time.sleep(0.01)
+            finally:
+                os.kill(os.getpid(), end)
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        result = invoke(main, "serve", "--port", port, *options)
+        thread.join()
+        return result, answers[0]
+
+    return call
+
+
+def test_it_serves_until_a_signal(run: Call, contents: dict[str, bytes], tinted: Tinted) -> None:
+    tinted.said = "going on with the CPU"
+    result, answer = run(contents["photo.png"])
+    assert (result.code, result.out, answer.status_code) == (0, "", 200)
+    note, ready, end = result.err.splitlines()
+    assert note == "note: going on with the CPU"
+    assert ready.startswith("tinted.onnx on test CPU at http://127.0.0.1:")
+    assert end == "stopping as soon as possible; a second signal ends at once"
+
+
+def test_quiet_and_another_address(run: Call, contents: dict[str, bytes]) -> None:
+    result, answer = run(contents["photo.png"], "--quiet", "--host", "0.0.0.0", end=signal.SIGINT)
+    assert (result.code, answer.status_code) == (0, 200)
+    warning, _ = result.err.splitlines()
+    assert warning.startswith("warning: 0.0.0.0:")
+    assert warning.endswith("is open to other machines, and there is no authentication or encryption")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [("--max-bytes", 10, "expected at most 10;"), ("--max-pixels", 10, "the limit is 10;")],
+)
+def test_limits_are_options(run: Call, contents: dict[str, bytes], option: str, value: int, reason: str) -> None:
+    _, answer = run(contents["photo.png"], option, value)
+    assert answer.status_code == 413 and reason in answer.json()["error"]
+
+
+def test_options_reach_the_thread_that_colours(
+    run: Call, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    class Noted(Coloring):
+        def __init__(self, backend: Any, options: Any, places: int, batch_wait: float, metrics: Any) -> None:
+            made.append((options.batch_size, options.workers, options.timeout, places, batch_wait))
+            super().__init__(backend, options, places, batch_wait, metrics)
+
+    monkeypatch.setattr(server, "Coloring", Noted)
+    given = {"--batch-size": 3, "--workers": 2, "--timeout": 7, "--queue": 9, "--batch-wait": 20}
+    run(contents["photo.png"], *(part for option in given.items() for part in option))
+    assert made == [(3, 2, 7, 9, 0.02)]
+    run(contents["photo.png"], "--workers", 2)
+    assert made[1:] == [(1, 2, 60, 256, 0.0)]
+
+
+def test_batches_are_those_of_the_device(tinted: Tinted, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = ColoringRequest(model=tinted.path)
+    with tinted:
+        assert server.options_of(request, tinted, 4).batch_size == 1
+        monkeypatch.setattr(Tinted, "on_gpu", True)
+        assert server.options_of(request, tinted, 4).batch_size == GPU_BATCH
+
+
+def test_an_address_that_is_taken_is_refused(invoke: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = invoke(main, "serve", "--port", port).error(2)
+    assert f"127.0.0.1 port {port}: cannot listen there" in error
+    assert "choose another --host or --port" in error
+    assert "cannot listen there" in invoke(main, "serve", "--host", "nothing.invalid").error(2)
+
+
+def test_help_names_the_defaults() -> None:
+    texts = {option.name: str(getattr(option, "help", "")) for option in command.params}
+    assert f"default: {1000 * server.GPU_WAIT:g}, on a CPU 0]" in texts["batch_wait"]
+    assert f"default: 1, on a GPU {GPU_BATCH}]" in texts["batch_size"]
