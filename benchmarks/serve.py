@@ -38,8 +38,8 @@ KINDS = 10
 SIDES = {256: 192, 1024: 32}
 """Photos of a turn, by their side in pixels."""
 
-MEMORY_AT = 500
-"""Requests after which the memory is measured first."""
+MEMORY_EVERY = 250
+"""Requests between two measurements of memory."""
 
 
 @dataclass
@@ -152,17 +152,17 @@ def under_load(
         slow = [partial(load.bad, *each) for each in SLOW.items() for _ in range(clients // 4)]
         begun = time.monotonic()
         threads = started([load.client] * clients, slow)
-        first = min(MEMORY_AT, requests // 2)
-        waited(lambda: load.done >= first)
-        rss = {first: server.rss_mib()}
+        rss = {}
+        while load.done < requests:
+            waited(lambda: load.done >= min(len(rss) * MEMORY_EVERY, requests))
+            rss[load.done] = server.rss_mib()
         for thread in threads:
             thread.join()
-        rss[load.done] = server.rss_mib()
         seconds = time.monotonic() - begun
         print(f"{load.done} requests of {clients} clients and {len(slow)} slow ones in {seconds:.0f} s")
         for answer, count in sorted(load.answers.items()):
             print(f"  {count:5d}  {answer}")
-        print("memory: " + ", ".join(f"{mib:.0f} MiB after {count} requests" for count, mib in rss.items()))
+        print("memory: " + ", ".join(f"{mib:.0f} MiB after {count}" for count, mib in rss.items()))
         end = Load(server.port, *contents, requests)
         threads = started([end.until_end] * clients)
         waited(lambda: end.done >= 2 * clients)

@@ -40,7 +40,7 @@ SMALL = ["--size", "32", "--epochs", "1", "--decay-epochs", "0", "--device", "cp
 """Added to trainings, so that they take seconds; a later option replaces an earlier one."""
 SHELL = re.compile(r" [|<>] ")
 """Pipes and redirections, which only a shell runs."""
-NOT_RUN = 'sh title="Not run by the tests: '
+NOT_RUN = tuple(f'{language} title="Not run by the tests: ' for language in ("sh", "python"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 

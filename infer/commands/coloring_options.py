@@ -54,13 +54,6 @@ class FormatType(click.Choice):  # type: ignore[type-arg]  # not generic before 
 
 MODEL = ModelType()
 
-
-def batch_size_option(on_cpu: int) -> Callable[[F], F]:
-    """Return --batch-size; its help names the default on a CPU."""
-    text = f"Photos per batch.  [default: {on_cpu}, on a GPU 64]"
-    return click.option("--batch-size", type=BATCH_SIZES, help=text)
-
-
 _MODEL: Sequence[Callable[[Any], Any]] = [
     click.option(
         "--model",
@@ -72,6 +65,7 @@ _MODEL: Sequence[Callable[[Any], Any]] = [
     backend_option,
     provider_option,
     device_option,
+    click.option("--batch-size", type=BATCH_SIZES, help="Photos per batch.  [default: 4, on a GPU 64]"),
     click.option(
         "--workers", type=WORKERS, help="Threads that decode, run the model and encode.  [default: all cores]"
     ),
@@ -85,7 +79,6 @@ _MODEL: Sequence[Callable[[Any], Any]] = [
 ]
 
 _COLORING: Sequence[Callable[[Any], Any]] = [
-    batch_size_option(4),
     click.option(
         "--format",
         type=FormatType(FORMAT_CHOICES),

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cgan.extras import needed
-from infer.commands.coloring_options import MOST, batch_size_option, model_options
+from infer.commands.coloring_options import MOST, model_options
 
 MOST_PLACES = 100_000
 """Longest line of waiting photos."""
@@ -15,7 +15,6 @@ MOST_PLACES = 100_000
 
 @click.command(short_help="Colour photos in HTTP requests.")
 @model_options
-@batch_size_option(1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 for any."

@@ -19,6 +19,9 @@ MOST_CONNECTIONS = 512
 MOST_HEAD = 2**14
 """Largest head of a request in bytes, with all of its fields."""
 
+MOST_FIELDS = 100
+"""Largest number of fields in a head."""
+
 HEAD_SECONDS = 10.0
 """Time in which a head must be complete."""
 
@@ -30,6 +33,7 @@ class _Requests(h11.Connection):
     """Parser of requests, which refuses chunked bodies: parsing tiny chunks would keep the event loop busy."""
 
     problem = "found no HTTP request, or a head of more than 16 KiB, expected HTTP/1.1; send a shorter head"
+    """Reason of the refusal."""
 
     def next_event(self) -> Any:
         """Return the next event.
@@ -38,10 +42,15 @@ class _Requests(h11.Connection):
             RemoteProtocolError: the client sent something that is not accepted.
         """
         event = super().next_event()
-        if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
+        if not isinstance(event, h11.Request):
+            return event
+        if any(name == b"transfer-encoding" for name, _ in event.headers):
             self.problem = "found a chunked body, expected Content-Length; send the photo as a whole"
-            raise h11.RemoteProtocolError(self.problem)
-        return event
+        elif len(event.headers) > MOST_FIELDS:
+            self.problem = f"found {len(event.headers)} fields in the head, expected at most {MOST_FIELDS}; send fewer"
+        else:
+            return event
+        raise h11.RemoteProtocolError(self.problem)
 
 
 class Connection(H11Protocol):

@@ -4,9 +4,10 @@ import ipaddress
 import logging
 import socket
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
@@ -15,7 +16,6 @@ from cgan.cores import available_cores
 from cgan.errors import UserError
 from infer.backends.base import Backend
 from infer.folder.console import Console, stop_on_signal
-from infer.folder.options import FolderOptions
 from infer.folder.request import ColoringRequest, check_options, note_on_sidecar, opened_model
 from infer.photo.decode import use_own_pixel_limit
 from infer.serve.app import make_app
@@ -82,20 +82,15 @@ def run_server(
         opened_model(request, max(1, available_cores() // workers)) as backend,
     ):
         check_options(request, backend)
-        options = options_of(request, backend, workers)
+        options = request.resolve(backend, workers, None)
         backend.batch_size = options.batch_size
+        backend.run(np.zeros((1, 1, *backend.own_size), np.float32))  # some engines prepare themselves in the first run
         wait = batch_wait if batch_wait is not None else GPU_WAIT if backend.on_gpu else 0.0
         metrics = Metrics()
         with Coloring(backend, options, places, wait, metrics) as coloring:
             _announce(listening, backend, console)
             _serve_until(stop.event, listening, make_app(coloring, max_bytes, metrics, PAGE), coloring)
     return 0
-
-
-def options_of(request: ColoringRequest, backend: Backend, workers: int) -> FolderOptions:
-    """Return the options of all requests; on a CPU batches of one, as larger ones gain nothing there."""
-    single = request.batch_size is None and not backend.on_gpu
-    return replace(request, batch_size=1 if single else request.batch_size).resolve(backend, workers, None)
 
 
 def _announce(listening: socket.socket, backend: Backend, console: Console) -> None:

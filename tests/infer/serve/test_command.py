@@ -11,10 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from infer.backends.base import GPU_BATCH
+from infer.backends.base import CPU_BATCH, GPU_BATCH
 from infer.cli import main
 from infer.commands.serve import serve as command
-from infer.folder.request import ColoringRequest
 from infer.serve import server
 from infer.serve.coloring import Coloring
 from tests.conftest import Tinted
@@ -77,30 +76,36 @@ def test_limits_are_options(run: Call, contents: dict[str, bytes], option: str, 
     assert answer.status_code == 413 and reason in answer.json()["error"]
 
 
-def test_options_reach_the_thread_that_colours(
-    run: Call, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[tuple[Any, ...]] = []
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Size of batches, workers, time limit, places and batch wait of each server."""
+    found: list[tuple[Any, ...]] = []
 
     class Noted(Coloring):
         def __init__(self, backend: Any, options: Any, places: int, batch_wait: float, metrics: Any) -> None:
-            made.append((options.batch_size, options.workers, options.timeout, places, batch_wait))
+            found.append((options.batch_size, options.workers, options.timeout, places, batch_wait))
             super().__init__(backend, options, places, batch_wait, metrics)
 
     monkeypatch.setattr(server, "Coloring", Noted)
+    return found
+
+
+def test_options_reach_the_thread_that_colours(
+    run: Call, contents: dict[str, bytes], made: list[tuple[Any, ...]]
+) -> None:
     given = {"--batch-size": 3, "--workers": 2, "--timeout": 7, "--queue": 9, "--batch-wait": 20}
     run(contents["photo.png"], *(part for option in given.items() for part in option))
-    assert made == [(3, 2, 7, 9, 0.02)]
     run(contents["photo.png"], "--workers", 2)
-    assert made[1:] == [(1, 2, 60, 256, 0.0)]
+    assert made == [(3, 2, 7, 9, 0.02), (CPU_BATCH, 2, 60, 256, 0.0)]
 
 
-def test_batches_are_those_of_the_device(tinted: Tinted, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = ColoringRequest(model=tinted.path)
-    with tinted:
-        assert server.options_of(request, tinted, 4).batch_size == 1
-        monkeypatch.setattr(Tinted, "on_gpu", True)
-        assert server.options_of(request, tinted, 4).batch_size == GPU_BATCH
+def test_a_gpu_gets_batches_and_time_for_them(
+    run: Call, contents: dict[str, bytes], tinted: Tinted, made: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tinted, "on_gpu", True)
+    run(contents["photo.png"], "--workers", 2)
+    assert made == [(GPU_BATCH, 2, 60, 256, server.GPU_WAIT)]
+    assert {shape[0] for shape in tinted.batches} == {GPU_BATCH}  # padded
 
 
 def test_an_address_that_is_taken_is_refused(invoke: Call) -> None:
@@ -115,4 +120,3 @@ def test_an_address_that_is_taken_is_refused(invoke: Call) -> None:
 def test_help_names_the_defaults() -> None:
     texts = {option.name: str(getattr(option, "help", "")) for option in command.params}
     assert f"default: {1000 * server.GPU_WAIT:g}, on a CPU 0]" in texts["batch_wait"]
-    assert f"default: 1, on a GPU {GPU_BATCH}]" in texts["batch_size"]

@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,10 @@ def head(length: int, fields: str = "") -> bytes:
     [
         (b"no HTTP\r\n\r\n", "found no HTTP request"),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 3000, "a head of more than 16 KiB"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100 + b"\r\n",
+            "found 101 fields in the head, expected at most 100",
+        ),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "found no HTTP request"),
         (
             b"POST /color HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx",
@@ -120,6 +126,25 @@ def test_a_connection_serves_several_requests(running: Callable[..., Running], c
         assert (response.status, response.headers["Connection"]) == (200, None)
         assert response.read().startswith(b"\x89PNG")
     client.close()
+
+
+def test_the_client_in_the_documents(
+    running: Callable[..., Running],
+    contents: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
+    (client,) = re.findall(r"^```python .*\n((?:.*\n)*?)```$", page, re.MULTILINE)
+    client = client.replace("127.0.0.1:8000", f"127.0.0.1:{running().port}")
+    monkeypatch.chdir(tmp_path)
+    for content, said in ((contents["scan.jpg"], "[]\n"), (b"no photo", "415 not an image")):
+        Path("gray.jpg").write_bytes(content)
+        exec(client, {})
+        assert capsys.readouterr().out.startswith(said)
+    with Image.open("color.jpg") as image:
+        assert (image.format, image.size) == ("JPEG", (30, 40))
 
 
 def test_the_longest_idle_connection_gives_way(
