@@ -152,7 +152,7 @@ def under_load(
         slow = [partial(load.bad, *each) for each in SLOW.items() for _ in range(clients // 4)]
         begun = time.monotonic()
         threads = started([load.client] * clients, slow)
-        rss = {}
+        rss: dict[int, float] = {}
         while load.done < requests:
             waited(lambda: load.done >= min(len(rss) * MEMORY_EVERY, requests))
             rss[load.done] = server.rss_mib()

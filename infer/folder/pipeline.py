@@ -3,6 +3,7 @@
 This module connects the stages of one photo with `Scheduler` (order) and `Bookkeeper` (journal).
 """
 
+import os
 import stat
 import threading
 import time
@@ -31,6 +32,9 @@ GROUP = 4
 GROUP_PIXELS = 2**18
 """Largest number of pixels of all photos of a task; a larger photo is a task of its own."""
 
+SMALL_FILE = 2**18
+"""Largest file in bytes that is read when it is fetched; of a larger one the header is."""
+
 
 @dataclass(eq=False)
 class PhotoWork(PhotoStages[Item]):
@@ -48,7 +52,7 @@ class PhotoWork(PhotoStages[Item]):
         check_file_size(item.job.size, self.options.max_pixels)
         item.content = self.source.fetch(item.job.name)
         if isinstance(item.content, Path):
-            item.mode = stat.S_IMODE(item.content.stat().st_mode)
+            item.mode, item.content = _read_if_small(item.content)
         self.read_header(item)
 
     def publish(self, item: Item) -> None:
@@ -91,6 +95,13 @@ class PhotoWork(PhotoStages[Item]):
     def tick(self) -> None:
         """Flush the journal if it is due."""
         self.books.commit_if_due()
+
+
+def _read_if_small(path: Path) -> tuple[int, Path | bytes]:
+    """Return the permission bits of a file, and its content if it is small, so that it is opened only once."""
+    with path.open("rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        return stat.S_IMODE(status.st_mode), file.readall() if status.st_size <= SMALL_FILE else path
 
 
 @dataclass(eq=False)

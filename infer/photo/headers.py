@@ -1,6 +1,8 @@
 """Headers of photos that Pillow does not open: it reads their size and metadata here, and none of their pixels."""
 
 import io
+import struct
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from PIL import Image, JpegImagePlugin
@@ -18,6 +20,14 @@ ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a segment."""
 
 
+BASELINE, PROGRESSIVE = 0xC0, 0xC2
+"""Markers of the frames of almost all JPEGs."""
+
+START_OF_SCAN, COMMENT = 0xDA, 0xFE
+APPLICATION = range(0xE0, 0xF0)
+"""Markers of segments of metadata."""
+
+
 class Frame(NamedTuple):
     """Start of a JPEG's frame."""
 
@@ -29,18 +39,63 @@ class Frame(NamedTuple):
     """Offset of the precision."""
 
 
+class PlainJpeg(NamedTuple):
+    """What the header of a JPEG of 8 bits says."""
+
+    width: int
+    height: int
+    components: int
+    is_progressive: bool
+    metadata: int
+    """Bytes of its metadata."""
+
+
 def start_of_frame(head: bytes) -> Frame:
     """Return the start of frame in the first part of a JPEG (ITU T.81, section B.2.2)."""
+    for marker, place, _ in _segments(head):
+        if 0xC0 <= marker <= 0xCF and marker not in NOT_FRAMES and place + 1 < len(head):
+            return Frame(marker, head[place], place)
+    return Frame(0, 8, 0)
+
+
+def plain_jpeg(head: bytes) -> PlainJpeg | None:
+    """Return what the first part of a JPEG says up to its first scan.
+
+    None stands for any other file, which a parser has to look at: one without a whole header, of other than 8 bits,
+    with another number of components than 1 or 3, or with a profile or several pictures (both in APP2).
+    """
+    if head[:2] != b"\xff\xd8":
+        return None
+    found, metadata = None, 0
+    for marker, place, end in _segments(head):
+        if marker == START_OF_SCAN:
+            return found and found._replace(metadata=metadata)
+        if marker in (BASELINE, PROGRESSIVE) and found is None and end - place >= 6:
+            precision, height, width, components = struct.unpack_from(">BHHB", head, place)
+            if precision != 8 or components not in (1, 3) or not (height and width):
+                return None
+            found = PlainJpeg(width, height, components, marker == PROGRESSIVE, 0)
+        elif marker == APPLICATION[2] or (0xC0 <= marker <= 0xCF and marker not in NOT_FRAMES):
+            return None
+        elif marker in APPLICATION or marker == COMMENT:
+            metadata += end - place
+    return None
+
+
+def _segments(head: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, begin and end of the content of each segment of a JPEG; bytes between them are passed over."""
     place = 2
-    while place + 5 <= len(head):
+    while place + 4 <= len(head):
         if head[place] != 0xFF or head[place + 1] == 0xFF:
             place += 1
             continue
         marker = head[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in NOT_FRAMES:
-            return Frame(marker, head[place + 4], place + 4)
-        place += 2 if marker in ALONE else 2 + int.from_bytes(head[place + 2 : place + 4])
-    return Frame(0, 8, 0)
+        if marker in ALONE:
+            place += 2
+            continue
+        end = place + 2 + int.from_bytes(head[place + 2 : place + 4])
+        yield marker, place + 4, end
+        place = end
 
 
 class WideJpeg(JpegImagePlugin.JpegImageFile):

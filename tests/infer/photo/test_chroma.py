@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infer.photo.chroma import BAND_COLUMNS, GUIDED_RADIUS, LEAST_PART, box_mean, interpolation, interpolation_in_bands
+from infer.photo.chroma import GUIDED_RADIUS, LEAST_PART, WINDOW_PART, box_mean, interpolation, interpolation_in_bands
 
 
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(1, 300))
@@ -42,7 +42,7 @@ def test_kept_weights_cannot_be_written_over() -> None:
 
 
 def test_box_mean_is_the_mean_of_the_window() -> None:
-    for shape in ((1, 1), (2, 9), (3, 3), (20, 11), (2, 3 * BAND_COLUMNS - 5), (BAND_COLUMNS + 1, 2)):
+    for shape in ((1, 1), (2, 9), (3, 3), (20, 11), (2, 3 * WINDOW_PART - 5), (WINDOW_PART + 1, 2)):
         values = np.random.default_rng(0).random((2, *shape), np.float32)
         found, radius = box_mean(values), GUIDED_RADIUS
         for y, x in np.ndindex(shape):

@@ -191,13 +191,14 @@ def test_no_colour_out_of_gamut_is_missed(luma: np.ndarray, seed: int, size: int
     photo, top = photo_of(luma), np.iinfo(luma.dtype).max
     gray = model_input(photo, size, size)
     rgb = np.random.default_rng(seed).random((3, size, size), np.float32)
-    everything = np.arange(luma.size)
     for form in (bands.RGB, bands.YCBCR):
-        with pytest.MonkeyPatch.context() as patch:
-            found = [(band.red.copy(), band.blue.copy()) for band in bands.bands(photo, gray, rgb, top, form)]
-            patch.setattr(bands._SafeLuma, "places_at_risk", lambda *_: everything)
-            tested = [(band.red.copy(), band.blue.copy()) for band in bands.bands(photo, gray, rgb, top, form)]
-        assert np.abs(np.array(found) - np.array(tested)).max() <= 1e-4 * top
+        planes = []
+        for least in (0, np.inf):  # pixels at risk, all pixels
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(bands, "LEAST_PIXELS", least)
+                made = bands.bands(photo, gray, rgb, top, form)
+                planes.append([(band.red.copy(), band.blue.copy()) for band in made])
+        assert np.abs(np.array(planes[0]) - np.array(planes[1])).max() <= 1e-4 * top
 
 
 def test_only_lumas_near_black_and_white_are_at_risk() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.photo_kinds import ALPHA, RAMP, Kind, bmp_of_fields, kinds
 from infer.photo.decode import Photo, PhotoError, decode, header_of
+from infer.photo.headers import plain_jpeg
 from tests.infer.pictures import chunk, content_of, png_of
 
 OTHERS = [kind for kind in kinds() if kind.format != "TIFF"]
@@ -25,6 +26,32 @@ def test_every_kind_has_the_luma_of_its_picture(kind: Kind) -> None:
     found = decode(content, "a" + kind.suffix)
     assert np.abs(found.luma / np.iinfo(found.luma.dtype).max - kind.luma).max() <= kind.tolerance
     assert header_of(content, "a" + kind.suffix).size == found.size
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_header_of_a_plain_jpeg_is_what_a_parser_reads(
+    mode: str, progressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "scanner"
+    content = content_of(Image.new(mode, (31, 24)), "JPEG", progressive=progressive, exif=exif)
+    found = header_of(content, "a.jpg")
+    assert found.size == (24, 31)
+    monkeypatch.setattr("infer.photo.decode.plain_jpeg", lambda head: None)
+    parsed = header_of(content, "a.jpg")
+    assert found.size == parsed.size
+    assert 0 <= found.memory - parsed.memory < 100  # the names of segments count too
+
+
+def test_only_a_whole_header_of_8_bits_is_a_plain_jpeg() -> None:
+    content = content_of(Image.new("RGB", (31, 24)), "JPEG")
+    scan = content.index(b"\xff\xda")
+    assert plain_jpeg(content) == plain_jpeg(content[: scan + 4]) == (31, 24, 3, False, 16 - 2)
+    cut, renamed = content[: scan + 3], b"\x89PNG" + content[4:]
+    cmyk, deep = content_of(Image.new("CMYK", (8, 8)), "JPEG"), bytes(imagecodecs.jpeg8_encode(DEEP, bitspersample=12))
+    profiled = content_of(Image.new("L", (8, 8)), "JPEG", icc_profile=b"x" * 200)
+    assert not any(plain_jpeg(other) for other in (cut, renamed, cmyk, deep, profiled))
 
 
 def test_lossless_jpeg() -> None:
