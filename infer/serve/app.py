@@ -2,6 +2,7 @@
 
 import asyncio
 import traceback
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -60,13 +61,12 @@ def make_app(coloring: Coloring, max_bytes: int, metrics: Metrics, page: Path) -
     async def color(request: Request, options: Annotated[Options, Query()]) -> Response:
         """Colour the photo in the body. Size, bit depth and metadata are kept as in a folder run."""
         boundary, share = form_boundary(request), request.scope["share"]
-        client = request.client.host if request.client else ""
         try:
-            coloring.line.check(client)
+            coloring.line.check(share.client)
             body = await received(request, share, max_bytes, coloring.options.timeout)
         except Exception as error:
             raise error if isinstance(error, RefusedError) else refusal_of(error, at_model=False) from error
-        item = Upload.of(client, body, options.coloring(), options.written, boundary)
+        item = Upload.of(share.client, body, options.coloring(), options.written, boundary)
         del body  # the photo is taken out of it meanwhile
         return _picture(await answered(request, coloring, item), coloring.options.timeout, share)
 
@@ -135,13 +135,17 @@ class Picture(Response):
         self.picture, self.seconds = picture, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it; if that takes too long, return before its end, after which the server closes the connection."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with asyncio.timeout(self.seconds or None):
-            for start in range(0, len(self.picture), PIECE):
-                body = bytes(self.picture[start : start + PIECE])
-                more = start + PIECE < len(self.picture)
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.seconds or None):
+                await self._send_pieces(send)
+
+    async def _send_pieces(self, send: Send) -> None:
+        for start in range(0, len(self.picture), PIECE):
+            body = bytes(self.picture[start : start + PIECE])
+            more = start + PIECE < len(self.picture)
+            await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def _refused(request: Request, error: Exception) -> Response:

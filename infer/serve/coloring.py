@@ -59,6 +59,11 @@ class Upload(Item):
             self.answer.set_exception(error) if error else self.answer.set_result(self)
 
 
+PIXELS_IN_HAND = 2**25
+"""Pixels for each worker above which no further photo leaves the line. Otherwise many large photos of one client could be
+in hand, and so be done before the only one of another."""
+
+
 class AbandonedError(Exception):
     """Nobody waits for the photo any longer."""
 
@@ -70,12 +75,12 @@ class RequestWork(PhotoStages[Upload]):
     line: Line[Upload]
     metrics: Metrics
     most: int
-    """Largest number of photos that have left the line and are not done: more could only wait elsewhere."""
+    """Largest number of photos in hand, which have left the line and are not done: more could only wait elsewhere."""
     stopping = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._in_hand = 0
+        self._in_hand: set[Upload] = set()
 
     def options_of(self, item: Upload) -> ColoringOptions:
         """Return the options of the request."""
@@ -83,9 +88,11 @@ class RequestWork(PhotoStages[Upload]):
 
     def next(self) -> Upload | None:
         """Return the next photo, None if none waits or enough are in hand."""
-        if self._in_hand >= self.most or (item := self.line.take()) is None:
+        workers, unknown = self.options.workers, sum(not item.pixels for item in self._in_hand)
+        is_full = sum(item.pixels for item in self._in_hand) > workers * PIXELS_IN_HAND
+        if len(self._in_hand) >= self.most or unknown > workers or is_full or (item := self.line.take()) is None:
             return None
-        self._in_hand += 1
+        self._in_hand.add(item)
         item.spent = time.monotonic() - item.arrived
         return item
 
@@ -124,13 +131,13 @@ class RequestWork(PhotoStages[Upload]):
 
     def finished(self, item: Upload) -> None:
         """Answer the request."""
-        self._in_hand -= 1
+        self._in_hand.remove(item)
         self.metrics.pixels.inc(item.pixels)
         item.settle()
 
     def failed(self, item: Upload, error: Exception) -> None:
         """Answer the request with an error."""
-        self._in_hand -= 1
+        self._in_hand.remove(item)
         item.settle(error)
 
     def smaller_batches(self, note: str) -> None:
@@ -169,7 +176,7 @@ class Coloring:
         self.line: Line[Upload] = Line(places)
         # As many as run, are encoded and are decoded for the next batches.
         most = (options.streams + 2) * options.batch_size + 2 * options.workers
-        self._work = RequestWork(backend, options, self.line, metrics, most)
+        self.work = RequestWork(backend, options, self.line, metrics, most)
         self._pools = Dispatcher(options.workers, {name: Stage() for name in STAGES})
         self._limits = Limits(
             workers=options.workers,
@@ -216,6 +223,6 @@ class Coloring:
 
     def _color(self) -> None:
         with self._pools:
-            scheduler = Scheduler(self._work, self._pools, self._limits)
+            scheduler = Scheduler(self.work, self._pools, self._limits)
             while self.line.wait():
                 scheduler.run_all()

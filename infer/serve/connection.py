@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from cgan.text import json_text
 
 MOST_CONNECTIONS = 512
-"""Largest number of connections, below the usual limit of open files."""
+"""Largest number of connections, below the usual limit of open files. One address has at most half of them."""
 
 MOST_HEAD = 2**14
 """Largest head of a request in bytes, with all of its fields."""
@@ -69,12 +69,14 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: Any) -> None:
-        """Accept the connection; if there are too many, the one that has been idle longest ends."""
+        """Accept the connection; if there are too many, or too many of its address, the longest idle of them ends."""
         super().connection_made(transport)
         self._time_head()
-        if len(self.connections) > MOST_CONNECTIONS:
-            idle = (each for each in self.connections if isinstance(each, Connection) and each.is_idle)
-            min(idle, key=lambda each: each.since).transport.abort()  # at least this one is
+        every = [each for each in self.connections if isinstance(each, Connection)]
+        own = [each for each in every if each.client and self.client and each.client[0] == self.client[0]]
+        crowd = own if len(own) > MOST_CONNECTIONS // 2 else every if len(every) > MOST_CONNECTIONS else []
+        if idle := [each for each in crowd if each.is_idle]:
+            min(idle, key=lambda each: each.since).transport.abort()  # this one, if it is the only one
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""

@@ -51,7 +51,7 @@ class Exchange:
             await send(message)
 
         try:
-            with Share(self.memory) as share:
+            with Share(self.memory, (scope["client"] or ("",))[0]) as share:
                 await self.app({**scope, "share": share}, receiving, sending)
         finally:
             self.metrics.requests.labels(str(status)).inc()

@@ -1,15 +1,17 @@
 """Bytes of bodies and outputs that all requests hold together."""
 
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 MOST_HELD = 2**30
-"""Limit in bytes. A single larger body is read alone. Decoded photos have a limit of their own."""
+"""Limit in bytes, of which one client has at most half. A single larger body is read alone. Decoded photos have a limit
+of their own."""
 
 
 class NoMemoryError(Exception):
-    """All requests together would hold more than MOST_HELD bytes."""
+    """All requests would hold more than MOST_HELD bytes, or those of a client more than half of them."""
 
 
 class Memory:
@@ -20,14 +22,21 @@ class Memory:
     """
 
     def __init__(self, on_change: Callable[[int], object]) -> None:
-        self.held = 0
+        self.held: Counter[str] = Counter()
+        """Bytes by client."""
         self.on_change = on_change
+
+    @property
+    def total(self) -> int:
+        """Bytes of all clients."""
+        return self.held.total()
 
 
 class Share:
-    """The part of one request. Use it as a context manager, which gives the bytes back."""
+    """The part of one request of a client. Use it as a context manager, which gives the bytes back."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, client: str) -> None:
+        self.client = client
         self._memory, self._size = memory, 0
 
     def __enter__(self) -> Self:
@@ -46,10 +55,13 @@ class Share:
             refuse: raise if they are too many.
 
         Raises:
-            NoMemoryError: `refuse` is given, and all requests together would hold too many.
+            NoMemoryError: `refuse` is given, and together with other requests it would hold too many.
         """
-        others = self._memory.held - self._size
-        if refuse and others and others + size > MOST_HELD:
+        others, own = self._memory.total - self._size, self._memory.held[self.client] - self._size
+        if refuse and ((others and others + size > MOST_HELD) or (own and own + size > MOST_HELD // 2)):
             raise NoMemoryError
-        self._size, self._memory.held = size, others + size
-        self._memory.on_change(self._memory.held)
+        self._size = size
+        self._memory.held[self.client] = own + size
+        if not own + size:
+            del self._memory.held[self.client]
+        self._memory.on_change(others + size)

@@ -90,7 +90,7 @@ def run_server(
         with Coloring(backend, options, places, wait, metrics) as coloring:
             _announce(listening, backend, console)
             _serve_until(stop.event, listening, make_app(coloring, max_bytes, metrics, PAGE), coloring)
-    return 0
+        return 0 if stop.event.is_set() else 1
 
 
 def _announce(listening: socket.socket, backend: Backend, console: Console) -> None:
@@ -123,12 +123,12 @@ def http_server(app: FastAPI) -> uvicorn.Server:
 
 
 def _serve_until(stop: threading.Event, listening: socket.socket, app: FastAPI, coloring: Coloring) -> None:
-    """Serve until an event, then until the requests in hand are answered or END_SECONDS are over."""
+    """Serve until an event, and then until the requests in hand are answered or END_SECONDS are over."""
     server = http_server(app)
     thread = threading.Thread(target=server.run, args=([listening],), name="requests")  # leaves signals to this one
     thread.start()
-    while thread.is_alive() and not stop.wait(1.0):
-        pass
+    while thread.is_alive() and coloring.is_alive and not stop.wait(1.0):
+        pass  # a bug may have ended one of the two
     coloring.stopping = True
     server.should_exit = True
     thread.join()

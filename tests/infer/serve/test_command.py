@@ -108,6 +108,17 @@ def test_a_gpu_gets_batches_and_time_for_them(
     assert {shape[0] for shape in tinted.batches} == {GPU_BATCH}  # padded
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_thread_that_colours_ends_the_server(
+    invoke: Call, tinted: Tinted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(coloring: Coloring) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(Coloring, "_color", fail)
+    assert invoke(main, "serve", "--port", 0).code == 1
+
+
 def test_an_address_that_is_taken_is_refused(invoke: Call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

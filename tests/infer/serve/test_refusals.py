@@ -11,6 +11,7 @@ from infer.backends.base import OutOfMemory
 from infer.photo import encode
 from infer.serve import body as reading
 from infer.serve import exchange, memory
+from infer.serve.app import PIECE, Picture
 from infer.serve.coloring import Upload
 from infer.serve.description import Options
 from infer.serve.line import FullError
@@ -138,20 +139,51 @@ def test_a_photo_that_takes_too_long_is_refused(serve: Serve, contents: dict[str
     assert (reason.status, str(reason)) == (503, "not done after 0.001 s; send a smaller photo, or try again later")
 
 
-def test_memory_for_bodies_is_bounded(
+def test_bodies_need_memory(serve: Serve, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold(share: memory.Share, size: int, refuse: bool = False) -> None:
+        if refuse:
+            raise memory.NoMemoryError
+
+    monkeypatch.setattr(memory.Share, "hold", hold)
+    assert "no memory for the photo beside those in progress" in error_of(serve().post(contents["photo.png"]), 503)
+
+
+def test_memory_is_bounded_for_all_and_for_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST_HELD", 1000)
+    totals: list[int] = []
+    whole = memory.Memory(totals.append)
+    with memory.Share(whole, "a") as first:
+        first.hold(2000, refuse=True)  # alone
+        first.hold(400, refuse=True)
+        with memory.Share(whole, "a") as second, memory.Share(whole, "b") as other:
+            second.hold(100, refuse=True)
+            with pytest.raises(memory.NoMemoryError):
+                second.hold(101, refuse=True)
+            other.hold(500, refuse=True)
+            with pytest.raises(memory.NoMemoryError):
+                other.hold(501, refuse=True)
+            other.hold(800)  # a picture
+    assert totals == [2000, 400, 500, 1000, 1300, 500, 400, 0]
+    assert not whole.held
+
+
+def test_large_photos_of_one_client_wait_in_the_line(
     serve: Serve, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "MOST_HELD", 1000)
-    served = serve()
-    assert served.post(contents["photo.png"]).status_code == 200  # alone
-
-    class Beside(memory.Share):
-        def __init__(self, whole: memory.Memory) -> None:
-            whole.held += 900  # of another request
-            super().__init__(whole)
-
-    monkeypatch.setattr(exchange, "Share", Beside)
-    assert "no memory for the photo beside those in progress" in error_of(served.post(contents["photo.png"]), 503)
+    work = serve(started=False, batch_size=8).coloring.work
+    photos = [upload("1.1.1.1", contents["photo.png"]) for _ in range(2)]
+    for each in photos:
+        work.line.put(each.client, each)
+    work.most = 2
+    first = work.next()
+    assert first is photos[0]
+    first.pixels = 2**25 + 1
+    assert work.next() is None
+    first.pixels = 2**25
+    work.most = 1
+    assert work.next() is None
+    work.most = 2
+    assert work.next() is photos[1]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +273,23 @@ def test_a_server_at_its_end_answers_what_it_has(serve: Serve, tinted: Tinted, c
     served.coloring.stopping = True  # uvicorn then says that the client went away, as it reads no more
     sent = called(served, {"type": "http.request", "body": photo}, {"type": "http.disconnect"}, length=len(photo))
     assert sent[0]["status"] == 200
+
+
+def test_a_picture_that_is_read_too_slowly_is_cut() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    picture = Picture(memoryview(bytes(3 * PIECE)), "image/png", {}, 0.01)
+    asyncio.run(picture({"type": "http"}, receive, send))
+    assert [len(message.get("body", b"")) for message in sent] == [0, PIECE, PIECE]
+    assert sent[2]["more_body"]
 
 
 def test_a_slow_body_is_given_up_and_the_rest_is_dropped(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
