@@ -35,7 +35,7 @@ from infer.packaged import DEFAULT_MODEL
 KINDS = 10
 """Different photos among the good requests."""
 
-SIDES = {256: 192, 1024: 32}
+SIDES = {256: 256, 1024: 96}
 """Photos of a turn, by their side in pixels."""
 
 MEMORY_EVERY = 250

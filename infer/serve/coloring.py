@@ -60,8 +60,8 @@ class Upload(Item):
 
 
 PIXELS_IN_HAND = 2**25
-"""Pixels for each worker above which no further photo leaves the line. Otherwise many large photos of one client could be
-in hand, and so be done before the only one of another."""
+"""Pixels for each worker above which no further photo leaves the line. Otherwise many large photos of one client could
+be in hand, and so be done before the only one of another."""
 
 
 class AbandonedError(Exception):

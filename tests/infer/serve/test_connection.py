@@ -118,6 +118,12 @@ def test_a_client_that_still_sends_reads_the_refusal_first(running: Callable[...
         assert client.recv(1) == b""
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with Address("127.0.0.1", 0).listen() as listening, socket.create_connection(listening.getsockname()):
+        with listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_connection_serves_several_requests(running: Callable[..., Running], contents: dict[str, bytes]) -> None:
     client = http.client.HTTPConnection("127.0.0.1", running().port, timeout=60)
     for _ in range(2):
