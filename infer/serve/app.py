@@ -23,6 +23,8 @@ from infer.serve.body import answered, form_boundary, received
 from infer.serve.coloring import Coloring, Upload
 from infer.serve.description import COLOR, HEALTHZ, METRICS, PLAIN_PAGE, Options
 from infer.serve.exchange import Exchange
+from infer.serve.line import FullError
+from infer.serve.memory import NoMemoryError
 from infer.serve.metrics import Metrics
 from infer.serve.refusals import RefusedError, refusal_of
 
@@ -64,8 +66,8 @@ def make_app(coloring: Coloring, max_bytes: int, metrics: Metrics, page: Path) -
         try:
             coloring.line.check(share.client)
             body = await received(request, share, max_bytes, coloring.options.timeout)
-        except Exception as error:
-            raise error if isinstance(error, RefusedError) else refusal_of(error, at_model=False) from error
+        except (FullError, NoMemoryError, MemoryError) as error:
+            raise refusal_of(error, at_model=False) from error
         item = Upload.of(share.client, body, options.coloring(), options.written, boundary)
         del body  # the photo is taken out of it meanwhile
         return _picture(await answered(request, coloring, item), coloring.options.timeout, share)

@@ -19,7 +19,10 @@ FIRST_SECONDS = 10.0
 LEAST_RATE = 2**14
 """Bytes a second below which a client is too slow."""
 
-DEPARTED = RefusedError(GONE, "the client went away")
+
+def departed() -> RefusedError:
+    """Return the error for a client that went away, who gets no answer."""
+    return RefusedError(GONE, "the client went away")
 
 
 def form_boundary(request: Request) -> bytes | None:
@@ -52,7 +55,8 @@ async def received(request: Request, share: Share, max_bytes: int, timeout: floa
         timeout: longest time in seconds; 0 for no limit but LEAST_RATE.
 
     Raises:
-        RefusedError: the body is empty, too large or too slow, memory is full, or the client went away.
+        RefusedError: the body is empty, too large or too slow, or the client went away.
+        NoMemoryError: memory is full.
     """
     declared = int(request.headers.get("content-length", "0"))  # h11 has checked that it is a number
     if not declared:
@@ -68,7 +72,7 @@ async def received(request: Request, share: Share, max_bytes: int, timeout: floa
                 limit.reschedule(begun + seconds)
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
-                    raise DEPARTED
+                    raise departed()
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 share.hold(len(body), refuse=True)
@@ -78,8 +82,6 @@ async def received(request: Request, share: Share, max_bytes: int, timeout: floa
             f"found {len(body)} of {counted(declared, 'byte')} after {seconds:.0f} s, expected "
             f"{LEAST_RATE} a second or more; send a smaller photo, or use a faster connection",
         ) from error
-    except MemoryError as error:
-        raise refusal_of(error, at_model=False) from error
     return body
 
 
@@ -101,7 +103,7 @@ async def answered(request: Request, coloring: Coloring, item: Upload) -> Upload
         if answer.done():
             return answer.result()
         if gone.done() and not coloring.stopping:
-            raise DEPARTED
+            raise departed()
         raise RefusedError(503, f"found {len(coloring.line)} photos waiting, and this one not done in time; {BUSY}")
     except RefusedError:
         raise

@@ -54,7 +54,7 @@ class Address:
             raise UserError(
                 f"{self.host} port {self.port}: cannot listen there ({error}); choose another --host or --port"
             ) from error
-        # Connections inherit it. Without it the end of each answer waits for the client's delayed acknowledgement, 40 ms.
+        # Connections inherit it. Without it the end of an answer waits 40 ms for the client's acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
 

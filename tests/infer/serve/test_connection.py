@@ -120,7 +120,8 @@ def test_a_client_that_still_sends_reads_the_refusal_first(running: Callable[...
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     with Address("127.0.0.1", 0).listen() as listening, socket.create_connection(listening.getsockname()):
-        with listening.accept()[0] as accepted:
+        accepted, _ = listening.accept()
+        with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
