@@ -1,6 +1,7 @@
 # make demo: colour the examples with the model in the package.
 # make test: what CI checks, with the quick tests. make test-all: the slow tests too.
 # make docs: the documentation site, in site/. make package: wheel and source distribution, in dist/.
+# make web: the page that colours photos in the browser, in web/dist and infer/web; make docs and make package take it in.
 # make benchmarks-test: all tests of the benchmarks; the others have one quick test for each.
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ RUNTIME ?= cpu
 # Modules are compiled once and not by every process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick-tests test-all lint docs package benchmarks-test format clean
+.PHONY: demo test quick-tests test-all lint docs package web web-if-npm benchmarks-test format clean
 
 demo: $(VENV)/base
 	$(BIN)/cgan-infer folder examples out --overwrite
@@ -33,15 +34,30 @@ quick-tests: $(VENV)/develop
 test-all: lint
 	$(BIN)/pytest -n auto -m 'not benchmarks'
 
-docs: $(VENV)/docs
+docs: $(VENV)/docs web-if-npm
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "To read and search it: $(BIN)/python -m http.server -d site 8000, then http://127.0.0.1:8000"
 
-package: $(BIN)/python
+package: $(BIN)/python web-if-npm
 	$(BIN)/python -m pip install --quiet --no-compile --group package
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
+
+web: web/dist/index.html
+	rm -rf infer/web
+	cp -r web/dist infer/web
+
+web/dist/index.html: $(wildcard web/*.* web/public/* web/src/*) infer/models/flowers-int8.onnx infer/models/flowers-int8.onnx.json
+	cd web && npm ci --no-audit --no-fund && npm run build
+
+# Without npm, a page that was built elsewhere and lies in web/dist and infer/web is taken as it is.
+web-if-npm:
+ifneq ($(shell command -v npm 2>/dev/null),)
+	@$(MAKE) --no-print-directory web
+else
+	@test -e web/dist/index.html || echo "npm was not found: the page that colours photos in the browser is left out"
+endif
 
 benchmarks-test: $(VENV)/develop
 	$(BIN)/pytest -n auto -m '' tests/benchmarks
@@ -51,7 +67,7 @@ format: $(VENV)/develop
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) out build dist site *.egg-info
+	rm -rf $(VENV) out build dist site *.egg-info web/dist web/node_modules infer/web
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "found Python %d.%d, expected 3.11 or newer; set PYTHON=..." % v[:2])'

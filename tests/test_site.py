@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from docs import other_pages
+
 ROOT = Path(__file__).parent.parent
 LOADED = {"script", "link", "img", "iframe", "source", "object"}
 """Elements whose address a browser opens without being asked."""
@@ -29,6 +31,18 @@ class Page(HTMLParser):
         values = dict(attrs)
         self.anchors |= {values.get("id") or "", values.get("name") or ""}
         self.links += [(tag, value) for name in ("href", "src", "data") if (value := values.get(name))]
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_the_page_that_colours_photos_is_linked_where_it_was_built(
+    built: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(other_pages, "WEB_PAGE", tmp_path)
+    if built:
+        (tmp_path / "index.html").touch()
+    shown = other_pages.on_page_markdown((ROOT / "docs" / "try-it.md").read_text())
+    assert ("](try/index.html)" in shown) == built
+    assert ("built without the page" in shown) == (not built)
 
 
 @pytest.mark.slow

@@ -11,6 +11,10 @@ from cgan.errors import UserError
 from infer.commands.coloring_options import MOST, ShardType, coloring_options, request_values
 from infer.commands.photos import STREAM, names_from
 
+MOST_ACTORS = 10_000
+SHARE = click.FloatRange(0.01, 1024)
+"""Types of the options of a cluster."""
+
 
 @click.command()
 @click.argument("sources", nargs=-1, type=click.Path(), metavar="INPUT...")
@@ -33,6 +37,17 @@ from infer.commands.photos import STREAM, names_from
     metavar="K/N",
     help="Colour the K-th of N shares of the photos; merge-reports sums up the reports of all.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Colour in this process, or in the processes of a Ray cluster, which share INPUT and OUTPUT.",
+)
+@click.option("--ray-address", metavar="HOST:PORT", help="The cluster.  [default: $RAY_ADDRESS, or this machine alone]")
+@click.option("--actors", type=click.IntRange(1, MOST_ACTORS), help="Processes.  [default: as many as find room]")
+@click.option("--cpus-per-actor", type=SHARE, help="CPUs of each.  [default: all of a machine, or its share of a GPU]")
+@click.option("--gpus-per-actor", type=SHARE, help="GPUs of each.  [default: 1 where there are GPUs, else 0]")
 @click.option("--dry-run", is_flag=True, help="Print what would be done with each file; write nothing.")
 @click.option("--watch", is_flag=True, help="Keep running, and colour files as they arrive.")
 @click.option("--log-json", is_flag=True, help="Write JSON objects to standard output, one per line, for programs.")
@@ -70,14 +85,27 @@ def folder(
     from infer.folder.photo_run import color_one, is_for_one_photo
     from infer.folder.request import ColoringRequest, FolderRequest
 
+    ray = _ray_options(given)
     console, values = Console(quiet, log_json), request_values(given)
     if is_for_one_photo(inputs, target):
         of_folders = ("watch", "check_parity", "report", "manifest", "checksum", "shard")
-        _refuse_useless(given | {"dry_run": dry_run}, "a file as OUTPUT", (*of_folders, "dry_run"))
+        of_runs = {"dry_run": dry_run, "engine ray": ray is not None}
+        _refuse_useless(given | of_runs, "a file as OUTPUT", (*of_folders, *of_runs))
         request = ColoringRequest(**{name: value for name, value in values.items() if name not in of_folders})
         sys.exit(color_one(request, inputs[0], target, console))
-    request = FolderRequest(sources=inputs, target=target, **values)
+    request = FolderRequest(sources=inputs, target=target, ray=ray, **values)
     sys.exit((show_plan if dry_run else run_folder)(request, console))
+
+
+def _ray_options(given: dict[str, Any]) -> Any:
+    """Take the options of a cluster out of those given; return None for a run in this process."""
+    from infer.folder.request import RayOptions
+
+    names = {"ray_address": "address", "actors": "actors", "cpus_per_actor": "cpus", "gpus_per_actor": "gpus"}
+    engine = given.pop("engine")
+    _refuse_useless(given, "--engine local", tuple(names), engine == "local")
+    options = {field: given.pop(name) for name, field in names.items()}
+    return RayOptions(**options) if engine == "ray" else None
 
 
 def _refuse_useless(given: dict[str, Any], beside: str, names: tuple[str, ...], here: bool = True) -> None:

@@ -34,6 +34,26 @@ COMMIT_SECONDS = 1.0
 """Longest time in seconds between a finished file and the flush of the journal."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a photo failed."""
+
+    reason: str
+    missing: bool = False
+    """True if the photo is no longer there."""
+    stops: bool = False
+    """True if all later photos would fail too."""
+
+    @classmethod
+    def of(cls, error: Exception, output: str) -> "Failure":
+        """Return the failure of an error, with the output that the photo should have had."""
+        return cls(
+            refused(output, error) if isinstance(error, OccupiedError) else reason_of(error),
+            missing=isinstance(error, FileNotFoundError),
+            stops=isinstance(error, OSError) and error.errno in STOPPING_ERRORS,
+        )
+
+
 @dataclass(eq=False)
 class Bookkeeper:
     """Selects the jobs that need work, and notes the result of each."""
@@ -62,6 +82,10 @@ class Bookkeeper:
     def stopping(self) -> bool:
         """True if no further jobs are begun."""
         return self.stop.is_set() or self.outcome.stopped is not None
+
+    def note(self, text: str) -> None:
+        """Add a note on the run."""
+        self.outcome.run_notes.append(text)
 
     def to_do(self, jobs: tuple[Job, ...]) -> Iterator[Item]:
         """Yield the photos that need work, each after it is noted in the journal as begun."""
@@ -181,15 +205,18 @@ class Bookkeeper:
 
     def failed(self, job: Job, error: Exception, output: str = "") -> None:
         """Note that a photo failed; STOPPING_ERRORS stop the run."""
-        reason = refused(output or job.output, error) if isinstance(error, OccupiedError) else reason_of(error)
-        if isinstance(error, FileNotFoundError):
+        self.note_failure(job, Failure.of(error, output or job.output))
+
+    def note_failure(self, job: Job, failure: Failure) -> None:
+        """Note why a photo failed."""
+        if failure.missing:
             self.outcome.missing.add(job.name)
-        if isinstance(error, OSError) and error.errno in STOPPING_ERRORS:
-            self.outcome.stopped = reason
-        elif self.noted(self.journal.settle, job.output, FAILED, reason=reason):
+        if failure.stops:
+            self.outcome.stopped = failure.reason
+        elif self.noted(self.journal.settle, job.output, FAILED, reason=failure.reason):
             self.undo.pop(job.output, None)
             self._restore({job.copy})
-        self._settle(job, State.FAILED, reason, job.output)
+        self._settle(job, State.FAILED, failure.reason, job.output)
 
     def _settle(self, job: Job, state: State, reason: str, output: str | None) -> None:
         if state is State.DONE:
@@ -203,6 +230,11 @@ class Bookkeeper:
                 self.outcome.stopped = f"more than {counted(limit, 'file')} failed"
         if self.on_event:
             self.on_event(Event(job, state, reason, output), self.outcome)
+
+    def leave_begun(self, item: Item) -> None:
+        """Keep the begun rows of a photo whose process ended, for it may have published the output."""
+        for output in (item.job.output, item.job.copy):
+            self.undo.pop(output, None)
 
     def commit_if_due(self) -> None:
         """Flush the journal to disk if COMMIT_SECONDS have passed."""

@@ -131,8 +131,13 @@ class stop_on_signal:  # noqa: N801 (used like a function)
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.getsignal(number)
-                signal.signal(number, lambda *_: None)
+        self.arm()
         return self
+
+    def arm(self) -> None:
+        """Receive the signals, again if a library has set handlers of its own."""
+        for number in self._previous:
+            signal.signal(number, lambda *_: None)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():

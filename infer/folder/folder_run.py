@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgan.cores import available_cores
 from cgan.errors import GateError, UserError
@@ -38,6 +38,10 @@ from infer.folder.storage import Entry, Storage
 from infer.photo.decode import use_own_pixel_limit
 from infer.photo.formats import COLOR_PHOTO_HANDLING
 
+if TYPE_CHECKING:  # they need the package ray
+    from infer.folder.ray_fleet import Fleet
+    from infer.folder.ray_pipeline import RayPipeline
+
 CHECKED_PHOTOS = 64
 """Number of random photos of INPUT for --check-parity."""
 
@@ -61,15 +65,10 @@ def run_folder(request: FolderRequest, console: Console) -> int:
         report.check()
         if request.watch and isinstance(source, LocalFiles):
             raise UserError(f"--watch: expected a folder to watch, found {source}; leave --watch out")
-        cores = available_cores()
-        workers = request.workers or cores
-        if workers > cores:
-            console.note(
-                f"note: --workers {workers}: this process may use {cores} cores; more workers take memory only"
-            )
+        workers = request.workers or available_cores()
         path = journal_path(target.identity, work_folder(target), target.part)
         first = None if path.exists() or request.watch else plan_of(request, source, target)
-        with opened_model(request, max(1, cores // workers)) as backend:
+        with _model(request, workers, console, stop) as backend:
             check_options(request, backend)
             if request.check_parity:
                 plan = first or plan_of(request, source, target)
@@ -84,6 +83,18 @@ def run_folder(request: FolderRequest, console: Console) -> int:
     if stop.event.is_set():
         return stop.exit_code
     return 1 if outcome.failed or outcome.stopped else 0
+
+
+def _model(request: FolderRequest, workers: int, console: Console, stop: stop_on_signal) -> Backend:
+    """Return the model, not entered yet, for this process or in those of a cluster."""
+    if request.ray:
+        from infer.folder.ray_fleet import Fleet, RayBackend  # needs the package ray when it is entered
+
+        return RayBackend(Fleet(request, console.note, stop))
+    cores = available_cores()
+    if workers > cores:
+        console.note(f"note: --workers {workers}: this process may use {cores} cores; more workers take memory only")
+    return opened_model(request, max(1, cores // workers))
 
 
 class _Run:
@@ -106,7 +117,8 @@ class _Run:
         self.target = target
         self.backend = backend
         self.journal = journal
-        self.workers = workers
+        self.fleet: Fleet | None = getattr(backend, "fleet", None)
+        self.workers = self.fleet.workers if self.fleet else workers
         self.console = console
         self.stop = stop
         self.recipe = recipe_of(backend, request)
@@ -195,19 +207,9 @@ class _Run:
 
     def _color(self, plan: Plan, options: FolderOptions) -> Outcome:
         self.console.begin(len(plan.jobs))
-        self.stop.answered = True
+        self.stop.answered = self.fleet is None
         try:
-            outcome = Pipeline(
-                self.source,
-                self.target,
-                self.backend,
-                options,
-                self.journal,
-                self.recipe,
-                self._settled,
-                self.stop.event,
-                self.console.stopping,
-            ).color(plan.jobs)
+            outcome = self._pipeline(options).color(plan.jobs)
         except OSError as error:
             raise unwritable(self.target, error) from error
         finally:
@@ -216,11 +218,22 @@ class _Run:
         outcome.failed.update(plan.unreadable)
         return outcome
 
+    def _pipeline(self, options: FolderOptions) -> "Pipeline | RayPipeline":
+        """Return the pipeline of one run over a plan."""
+        books = self.journal, self.recipe, self._settled, self.stop.event
+        if self.fleet:
+            from infer.folder.ray_pipeline import RayPipeline
+
+            return RayPipeline(self.source, self.target, self.fleet, options, *books)
+        return Pipeline(self.source, self.target, self.backend, options, *books, self.console.stopping)
+
     def _announce(self, what: str, options: FolderOptions) -> None:
         """Print what is about to run; notes of the backend are printed even with --quiet."""
         backend = self.backend
         self._warn_of_backend()
         how = f"batch {options.batch_size}, {counted(options.workers, 'worker')}"
+        if self.fleet:
+            how += f" in each of {counted(self.fleet.actors, 'actor')}"
         self.console.note(f"{what}; {backend.path.name} on {backend.engine}; {how}")
         if note := note_on_sidecar(backend):
             self.console.note(note)

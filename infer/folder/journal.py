@@ -235,6 +235,12 @@ class Journal:
         with suppress(OSError):  # other files are in there
             file.parent.rmdir()
 
+    def add_mark(self, mark: str) -> None:
+        """Note the mark of another process of this run; durable with the next rows that begin."""
+        with _as_journal_errors(self.path):
+            self._transaction()
+            self._database.execute("INSERT OR REPLACE INTO marks VALUES (?)", (mark,))
+
     def forget_marks(self, marks: Iterable[str]) -> None:
         """Forget processes whose temporary files were removed; `former_marks` lists the processes of earlier runs."""
         with _as_journal_errors(self.path):

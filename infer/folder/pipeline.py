@@ -7,9 +7,10 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cgan.photo_limits import check_file_size
 from infer.backends.base import Backend
@@ -36,14 +37,42 @@ SMALL_FILE = 2**18
 """Largest file in bytes that is read when it is fetched; of a larger one the header is."""
 
 
+class Books(Protocol):
+    """What is noted about photos: a `Bookkeeper`, or in a process of a cluster what is told to the driver."""
+
+    @property
+    def stop(self) -> threading.Event:
+        """When set, no further photos are begun."""
+
+    @property
+    def stopping(self) -> bool:
+        """True if no further photos are begun, for this or another reason."""
+
+    def note(self, text: str) -> None:
+        """Add a note on the run."""
+
+    def publishing(self, items: list[Item]) -> bool:
+        """Note outputs that are about to be published; return False to prevent it."""
+
+    def done(self, item: Item) -> None:
+        """Note that an output is published, or that a photo needs none."""
+
+    def failed(self, job: Job, error: Exception, output: str = "") -> None:
+        """Note that a photo failed."""
+
+    def commit_if_due(self) -> None:
+        """Write notes to disk now and then."""
+
+
 @dataclass(eq=False)
 class PhotoWork(PhotoStages[Item]):
     """The work on the photos of a folder: its stages, and the decisions between them."""
 
     source: Storage
     target: Storage
-    books: Bookkeeper
-    waiting: Iterator[Item]
+    books: Books
+    next: Callable[[], Item | None]
+    """Returns the next photo to begin, None if there is none at present."""
     on_stop: Callable[[int], None] | None = None
     """Called with the number of photos in hand once a signal was received."""
 
@@ -67,13 +96,9 @@ class PhotoWork(PhotoStages[Item]):
         """True if no further photos are begun."""
         return self.books.stopping
 
-    def next(self) -> Item | None:
-        """Return the next photo to begin, None if there is none."""
-        return next(self.waiting, None)
-
     def smaller_batches(self, note: str) -> None:
-        """Note in the outcome that the run goes on with smaller batches."""
-        self.books.outcome.run_notes.append(note)
+        """Note that the run goes on with smaller batches."""
+        self.books.note(note)
 
     def before_publishing(self, items: list[Item]) -> bool:
         """Note outputs in the journal before they may appear."""
@@ -139,12 +164,7 @@ class Pipeline:
             OSError: `target` cannot be written to; no photo was begun.
         """
         started = time.monotonic()
-        outcome = Outcome(stages={name: Stage() for name in STAGES})
-        marks = self.journal.former_marks
-        self.target.prepare(marks, self.journal.knows)
-        self.journal.forget_marks(marks)
-        for file in self.target.left:
-            outcome.run_notes.append(f"{file}: a run was killed while it replaced a file, which this may be")
+        outcome = prepared(self.target, self.journal)
         pools = Dispatcher(self.options.workers, outcome.stages)
         books = Bookkeeper(
             source=self.source,
@@ -157,26 +177,48 @@ class Pipeline:
             pools=pools,
             stop=self.stop,
         )
-        parts = self.backend, self.options, self.source, self.target, books, books.to_do(jobs), self.on_stop
-        work = PhotoWork(*parts)
+        waiting = books.to_do(jobs)
+        places = self.source, self.target
+        work = PhotoWork(self.backend, self.options, *places, books, lambda: next(waiting, None), self.on_stop)
         try:
             with pools:
-                Scheduler(work, pools, self._limits()).run_all()
+                Scheduler(work, pools, limits_of(*places, self.options)).run_all()
             books.close()
         finally:
             self.target.finish()
-        if self.stop.is_set() and outcome.stopped is None and outcome.settled < len(jobs):
-            outcome.stopped = "interrupted"
-        outcome.seconds = time.monotonic() - started
-        return outcome
+        return ended(outcome, len(jobs), self.stop, started)
 
-    def _limits(self) -> Limits:
-        return Limits(
-            workers=self.options.workers,
-            streams=self.options.streams,
-            weight=MEMORY_UNDER_WAY,
-            group=GROUP,
-            group_effort=GROUP_PIXELS,
-            fetch_singly=self.source.waits,  # content from a store is held in memory
-            publish_singly=self.target.waits,
-        )
+
+def prepared(target: Storage, journal: Journal) -> Outcome:
+    """Prepare OUTPUT for a run, remove what earlier runs left unfinished, and return the outcome to fill.
+
+    Raises:
+        OSError: `target` cannot be written to.
+    """
+    outcome = Outcome(stages={name: Stage() for name in STAGES})
+    target.prepare(journal.former_marks, journal.knows)
+    journal.forget_marks(journal.former_marks)
+    for file in target.left:
+        outcome.run_notes.append(f"{file}: a run was killed while it replaced a file, which this may be")
+    return outcome
+
+
+def ended(outcome: Outcome, photos: int, stop: threading.Event, started: float) -> Outcome:
+    """Complete the outcome of a run over so many photos that started at a time of the monotonic clock."""
+    if stop.is_set() and outcome.stopped is None and outcome.settled < photos:
+        outcome.stopped = "interrupted"
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def limits_of(source: Storage, target: Storage, options: FolderOptions) -> Limits:
+    """Return the bounds of the scheduler of a run."""
+    return Limits(
+        workers=options.workers,
+        streams=options.streams,
+        weight=MEMORY_UNDER_WAY,
+        group=GROUP,
+        group_effort=GROUP_PIXELS,
+        fetch_singly=source.waits,  # content from a store is held in memory
+        publish_singly=target.waits,
+    )

@@ -240,13 +240,14 @@ def check(
     if not there.regular and not (current and row.state == DONE and there.size == row.size):
         return Action.FAIL, f"{job.output} is a link or no file; {ADVICE}"
     if row.state == BEGUN:
-        if there.size and not known_contents(row):
-            return Action.DO, "not known to be finished"  # if the new output is equal, the file is left as it is
         if content and content == row.publishing and current:
             return Action.SKIP, ""  # the run was killed before it noted the end
-        if content and content not in known_contents(row):
+        if not content or content in known_contents(row):
+            return Action.DO, "not finished"
+        if row.publishing:
             return Action.FAIL, occupied(job.output)
-        return Action.DO, "not finished"
+        # The process or machine that coloured it was lost. If the new output is equal, the file is left as it is.
+        return Action.DO, "not known to be finished"
     if there.size == 0:  # after a power cut, on some file systems
         return Action.DO, "its output is empty"
     if there.size != row.size:

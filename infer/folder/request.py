@@ -52,6 +52,19 @@ class ColoringRequest(ColoringOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """Options of a run on a Ray cluster; None chooses by the machines."""
+
+    address: str | None = None
+    """HOST:PORT of the cluster; None for $RAY_ADDRESS, or this machine alone."""
+    actors: int | None = None
+    """Number of processes."""
+    cpus: float | None = None
+    """CPUs of each, and GPUs."""
+    gpus: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FolderRequest(ColoringRequest):
     """The arguments of `cgan-infer folder`."""
 
@@ -65,6 +78,8 @@ class FolderRequest(ColoringRequest):
     watch: bool = False
     shard: Shard | None = None
     """The photos to colour; None for all."""
+    ray: RayOptions | None = None
+    """Colour in the processes of a Ray cluster; None for this process."""
     check_parity: Path | None = None
     """Run to compare the model with, on photos of INPUT, before anything is written."""
 

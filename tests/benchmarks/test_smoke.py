@@ -112,6 +112,26 @@ def test_quality(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
     assert values["models"][0]["colorfulness"] > 0
 
 
+def test_sharing(photo_folder: Path, record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Command:
+        def __init__(self, command: list[str], **_: object) -> None:
+            out = Path(command[command.index("--quiet") - 1])
+            out.mkdir(exist_ok=True)
+            report = {"done": 6 if "--shard" not in command else 3, "seconds": 2.0}
+            (out / f"report-{len(list(out.iterdir()))}.json").write_text(json.dumps(report))
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr("benchmarks.sharing.subprocess", SimpleNamespace(Popen=Command))
+    values = run(record, "sharing", photo_folder, "--rounds", 1, "--json", record)["images_per_second"]
+    assert {name: turns[0]["alone"] for name, turns in values.items()} == {
+        "one run": 3.0,
+        "2 shards at once": 3.0,
+        "Ray, 2 actors": 3.0,
+    }
+
+
 def test_stress(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
     options = ["--photos", photo_folder, "--model", exported_onnx, "--check", "mixed", "--files", 10]
     values = run(record, "stress", *options, "--json", record)
