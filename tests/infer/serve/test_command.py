@@ -4,8 +4,8 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -30,19 +30,19 @@ def run(invoke: Call, tinted: Tinted) -> Callable[..., tuple[Any, httpx.Response
             port = free.getsockname()[1]
         answers: list[httpx.Response] = []
 
+        over = threading.Event()
+
         def client() -> None:
-            try:
-                while not answers:
-                    try:
-                        answers.append(httpx.post(f"http://127.0.0.1:{port}/color", content=content, timeout=60))
-                    except httpx.ConnectError:
-                        time.sleep(0.01)
-            finally:
+            while not answers and not over.is_set():  # until it listens
+                with suppress(httpx.ConnectError):
+                    answers.append(httpx.post(f"http://127.0.0.1:{port}/color", content=content, timeout=60))
+            if answers:
                 os.kill(os.getpid(), end)
 
         thread = threading.Thread(target=client)
         thread.start()
         result = invoke(main, "serve", "--port", port, *options)
+        over.set()
         thread.join()
         return result, answers[0]
 

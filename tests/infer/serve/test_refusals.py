@@ -121,7 +121,7 @@ def test_a_client_with_fewer_photos_takes_a_place_in_a_full_line(serve: Serve, c
 def test_photos_that_wait_too_long_are_given_up(serve: Serve, tinted: Tinted, contents: dict[str, bytes]) -> None:
     release = threading.Event()
     tinted.before = lambda gray: release.wait(60)
-    served = serve(timeout=0.05)
+    served = serve(timeout=0.5)
     answer = served.post(contents["photo.png"])
     release.set()
     assert "this one not done in time; try again later" in error_of(answer, 503)
