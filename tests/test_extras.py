@@ -54,6 +54,10 @@ COMMANDS = {
     "fsspec": {
         "remote": [["infer", "folder", "memory://in", "TMP/colored"], ["infer", "folder", "PHOTOS", "s3://x/y"]]
     },
+    **{
+        name: {"serve": [["infer", "serve"]]}
+        for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    },
     "mlflow": {"mlflow": [[*TRAIN, "--no-fid", "--track", "mlflow"]]},
     "wandb": {"wandb": [[*TRAIN, "--no-fid", "--track", "wandb"]]},
     "tensorrt": {"tensorrt": [[*EXPORT, "--format", "tensorrt"]]},

@@ -1,4 +1,4 @@
-"""Formats and names of the outputs of a plan."""
+"""Formats and names of outputs."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -6,8 +6,10 @@ from pathlib import PurePath
 
 from cgan.formats import READABLE_FORMATS
 from infer.photo.formats import SAME, WRITE_FORMATS, PillowFormat
+from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, format_of, name_of, unidentified
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
+EMPTY = "found nothing in it, expected a photo"
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, PillowFormat.BMP})
 """Formats that are kept with --format same; photos in other formats become PNG."""
 
@@ -23,6 +25,19 @@ def suffix_of(name: str) -> str:
     base = name.rpartition("/")[2]
     dot = base.rfind(".")
     return base[dot:].lower() if 0 < dot < len(base) - 1 else ""
+
+
+def suffix_of_content(content: bytes) -> str:
+    """Return the suffix of a photo without a name, by the first bytes of its content.
+
+    Raises:
+        UnreadError: they are of no format that is read.
+    """
+    found = format_of(content[:SIGNATURE_SIZE])
+    for suffix in (*FORMAT_SUFFIXES.values(), *READABLE_FORMATS):
+        if name_of(READABLE_FORMATS[suffix]) == found:
+            return suffix
+    raise UnreadError(unidentified(content[:SIGNATURE_SIZE], None) if content else EMPTY)
 
 
 def with_suffix(name: str, suffix: str) -> str:
