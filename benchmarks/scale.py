@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import click
@@ -120,7 +121,7 @@ class Trial:
         with closing(Journal(self.journal(None))) as journal, Dispatcher(1, {}) as pools:
             jobs = make_plan(self.source, target, known=list(journal.outputs())).jobs
             options = FolderOptions(batch_size=1, workers=1)
-            books = Bookkeeper(self.source, target, options, journal, "recipe", outcome, None, pools, Stop())
+            books = Bookkeeper(self.source, target, options, journal, "recipe", outcome, None, pools, Event())
             assert next(books.to_do(jobs), None) is None
         return outcome.skipped
 
@@ -129,14 +130,6 @@ class Trial:
         merged = merged_report.merge(self.target, self.source)
         assert not merged.missing
         return merged.counts["done"]
-
-
-class Stop:
-    """A signal that does not come."""
-
-    def is_set(self) -> bool:
-        """Return False."""
-        return False
 
 
 STEPS: dict[str, Callable[[Trial], int]] = {"plan": Trial.plan, "rerun": Trial.rerun, "merge": Trial.merge}
@@ -164,7 +157,12 @@ def main(counts: tuple[int, ...], shards: int, json_file: Path | None) -> None:
             for name, step in STEPS.items():
                 found, seconds, memory = _apart(step, trial)
                 assert found == count, f"{name}: {found} of {count} photos"
-                row = {"step": name, "names": count, "seconds": round(seconds, 1), "peak_mib": round(memory)}
+                row: dict[str, Any] = {
+                    "step": name,
+                    "names": count,
+                    "seconds": round(seconds, 1),
+                    "peak_mib": round(memory),
+                }
                 print("{step:<6} {names:>9,} names {seconds:7.1f} s {peak_mib:6d} MiB".format(**row), flush=True)
                 rows.append(row)
     write_record(json_file, record(rows=rows))

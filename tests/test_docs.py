@@ -160,8 +160,18 @@ def test_links_lead_somewhere(document: str) -> None:
         assert "://" in link or link in in_site or (path.parent / link).exists(), link
 
 
-OTHER_OPTIONS = {"--data-binary", "--nproc-per-node", "--no-python", "--rm", "--user"}
-"""Options of curl, torchrun and docker."""
+OTHER_OPTIONS = {
+    "--address",
+    "--data-binary",
+    "--generate",
+    "--head",
+    "--no-python",
+    "--nproc-per-node",
+    "--port",
+    "--rm",
+    "--user",
+}
+"""Options of curl, torchrun, docker and ray."""
 
 
 def test_every_option_in_the_documents_exists() -> None:
