@@ -124,3 +124,14 @@ def test_a_log_that_is_rewritten_meanwhile_is_one_line(monkeypatch: pytest.Monke
     monkeypatch.setattr(JournalLog, "numbers", lambda log: [1, 2, 3, 4])
     with pytest.raises(JournalError, match="/journal: found a run that began meanwhile; try again later"):
         read_journal(RemoteFolder("memory://out"), None, "", tmp_path)
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    with closing(opened()) as journal:
+        journal.begin([("a.png", ROW)])
+        before = objects()
+        copy = read_journal(RemoteFolder("memory://out"), None, "", tmp_path)
+        assert copy is not None
+        with closing(copy):
+            assert dict(copy.rows()) == {"a.png": ROW}
+        assert objects() == before

@@ -256,17 +256,6 @@ def test_a_log_without_outputs_is_removed() -> None:
     assert objects() == []
 
 
-def test_reading_writes_nothing(tmp_path: Path) -> None:
-    with closing(opened()) as journal:
-        journal.begin([("a.png", ROW)])
-        before = objects()
-        copy = read_journal(RemoteFolder(OUT), None, "", tmp_path)
-        assert copy is not None
-        with closing(copy):
-            assert dict(copy.rows()) == {"a.png": ROW}
-        assert objects() == before
-
-
 def test_a_store_without_conditional_writes_has_a_log_too(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "root").mkdir()
     with ftp_server(tmp_path / "root") as url:
