@@ -12,7 +12,8 @@ from PIL import Image
 
 from infer.cli import main
 from infer.folder import bookkeeping
-from infer.folder.journal import DONE, Journal, JournalError
+from infer.folder.journal import Journal
+from infer.folder.journal_row import DONE, JournalError
 from infer.folder.local_folder import LocalFolder
 from infer.packaged import DEFAULT_MODEL
 from infer.quality.gates import DEFAULT_GATES, Gates
