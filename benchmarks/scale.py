@@ -101,7 +101,12 @@ class Trial:
                     journal.begin(row)
             if shard:
                 counts = dict.fromkeys(merged_report.COUNTS, 0) | {"photos": len(mine), "done": len(mine)}
-                values = {**counts, **{name: {} for name in merged_report.BY_NAME}, "input": str(self.source)}
+                values = {
+                    **counts,
+                    **{name: {} for name in merged_report.BY_NAME},
+                    "input": str(self.source),
+                    "version": "",
+                }
                 sealed = {**values, "stopped": None, SEAL: json_sha256({**values, "stopped": None})}
                 (self.target.path / numbered(REPORT_NAME, shard.part)).write_text(json_text(sealed))
 
@@ -129,7 +134,7 @@ class Trial:
         """Merge the reports of the shards; return the number of photos that are settled."""
         merged = merged_report.merge(self.target, self.source)
         assert not merged.missing
-        return merged.counts["done"]
+        return int(merged.counts["done"])
 
 
 STEPS: dict[str, Callable[[Trial], int]] = {"plan": Trial.plan, "rerun": Trial.rerun, "merge": Trial.merge}

@@ -100,6 +100,8 @@ class Bookkeeper:
         while chunk := list(islice(identified, self.journal.chunk)):
             rows: list[tuple[str, Row]] = []
             begun: list[Item] = []
+            if not self.noted(self.journal.look_ahead, [job.output for job, _ in chunk]):
+                return
             for job, checksum in chunk:
                 if self.stopping:
                     return

@@ -8,14 +8,25 @@ next run recognises its own files by their digests.
 import errno
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cgan.errors import UserError
 from cgan.files import MARK, open_regular
 from cgan.text import shown
-from infer.folder.journal_row import COLUMNS, FAILED, JournalError, Row, RowState, check_row, row_of, values_of
+from infer.folder.journal_row import (
+    COLUMN_TYPES,
+    COLUMNS,
+    FAILED,
+    JournalError,
+    Row,
+    RowState,
+    check_row,
+    row_of,
+    values_of,
+)
 from infer.folder.storage import is_below
 
 SCHEMA = 2
@@ -81,6 +92,7 @@ class Journal:
 
     def __init__(self, path: Path | None, shown: Path | str | None = None) -> None:
         self.path = shown or path
+        self._ahead: dict[str, Row | None] = {}
         with _as_journal_errors(self.path):
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,11 +202,23 @@ class Journal:
 
     def find(self, output: str) -> Row | None:
         """Return the row of an output, None if there is none."""
+        if output in self._ahead:
+            return self._ahead.pop(output)
         with _as_journal_errors(self.path):
             found = self._database.execute(
                 f"SELECT {COLUMNS} FROM files WHERE output = ?", (os.fsencode(output),)
             ).fetchone()
         return row_of(self.path, found) if found else None
+
+    def look_ahead(self, outputs: Sequence[str]) -> None:
+        """Read the rows of outputs that `find` is asked for next, in one query; they are kept until the next change."""
+        self._ahead = dict.fromkeys(outputs)
+        names = [os.fsencode(output) for output in outputs]
+        places = ", ".join("?" * len(names))
+        with _as_journal_errors(self.path):
+            found = self._database.execute(f"SELECT output, {COLUMNS} FROM files WHERE output IN ({places})", names)
+            for output, *values in found:
+                self._ahead[os.fsdecode(output)] = row_of(self.path, tuple(values))
 
     def knows(self, digest: str) -> bool:
         """Return True if an output has, or was about to get, the content with this SHA-256."""
@@ -208,20 +232,27 @@ class Journal:
         Raises:
             JournalError: the journal cannot be read, or names an output outside OUTPUT, which no run writes.
         """
-        with _as_journal_errors(self.path):
-            for output, *values in self._database.execute(f"SELECT output, {COLUMNS} FROM files"):
-                check_row(self.path, {"output": bytes}, (output,))
-                row = row_of(self.path, tuple(values))
-                if not is_below(os.fsdecode(output)) or b"\0" in output or "\0" in row.name:
-                    raise JournalError(
-                        f"{self.path}: the journal cannot be used (it names {shown(os.fsdecode(output))}, which is not "
-                        "in OUTPUT, so it is damaged); move it away"
-                    )
-                yield os.fsdecode(output), row
+        for output, values in self._all(COLUMNS, COLUMN_TYPES):
+            yield output, row_of(self.path, values)
 
     def outputs(self) -> Iterator[tuple[str, str]]:
         """Yield all pairs of input and output; errors are those of `rows`."""
-        return ((row.name, output) for output, row in self.rows())
+        for output, (stored,) in self._all("name", {"name": bytes}):
+            name = os.fsdecode(stored)
+            yield name, name if name == output else output  # the same object saves memory
+
+    def _all(self, columns: str, types: Mapping[str, type]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Yield all outputs with columns of their rows, of which the first is the name; errors are those of `rows`."""
+        with _as_journal_errors(self.path):
+            for stored, *values in self._database.execute(f"SELECT output, {columns} FROM files"):
+                check_row(self.path, {"output": bytes, **types}, (stored, *values))
+                output = os.fsdecode(stored)
+                if not is_below(output) or b"\0" in stored + values[0]:
+                    raise JournalError(
+                        f"{self.path}: the journal cannot be used (it names {shown(output)}, which is not in OUTPUT, "
+                        "so it is damaged); move it away"
+                    )
+                yield output, tuple(values)
 
     def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Write rows by output and commit; from then on the outputs may appear."""
@@ -302,6 +333,7 @@ class Journal:
             self._database.execute("COMMIT")
 
     def _transaction(self) -> None:
+        self._ahead.clear()
         if not self._database.in_transaction:
             self._database.execute("BEGIN")
 

@@ -111,6 +111,8 @@ def check_row(path: Path | str | None, types: Mapping[str, type], row: tuple[obj
     Raises:
         JournalError: a value has another type.
     """
+    if tuple(map(type, row)) == tuple(types.values()):
+        return
     for (name, kind), value in zip(types.items(), row, strict=True):
         if type(value) is not kind:
             raise JournalError(

@@ -19,11 +19,11 @@ from infer.folder.journal_files import journal_parts
 from infer.folder.journal_row import BEGUN, JournalError, Row
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
-from infer.folder.plan import make_plan
+from infer.folder.plan import Job, make_plan
 from infer.folder.remote import RemoteFolder
 from infer.folder.report import REPORT_NAME, SEAL, is_report
 from infer.folder.request import copied_journal, unwritable, work_folder
-from infer.folder.shard import Shard
+from infer.folder.shard import Shard, shard_of
 from infer.folder.storage import Storage, numbered
 
 MERGED_NAME = "report-merged.json"
@@ -69,8 +69,7 @@ def merge_reports(output: str, source: str | None, console: Console) -> int:
         UserError: OUTPUT has no reports of shards, or INPUT is unknown or cannot be searched.
     """
     target = open_storage(output)
-    merged = _read(target)
-    merged.missing = sorted(_missing(merged, _source(merged, source), target))
+    merged = merge(target, source)
     values = {
         "shards": merged.shards,
         **merged.counts,
@@ -94,6 +93,14 @@ def merge_reports(output: str, source: str | None, console: Console) -> int:
     console.note(f"{counted(merged.shards, 'shard')}: " + "  ".join(f"{name} {count}" for name, count in found.items()))
     console.note(f"report    {target}/{MERGED_NAME}")
     return int(bool(merged.missing or merged.counts["failed"] or merged.without_report or merged.stopped))
+
+
+def merge(target: Storage, source: str | Storage | None) -> Merged:
+    """Return the sums over the reports in an OUTPUT; other arguments and errors are those of `merge_reports`."""
+    merged = _read(target)
+    places = source if isinstance(source, Storage) else _source(merged, source)
+    merged.missing = sorted(_missing(merged, places, target))
+    return merged
 
 
 def _read(target: Storage) -> Merged:
@@ -178,11 +185,14 @@ def _missing(merged: Merged, source: Storage, target: Storage) -> Iterator[str]:
     except OSError as error:
         raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
     ended = {shard.number for shard in merged.all_shards()} - {*merged.without_report, *merged.stopped}
-    for shard in merged.all_shards():
+    of_shard: list[list[Job]] = [[] for _ in range(merged.shards)]
+    for job in plan.jobs:
+        of_shard[shard_of(job.name, merged.shards) - 1].append(job)
+    for shard, jobs in zip(merged.all_shards(), of_shard, strict=True):
         settled = _settled(shard, target)
-        for job in plan.jobs:
+        for job in jobs:
             known = settled.get(job.name) == job.identity if settled else shard.number in ended
-            if shard.holds(job.name) and not known and job.name not in merged.by_name["failures"]:
+            if not known and job.name not in merged.by_name["failures"]:
                 yield job.name
 
 

@@ -45,9 +45,14 @@ class Shard:
         return f"-{self.number}-of-{self.count}"
 
     def holds(self, name: str) -> bool:
-        """Return True for photos of this shard, by a digest of their path without suffix.
+        """Return True for photos of this shard."""
+        return shard_of(name, self.count) == self.number
 
-        So photos whose outputs could have one name are in one shard.
-        """
-        stem = os.fsencode(os.path.splitext(name)[0].casefold())  # noqa: PTH122 (names of stores are no paths)
-        return int.from_bytes(hashlib.sha256(stem).digest()[:8]) % self.count == self.number - 1
+
+def shard_of(name: str, count: int) -> int:
+    """Return the number of the shard of a photo, by a digest of its path without suffix.
+
+    So photos whose outputs could have one name are in one shard.
+    """
+    stem = os.fsencode(os.path.splitext(name)[0].casefold())  # noqa: PTH122 (names of stores are no paths)
+    return int.from_bytes(hashlib.sha256(stem).digest()[:8]) % count + 1

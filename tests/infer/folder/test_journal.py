@@ -53,6 +53,18 @@ def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def test_rows_that_are_read_ahead_follow_later_changes(path: Path) -> None:
+    with closing(Journal(path)) as journal:
+        journal.begin([("a.png", ROW), (BYTES_NAME, replace(ROW, size=9))])
+        journal.look_ahead(["a.png", BYTES_NAME, "none.png"])
+        journal._database.execute("DELETE FROM files WHERE output = ?", (os.fsencode(BYTES_NAME),))
+        assert journal.find(BYTES_NAME) == replace(ROW, size=9)  # from memory
+        journal.settle("a.png", FAILED, reason="changed")
+        found = journal.find("a.png")
+        assert found and found.reason == "changed"
+        assert journal.find("none.png") is None
+
+
 @pytest.mark.parametrize("name", ["a.png", "new\nline.png", BYTES_NAME, "sub/ü.png"])
 def test_rows_come_back_as_they_were_written(path: Path, name: str) -> None:
     row = Row(f"{name}.gif", "5:x", "c" * 64, "r", f"/in/{BYTES_NAME}", BEGUN, 7, "")
