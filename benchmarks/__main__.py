@@ -18,6 +18,7 @@ COMMANDS = {
     "parity": "Time of `cgan-infer parity --no-fid` against the inference runs that it contains.",
     "quality": "Colour quality of models on photos that they were not trained on.",
     "serve": "The server under load and against a folder run: right answers, memory, its end in the middle, and speed.",
+    "scale": "Time and memory of folder runs over very many names: planning, an idle rerun, merging the reports of shards.",
     "sharing": "Speed of one folder run, of two shards at once and of two actors of a Ray cluster on one machine.",
     "stress": "Folder runs under stress: memory, kills, files of a user, hostile files, a large photo.",
     "training": "Speed of the training step against the same step with the padding and concatenation of torch.",

@@ -112,6 +112,12 @@ def test_quality(exported_onnx: Path, photo_folder: Path, record: Path) -> None:
     assert values["models"][0]["colorfulness"] > 0
 
 
+def test_scale(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.scale._apart", lambda step, trial: (step(trial), 1.0, 2.0))
+    rows = run(record, "scale", "--names", 30, "--shards", 2, "--json", record)["rows"]
+    assert [(row["step"], row["names"]) for row in rows] == [("plan", 30), ("rerun", 30), ("merge", 30)]
+
+
 def test_sharing(photo_folder: Path, record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Command:
         def __init__(self, command: list[str], **_: object) -> None:
