@@ -26,6 +26,7 @@ TORCH_FREE = {
         "extras",
         "files",
         "formats",
+        "hub",
         "jpeg_decoder",
         "jpeg_scans",
         "libtiff_messages",
