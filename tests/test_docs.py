@@ -160,8 +160,8 @@ def test_links_lead_somewhere(document: str) -> None:
         assert "://" in link or link in in_site or (path.parent / link).exists(), link
 
 
-OTHER_OPTIONS = {"--nproc-per-node", "--no-python", "--rm", "--user"}
-"""Options of torchrun and docker."""
+OTHER_OPTIONS = {"--nproc-per-node", "--no-python", "--rm", "--user", "--model-repository"}
+"""Options of torchrun, docker and tritonserver."""
 
 
 def test_every_option_in_the_documents_exists() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from cgan.errors import UserError
 from infer import Mark, PreparedPhoto, prepare
 from infer.photo.decode import PhotoError
-from tests.infer.pictures import png_of
+from tests.infer.pictures import content_of
 
 
 @pytest.fixture
@@ -52,6 +52,6 @@ def test_what_is_no_photo_is_refused() -> None:
     with pytest.raises(TypeError, match="found int, expected bytes or a path"):
         prepare(3, 16, 16)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="profile: found 'x'"):
-        prepare(png_of(Image.new("L", (4, 4))), 16, 16, profile="x")
+        prepare(content_of(Image.new("L", (4, 4)), "PNG"), 16, 16, profile="x")
     with pytest.raises(PhotoError):
         prepare(b"", 16, 16)
