@@ -17,6 +17,7 @@ COMMANDS = {
     "latency": "Latency and accuracy of models by backend and batch size.",
     "parity": "Time of `cgan-infer parity --no-fid` against the inference runs that it contains.",
     "quality": "Colour quality of models on photos that they were not trained on.",
+    "serve": "The server under load and against a folder run: right answers, memory, its end in the middle, and speed.",
     "sharing": "Speed of one folder run, of two shards at once and of two actors of a Ray cluster on one machine.",
     "stress": "Folder runs under stress: memory, kills, files of a user, hostile files, a large photo.",
     "training": "Speed of the training step against the same step with the padding and concatenation of torch.",

@@ -8,6 +8,7 @@ from infer.commands.folder import folder
 from infer.commands.info import info
 from infer.commands.merge_reports import merge_reports
 from infer.commands.photos import PhotoGroup, color
+from infer.commands.serve import serve
 from infer.quality.cli import evaluate, parity
 
 
@@ -27,7 +28,7 @@ def command() -> None:
     """
 
 
-for subcommand in (folder, color, merge_reports, info, parity, evaluate):
+for subcommand in (folder, color, serve, merge_reports, info, parity, evaluate):
     command.add_command(subcommand)
 
 

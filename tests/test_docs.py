@@ -40,7 +40,7 @@ SMALL = ["--size", "32", "--epochs", "1", "--decay-epochs", "0", "--device", "cp
 """Added to trainings, so that they take seconds; a later option replaces an earlier one."""
 SHELL = re.compile(r" [|<>] ")
 """Pipes and redirections, which only a shell runs."""
-NOT_RUN = 'sh title="Not run by the tests: '
+NOT_RUN = tuple(f'{language} title="Not run by the tests: ' for language in ("sh", "python"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
@@ -160,8 +160,19 @@ def test_links_lead_somewhere(document: str) -> None:
         assert "://" in link or link in in_site or (path.parent / link).exists(), link
 
 
-OTHER_OPTIONS = {"--nproc-per-node", "--no-python", "--rm", "--user", "--model-repository"}
-"""Options of torchrun, docker and tritonserver."""
+OTHER_OPTIONS = {
+    "--address",
+    "--data-binary",
+    "--generate",
+    "--head",
+    "--model-repository",
+    "--no-python",
+    "--nproc-per-node",
+    "--port",
+    "--rm",
+    "--user",
+}
+"""Options of curl, torchrun, docker, ray and tritonserver."""
 
 
 def test_every_option_in_the_documents_exists() -> None:

@@ -55,6 +55,10 @@ COMMANDS = {
         "remote": [["infer", "folder", "memory://in", "TMP/colored"], ["infer", "folder", "PHOTOS", "s3://x/y"]]
     },
     "huggingface_hub": {"hub": [["infer", "info", "hf://a/b"], [*EXPORT, "--push", "hf://a/b"]]},
+    **{
+        name: {"serve": [["infer", "serve"]]}
+        for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    },
     "mlflow": {"mlflow": [[*TRAIN, "--no-fid", "--track", "mlflow"]]},
     "wandb": {"wandb": [[*TRAIN, "--no-fid", "--track", "wandb"]]},
     "tensorrt": {"tensorrt": [[*EXPORT, "--format", "tensorrt"]]},

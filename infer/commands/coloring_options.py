@@ -1,6 +1,6 @@
-"""Options that the commands `folder` and `color` of cgan-infer share, and the type of MODEL with its completion."""
+"""Options that commands of cgan-infer share, and the type of MODEL with its completion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ class FormatType(click.Choice):  # type: ignore[type-arg]  # not generic before 
 
 MODEL = ModelType()
 
-_COLORING = [
+_MODEL: Sequence[Callable[[Any], Any]] = [
     click.option(
         "--model",
         type=MODEL,
@@ -72,6 +72,16 @@ _COLORING = [
     click.option(
         "--workers", type=WORKERS, help="Threads that decode, run the model and encode.  [default: all cores]"
     ),
+    click.option(
+        "--render-size",
+        "render_longest",
+        type=click.IntRange(min=1),
+        help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
+    ),
+    click.option("--max-pixels", type=click.IntRange(1, MOST), help="Refuse larger photos.  [default: 268435456]"),
+]
+
+_COLORING: Sequence[Callable[[Any], Any]] = [
     click.option(
         "--format",
         type=FormatType(FORMAT_CHOICES),
@@ -106,12 +116,6 @@ _COLORING = [
         help="Size and luma of the photo, or the raw output of the network.",
     ),
     click.option(
-        "--render-size",
-        "render_longest",
-        type=click.IntRange(min=1),
-        help="Longest side of the input of a model of dynamic size, aspect kept.  [default: the model's size, square]",
-    ),
-    click.option(
         "--profile",
         type=click.Choice([use.value for use in ProfileUse]),
         default=ProfileUse.CONVERT.value,
@@ -124,7 +128,6 @@ _COLORING = [
         show_default=True,
         help="Say in the XMP of outputs that a model has coloured them, and which.",
     ),
-    click.option("--max-pixels", type=click.IntRange(1, MOST), help="Refuse larger photos.  [default: 268435456]"),
     click.option(
         "--timeout",
         type=click.IntRange(0, MOST),
@@ -154,9 +157,18 @@ class ShardType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         return Shard.parse(str(value))
 
 
+def model_options(function: F) -> F:
+    """Add the options of the model and its engine, which all commands that colour share."""
+    return _added(function, _MODEL)
+
+
 def coloring_options(function: F) -> F:
-    """Add the options that both commands share; `request_values` takes their values."""
-    for option in reversed(_COLORING):
+    """Add the options that `folder` and `color` share; `request_values` takes their values."""
+    return _added(function, [*_MODEL, *_COLORING])
+
+
+def _added(function: F, options: Sequence[Callable[[Any], Any]]) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
 

@@ -135,7 +135,7 @@ def _judged_by_content(
     """
     choice, content = request.color_photos, source.fetch(job.name)
     header_of(content, job.name, request.max_pixels)
-    if choice is ColorPhotos.RECOLOR or not decode(content, job.name, request.max_pixels).was_color:
+    if choice is ColorPhotos.RECOLOR or not decode(content, job.name, request.max_pixels, request.profile).was_color:
         return found.action, found.reason, job.output
     if choice is ColorPhotos.SKIP:
         return Action.SKIP, choice.note, None

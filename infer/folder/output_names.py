@@ -1,4 +1,4 @@
-"""Formats and names of the outputs of a plan."""
+"""Formats and names of outputs."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -6,8 +6,10 @@ from pathlib import PurePath
 
 from cgan.formats import READABLE_FORMATS
 from infer.photo.formats import SAME, WRITE_FORMATS, PillowFormat
+from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, format_of, name_of, unidentified
 
 FORMAT_SUFFIXES = {format_: f".{name}" for name, format_ in WRITE_FORMATS.items()}
+EMPTY = "found nothing in it, expected a photo"
 KEPT_FORMATS = frozenset({*FORMAT_SUFFIXES, PillowFormat.BMP})
 """Formats that are kept with --format same; photos in other formats become PNG."""
 
@@ -23,6 +25,19 @@ def suffix_of(name: str) -> str:
     base = name.rpartition("/")[2]
     dot = base.rfind(".")
     return base[dot:].lower() if 0 < dot < len(base) - 1 else ""
+
+
+def suffix_of_content(content: bytes) -> str:
+    """Return the suffix of a photo without a name, by the first bytes of its content.
+
+    Raises:
+        UnreadError: they are of no format that is read.
+    """
+    found = format_of(content[:SIGNATURE_SIZE])
+    for suffix in (*FORMAT_SUFFIXES.values(), *READABLE_FORMATS):
+        if name_of(READABLE_FORMATS[suffix]) == found:
+            return suffix
+    raise UnreadError(unidentified(content[:SIGNATURE_SIZE], None) if content else EMPTY)
 
 
 def with_suffix(name: str, suffix: str) -> str:
@@ -41,36 +56,45 @@ def output_names(names: list[str], format_: str, known: Collection[tuple[str, st
     """Return one output path per input path; all differ, also on file systems that ignore case."""
     wanted = []
     for name in names:
-        format_written = output_format(name, format_)
-        kept = READABLE_FORMATS[suffix_of(name)] == format_written
+        suffix = suffix_of(name)
+        format_written = SAME_FORMATS[suffix] if format_ == SAME else WRITE_FORMATS[format_]
+        kept = READABLE_FORMATS[suffix] == format_written
         wanted.append(name if kept else with_suffix(name, FORMAT_SUFFIXES[format_written]))
-    counts = Counter(output.casefold() for output in wanted)
+    folded = list(map(_folded, wanted))
+    counts = Counter(folded)
     # Outputs of earlier runs stay with their inputs, even if these are not among the names now.
     given = {name: output for name, output in known if _suits(output, name, format_)}
     owners: dict[str, str] = {}
     for name, output in known:
-        owners.setdefault(output.casefold(), name)
+        owners.setdefault(_folded(output), name)
     keeps: dict[str, str] = {}  # the input that keeps its name, by the case-folded output
-    for name, output in zip(names, wanted, strict=True):
-        if output == name and owners.get(output.casefold(), name) == name:
-            keeps.setdefault(output.casefold(), name)
+    for name, output, fold in zip(names, wanted, folded, strict=True):
+        if output == name and owners.get(fold, name) == name:
+            keeps.setdefault(fold, name)
     taken = set(keeps)
     outputs = []
-    for name, output in zip(names, wanted, strict=True):
-        if name in given and given[name].casefold() not in taken:
-            output = given[name]
-        elif owners.get(output.casefold(), name) != name or (
-            keeps.get(output.casefold()) != name and (counts[output.casefold()] > 1 or output.casefold() in taken)
-        ):
+    for name, output, fold in zip(names, wanted, folded, strict=True):
+        earlier = given.get(name)
+        if earlier == output and keeps.get(fold) == name:
+            pass
+        elif earlier is not None and _folded(earlier) not in taken:
+            output, fold = earlier, _folded(earlier)
+        elif owners.get(fold, name) != name or (keeps.get(fold) != name and (counts[fold] > 1 or fold in taken)):
             suffix = FORMAT_SUFFIXES.get(output_format(name, format_), PurePath(name).suffix)
             output = name + suffix
             number = 2
-            while output.casefold() in taken or counts[output.casefold()] or output.casefold() in owners:
+            while (fold := _folded(output)) in taken or counts[fold] or fold in owners:
                 output = f"{name}.{number}{suffix}"
                 number += 1
-        taken.add(output.casefold())
+        taken.add(fold)
         outputs.append(output)
     return outputs
+
+
+def _folded(name: str) -> str:
+    """Return a name without differences of case; the same object where there are none, which saves memory."""
+    folded = name.casefold()
+    return name if folded == name else folded
 
 
 def copy_name(name: str, output: str, format_: str) -> str:

@@ -21,14 +21,14 @@ from infer.folder.journal import DONE, Journal, Row
 from infer.folder.local_folder import NEW_FILE, LocalFolder, entry_of
 from infer.folder.open_storage import is_url
 from infer.folder.options import Event, Outcome
-from infer.folder.output_names import FORMAT_SUFFIXES, KEPT_FORMATS, output_format, output_names
+from infer.folder.output_names import KEPT_FORMATS, output_format, output_names, suffix_of_content
 from infer.folder.pipeline import Pipeline
 from infer.folder.plan import Job, identity_of, not_read
 from infer.folder.request import ColoringRequest, check_options, note_on_sidecar, opened_model
 from infer.photo.decode import reason_of, use_own_pixel_limit
 from infer.photo.formats import SAME, WRITE_FORMATS, ColorPhotos, PillowFormat
 from infer.photo.mark import is_marked
-from infer.photo.refusals import SIGNATURE_SIZE, format_of, name_of, unidentified
+from infer.photo.refusals import UnreadError
 
 ADDED = "-color"
 """What the name of an output has more than that of its photo."""
@@ -143,20 +143,13 @@ def color_stream(request: ColoringRequest, console: Console) -> int:
     if request.color_photos is ColorPhotos.SKIP:
         raise UserError("--color-photos skip: with - there must be an output; leave the option out")
     content = sys.stdin.buffer.read(MAX_PIXEL_BYTES * request.max_pixels + MAX_METADATA + 1)
-    found = format_of(content[:SIGNATURE_SIZE])
-    suffixes = (*FORMAT_SUFFIXES.values(), *READABLE_FORMATS)
-    suffix = next((suffix for suffix in suffixes if name_of(READABLE_FORMATS[suffix]) == found), None)
     try:
         check_file_size(len(content), request.max_pixels)
-    except LimitError as error:
+        name = STANDARD_INPUT + suffix_of_content(content)
+    except (LimitError, UnreadError) as error:
         console.failures({STANDARD_INPUT: reason_of(error)})
         return 1
-    if suffix is None:
-        reason = unidentified(content[:SIGNATURE_SIZE], None) if content else "found nothing in it, expected a photo"
-        console.failures({STANDARD_INPUT: reason})
-        return 1
     with tempfile.TemporaryDirectory() as folder:
-        name = STANDARD_INPUT + suffix
         Path(folder, name).write_bytes(content)
         photos = _Photos([Job(name, "output", output_format(name, request.format), f"{len(content)}:")])
         outcome, outputs, code = _color(request, photos, Path(folder), console)

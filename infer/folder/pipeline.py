@@ -1,42 +1,31 @@
 """The pipeline of a folder run: fetch, decode, run in batches, encode and publish, overlapped and in no fixed order.
 
-This module implements the work on one photo, and connects it with `Scheduler` (order) and `Bookkeeper` (journal).
+This module connects the stages of one photo with `Scheduler` (order) and `Bookkeeper` (journal).
 """
 
-import hashlib
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from cgan.photo_limits import check_file_size, out_of_time, time_limit
-from infer.backends.base import Backend, OutOfMemory
+from cgan.photo_limits import check_file_size
+from infer.backends.base import Backend
 from infer.folder.bookkeeping import Bookkeeper
 from infer.folder.journal import Journal
 from infer.folder.options import FolderOptions, OnEvent, Outcome, Stage
 from infer.folder.photo_item import Item
+from infer.folder.photo_stages import STAGES, PhotoStages
 from infer.folder.plan import Job
-from infer.folder.scheduler import AfterFailure, Limits, Scheduler, Way
+from infer.folder.scheduler import Limits, Scheduler
 from infer.folder.storage import Storage
 from infer.folder.thread_pools import Dispatcher
-from infer.photo.decode import PhotoError, decode, header_of, model_input, render_size_for
-from infer.photo.encode import encoding_bytes, write_photo
-from infer.photo.formats import ColorPhotos, Resolution
-from infer.photo.mark import Mark
 
 MEMORY_UNDER_WAY = 2**30
 """Limit in bytes of the memory of all photos in progress. A single larger photo is processed alone."""
-
-HANGING_SECONDS = 5.0
-"""Time after the limit of a photo's time from which its thread is taken to hang in a library. Until then it has the
-opportunity to end with the reason itself."""
 
 GROUP = 4
 """Largest number of photos per task. Submitting a task costs as much as decoding a thumbnail."""
@@ -46,8 +35,6 @@ GROUP_PIXELS = 2**18
 
 SMALL_FILE = 2**18
 """Largest file in bytes that is read when it is fetched; of a larger one the header is."""
-
-STAGES = ("fetch", "decode", "run", "encode", "publish")
 
 
 class Books(Protocol):
@@ -78,99 +65,24 @@ class Books(Protocol):
 
 
 @dataclass(eq=False)
-class PhotoWork:
-    """The work on photos for `Scheduler`: five stages in threads, and the decisions between them."""
+class PhotoWork(PhotoStages[Item]):
+    """The work on the photos of a folder: its stages, and the decisions between them."""
 
     source: Storage
     target: Storage
-    backend: Backend
-    options: FolderOptions
     books: Books
     next: Callable[[], Item | None]
     """Returns the next photo to begin, None if there is none at present."""
     on_stop: Callable[[int], None] | None = None
     """Called with the number of photos in hand once a signal was received."""
 
-    def __post_init__(self) -> None:
-        self.batch_size = self.options.batch_size
-
-    @contextmanager
-    def _timed(self, item: Item) -> Iterator[None]:
-        """Count the time of the block to that of the photo, which `check_time` bounds."""
-        begun, limit = time.monotonic(), self.options.timeout
-        item.until = begun + limit - item.spent if limit else None
-        try:
-            with time_limit(limit, item.spent):
-                yield
-        finally:
-            item.until = None
-            item.spent += time.monotonic() - begun
-
     def fetch(self, item: Item) -> None:
         """Fetch the photo's path or content, and read its size from the header."""
         check_file_size(item.job.size, self.options.max_pixels)
-        content = self.source.fetch(item.job.name)
-        if isinstance(content, Path):
-            item.mode, content = _read_if_small(content)
-        item.content = content
-        with self._timed(item):
-            header = header_of(content, item.job.name, self.options.max_pixels)
-        item.pixels = header.pixels
-        item.memory = header.memory + encoding_bytes(header.size, self._render_size(header.size)[0], item.job.format)
-
-    def decode(self, item: Item) -> None:
-        """Decode the photo, and scale its luma to the render size."""
-        assert isinstance(item.content, Path | bytes)
-        with self._timed(item):
-            photo = decode(item.content, item.job.name, self.options.max_pixels, profile=self.options.profile)
-            content, item.content, item.notes = item.content, None, photo.notes
-            if photo.was_color:
-                item.color = self.options.color_photos
-                item.notes += (item.color.note,)
-            if item.way is Way.RUN:
-                item.photo, item.gray = photo, model_input(photo, *self._render_size(photo.size))
-            elif item.way is Way.PUBLISH:
-                self._copy(item, content)
-
-    def _copy(self, item: Item, content: Path | bytes) -> None:
-        """Make the content of the file that of the output."""
-        if item.is_copied_apart and item.copy_refusal:
-            raise PhotoError(item.copy_refusal)
-        item.content = content.read_bytes() if isinstance(content, Path) else content
-        item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
-        item.notes = (ColorPhotos.COPY.note,)  # the others are on what colouring would change
-
-    def _render_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        spec, longest = self.backend.spec, self.options.render_longest
-        if longest:
-            height, width = render_size_for(size, longest, spec.size_multiple)
-            least = self.backend.least_side
-            return max(height, least), max(width, least)
-        return self.backend.own_size
-
-    def run(self, batch: list[Item]) -> None:
-        """Run the model on a batch."""
-        rgb = self.backend.run(np.stack([item.gray for item in batch if item.gray is not None]))
-        for item, colors in zip(batch, rgb, strict=True):
-            item.colors = colors
-
-    def encode(self, item: Item) -> None:
-        """Merge colours and luma at the photo's own size, and encode the output."""
-        assert item.photo is not None and item.gray is not None and item.colors is not None
-        with self._timed(item):
-            item.content, notes = write_photo(
-                item.photo,
-                item.gray,
-                item.colors,
-                item.job.format,
-                quality=self.options.quality,
-                strength=self.options.strength,
-                raw=self.options.resolution == Resolution.MODEL,
-                mark=Mark(self.backend.path.name, self.backend.digest) if self.options.mark else None,
-            )
-        item.notes += notes
-        item.size, item.digest = len(item.content), hashlib.sha256(item.content).hexdigest()
-        item.photo = item.gray = item.colors = None
+        item.content = self.source.fetch(item.job.name)
+        if isinstance(item.content, Path):
+            item.mode, item.content = _read_if_small(item.content)
+        self.read_header(item)
 
     def publish(self, item: Item) -> None:
         """Write the output."""
@@ -184,17 +96,9 @@ class PhotoWork:
         """True if no further photos are begun."""
         return self.books.stopping
 
-    def batch_failed(self, batch: list[Item], error: BaseException) -> AfterFailure:
-        """Halve the batch size if memory ran out; otherwise run the photos one by one to find the one at fault."""
-        ran = max(len(batch), self.batch_size if self.backend.pads else 0)
-        # Batches below the engine's minimum are padded, so halving no longer helps.
-        if isinstance(error, OutOfMemory) and ran > self.backend.batch_range[0]:
-            half = -(-ran // 2)
-            if half < self.batch_size:
-                self.batch_size = self.backend.batch_size = half
-                self.books.note(f"{error}; going on with batches of {half}")
-            return AfterFailure.AGAIN
-        return AfterFailure.SINGLY if isinstance(error, Exception) and len(batch) > 1 else AfterFailure.FAIL
+    def smaller_batches(self, note: str) -> None:
+        """Note that the run goes on with smaller batches."""
+        self.books.note(note)
 
     def before_publishing(self, items: list[Item]) -> bool:
         """Note outputs in the journal before they may appear."""
@@ -207,12 +111,6 @@ class PhotoWork:
     def failed(self, item: Item, error: Exception) -> None:
         """Note that a photo failed; the run continues."""
         self.books.failed(item.job, error, item.output)
-
-    def overdue(self, item: Item) -> Exception | None:
-        """Return the error of a photo that took longer than --timeout and did not end by itself."""
-        until = item.until
-        hangs = until is not None and time.monotonic() > until + HANGING_SECONDS
-        return out_of_time(self.options.timeout) if hangs else None
 
     def winding_up(self, in_hand: int) -> None:
         """Say how many photos are being finished after a signal."""
@@ -281,7 +179,7 @@ class Pipeline:
         )
         waiting = books.to_do(jobs)
         places = self.source, self.target
-        work = PhotoWork(*places, self.backend, self.options, books, lambda: next(waiting, None), self.on_stop)
+        work = PhotoWork(self.backend, self.options, *places, books, lambda: next(waiting, None), self.on_stop)
         try:
             with pools:
                 Scheduler(work, pools, limits_of(*places, self.options)).run_all()

@@ -23,7 +23,8 @@ from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.options import Stage
 from infer.folder.photo_item import Item
-from infer.folder.pipeline import STAGES, PhotoWork, limits_of
+from infer.folder.photo_stages import STAGES
+from infer.folder.pipeline import PhotoWork, limits_of
 from infer.folder.plan import Job, identity_of
 from infer.folder.request import FolderRequest, opened_model
 from infer.folder.scheduler import GRACE_SECONDS, Scheduler
@@ -199,7 +200,7 @@ class Worker:
         self._inbox: deque[Item] = deque()
         self._arrived, self._ended = threading.Event(), threading.Event()
         self._outbox, self._stages = Outbox(), {name: Stage() for name in STAGES}
-        work = PhotoWork(self.source, self.target, self.backend, options, self._outbox, self._next)
+        work = PhotoWork(self.backend, options, self.source, self.target, self._outbox, self._next)
         pools = Dispatcher(options.workers, self._stages)
         scheduler = Scheduler(work, pools, limits_of(self.source, self.target, options))
         threading.Thread(target=self._work, args=(scheduler, pools), daemon=True).start()

@@ -131,6 +131,8 @@ class Limits:
     """Fetch one item per task, and fewer at a time, because fetched items take memory."""
     publish_singly: bool = False
     """Publish one item per task."""
+    batch_wait: float | None = None
+    """Longest time in seconds that decoded items wait for a full batch; None to wait while others are under way."""
 
 
 class Scheduler(Generic[T]):
@@ -154,13 +156,15 @@ class Scheduler(Generic[T]):
         """Total weight of items between fetching and decoding."""
         self._weight = 0
         """Total weight of items between decoding and their end."""
+        self._due: float | None = None
+        """Time at which the decoded items wait no longer for others, None if nothing waits."""
         self._next: T | None = None
         """An item that waits for room to be fetched."""
         self._end: float | None = None
         """Time at which items in hand are abandoned, if the run stops."""
 
     def run_all(self) -> None:
-        """Work until there is no next item and all begun items have ended, or the run stops."""
+        """Work until there is no next item and all begun items have ended, or the run stops. It may be called again."""
         checked = time.monotonic()
         while True:
             if self.work.stopping and self._end is None:
@@ -168,9 +172,9 @@ class Scheduler(Generic[T]):
             self._fetch()
             self._decode()
             self._run()
-            if not self.pools.tasks:
+            if not self.pools.tasks and not self._decoded:
                 return
-            self.pools.take_in()
+            self.pools.take_in(self._due - time.monotonic() if self._due and self._decoded else TICK)
             self.work.tick()
             if time.monotonic() - checked > TICK:
                 checked = time.monotonic()
@@ -255,13 +259,21 @@ class Scheduler(Generic[T]):
         return max(1, min(self.limits.group, self._most // (2 * self.limits.workers)))
 
     def _run(self) -> None:
-        more_come = self._active["decode"] or self._active["fetch"]
         while self._decoded and self._batches < self.limits.streams:
-            # If no further items can arrive, because none are left or memory is full, smaller batches are run.
-            batch = self._next_batch(partial=not more_come or (not self._active["decode"] and bool(self._fetched)))
+            batch = self._next_batch(partial=self._waited)
             if not batch:
                 return
             self._submit_batch(batch)
+
+    @property
+    def _waited(self) -> bool:
+        """True if decoded items wait no longer for a full batch."""
+        if self.limits.batch_wait is None:
+            # Memory may be full, so that none of the fetched items is decoded before a batch has run.
+            return not self._active["decode"] and (bool(self._fetched) or not self._active["fetch"])
+        if self._due is None:
+            self._due = time.monotonic() + self.limits.batch_wait
+        return time.monotonic() >= self._due
 
     def _next_batch(self, partial: bool) -> list[T]:
         """Remove and return a full batch of one key; without one, the items of the most common key, or none."""
@@ -282,6 +294,7 @@ class Scheduler(Generic[T]):
 
     def _submit_batch(self, batch: list[T]) -> None:
         self._batches += 1
+        self._due = None
         self._active["run"] += len(batch)
         self.pools.submit(self.pools.pool, "run", self.work.run, [batch], self._ran)
 

@@ -137,7 +137,7 @@ class Dispatcher:
         self.stages = stages
         self.tasks: set[Task[Any]] = set()
         """Tasks that were submitted and not taken in."""
-        self._finished: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -187,14 +187,18 @@ class Dispatcher:
         self.io_pool.put(call)
         return future
 
-    def take_in(self) -> None:
-        """Wait up to TICK for a task to finish, and call its callback."""
+    def take_in(self, seconds: float = TICK) -> None:
+        """Wait up to `seconds`, at most TICK, for a task to finish, and call its callback."""
         try:
-            task = self._finished.get(timeout=TICK)
+            task = self._finished.get(timeout=min(max(0.0, seconds), TICK))
         except queue.Empty:
             return
-        if not task.given_up:
+        if task and not task.given_up:
             self._take(task)
+
+    def wake(self) -> None:
+        """Let `take_in` return at once; any thread may call this."""
+        self._finished.put(None)
 
     def give_up(self, task: Task[Item], item: Item, error: Exception) -> None:
         """Let an item that a thread is processing end with an error; another thread takes the items after it."""

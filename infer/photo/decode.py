@@ -196,7 +196,7 @@ def reason_of(error: Exception) -> str:
         return f"{error}; raise {error.option}" if error.option else str(error)
     if isinstance(error, OSError) and error.strerror:  # without its path, which may be a temporary one
         return error.strerror
-    return str(error) if isinstance(error, PhotoError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, PhotoError | UnreadError) else f"{type(error).__name__}: {error}"
 
 
 def model_input(photo: Photo, height: int, width: int) -> Floats:

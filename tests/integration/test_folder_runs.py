@@ -123,11 +123,11 @@ def test_a_signal_finishes_what_is_under_way(
 
 
 SLOW = """
-import os, time, infer.folder.pipeline
+import os, time, infer.folder.photo_stages
 def write_photo(*_, **__):
     os.write(1, b"writing\\n")  # whole lines, whatever the other threads print
     time.sleep(30)
-infer.folder.pipeline.write_photo = write_photo
+infer.folder.photo_stages.write_photo = write_photo
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cgan.photo_limits import check_time
-from infer.folder import folder_run, pipeline, scheduler
+from infer.folder import folder_run, photo_stages, pipeline, scheduler
 from infer.folder.archive import ArchiveFolder
 from infer.folder.journal import BEGUN, JournalError
 from infer.folder.pipeline import PhotoWork
@@ -31,8 +31,8 @@ class Hang:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stage: str, names: set[str]) -> None:
         self.over, self.returned = threading.Event(), threading.Semaphore(0)
         self.names = names
-        self._stage, self._work = stage, getattr(pipeline, stage)
-        monkeypatch.setattr(pipeline, stage, self)
+        self._stage, self._work = stage, getattr(photo_stages, stage)
+        monkeypatch.setattr(photo_stages, stage, self)
 
     def __call__(self, source: Any, name: str = "", *arguments: Any, **options: Any) -> Any:
         if name in self.names:
@@ -60,7 +60,7 @@ def test_a_photo_whose_thread_hangs_fails_and_the_run_goes_on(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, hang: Callable[..., Hang], stage: str
 ) -> None:
     gray_photos(run.source.path, 12)
-    monkeypatch.setattr(pipeline, "HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(photo_stages, "HANGING_SECONDS", 0.0)
     hung = hang(stage, "001.png", "005.png")
     outcome = run(workers=1, timeout=0.5)
     reason = "not done after 0.5 s; raise --timeout"
@@ -86,7 +86,7 @@ def test_a_step_that_takes_too_long_ends_by_itself(
         return write(photo, *arguments, **options)
 
     seen: list[str] = []
-    monkeypatch.setattr(pipeline, "write_photo", slow)
+    monkeypatch.setattr(photo_stages, "write_photo", slow)
     outcome = run(timeout=0.2)
     assert list(outcome.failed.values()) == ["not done after 0.2 s; raise --timeout"]
     assert outcome.done == 2
@@ -96,7 +96,7 @@ def test_without_a_limit_nothing_is_given_up(
     run: Any, gray_photos: Photos, monkeypatch: pytest.MonkeyPatch, hang: Callable[..., Hang]
 ) -> None:
     gray_photos(run.source.path, 3)
-    monkeypatch.setattr(pipeline, "HANGING_SECONDS", 0.0)
+    monkeypatch.setattr(photo_stages, "HANGING_SECONDS", 0.0)
     hung = hang("decode", "001.png")
     threading.Timer(0.6, hung.over.set).start()
     assert run(timeout=0).done == 3

@@ -94,7 +94,7 @@ def test_an_idle_run_decodes_nothing_and_says_the_same(
     first = color(mixed, out, "--color-photos", choice)
     notes, states, files = first.report["notes"], rows(out), files_in(out)
     assert set(states.values()) == ({"done", "left"} if choice is ColorPhotos.SKIP else {"done"})
-    monkeypatch.delattr("infer.folder.pipeline.decode")
+    monkeypatch.delattr("infer.folder.photo_stages.decode")
     again = color(mixed, out, "--color-photos", choice, "--log-json")
     assert (again.code, again.counts) == (0, (0, 9, 0))
     assert (again.report["notes"], again.report["color_photos"]) == (notes, 6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infer.folder import pipeline
+from infer.folder import photo_stages, pipeline
 from infer.folder import thread_pools as dispatch
 from infer.photo.decode import decode, header_of
 from infer.photo.formats import ProfileUse
@@ -113,7 +113,7 @@ def test_sizes_with_too_few_photos_do_not_wait_for_the_last(
         assert not name.startswith("5") or ran.wait(20), "no batch before this photo is decoded"
         return decode(source, name, max_pixels)
 
-    monkeypatch.setattr(pipeline, "decode", decoding)
+    monkeypatch.setattr(photo_stages, "decode", decoding)
     run.backend.before = lambda gray: ran.set()
     assert run(render_longest=128, batch_size=2, workers=3).done == 8
 
@@ -213,7 +213,7 @@ def pixels_at_once(run: Any, monkeypatch: pytest.MonkeyPatch, photos: int) -> li
         return photo
 
     run.on_event = lambda event, outcome: held.pop(event.job.name)
-    monkeypatch.setattr(pipeline, "decode", decoding)
+    monkeypatch.setattr(photo_stages, "decode", decoding)
     monkeypatch.setattr(pipeline, "MEMORY_UNDER_WAY", limit)
     outcome = run(batch_size=2, workers=4)
     assert outcome.done == outcome.settled
