@@ -16,12 +16,12 @@ from cgan.extras import needed
 from cgan.files import file_sha256
 from cgan.readers import FormatError, read_json, typed_field
 from cgan.spec import sidecar_path
-from cgan.text import say, shown, told_apart
+from cgan.text import counted, say, shown, told_apart
 
 SCHEME = "hf://"
 
 SUFFIXES = (".onnx", ".plan")
-"""Suffixes of files that are models if they have a sidecar."""
+"""Suffixes of files that are models if they have a sidecar. A plan, which is executable content, has to be named."""
 
 SECONDS = 10.0
 """Longest wait for the answer to a question about a repository."""
@@ -34,6 +34,11 @@ IN_CACHE = re.compile(r"/models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$
 
 Note = Callable[[str], object]
 """Takes a note for the user, one line."""
+
+
+def say_note(text: str) -> None:
+    """Print a note."""
+    say(f"note: {text}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def use_library() -> None:
         import huggingface_hub  # noqa: F401
 
 
-def download(given: str, note: Note = say) -> Path:
+def download(given: str, note: Note = say_note) -> Path:
     """Return the path of a model of the Hub in the cache, with its sidecar beside it; download what is missing.
 
     Args:
@@ -153,7 +158,7 @@ def _cached(address: HubAddress, why: str, note: Note) -> Path:
             f"{address.given}: {why}, and the cache does not have it; download it once with a network"
         ) from None
     file = _chosen(address, {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()})
-    note(f"note: {address.given}: {why}; revision {folder.name[:SHOWN_DIGITS]} of the cache is used, unchecked")
+    note(f"{address.given}: {why}; revision {folder.name[:SHOWN_DIGITS]} of the cache is used, unchecked")
     return folder / file
 
 
@@ -164,15 +169,19 @@ def _chosen(address: HubAddress, files: Collection[str]) -> str:
         UserError: it is not there, or the address names none of several.
     """
     models = sorted(file for file in files if file.endswith(SUFFIXES) and f"{file}.json" in files)
+    safe = [file for file in models if file.endswith(SUFFIXES[0])]
     if address.file in models:
         return address.file
-    if len(models) == 1 and not address.file:
-        return models[0]
+    if len(safe) == 1 and not address.file:
+        return safe[0]
     if not models:
         raise UserError(f"{address.given}: found no model with a sidecar, expected FILE.onnx and FILE.onnx.json")
     if address.file:
         raise UserError(f"{address.given}: found no such model with a sidecar, expected one of {shown(models)}")
-    raise UserError(f"{address.given}: found {len(models)} models; name one: {address.given}/FILE of {shown(models)}")
+    raise UserError(
+        f"{address.given}: found {counted(len(safe), 'ONNX file')} with a sidecar, expected one; name the model, "
+        f"{address.given}/FILE: {shown(models)}"
+    )
 
 
 def _check_digest(given: str, path: Path) -> None:

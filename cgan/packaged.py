@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from cgan.errors import UserError
-from cgan.hub import SCHEME, Note, download
-from cgan.text import say
+from cgan.hub import SCHEME, Note, download, say_note
 
 MODELS = Path(__file__).parent.parent / "infer" / "models"
 
@@ -14,7 +13,7 @@ PACKAGED_MODELS = {name: MODELS / f"{name}.onnx" for name in ("flowers", "flower
 DEFAULT_MODEL = PACKAGED_MODELS["flowers"]
 
 
-def model_path(given: str, note: Note = say) -> Path:
+def model_path(given: str, note: Note = say_note) -> Path:
     """Return the path for a value of --model or --init, which may not exist.
 
     Args:

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from google.protobuf import text_format
 from PIL import Image
-from tritonclient.grpc import model_config_pb2
 
 from cgan.command import run_command
 from examples.kserve_client import JSON_LENGTH, command
@@ -22,13 +20,14 @@ from export.artefact import ExportOptions
 from export.repository import make_repository
 from infer import Colorizer
 from tests.conftest import Result
+from tests.triton_message import parsed
 
 
 class Server:
     """A server of one model, which checks batches against the config as Triton does."""
 
     def __init__(self, folder: Path) -> None:
-        self.config = text_format.Parse((folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+        self.config = parsed((folder / "config.pbtxt").read_text())
         self.session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
         self.url = ""
         self.extensions: list[bool] = []

@@ -58,8 +58,11 @@ def test_a_verified_export_is_uploaded_in_one_commit_with_a_card(
     assert hub.private == {"someone/flowers"}
     assert uploaded.keys() - first.keys() == {exported_onnx.name, f"{exported_onnx.name}.json", "README.md"}
     card = ModelCard(uploaded["README.md"].decode())
-    assert (card.data.library_name, card.data.pipeline_tag) == ("cgan", "image-to-image")
-    assert card.data.tags == ["image-colorization", "gan", "onnx"]
+    assert card.data.to_dict() == {
+        "library_name": "cgan",
+        "pipeline_tag": "image-to-image",
+        "tags": ["image-colorization", "gan", "onnx"],
+    }
     assert f"--model {NAME}" in card.text
     path = download(NAME)
     assert (path.read_bytes(), origin(path)) == (exported_onnx.read_bytes(), address)

@@ -9,8 +9,6 @@ from typing import Any
 import onnx
 import onnxruntime
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from cgan.errors import GateError, UserError
 from cgan.files import file_sha256
@@ -26,6 +24,7 @@ from export.triton_config import triton_config
 from infer.backends import open_model
 from infer.backends.trt import check_sidecar, sealed
 from tests.export.conftest import engine_record
+from tests.triton_message import TYPE_FP32, kind, parsed
 
 OPTIONS = ExportOptions(batch_sizes=TRITON_BATCHES)
 
@@ -33,11 +32,6 @@ OPTIONS = ExportOptions(batch_sizes=TRITON_BATCHES)
 def contents(folder: Path) -> dict[str, bytes]:
     """The files below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def parsed(text: str) -> Any:
-    """A config as the message of Triton, which has no field that it does not know."""
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def sidecar_of(path: Path) -> Sidecar:
@@ -91,21 +85,21 @@ def test_the_config_is_one_that_triton_reads_and_describes_the_file(exported_onn
     session = onnxruntime.InferenceSession(folder / "1" / "model.onnx", providers=["CPUExecutionProvider"])
     tensors = [(config.input[0], session.get_inputs()[0]), (config.output[0], session.get_outputs()[0])]
     for given, found in tensors:
-        assert (given.name, given.data_type) == (found.name, model_config_pb2.TYPE_FP32)
+        assert (given.name, given.data_type) == (found.name, TYPE_FP32)
         assert list(given.dims) == found.shape[1:]
     (warm_up,) = config.model_warmup
     assert warm_up.batch_size == 1
     zeros = warm_up.inputs["gray"]
-    assert (list(zeros.dims), zeros.zero_data, zeros.data_type) == ([1, 32, 32], True, model_config_pb2.TYPE_FP32)
+    assert (list(zeros.dims), zeros.zero_data, zeros.data_type) == ([1, 32, 32], True, TYPE_FP32)
 
 
 @pytest.mark.parametrize(
-    ("build", "kind"),
+    ("build", "expected"),
     [({}, "KIND_AUTO"), ({"int8_target": "cpu"}, "KIND_CPU"), ({"int8_target": "tensorrt"}, "KIND_AUTO")],
 )
-def test_int8_for_cpus_runs_on_a_cpu(exported_onnx: Path, build: dict[str, Any], kind: str) -> None:
+def test_int8_for_cpus_runs_on_a_cpu(exported_onnx: Path, build: dict[str, Any], expected: str) -> None:
     config = parsed(triton_config("a", replace(sidecar_of(exported_onnx), build=build), (1, 4, 16)))
-    assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.Kind.Value(kind)]
+    assert [group.kind for group in config.instance_group] == [kind(expected)]
 
 
 def test_sides_of_a_dynamic_size_are_open(exported_onnx: Path) -> None:
@@ -119,7 +113,7 @@ def test_a_plan_runs_on_a_gpu_in_the_batches_of_its_profile(plan: Callable[..., 
     made = make_repository(plan(batch=(1, 8, 24), version_compatible=True), tmp_path / "out", OPTIONS)
     config = parsed((made.path / "config.pbtxt").read_text())
     assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
-    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    assert config.instance_group[0].kind == kind("KIND_GPU")
     assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (24, [8, 24])
     assert check_sidecar(sidecar_of(made.path / "1" / "model.plan"), made.path)["repository"].keys() == {"config.pbtxt"}
     assert [note.split(" ")[:3] for note in made.notes] == [

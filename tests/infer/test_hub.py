@@ -101,7 +101,7 @@ def test_without_the_hub_the_cached_revision_is_used_and_said(
     notes: list[str] = []
     assert download(NAME, notes.append) == path
     assert download(f"{NAME}/model.onnx", notes.append) == path
-    assert notes[0] == f"note: {NAME}: {why}; revision {commit[:12]} of the cache is used, unchecked"
+    assert notes[0] == f"{NAME}: {why}; revision {commit[:12]} of the cache is used, unchecked"
     with pytest.raises(GateError, match=f"^hf://someone/other: {why}, and the cache does not have it"):
         download("hf://someone/other")
 
@@ -115,7 +115,7 @@ def test_of_several_models_one_has_to_be_named(hub: Hub, exported_onnx: Path) ->
     }
     hub.add("someone/flowers", {**both, "c.onnx": b"without a sidecar", "README.md": b""})
     with pytest.raises(
-        UserError, match=r"found 2 models; name one: hf://someone/flowers/FILE of \['a.onnx', 'b.onnx'\]"
+        UserError, match=r"found 2 ONNX files .* name the model, hf://someone/flowers/FILE: \['a.onnx', 'b.onnx'\]"
     ):
         download(NAME)
     assert download(f"{NAME}/b.onnx").name == "b.onnx"
@@ -124,6 +124,13 @@ def test_of_several_models_one_has_to_be_named(hub: Hub, exported_onnx: Path) ->
     hub.add("someone/flowers", {"README.md": b""})
     with pytest.raises(UserError, match="found no model with a sidecar"):
         download(NAME)
+
+
+def test_an_engine_has_to_be_named(hub: Hub, exported_onnx: Path) -> None:
+    hub.add_model("someone/flowers", exported_onnx, "model.plan")
+    with pytest.raises(UserError, match=r"found 0 ONNX files with a sidecar, expected one; name the model"):
+        download(NAME)
+    assert download(f"{NAME}/model.plan").name == "model.plan"
 
 
 def test_a_file_that_does_not_match_its_sidecar_is_refused(hub: Hub, exported_onnx: Path) -> None:
@@ -188,7 +195,7 @@ def test_a_colorizer_keeps_the_note(hub: Hub, off: Callable[[str], None], export
         assert colorizer.color(Image.new("L", (20, 30), 99)).size == (20, 30)
     off("HF_HUB_OFFLINE is set")
     with Colorizer(NAME, device="cpu") as colorizer:
-        assert "of the cache is used, unchecked" in (colorizer.backend.note or "")
+        assert (colorizer.backend.note or "").startswith(f"{NAME}: HF_HUB_OFFLINE is set; revision ")
 
 
 def test_completion_in_a_shell_downloads_nothing(hub: Hub) -> None:

@@ -20,7 +20,8 @@ def prepared(tmp_path: Path) -> PreparedPhoto:
 
 
 def test_the_input_has_the_asked_size_and_the_photo_keeps_its_own(prepared: PreparedPhoto) -> None:
-    assert (prepared.gray.shape, prepared.gray.dtype) == ((1, 16, 32), np.float32)
+    assert prepared.gray.shape == (1, 16, 32)
+    assert prepared.gray.dtype == np.float32
     assert prepared.photo.size == (30, 40)
 
 
