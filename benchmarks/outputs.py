@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from cgan.files import file_sha256, temporary_mark
-from infer.folder.journal import DONE, Journal
+from infer.folder.journal import Journal
+from infer.folder.journal_row import DONE
 from infer.folder.report import REPORT_NAME
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER
 

@@ -26,8 +26,9 @@ from cgan.files import json_sha256
 from cgan.text import json_text
 from infer.folder import merged_report
 from infer.folder.bookkeeping import Bookkeeper
-from infer.folder.journal import DONE, Journal, Row
+from infer.folder.journal import Journal
 from infer.folder.journal_files import journal_path
+from infer.folder.journal_row import DONE, Row
 from infer.folder.local_folder import LocalFolder
 from infer.folder.options import FolderOptions, Outcome
 from infer.folder.plan import make_plan

@@ -13,7 +13,8 @@ from typing import ParamSpec
 from cgan.files import OccupiedError
 from cgan.photo_limits import LimitError, check_file_size
 from cgan.text import counted
-from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, JournalError, Row
+from infer.folder.journal import Journal
+from infer.folder.journal_row import BEGUN, DONE, FAILED, LEFT, JournalError, Row
 from infer.folder.options import Event, FolderOptions, OnEvent, Outcome, State
 from infer.folder.photo_item import Item
 from infer.folder.plan import Action, Job, Judgement, judge, known_contents, made_from, refused, replaceable_contents
@@ -27,8 +28,8 @@ P = ParamSpec("P")
 STOPPING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output file system that affect all later files and stop the run."""
 
-JOURNAL_CHUNK = 64
-"""Number of inputs that are noted as begun in one transaction."""
+STORE_FAILURES = 20
+"""Photos that fail one after the other by errors of a store, after which it counts as down and the run stops."""
 
 COMMIT_SECONDS = 1.0
 """Longest time in seconds between a finished file and the flush of the journal."""
@@ -43,14 +44,18 @@ class Failure:
     """True if the photo is no longer there."""
     stops: bool = False
     """True if all later photos would fail too."""
+    may_be_of_a_store: bool = False
+    """True for an error that a store raises for any photo while it is down."""
 
     @classmethod
     def of(cls, error: Exception, output: str) -> "Failure":
         """Return the failure of an error, with the output that the photo should have had."""
+        of_the_photo = isinstance(error, FileNotFoundError | OccupiedError)
         return cls(
             refused(output, error) if isinstance(error, OccupiedError) else reason_of(error),
             missing=isinstance(error, FileNotFoundError),
             stops=isinstance(error, OSError) and error.errno in STOPPING_ERRORS,
+            may_be_of_a_store=isinstance(error, OSError) and not of_the_photo,
         )
 
 
@@ -77,6 +82,8 @@ class Bookkeeper:
     def __post_init__(self) -> None:
         self._root = self.source.identity
         self._committed = time.monotonic()
+        self._in_a_row = 0
+        """Photos that failed since the last one that did not, by errors of a store."""
 
     @property
     def stopping(self) -> bool:
@@ -90,7 +97,7 @@ class Bookkeeper:
     def to_do(self, jobs: tuple[Job, ...]) -> Iterator[Item]:
         """Yield the photos that need work, each after it is noted in the journal as begun."""
         identified = self._identified(jobs)
-        while chunk := list(islice(identified, JOURNAL_CHUNK)):
+        while chunk := list(islice(identified, self.journal.chunk)):
             rows: list[tuple[str, Row]] = []
             begun: list[Item] = []
             for job, checksum in chunk:
@@ -188,6 +195,7 @@ class Bookkeeper:
     def done(self, item: Item) -> None:
         """Note that an output is published, or that a photo needs none."""
         job, notes = item.job, "\n".join(item.notes)
+        self._in_a_row = 0
         if item.notes:
             self.outcome.notes[job.name] = list(item.notes)
         self.undo.pop(item.output, None)  # the output exists, even if the journal cannot be written
@@ -204,19 +212,23 @@ class Bookkeeper:
             self.noted(self.journal.restore, rows)
 
     def failed(self, job: Job, error: Exception, output: str = "") -> None:
-        """Note that a photo failed; STOPPING_ERRORS stop the run."""
+        """Note that a photo failed; STOPPING_ERRORS, and a store that is down, stop the run."""
         self.note_failure(job, Failure.of(error, output or job.output))
 
     def note_failure(self, job: Job, failure: Failure) -> None:
         """Note why a photo failed."""
         if failure.missing:
             self.outcome.missing.add(job.name)
+        of_the_store = failure.may_be_of_a_store and (self.source.waits or self.target.waits)
+        self._in_a_row = self._in_a_row + 1 if of_the_store else 0
         if failure.stops:
             self.outcome.stopped = failure.reason
         elif self.noted(self.journal.settle, job.output, FAILED, reason=failure.reason):
             self.undo.pop(job.output, None)
             self._restore({job.copy})
         self._settle(job, State.FAILED, failure.reason, job.output)
+        if self._in_a_row == STORE_FAILURES and not self.outcome.stopped:
+            self.outcome.stopped = f"the store failed {STORE_FAILURES} photos in a row, the last with: {failure.reason}"
 
     def _settle(self, job: Job, state: State, reason: str, output: str | None) -> None:
         if state is State.DONE:
@@ -245,13 +257,13 @@ class Bookkeeper:
     def close(self) -> None:
         """Restore the rows of photos that were begun but not finished, and flush the journal."""
         self.noted(self.journal.restore, self.undo)
-        self.noted(self.journal.commit)
+        self.noted(self.journal.flush)
 
     def noted(self, note: Callable[P, None], *arguments: P.args, **options: P.kwargs) -> bool:
         """Call a method of the journal; if the journal cannot be written, stop the run and return False."""
         try:
             note(*arguments, **options)
         except JournalError as error:
-            self.outcome.stopped = str(error)
+            self.outcome.stopped = self.outcome.stopped or str(error)
             return False
         return True

@@ -1,19 +1,18 @@
 """`cgan-infer folder --dry-run`: the action that a run would take on each file, judged by the file's header."""
 
 import os
-import shutil
 import tempfile
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 from cgan.errors import UserError
-from cgan.files import open_regular
 from infer.folder.console import Console
-from infer.folder.journal import LEFT, Journal, JournalError
-from infer.folder.journal_files import journal_path
+from infer.folder.journal import Journal
+from infer.folder.journal_row import LEFT, JournalError
 from infer.folder.local_folder import LocalFolder
 from infer.folder.plan import (
+    UNSURE,
     Action,
     Job,
     Judgement,
@@ -27,13 +26,12 @@ from infer.folder.report import ReportFile
 from infer.folder.request import (
     FolderRequest,
     check_options,
-    opened_journal,
+    copied_journal,
     opened_model,
     opened_places,
     plan_of,
     recipe_of,
     unwritable,
-    work_folder,
 )
 from infer.folder.storage import Storage
 from infer.photo.decode import PhotoError, decode, header_of, reason_of, use_own_pixel_limit
@@ -51,12 +49,7 @@ def show_plan(request: FolderRequest, console: Console) -> int:
     _check_reachable(target)
     found = Counter[Action]()
     with tempfile.TemporaryDirectory() as folder:
-        path = journal_path(target.identity, work_folder(target), target.part)
-        try:
-            copy = copied_journal(path, Path(folder))
-        except OSError as error:
-            raise unwritable(target, error) from error
-        journal = opened_journal(copy, target, path)
+        journal = copied_journal(target, target.part, Path(folder)) or Journal(None)
         with closing(journal), opened_model(request, 0) as backend:
             check_options(request, backend)
             recipe = recipe_of(backend, request)
@@ -112,6 +105,7 @@ def _action_for(
             found.action is Action.DO
             and found.there
             and allowed is not None
+            and found.reason != UNSURE
             and (found.content or target.checksum(job.output)) not in allowed
         ):
             return Action.FAIL, changed(job.output), job.output
@@ -152,15 +146,3 @@ def _refusal_of_copy(request: FolderRequest, job: Job, target: Storage, journal:
     if there is None or allowed is None or target.checksum(job.copy) in allowed:
         return ""
     return changed(job.copy) if row else occupied(job.copy)
-
-
-def copied_journal(journal: Path, folder: Path) -> Path | None:
-    """Copy a journal into `folder` and return the copy; None if there is no journal."""
-    if not journal.exists():
-        return None
-    for path in (journal, journal.with_name(journal.name + "-wal")):
-        descriptor = open_regular(path)
-        if descriptor is not None:
-            with open(descriptor, "rb") as source, (folder / path.name).open("wb") as copy:  # noqa: PTH123
-                shutil.copyfileobj(source, copy)
-    return folder / journal.name

@@ -12,7 +12,12 @@ from cgan.files import OccupiedError
 from infer.folder.credentials import Credentials
 from infer.folder.storage import Status
 
-CONCURRENT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory"})
+S3 = frozenset({"s3", "s3a"})
+AZURE = frozenset({"az", "abfs", "abfss"})
+OBJECT_STORES = frozenset({*S3, *AZURE, "gs", "gcs"})
+"""Protocols of stores without folders: a name can have any number of slashes."""
+
+CONCURRENT_PROTOCOLS = frozenset({*OBJECT_STORES, "http", "https", "memory"})
 """Protocols that are thread-safe. Others share one connection or one file between all reads."""
 
 ONE_AT_A_TIME = threading.RLock()
@@ -23,6 +28,16 @@ VERSION_KEYS = (
     *("modify", "modificationTime", "updated", "created"),
 )
 """Keys of a store's entry that identify the version of a file, the most reliable first."""
+
+S3_CONFIG = {
+    "connect_timeout": 5,
+    "read_timeout": 15,
+    "retries": {"mode": "standard", "total_max_attempts": 4},
+}
+"""Options of botocore: seconds to connect and without a byte; tries, with random pauses of up to 1, 2 and 4 s."""
+
+S3_ROUNDS = 2
+"""Rounds of tries of s3fs, for which a download that breaks off is begun again; its own 5 would make 100 tries."""
 
 HTTP = frozenset({"http", "https"})
 THIS_MACHINE = frozenset({"file", "local"})
@@ -37,7 +52,11 @@ def opened(url: str, credentials: Credentials, **options: Any) -> tuple[Any, str
     try:
         from fsspec.core import url_to_fs
 
+        for scheme in S3 & {part.partition("://")[0] for part in url.split("::")}:
+            options[scheme] = _s3_options(scheme)
         files, root = url_to_fs(url, **options)
+        if protocols_of(files) & S3:
+            files.retries = S3_ROUNDS
     except Exception as error:  # some file systems connect here
         reason = credentials.without_secrets(first_line(error))
         advice = (
@@ -47,6 +66,14 @@ def opened(url: str, credentials: Credentials, **options: Any) -> tuple[Any, str
         )
         raise UserError(f"{credentials.shown}: cannot be opened ({reason}); {advice}") from None
     return files, str(root)
+
+
+def _s3_options(scheme: str) -> dict[str, Any]:
+    """Return options of s3fs: one request for a photo, since several photos are read at once, and no listings kept."""
+    from fsspec.config import conf
+
+    config = {**S3_CONFIG, **conf.get(scheme, {}).get("config_kwargs", {})}
+    return {"max_concurrency": 1, "use_listings_cache": False, "config_kwargs": config}
 
 
 def identity_of(url: str, files: Any, path: str) -> str:
@@ -118,6 +145,23 @@ def has_own_find(files: Any) -> bool:
     if isinstance(files, AsyncFileSystem):
         return type(files)._find is not AsyncFileSystem._find
     return type(files).find is not AbstractFileSystem.find
+
+
+def in_s3(files: Any, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield paths and entries of all objects in and below a folder of S3, a page at a time.
+
+    s3fs keeps all pages until the last has come, which takes four times the memory.
+    """
+    bucket, key, _ = files.split_path(folder)
+    options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **files.req_kw}
+    while True:
+        page = files.call_s3("list_objects_v2", **options)
+        for found in page.get("Contents", ()):
+            kind = "directory" if found["Key"].endswith("/") and not found["Size"] else "file"
+            yield f"{bucket}/{found['Key']}", {"type": kind, "size": found["Size"], **found}
+        if not page.get("IsTruncated"):
+            return
+        options["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def has_own_mv(files: Any) -> bool:

@@ -15,7 +15,7 @@ from cgan.text import counted
 from infer.backends.base import Backend
 from infer.folder.console import Console, counts, stop_on_signal
 from infer.folder.journal import Journal
-from infer.folder.journal_files import journal_path
+from infer.folder.journal_row import JournalError
 from infer.folder.local_folder import LocalFiles
 from infer.folder.manifest import OutputLists
 from infer.folder.options import Event, FolderOptions, Outcome
@@ -25,6 +25,7 @@ from infer.folder.report import Report, ReportFile, make_report
 from infer.folder.request import (
     FolderRequest,
     check_options,
+    has_journal,
     note_on_sidecar,
     opened_journal,
     opened_model,
@@ -32,7 +33,6 @@ from infer.folder.request import (
     plan_of,
     recipe_of,
     unwritable,
-    work_folder,
 )
 from infer.folder.storage import Entry, Storage
 from infer.photo.decode import use_own_pixel_limit
@@ -66,8 +66,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
         if request.watch and isinstance(source, LocalFiles):
             raise UserError(f"--watch: expected a folder to watch, found {source}; leave --watch out")
         workers = request.workers or available_cores()
-        path = journal_path(target.identity, work_folder(target), target.part)
-        first = None if path.exists() or request.watch else plan_of(request, source, target)
+        first = None if has_journal(target) or request.watch else plan_of(request, source, target)
         with _model(request, workers, console, stop) as backend:
             check_options(request, backend)
             if request.check_parity:
@@ -77,7 +76,7 @@ def run_folder(request: FolderRequest, console: Console) -> int:
                 check_apart(source, target)
             except OSError as error:
                 raise unwritable(target, error) from error
-            with closing(opened_journal(path, target)) as journal:
+            with closing(opened_journal(target)) as journal:
                 run = _Run(request, source, target, report, backend, journal, workers, console, stop)
                 outcome = run.watch() if request.watch else run.once(first)
     if stop.event.is_set():
@@ -152,6 +151,10 @@ class _Run:
             if not self.journal.is_there():
                 total.stopped = f"{self.target} was removed, and what this run noted in it"
                 break
+            try:
+                self.journal.commit()  # says in a store that this run goes on
+            except JournalError as error:
+                raise GateError(str(error)) from error
             searched = time.monotonic()
             plan = self._plan(self._takes)
             pause = max(WATCH_SECONDS, WATCH_SHARE * (time.monotonic() - searched))
@@ -215,6 +218,8 @@ class _Run:
         finally:
             self.stop.answered = False
             self.console.end()
+        if self.journal.overtaken:  # the report is that of the other run
+            raise GateError(self.journal.overtaken)
         outcome.failed.update(plan.unreadable)
         return outcome
 

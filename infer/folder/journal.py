@@ -10,13 +10,12 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from cgan.errors import UserError
 from cgan.files import MARK, open_regular
 from cgan.text import shown
+from infer.folder.journal_row import COLUMNS, FAILED, JournalError, Row, RowState, check_row, row_of, values_of
 from infer.folder.storage import is_below
 
 SCHEMA = 2
@@ -44,22 +43,6 @@ MIGRATE = (
 )
 """Statements that migrate the former schema to the current one."""
 
-COLUMN_TYPES: dict[str, type] = {
-    "name": bytes,
-    "identity": str,
-    "checksum": str,
-    "recipe": str,
-    "root": bytes,
-    "state": str,
-    "size": int,
-    "reason": str,
-    "digest": str,
-    "publishing": str,
-}
-"""Columns beside the output, and the types of their values."""
-
-COLUMNS = ", ".join(COLUMN_TYPES)
-
 LONGEST_ROW = 2**24
 """Largest row in bytes. Rows have some hundred; a damaged file can claim a billion."""
 
@@ -78,67 +61,25 @@ DATABASE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """Errors of a damaged database; one in whose message SQLite quotes bytes that are no text is a UnicodeDecodeError."""
 
 
-class RowState(StrEnum):
-    """State of an output in the journal."""
-
-    BEGUN = "begun"
-    """The output may appear at any moment."""
-    DONE = "done"
-    """The output is complete and flushed to disk."""
-    FAILED = "failed"
-    LEFT = "left"
-    """The photo needs no output, because it is a colour photo."""
-
-
-BEGUN, DONE, FAILED, LEFT = RowState
-
-
-class JournalError(OSError):
-    """The journal cannot be read or written: the run has to stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Row of one output in the journal."""
-
-    name: str
-    """Path of the input relative to INPUT."""
-    identity: str
-    """Size and version of the input."""
-    checksum: str
-    """SHA-256 of the input, empty without --checksum."""
-    recipe: str
-    """Digest of the model and the options that change the picture."""
-    root: str
-    """Identity of the INPUT folder."""
-    state: RowState
-    size: int
-    """Size of the output in bytes; in a row that is not done, that of the earlier file."""
-    reason: str
-    """Reason of a failure; otherwise the notes on the output, one per line."""
-    digest: str = ""
-    """SHA-256 of the output; in a row that is not done, that of the earlier file. Empty if unknown."""
-    publishing: str = ""
-    """SHA-256 of the new output while the row is begun."""
-
-    def is_of(self, identity: str, checksum: str) -> bool:
-        """Return True if the row describes the current input, by checksum if both are known, else by version."""
-        return self.checksum == checksum if self.checksum and checksum else self.identity == identity
-
-
 class Journal:
     """Rows by output, because an input has one output per format. An open journal locks its OUTPUT for other runs.
 
     Args:
         path: the database, created if missing; None for a journal in memory, for a dry run.
-        shown: path for messages, if `path` is a copy.
+        shown: name for messages, if `path` is a copy.
 
     Raises:
         UserError: another run has the journal open, or the file is not a journal of this version.
         JournalError: the journal cannot be read or written.
     """
 
-    def __init__(self, path: Path | None, shown: Path | None = None) -> None:
+    chunk = 64
+    """Number of outputs that are noted as begun at a time."""
+
+    overtaken = ""
+    """Why the run may write no longer, because another one has taken over; empty if it may."""
+
+    def __init__(self, path: Path | None, shown: Path | str | None = None) -> None:
         self.path = shown or path
         with _as_journal_errors(self.path):
             if path:
@@ -203,7 +144,7 @@ class Journal:
                 run(statement)
         marks = run("SELECT mark FROM marks").fetchall()
         for row in marks:
-            _check_row(self.path, {"mark": str}, row)
+            check_row(self.path, {"mark": str}, row)
         self.former_marks = tuple(mark for (mark,) in marks)
         run("INSERT OR REPLACE INTO marks VALUES (?)", (MARK,))
         run("COMMIT")
@@ -253,13 +194,7 @@ class Journal:
             found = self._database.execute(
                 f"SELECT {COLUMNS} FROM files WHERE output = ?", (os.fsencode(output),)
             ).fetchone()
-        if found is None:
-            return None
-        _check_row(self.path, COLUMN_TYPES, found)
-        name, identity, checksum, recipe, root, state, *rest = found
-        if state not in list(RowState):
-            raise JournalError(f"{self.path}: the journal cannot be used (a row of state {shown(state)}); move it away")
-        return Row(os.fsdecode(name), identity, checksum, recipe, os.fsdecode(root), RowState(state), *rest)
+        return row_of(self.path, found) if found else None
 
     def knows(self, digest: str) -> bool:
         """Return True if an output has, or was about to get, the content with this SHA-256."""
@@ -267,21 +202,26 @@ class Journal:
             found = self._database.execute("SELECT 1 FROM files WHERE digest = ? OR publishing = ?", (digest, digest))
             return found.fetchone() is not None
 
-    def outputs(self) -> Iterator[tuple[str, str]]:
-        """Yield all pairs of input and output.
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield all outputs with their rows; nothing is written meanwhile.
 
         Raises:
             JournalError: the journal cannot be read, or names an output outside OUTPUT, which no run writes.
         """
         with _as_journal_errors(self.path):
-            for name, output in self._database.execute("SELECT name, output FROM files"):
-                _check_row(self.path, {"name": bytes, "output": bytes}, (name, output))
-                if not is_below(os.fsdecode(output)) or b"\0" in name + output:
+            for output, *values in self._database.execute(f"SELECT output, {COLUMNS} FROM files"):
+                check_row(self.path, {"output": bytes}, (output,))
+                row = row_of(self.path, tuple(values))
+                if not is_below(os.fsdecode(output)) or b"\0" in output or "\0" in row.name:
                     raise JournalError(
                         f"{self.path}: the journal cannot be used (it names {shown(os.fsdecode(output))}, which is not "
                         "in OUTPUT, so it is damaged); move it away"
                     )
-                yield os.fsdecode(name), os.fsdecode(output)
+                yield os.fsdecode(output), row
+
+    def outputs(self) -> Iterator[tuple[str, str]]:
+        """Yield all pairs of input and output; errors are those of `rows`."""
+        return ((row.name, output) for output, row in self.rows())
 
     def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Write rows by output and commit; from then on the outputs may appear."""
@@ -290,7 +230,7 @@ class Journal:
             self._database.execute("PRAGMA synchronous = FULL")  # the next commit waits for the disk
             try:
                 self._transaction()
-                self._database.executemany(INSERT, (_values(output, row) for output, row in rows))
+                self._database.executemany(INSERT, (values_of(output, row) for output, row in rows))
                 self._end_transaction()
             finally:
                 if not self._database.in_transaction:
@@ -323,12 +263,12 @@ class Journal:
             )
 
     def restore(self, rows: Mapping[str, Row | None]) -> None:
-        """Restore the earlier rows of outputs that were begun but not finished; None deletes the row."""
+        """Restore the earlier rows of outputs, such as those begun but not finished; None deletes the row."""
         with _as_journal_errors(self.path):
             self._transaction()
             for output, row in rows.items():
                 if row:
-                    self._database.execute(INSERT, _values(output, row))
+                    self._database.execute(INSERT, values_of(output, row))
                 else:
                     self._database.execute("DELETE FROM files WHERE output = ?", (os.fsencode(output),))
 
@@ -340,6 +280,16 @@ class Journal:
                 "UPDATE files SET identity = ?, checksum = CASE WHEN ? <> '' THEN ? ELSE checksum END WHERE output = ?",
                 (identity, checksum, checksum, os.fsencode(output)),
             )
+
+    def clear(self) -> None:
+        """Delete all rows."""
+        with _as_journal_errors(self.path):
+            self._transaction()
+            self._database.execute("DELETE FROM files")
+
+    def flush(self) -> None:
+        """Make all notes durable, also for other machines if the journal is shared with them."""
+        self.commit()
 
     def commit(self) -> None:
         """Flush all notes to disk."""
@@ -361,38 +311,8 @@ def _text(reason: str) -> str:
     return reason.encode("utf-8", "replace").decode()
 
 
-def _values(output: str, row: Row) -> tuple[bytes | str | int, ...]:
-    return (
-        os.fsencode(output),
-        os.fsencode(row.name),
-        row.identity,
-        row.checksum,
-        row.recipe,
-        os.fsencode(row.root),
-        row.state,
-        row.size,
-        row.reason,
-        row.digest,
-        row.publishing,
-    )
-
-
-def _check_row(path: Path | None, types: Mapping[str, type], row: tuple[object, ...]) -> None:
-    """Refuse a row with values of other types: SQLite stores any type in any column, and a damaged file lacks values.
-
-    Raises:
-        JournalError: a value has another type.
-    """
-    for (name, kind), value in zip(types.items(), row, strict=True):
-        if type(value) is not kind:
-            raise JournalError(
-                f"{path}: the journal cannot be used (found {name} {shown(value)}, expected {kind.__name__}, so it is "
-                "damaged); move it away"
-            )
-
-
 @contextmanager
-def _as_journal_errors(path: Path | None) -> Iterator[None]:
+def _as_journal_errors(path: Path | str | None) -> Iterator[None]:
     try:
         yield
     except DATABASE_ERRORS as error:

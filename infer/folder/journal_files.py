@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from cgan.errors import UserError
+from cgan.files import open_regular
 from cgan.user_folders import state_folder
-from infer.folder.storage import JOURNAL_NAME, numbered
+from infer.folder.remote import RemoteFolder
+from infer.folder.storage import JOURNAL, JOURNAL_NAME, LOG, WORK_FOLDER, Storage, numbered
 
 
 def journal_path(output: str, folder: Path | None, part: str = "") -> Path:
@@ -14,8 +17,8 @@ def journal_path(output: str, folder: Path | None, part: str = "") -> Path:
 
     Args:
         output: identity of the OUTPUT.
-        folder: its work folder; None for a store, whose journal is among the state files of the user, named by a digest
-            of the URL.
+        folder: its work folder; None for a store, whose journal lies on this machine only during a run, among the state
+            files of the user, named by a digest of the URL.
         part: ending of the names of a shard's own files.
     """
     if folder:
@@ -23,23 +26,50 @@ def journal_path(output: str, folder: Path | None, part: str = "") -> Path:
     return state_folder() / f"{hashlib.sha256(os.fsencode(output)).hexdigest()[:16]}{part}.sqlite"
 
 
-def check_journals(folder: Path | None, part: str) -> None:
+def journal_parts(target: Storage, folder: Path | None) -> list[str]:
+    """Return the endings of the journals in an OUTPUT, that of a run without shards is empty.
+
+    Args:
+        target: OUTPUT.
+        folder: its work folder; None for a store.
+
+    Raises:
+        OSError: the store cannot be listed.
+    """
+    if isinstance(target, RemoteFolder):
+        found = [LOG.fullmatch(name) for name in target.names_in(WORK_FOLDER)]
+    else:
+        paths = sorted(folder.iterdir()) if folder and folder.is_dir() else []
+        found = [JOURNAL.fullmatch(path.name) for path in paths]
+    return [match[1] or "" for match in found if match]
+
+
+def check_journals(target: Storage, folder: Path | None) -> None:
     """Check that no run with other shards, or without, has made the outputs in an OUTPUT: this one would not know them.
 
     Args:
-        folder: the work folder of OUTPUT, None for a store.
-        part: ending of the names of the run's own files; empty without shards.
+        target: OUTPUT, with the ending of the run's own files.
+        folder: its work folder; None for a store.
 
     Raises:
         UserError: there is the journal of such a run.
+        OSError: the store cannot be listed.
     """
-    if folder is None:
-        return
-    count = part.rpartition("-")[2]
-    for path in sorted(folder.glob("journal*.sqlite")):
-        other = path.stem.removeprefix(Path(JOURNAL_NAME).stem)
-        if path.name == numbered(JOURNAL_NAME, other) and other.rpartition("-")[2] != count:
-            made = f"with --shard K/{other.rpartition('-')[2]}" if other else "without --shard"
-            raise UserError(
-                f"{folder.parent}: found the journal of a run {made}; run it so again, or choose another OUTPUT"
-            )
+    count = target.part.rpartition("-")[2]
+    for part in journal_parts(target, folder):
+        other = part.rpartition("-")[2]
+        if other != count:
+            made = f"with --shard K/{other}" if other else "without --shard"
+            raise UserError(f"{target}: found the journal of a run {made}; run it so again, or choose another OUTPUT")
+
+
+def copied_journal(journal: Path, folder: Path) -> Path | None:
+    """Copy a journal into `folder` and return the copy; None if there is no journal."""
+    if not journal.exists():
+        return None
+    for path in (journal, journal.with_name(journal.name + "-wal")):
+        descriptor = open_regular(path)
+        if descriptor is not None:
+            with open(descriptor, "rb") as source, (folder / path.name).open("wb") as copy:  # noqa: PTH123
+                shutil.copyfileobj(source, copy)
+    return folder / journal.name

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from cgan.files import OccupiedError, look_at, place, remove_temporaries, temporary_name
-from infer.folder.storage import JOURNAL, WORK_FOLDER, Entry, Probe, Status, Storage, check_below
+from infer.folder.storage import ANOTHER_OUTPUT, JOURNAL, WORK_FOLDER, Entry, Probe, Status, Storage, check_below
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags for opening folders."""
@@ -55,8 +55,7 @@ class LocalFolder(Storage):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if _is_output(entry.path):
-                        problem = "another OUTPUT, whose photos are coloured already"
-                        yield Entry(os.path.relpath(entry.path, root), None, problem)
+                        yield Entry(os.path.relpath(entry.path, root), None, ANOTHER_OUTPUT)
                     else:
                         folders.append(entry.path)
                 else:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 
 from cgan.errors import GateError, UserError
-from infer.folder.journal import BEGUN, DONE, Journal, Row
+from infer.folder.journal import Journal
+from infer.folder.journal_row import BEGUN, DONE, Row
 from infer.folder.options import Event, Outcome, State
 from infer.folder.plan import EMPTY, Plan, known_contents, replaceable_contents
 from infer.folder.storage import Storage, numbered

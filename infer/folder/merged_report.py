@@ -15,14 +15,14 @@ from cgan.files import json_sha256
 from cgan.readers import FormatError, parse_json, typed_field
 from cgan.text import counted, json_text
 from infer.folder.console import Console
-from infer.folder.dry_run import copied_journal
-from infer.folder.journal import BEGUN, Journal, JournalError, Row
-from infer.folder.journal_files import journal_path
+from infer.folder.journal_files import journal_parts
+from infer.folder.journal_row import BEGUN, JournalError, Row
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.plan import make_plan
+from infer.folder.remote import RemoteFolder
 from infer.folder.report import REPORT_NAME, SEAL, is_report
-from infer.folder.request import unwritable, work_folder
+from infer.folder.request import copied_journal, unwritable, work_folder
 from infer.folder.shard import Shard
 from infer.folder.storage import Storage, numbered
 
@@ -33,8 +33,8 @@ COUNTS = ("photos", "done", "skipped", "failed", "color_photos", "not_begun", "o
 BY_NAME = ("failures", "notes", "passed_over")
 """Fields of a report that hold values by the names of photos."""
 
-OF_SHARD = re.compile(r"(?:report|journal)-[0-9]+-of-([0-9]+)\.(?:json|sqlite)")
-"""Names of the files by which an OUTPUT of shards is recognised; the group is the number of shards."""
+OF_SHARD = re.compile(r"report-[0-9]+-of-([0-9]+)\.json")
+"""Names of the reports of shards; the group is the number of shards."""
 
 
 @dataclass
@@ -102,7 +102,12 @@ def _read(target: Storage) -> Merged:
     Raises:
         UserError: there are no files of shards, those of different numbers of shards, or a report that was edited.
     """
-    counts = {int(found[1]) for name in _own_names(target) if (found := OF_SHARD.fullmatch(name))}
+    try:
+        names, parts = _own_names(target), journal_parts(target, work_folder(target))
+    except OSError as error:
+        raise unwritable(target, error) from error
+    counts = {int(found[1]) for name in names if (found := OF_SHARD.fullmatch(name))}
+    counts |= {int(part.rpartition("-")[2]) for part in parts if part}
     if len(counts) != 1:
         shown = f"those of {' and of '.join(map(str, sorted(counts)))} shards" if counts else "none"
         raise UserError(
@@ -127,14 +132,12 @@ def _read(target: Storage) -> Merged:
     return merged
 
 
-def _own_names(target: Storage) -> Iterator[str]:
-    """Yield the names of files at the top of an OUTPUT, and of journals."""
-    if not isinstance(target, LocalFolder):
-        yield from (entry.name for entry in target.walk())
-        return
-    for folder in filter(None, (target.path, work_folder(target))):
-        if folder.is_dir():
-            yield from (path.name for path in folder.iterdir())
+def _own_names(target: Storage) -> list[str]:
+    """Return the names of files at the top of an OUTPUT."""
+    if isinstance(target, RemoteFolder):
+        return target.names_in("")
+    assert isinstance(target, LocalFolder)
+    return [path.name for path in target.path.iterdir()] if target.path.is_dir() else []
 
 
 def _add(merged: Merged, shard: Shard, report: dict[str, Any]) -> None:
@@ -184,15 +187,14 @@ def _missing(merged: Merged, source: Storage, target: Storage) -> Iterator[str]:
 
 
 def _settled(shard: Shard, target: Storage) -> dict[str, str]:
-    """Return the photos that a shard's journal has as settled, with their identities; empty without a journal here."""
-    path = journal_path(target.identity, work_folder(target), shard.part)
+    """Return the photos that a shard's journal has as settled, with their identities; empty without a journal."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            copy = copied_journal(path, Path(folder))
-            if copy is None:
+            journal = copied_journal(target, shard.part, Path(folder))
+            if journal is None:
                 return {}
-            with closing(Journal(copy, path)) as journal:
-                rows = [(output, row) for _, output in journal.outputs() if (row := journal.find(output))]
+            with closing(journal):
+                rows = journal.rows()
                 return {row.name: row.identity for output, row in rows if _is_settled(output, row, target)}
     except JournalError as error:
         raise unwritable(target, error) from error

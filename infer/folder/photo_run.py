@@ -17,7 +17,8 @@ from cgan.formats import READABLE_FORMATS
 from cgan.photo_limits import MAX_METADATA, MAX_PIXEL_BYTES, MAX_PIXELS, LimitError, check_file_size
 from cgan.text import print_bytes
 from infer.folder.console import Console, counts, stop_on_signal
-from infer.folder.journal import DONE, Journal, Row
+from infer.folder.journal import Journal
+from infer.folder.journal_row import DONE, Row
 from infer.folder.local_folder import NEW_FILE, LocalFolder, entry_of
 from infer.folder.open_storage import is_url
 from infer.folder.options import Event, Outcome

@@ -10,7 +10,8 @@ from pathlib import PurePath
 from cgan.errors import UserError
 from cgan.files import OccupiedError
 from cgan.formats import READABLE_FORMATS
-from infer.folder.journal import BEGUN, DONE, FAILED, LEFT, Journal, Row
+from infer.folder.journal import Journal
+from infer.folder.journal_row import BEGUN, DONE, FAILED, LEFT, Row
 from infer.folder.local_folder import LocalFiles, LocalFolder
 from infer.folder.output_names import copy_name, output_format, output_names, suffix_of
 from infer.folder.shard import Shard
@@ -240,14 +241,14 @@ def check(
     if not there.regular and not (current and row.state == DONE and there.size == row.size):
         return Action.FAIL, f"{job.output} is a link or no file; {ADVICE}"
     if row.state == BEGUN:
+        if there.size and not row.publishing:
+            # The process or machine that coloured it was lost. If the new output is equal, the file is left as it is.
+            return Action.DO, UNSURE
         if content and content == row.publishing and current:
             return Action.SKIP, ""  # the run was killed before it noted the end
-        if not content or content in known_contents(row):
-            return Action.DO, "not finished"
-        if row.publishing:
+        if content and content not in known_contents(row):
             return Action.FAIL, occupied(job.output)
-        # The process or machine that coloured it was lost. If the new output is equal, the file is left as it is.
-        return Action.DO, "not known to be finished"
+        return Action.DO, "not finished"
     if there.size == 0:  # after a power cut, on some file systems
         return Action.DO, "its output is empty"
     if there.size != row.size:
@@ -265,6 +266,7 @@ def check(
     return Action.DO, "the photo changed"
 
 
+UNSURE = "not known to be finished"
 ADVICE = "move it away or choose another OUTPUT, or replace it with --overwrite"
 EMPTY = hashlib.sha256().hexdigest()
 
@@ -290,8 +292,9 @@ def changed(output: str) -> str:
 
 
 def content_decides(row: Row | None, there: Status | None) -> bool:
-    """Return True if `check` needs the digest of the output: a run was killed between beginning and end."""
-    return row is not None and row.state == BEGUN and there is not None and there.regular and there.size > 0
+    """Return True if `check` needs the digest of the output: a run was killed between publishing and end."""
+    is_publishing = row is not None and row.state == BEGUN and row.publishing != ""
+    return is_publishing and there is not None and there.regular and there.size > 0
 
 
 def known_contents(row: Row | None) -> frozenset[str]:

@@ -1,18 +1,20 @@
 """Publication of one file in a store, without replacing a file that no run wrote."""
 
 import contextlib
+import errno
 import hashlib
 import posixpath
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from cgan.files import OccupiedError, temporary_name
-from infer.folder.filesystems import has_own_mv, kind_of, protocols_of
+from infer.folder.filesystems import AZURE, OBJECT_STORES, S3, has_own_mv, kind_of, protocols_of
 
-S3 = frozenset({"s3", "s3a"})
-AZURE = frozenset({"az", "abfs", "abfss"})
-ATOMIC_PROTOCOLS = frozenset({*S3, *AZURE, "gs", "gcs", "memory"})
+ATOMIC_PROTOCOLS = OBJECT_STORES | {"memory"}
 """Protocols whose objects appear when the upload is complete; with others the file is renamed or copied."""
+
+REFUSED = errno.EINVAL
+"""errno of s3fs for the answer 412 of S3 to a conditional write."""
 
 
 class _Object(NamedTuple):
@@ -24,10 +26,23 @@ class _Object(NamedTuple):
 
 
 class Publication:
-    """One file to publish; arguments and errors are those of `Storage.publish`."""
+    """One file to publish; arguments and errors are those of `Storage.publish`.
 
-    def __init__(self, files: Any, name: str, path: str, content: bytes, replaces: Collection[str] | None) -> None:
+    Args:
+        is_new: nothing had the name when the store was listed, so a conditional write comes before any look.
+    """
+
+    def __init__(
+        self,
+        files: Any,
+        name: str,
+        path: str,
+        content: bytes,
+        replaces: Collection[str] | None,
+        is_new: bool = False,
+    ) -> None:
         self.files, self.name, self.path, self.content, self.replaces = files, name, path, content, replaces
+        self.is_new = is_new
         self.sha256 = hashlib.sha256(content).hexdigest()
 
     def publish(self) -> None:
@@ -37,12 +52,22 @@ class Publication:
         else:
             self._rename()
 
+    def is_refused(self) -> bool:
+        """Try to write over an object under the condition that there is none; return True if the store refuses."""
+        if not protocols_of(self.files) & ATOMIC_PROTOCOLS:
+            return False
+        try:
+            self.files.pipe_file(self.path, self.content, **self._condition(None))
+        except OSError as error:
+            return error.errno == REFUSED or isinstance(error, FileExistsError)
+        return False
+
     def _upload(self) -> None:
         """Upload the file as one object, atomically."""
         if self.replaces is None:
             self.files.pipe_file(self.path, self.content)
             return
-        before = self._look()
+        before = None if self.is_new else self._look()
         if not self._may_replace(before):
             return
         try:
@@ -50,6 +75,10 @@ class Publication:
         except Exception:
             # The condition was refused, with an error of the store's own, or the response to the upload was lost.
             after = self._look()
+            if after and self.is_new:
+                self.is_new = False
+                self._upload()
+                return
             if after and after != before and self._may_replace(after):
                 raise OccupiedError(self.name, "another file") from None
             if after and after.sha256 == self.sha256:

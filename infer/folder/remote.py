@@ -10,6 +10,7 @@ import posixpath
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote
@@ -19,12 +20,15 @@ from cgan.files import OccupiedError, temporary_mark
 from infer.folder.credentials import Credentials
 from infer.folder.filesystems import (
     HTTP,
+    OBJECT_STORES,
+    S3,
     THIS_MACHINE,
     as_os_errors,
     first_line,
     has_own_find,
     host_of,
     identity_of,
+    in_s3,
     is_concurrent,
     kind_of,
     listed,
@@ -34,10 +38,13 @@ from infer.folder.filesystems import (
     status_of,
 )
 from infer.folder.local_folder import LocalFolder
-from infer.folder.publication import S3, Publication
-from infer.folder.storage import Entry, Probe, Status, Storage, check_below, is_below
+from infer.folder.publication import Publication
+from infer.folder.storage import ANOTHER_OUTPUT, WORK_FOLDER, Entry, Probe, Status, Storage, check_below, is_below
 
 ARCHIVE_PROTOCOLS = frozenset({"tar", "zip"})
+
+LOG_OBJECT = re.compile(rf"(.+/){re.escape(WORK_FOLDER)}/journal[^/]*/[0-9]{{8}}\.jsonl\.gz", re.DOTALL)
+"""Names of the objects of a journal's log; the group is its OUTPUT."""
 
 
 class RemoteFolder(Storage):
@@ -71,9 +78,13 @@ class RemoteFolder(Storage):
         self._prefix = f"{root.rstrip('/')}/" if root or self._files.root_marker else ""
         self._broken = False
         self._listed: dict[str, Status] | None = None
+        self._folders: set[str] = set()
+        """Folders of the listed files."""
         self._listing = threading.Lock()
         self._made: set[str] = set()
         """Folders that are known to exist."""
+        self._refuses = False
+        """True if the store was found to refuse a write over an object under the condition that there is none."""
 
     def __str__(self) -> str:
         return self.credentials.shown
@@ -84,17 +95,32 @@ class RemoteFolder(Storage):
         return identity_of(self.url, self._files, self._root)
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
-        """Yield entries with the store's names relative to the folder; links are not followed."""
+        """Yield entries with the store's names relative to the folder; links are not followed.
+
+        OUTPUT folders of other runs, which have the log of a journal, are passed over.
+        """
         hidden = leave_out._prefix if isinstance(leave_out, RemoteFolder) and self._shares(leave_out) else None
+        found = self._search_all()
+        if hidden:
+            found = [entry for entry in found if not (self._prefix + entry.name).startswith(hidden)]
+        others = {log[1] for entry in found if (log := LOG_OBJECT.fullmatch(entry.name))}
+        yield from (Entry(other.rstrip("/"), None, ANOTHER_OUTPUT) for other in sorted(others))
+        for entry in found:
+            if not (_is_work(entry.name) or (others and any(above in others for above in _folders_of(entry.name)))):
+                yield entry
+
+    def _search_all(self) -> list[Entry]:
+        """Return the entries of all files, sorted by name."""
         with self._using() as files:
             files.invalidate_cache()
-            found = sorted(self._search(files), key=lambda entry: entry.name)
-        for entry in found:
-            if not (hidden and (self._prefix + entry.name).startswith(hidden)):
-                yield entry
+            return sorted(self._search(files), key=lambda entry: entry.name)
 
     def _search(self, files: Any) -> Iterator[Entry]:
         """Yield all files, by the store's own search, or folder by folder if fsspec's search would hide errors."""
+        if self._protocols & S3:
+            for path, found in in_s3(files, self._root):
+                yield from self._entries(path, found)
+            return
         if has_own_find(files):
             for path, found in files.find(self._root, detail=True).items():
                 yield from self._entries(path, found)
@@ -156,10 +182,12 @@ class RemoteFolder(Storage):
             if self._listed is None:
                 found = {}
                 with contextlib.suppress(FileNotFoundError):
-                    for entry in self.walk():
+                    for entry in self._search_all():
                         if entry.unreadable:
                             raise OSError(errno.EIO, f"{entry.name}: {entry.problem}")
-                        found[entry.name] = entry.status or Status(0, "", regular=False)
+                        if not _is_work(entry.name):
+                            found[entry.name] = entry.status or Status(0, "", regular=False)
+                            self._folders.update(_folders_of(entry.name))
                 self._listed = found
             return self._listed
 
@@ -177,15 +205,60 @@ class RemoteFolder(Storage):
         immediately before the write.
         """
         check_below(name)
-        with self._using() as files:
-            folder = posixpath.dirname(self._path(name))
-            if folder not in self._made:
-                files.makedirs(folder, exist_ok=True)
-                self._made.add(folder)
-            Publication(files, name, self._path(name), bytes(content), replaces).publish()
+        with self._listing:
+            listed = self._listed
+            is_new = listed is not None and name not in listed and f"{name}/" not in self._folders
+        self._write(name, bytes(content), replaces, is_new)
         with self._listing:
             if self._listed is not None:
                 self._listed[name] = Status(len(content), "")
+                self._folders.update(_folders_of(name))
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write a file of the run's own, which `status` does not know.
+
+        Raises:
+            OccupiedError: another file has this name; it is kept.
+            OSError: the file cannot be written.
+        """
+        self._write(name, content, (), is_new=True)
+
+    def _write(self, name: str, content: bytes, replaces: Collection[str] | None, is_new: bool) -> None:
+        with self._using() as files:
+            folder = posixpath.dirname(self._path(name))
+            if folder not in self._made and not self._protocols & OBJECT_STORES:
+                files.makedirs(folder, exist_ok=True)
+                self._made.add(folder)
+            is_new &= self._refuses
+            Publication(files, name, self._path(name), content, replaces, is_new).publish()
+
+    def names_in(self, folder: str) -> list[str]:
+        """Return the sorted names of what lies directly in a folder ("" for this one); none if there is no such folder.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        with self._using() as files:
+            files.invalidate_cache()
+            try:
+                found = files.ls(self._path(folder) if folder else self._root, detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(posixpath.basename(path.rstrip("/")) for path in found)
+
+    def modified(self, name: str) -> datetime | None:
+        """Return the time of a file by the store's clock, None if the store does not tell it."""
+        with self._using() as files:
+            try:
+                found: datetime = files.modified(self._path(name))
+            except (NotImplementedError, RuntimeError):
+                return None
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the run's own."""
+        with self._using() as files:
+            files.rm_file(self._path(name))
 
     def prepare(self, marks: Collection[str] = (), is_own: Callable[[str], bool] = lambda sha256: False) -> None:
         """Write and remove a small file, so that missing permission is found before the first photo."""
@@ -195,8 +268,8 @@ class RemoteFolder(Storage):
             for name in [name for name in found if temporary_mark(posixpath.basename(name)) in marks]:
                 files.rm_file(self._path(name))
                 del found[name]
-        with self.probe():
-            pass
+        with self.probe() as probe, self._using() as files:
+            self._refuses = Publication(files, probe.name, self._path(probe.name), b"other", ()).is_refused()
 
     @contextlib.contextmanager
     def probe(self) -> Iterator[Probe]:
@@ -257,3 +330,13 @@ class RemoteFolder(Storage):
             except Exception as error:
                 self._broken = not (is_concurrent(self._files) or isinstance(error, OccupiedError))
                 raise
+
+
+def _is_work(name: str) -> bool:
+    """Return True for the name of a file in a work folder."""
+    return f"/{WORK_FOLDER}/" in f"/{name}"
+
+
+def _folders_of(name: str) -> Iterator[str]:
+    """Yield the paths of all folders above a name, each with a "/" at its end."""
+    return (name[: end + 1] for end, letter in enumerate(name) if letter == "/")

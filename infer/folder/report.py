@@ -110,7 +110,7 @@ def make_report(
     watched: bool,
     source: Storage,
     target: Storage,
-    journal: Path | None,
+    journal: Path | str | None,
 ) -> Report:
     """Return the report of a run.
 
@@ -123,7 +123,7 @@ def make_report(
         watched: whether the folder was watched; nothing is left to begin then.
         source: INPUT.
         target: OUTPUT.
-        journal: path of the journal.
+        journal: path of the journal, or of its log.
     """
     from cgan import __version__
 

@@ -11,13 +11,16 @@ from cgan.files import json_sha256
 from cgan.spec import MOST_SIZE
 from infer.backends import open_model
 from infer.backends.base import Backend
-from infer.folder.journal import Journal, JournalError
-from infer.folder.journal_files import check_journals
+from infer.folder.journal import Journal
+from infer.folder.journal_files import check_journals, journal_parts, journal_path
+from infer.folder.journal_row import JournalError
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
 from infer.folder.options import ColoringOptions, FolderOptions
 from infer.folder.plan import Plan, check_folders, make_plan
+from infer.folder.remote import RemoteFolder
 from infer.folder.shard import Shard
+from infer.folder.shared_journal import open_shared, read_journal
 from infer.folder.storage import JOURNAL_NAME, WORK_FOLDER, Storage, numbered
 from infer.photo.formats import SAME, ColorPhotos
 
@@ -93,7 +96,10 @@ def opened_places(request: FolderRequest) -> tuple[Storage, Storage]:
     source, target = open_source(request.sources), open_storage(request.target)
     target.part = request.shard.part if request.shard else ""
     check_folders(source, target)
-    check_journals(work_folder(target), target.part)
+    try:
+        check_journals(target, work_folder(target))
+    except OSError as error:
+        raise unwritable(target, error) from error
     return source, target
 
 
@@ -139,17 +145,44 @@ def plan_of(
         raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
 
 
-def opened_journal(path: Path | None, target: Storage, shown: Path | None = None) -> Journal:
-    """Open the journal at `path`, which messages name `shown`.
+def has_journal(target: Storage) -> bool:
+    """Return True if a run has left a journal of OUTPUT.
+
+    Raises:
+        UserError: OUTPUT cannot be searched.
+    """
+    try:
+        is_shared = isinstance(target, RemoteFolder) and target.part in journal_parts(target, None)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return is_shared or journal_path(target.identity, work_folder(target), target.part).exists()
+
+
+def opened_journal(target: Storage) -> Journal:
+    """Open the journal of OUTPUT.
 
     Raises:
         UserError: the journal cannot be opened, or another run has it open.
     """
+    folder = work_folder(target)
+    path = journal_path(target.identity, folder, target.part)
     try:
-        return Journal(path, shown)
+        return open_shared(target) if isinstance(target, RemoteFolder) else Journal(path)
     except OSError as error:
-        if path and error.errno is None:
-            error.errno = _error_of_writing(path.parent)
+        if folder and error.errno is None:
+            error.errno = _error_of_writing(folder)
+        raise unwritable(target, error) from error
+
+
+def copied_journal(target: Storage, part: str, copy: Path) -> Journal | None:
+    """Return a copy of the journal of OUTPUT in the folder `copy`, None if there is no journal.
+
+    Raises:
+        UserError: the journal cannot be read.
+    """
+    try:
+        return read_journal(target, work_folder(target), part, copy)
+    except OSError as error:
         raise unwritable(target, error) from error
 
 

@@ -15,14 +15,23 @@ from pathlib import Path
 from cgan.files import MARK, file_sha256, temporary_name
 
 WORK_FOLDER = ".cgan"
-"""Folder in a local OUTPUT for the journal and for unfinished files."""
+"""Folder in an OUTPUT for the journal, and for unfinished files of a local one."""
 
 JOURNAL_NAME = "journal.sqlite"
 """Name of the journal in the work folder, by which an OUTPUT is recognised."""
 
 
+LOG_NAME = "journal"
+"""Name of the journal's log in the work folder of a store."""
+
 JOURNAL = re.compile(r"journal(-[0-9]+-of-[0-9]+)?\.sqlite")
 """Names of journals, of all shards too."""
+
+LOG = re.compile(r"journal(-[0-9]+-of-[0-9]+)?")
+"""Names of logs, of all shards too."""
+
+ANOTHER_OUTPUT = "another OUTPUT, whose photos are coloured already"
+"""Why an OUTPUT inside INPUT is not searched."""
 
 
 def numbered(name: str, part: str) -> str:

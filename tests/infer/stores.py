@@ -41,12 +41,19 @@ def ftp_server(folder: Path) -> Iterator[str]:
     authorizer.add_user(USER, PASSWORD, str(folder), perm="elradfmwMT")
     handler = type("Handler", (FTPHandler,), {"authorizer": authorizer, "auth_failed_timeout": 0})
     server = FTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.02, "handle_exit": False})
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            server.serve_forever(timeout=0.02, blocking=False, handle_exit=False)
+        server.close_all()  # by another thread this fails now and then, while this one waits for requests
+
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
         yield f"ftp://{USER}:{PASSWORD}@127.0.0.1:{server.address[1]}"
     finally:
-        server.close_all()
+        ended.set()
         thread.join()
 
 

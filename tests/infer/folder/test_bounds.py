@@ -16,7 +16,7 @@ from PIL import Image
 from cgan.photo_limits import check_time
 from infer.folder import folder_run, photo_stages, pipeline, scheduler
 from infer.folder.archive import ArchiveFolder
-from infer.folder.journal import BEGUN, JournalError
+from infer.folder.journal_row import BEGUN, JournalError
 from infer.folder.pipeline import PhotoWork
 from infer.photo import encode
 from infer.photo.decode import header_of
@@ -274,7 +274,7 @@ def test_a_journal_that_finds_a_full_disk_is_no_fault_of_the_request(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def unopened(path: Path, shown: Path | None) -> None:
+    def unopened(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(tempfile, "TemporaryFile", full)
         raise JournalError("the journal cannot be used (unable to open database file)")

@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_errors_of_a_store_keep_their_kind_and_number_without_the_secret(
 def everything(result: Any, *folders: Path) -> bytes:
     """All that a run printed and wrote, outputs included."""
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return b"".join([result.out.encode(), result.err.encode(), *(path.read_bytes() for path in files)])
+    contents = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in files)
+    return b"".join([result.out.encode(), result.err.encode(), *contents])
 
 
 @pytest.mark.parametrize("options", [[], ["--log-json"], ["--dry-run", "--log-json"]])

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from infer.folder.journal import Journal, RowState
+from infer.folder.journal import Journal
+from infer.folder.journal_row import RowState
 
 Color = Callable[..., Any]
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgan.errors import UserError
-from infer.folder.journal import BEGUN, DONE, FAILED, Journal, JournalError, Row
+from infer.folder.journal import Journal
 from infer.folder.journal_files import journal_path
+from infer.folder.journal_row import BEGUN, DONE, FAILED, JournalError, Row
 
 ROOT = Path(__file__).parents[3]
 ROW = Row("a.gif", "10:1", "", "recipe", "/in", BEGUN, 0, "")
@@ -39,6 +40,7 @@ def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
     row = replace(ROW, state=ROW.state.value)  # type: ignore[arg-type]  # so that its repr is an expression
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom infer.folder.journal import *\n"
+        "from infer.folder.journal_row import *\n"
         f"journal = Journal(Path(sys.argv[1]))\nrow = {row!r}\n{then}\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     command = [sys.executable, "-c", program, str(path)]

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from infer.folder.journal import BEGUN, Journal, Row
+from infer.folder.journal import Journal
+from infer.folder.journal_row import BEGUN, Row
 from infer.folder.local_folder import LocalFolder
 
 MINE = b"mine, and nobody else's"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from infer.folder import bookkeeping, pipeline
-from infer.folder.journal import BEGUN, DONE, FAILED, JournalError, Row
+from infer.folder.journal_row import BEGUN, DONE, FAILED, JournalError, Row
 from infer.folder.options import FolderOptions
 from infer.folder.pipeline import PhotoWork, Pipeline
 from infer.folder.scheduler import Scheduler

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cgan.errors import UserError
 from cgan.formats import PHOTO_FORMATS
-from infer.folder.journal import BEGUN, DONE, FAILED, Row
+from infer.folder.journal_row import BEGUN, DONE, FAILED, Row
 from infer.folder.local_folder import LocalFiles, LocalFolder
 from infer.folder.output_names import output_names
 from infer.folder.plan import Job, Plan, check, content_decides, make_plan, replaceable_contents
@@ -168,7 +168,7 @@ LINK = replace(THERE, regular=False)
         (None, THERE, "", False, False, "fail", "no run wrote it"),
         (replace(ROW, name="a.bmp"), THERE, "", True, False, "fail", "was made from a.bmp"),
         # begun: only its digest tells whose file lies there
-        (replace(ROW, state=BEGUN), THERE, "own", True, False, "do", "not finished"),
+        (replace(ROW, state=BEGUN), THERE, "", True, False, "do", "not known to be finished"),
         (replace(ROW, state=BEGUN, publishing="new"), THERE, "own", True, False, "do", "not finished"),
         (replace(ROW, state=BEGUN, publishing="new"), THERE, "new", True, False, "skip", ""),
         (replace(ROW, state=BEGUN, publishing="new"), THERE, "other", True, False, "fail", "no run wrote it"),
@@ -177,7 +177,7 @@ LINK = replace(THERE, regular=False)
         (NEW, THERE, "new", False, False, "do", "not finished"),
         (replace(NEW, recipe="other"), THERE, "new", True, False, "do", "not finished"),
         (NEW, Status(0, "5"), "", True, False, "do", "not finished"),
-        (replace(NEW, publishing=""), THERE, "other", True, False, "do", "not known to be finished"),
+        (replace(NEW, publishing=""), THERE, "", True, False, "do", "not known to be finished"),
         (ROW, Status(0, "5"), "", True, False, "do", "its output is empty"),
         (ROW, Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
         (ROW, Status(8, "5"), "", False, False, "fail", "was changed since it was written"),

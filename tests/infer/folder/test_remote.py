@@ -41,6 +41,11 @@ def report() -> dict[str, Any]:
     return values
 
 
+def pictures() -> set[str]:
+    """Paths of all files in OUTPUT but the journal's."""
+    return {path for path in MemoryFileSystem().find("/out") if "/.cgan/" not in path}
+
+
 def counts() -> tuple[int, ...]:
     return tuple(report()[name] for name in ("done", "skipped", "failed"))
 
@@ -50,12 +55,13 @@ def test_from_a_store_to_a_store(state: Path, color: Color) -> None:
     assert color("memory://in", OUT).code == 0
     assert counts() == (3, 0, 0)
     names = {f"/out/sub/00{i}.png" for i in range(3)}
-    assert set(MemoryFileSystem().find("/out")) == {*names, "/out/report.json"}
+    assert pictures() == {*names, "/out/report.json"}
     for name in names:
         with MemoryFileSystem().open(name) as file, Image.open(file) as image:
             assert (image.mode, image.size) == ("RGB", (40, 30))
     assert (report()["input"], report()["output"]) == ("memory://in", OUT)
-    assert [Path(report()["journal"])] == list(state.iterdir())
+    assert report()["journal"] == "memory://out/.cgan/journal"
+    assert not state.exists()
 
 
 @pytest.mark.usefixtures("photos")
@@ -80,13 +86,7 @@ def test_one_side_can_be_on_this_machine(state: Path, photos: Path, tmp_path: Pa
     assert ran.counts == (3, 0, 0)
     assert (tmp_path / "out" / "sub" / "000.png").is_file()
     assert (tmp_path / "out" / ".cgan" / "journal.sqlite").is_file()
-    assert len(list(state.iterdir())) == 1
-
-
-def test_each_output_has_a_journal_of_its_own(state: Path, photos: Path, color: Color) -> None:
-    color(photos, OUT)
-    color(photos, "memory://other")
-    assert len(list(state.iterdir())) == 2
+    assert not state.exists()
 
 
 def test_an_output_equal_to_input_or_around_it_is_refused(state: Path, photos: Path, color: Color) -> None:
@@ -95,7 +95,7 @@ def test_an_output_equal_to_input_or_around_it_is_refused(state: Path, photos: P
         assert "could overwrite the inputs" in error
     assert color("memory://in", "memory://in/out").code == 0
     assert color("memory://in", "memory://in/out", "--dry-run", "--log-json").events[0]["verdict"] == "skip"
-    assert not state.exists() or len(list(state.iterdir())) == 1
+    assert not state.exists()
 
 
 def test_a_report_can_stay_on_this_machine(state: Path, photos: Path, tmp_path: Path, color: Color) -> None:
@@ -161,7 +161,7 @@ def test_names_that_two_files_could_share_fail_and_the_others_are_done(color: Co
     assert color("memory://in", OUT).code == 1
     assert counts() == (3, 0, 4)
     assert report()["failures"].keys() == set(names)
-    assert len(files.find("/out")) == 4
+    assert len(pictures()) == 4
 
 
 @pytest.mark.usefixtures("photos", "state")

@@ -365,7 +365,7 @@ def test_a_file_url_is_a_folder_of_this_machine(tmp_path: Path) -> None:
 def test_a_url_that_cannot_be_opened_is_one_line(
     monkeypatch: pytest.MonkeyPatch, raised: Exception, advice: str
 ) -> None:
-    def fail(url: str) -> None:
+    def fail(url: str, **_: object) -> None:
         raise raised
 
     monkeypatch.setattr("fsspec.core.url_to_fs", fail)

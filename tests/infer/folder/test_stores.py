@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import s3fs
 from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cgan.errors import UserError
 from cgan.files import MARK, OccupiedError, temporary_name
+from infer.folder.journal_row import BEGUN, Row
 from infer.folder.open_storage import open_storage
 from infer.folder.publication import Publication
 from infer.folder.remote import RemoteFolder
+from infer.folder.shared_journal import open_shared
 from infer.folder.storage import Storage
 from tests.infer.stores import ftp_server, pack, s3_server
 
@@ -137,6 +141,25 @@ def test_a_store_replaces_only_what_it_is_told_to(output: Storage) -> None:
     assert [entry.name for entry in output.walk()] == ["a/x.png", "a/y.png"]
 
 
+def test_a_journal_in_a_store_is_that_of_all_machines(
+    output: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(output, RemoteFolder)
+    output.prepare()
+    row = Row("a.gif", "10:1", "", "recipe", "/in", BEGUN, 7, "", "digest")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "first"))
+    with closing(open_shared(output)) as journal:
+        journal.begin([("a.png", row)])
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "second"))
+        with pytest.raises(UserError, match=r"run the command again in (29|30)\d s$"):
+            open_shared(output)
+        with pytest.raises(OccupiedError):
+            output.create(".cgan/journal/00000002.jsonl.gz", b"theirs")
+    with closing(open_shared(output)) as journal:
+        assert dict(journal.rows()) == {"a.png": row}
+    assert [entry.name for entry in output.walk()] == []
+
+
 def test_a_folder_in_the_place_of_an_output_stays(output: Storage) -> None:
     output.prepare()
     output.publish("x.png/inside.png", b"mine")
@@ -155,6 +178,9 @@ def test_what_appeared_after_the_listing_is_seen(output: Storage) -> None:
     with pytest.raises(OccupiedError):
         output.publish("x.png", b"ours")
     assert other.fetch("x.png") == b"theirs"
+    other.publish("y.png", b"known")
+    output.publish("y.png", b"ours", {digest(b"known")})
+    assert other.fetch("y.png") == b"ours"
 
 
 @pytest.mark.parametrize("theirs", [b"theirs", b"new"])
