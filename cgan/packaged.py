@@ -1,8 +1,9 @@
-"""Models that ship inside the package; infer/models/MODEL_CARD.md documents their training."""
+"""Models by name: those that ship inside the package, see infer/models/MODEL_CARD.md, and those of the Hub."""
 
 from pathlib import Path
 
 from cgan.errors import UserError
+from cgan.hub import SCHEME, Note, download, say_note
 
 MODELS = Path(__file__).parent.parent / "infer" / "models"
 
@@ -12,12 +13,19 @@ PACKAGED_MODELS = {name: MODELS / f"{name}.onnx" for name in ("flowers", "flower
 DEFAULT_MODEL = PACKAGED_MODELS["flowers"]
 
 
-def model_path(given: str) -> Path:
-    """Return the path for a value of --model or --init: a path, which may not exist, or the name of a packaged model.
+def model_path(given: str, note: Note = say_note) -> Path:
+    """Return the path for a value of --model or --init, which may not exist.
+
+    Args:
+        given: a path, the name of a packaged model, or hf://owner/name for a model of the Hub, which is downloaded.
+        note: as of `cgan.hub.download`.
 
     Raises:
-        UserError: the value is empty, is both a path and the name of a packaged model, or is an unknown name.
+        UserError: the value is empty, is both a path and the name of a packaged model, or is an unknown name; or as of
+            `cgan.hub.download`.
     """
+    if given.startswith(SCHEME):
+        return download(given, note)
     if not given:
         raise UserError("found an empty name of a model; give a file, a run or the name of a packaged model")
     path = Path(given)

@@ -261,24 +261,37 @@ def _verify_onnx(prepared: PreparedOnnx, built: BuiltOnnx, options: ExportOption
 def _prepare_engine(source: Path, options: ExportOptions, folder: Path) -> PreparedEngine:
     """Check the ONNX file that the user gave, or export the run or checkpoint to one in `folder`."""
     if source.suffix.lower() == ONNX_SUFFIX:
-        return PreparedEngine(_existing_onnx(source, options), None)
+        return PreparedEngine(existing_onnx(source, options), None)
     return PreparedEngine(
         make_onnx(source, folder, replace(options, int8_target="tensorrt", keep_failed=False)), source
     )
 
 
-def _existing_onnx(path: Path, options: ExportOptions) -> Artefact:
-    """Return an ONNX file of an earlier export, once its sidecar vouches for it."""
+def existing_onnx(path: Path, options: ExportOptions) -> Artefact:
+    """Return an ONNX file of an earlier export, once its sidecar vouches for it.
+
+    Raises:
+        UserError: the file cannot be used, or it was not compared with its model, and `options.verify` asks for that.
+    """
     with open_model(path, "cpu") as backend:
         sidecar = backend.sidecar
     if sidecar is None:
         raise UserError(f"{path}: found no sidecar beside it, expected {sidecar_path(path).name}; export it again")
+    check_verified(path, sidecar, options)
+    return Artefact(path, sidecar)
+
+
+def check_verified(path: Path, sidecar: Sidecar, options: ExportOptions) -> None:
+    """Check that an earlier export was compared with its model.
+
+    Raises:
+        UserError: it was not, and `options.verify` asks for that.
+    """
     if options.verify and not sidecar.verification.get("verified"):
         raise UserError(
             f"{path}: found it {sidecar.verification.get('reason', 'not verified')}, expected one that was compared "
-            "with its model; export it again, or build from it with --no-verify"
+            "with its model; export it again, or use it with --no-verify"
         )
-    return Artefact(path, sidecar)
 
 
 def _build_engine(

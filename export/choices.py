@@ -5,12 +5,16 @@ Imports nothing heavy: the command's --help reads it.
 
 from typing import Literal, get_args
 
-Format = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-"""Formats that cgan-export writes; those of engines are the keys of `infer.backends.flavours.FLAVOURS`."""
-
 EngineFormat = Literal["tensorrt", "tensorrt-rtx"]
-"""The flavours of TensorRT."""
+ENGINE_FORMATS: tuple[EngineFormat, ...] = get_args(EngineFormat)
+"""The flavours of TensorRT, the keys of `infer.backends.flavours.FLAVOURS`."""
+
+Format = Literal["onnx", EngineFormat]
+"""Formats of a file."""
+
+TRITON = "triton"
+FORMATS = (*get_args(Format), TRITON)
+"""Values of --format: a file, or the folder of an inference server with one in it."""
 
 PrecisionChoice = Literal["fp32", "fp16", "int8", "auto"]
 PRECISION_CHOICES: tuple[PrecisionChoice, ...] = get_args(PrecisionChoice)
@@ -41,3 +45,6 @@ ONNX_BATCHES: Sizes = (1, 3, 8)
 
 ENGINE_BATCHES: Sizes = (1, 16, 64)
 """Batch sizes that an engine accepts and is tuned for, and on which it is compared, unless --batch says otherwise."""
+
+TRITON_BATCHES: Sizes = (1, 4, 16)
+"""Least, preferred and largest batch of an ONNX file on an inference server, unless --batch says otherwise."""

@@ -19,17 +19,19 @@ from export.choices import (
     FORMATS,
     INT8_TARGETS,
     ONNX_BATCHES,
-    ONNX_SUFFIX,
     PRECISION_CHOICES,
     PREFERENCES,
+    TRITON,
+    TRITON_BATCHES,
     Sizes,
 )
+from export.option_checks import LIMITS, check_options, is_engine
+from export.tables import artefact_table, trials_table
 from export.tolerance import TOLERANCES, Tolerance
 
 if TYPE_CHECKING:
-    from export.artefact import ExportOptions
+    from export.artefact import Artefact, ExportOptions
     from export.engine_options import EngineOptions
-    from export.search import Trial
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click alone
@@ -63,8 +65,8 @@ def _listed(numbers: Sizes) -> str:
 
 
 BATCH_HELP = (
-    "Batch sizes to compare with; of engines, also the batch sizes that they accept.  "
-    f"[default: {_listed(ONNX_BATCHES)}; engines: {_listed(ENGINE_BATCHES)}]"
+    "Batch sizes to compare with; of engines and servers, also the batch sizes that they accept.  "
+    f"[default: {_listed(ONNX_BATCHES)}; engines: {_listed(ENGINE_BATCHES)}; triton: {_listed(TRITON_BATCHES)}]"
 )
 MOST_WORKSPACE = 2**20
 """Largest --workspace in MiB: 1 TiB, more than a GPU has."""
@@ -75,7 +77,12 @@ FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the artefact.")
-@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the artefact.  [default: onnx]")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="Format of the artefact; triton: a folder for NVIDIA Triton in the model repository --out.  [default: onnx]",
+)
 @click.option(
     "--precision",
     type=click.Choice(PRECISION_CHOICES),
@@ -145,6 +152,7 @@ FP16, INT8 = TOLERANCES["fp16"], TOLERANCES["int8"]
     metavar="FILE",
     help="Print contract, precision and verification of the artefact FILE as JSON.",
 )
+@click.option("--push", metavar="hf://OWNER/NAME", help="Upload the verified artefact to the Hugging Face Hub too.")
 @config_option
 @click.option("--quiet", is_flag=True, help="Print only notes and errors.")
 @click.version_option(package_name="cgan")
@@ -160,12 +168,10 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         )
     if (source is None) != (inspect is not None):
         raise UserError("expected SOURCE, a run or a checkpoint, with --out or --verify, and no SOURCE with --inspect")
-    from_onnx = source is not None and source.suffix.lower() == ONNX_SUFFIX
-    _check_options(given, existing is not None, inspect is not None, from_onnx)
+    check_options(given, existing is not None, inspect is not None, source.suffix.lower() if source else "")
     with needed("export", "export"):
         from export import artefact as pipeline
         from export import inspection
-        from export.engine import find_builder
         from infer.photo.decode import use_own_pixel_limit
     if inspect:
         print_json(inspection.inspect_artefact(inspect))
@@ -180,111 +186,74 @@ def command(source: Path | None, out: Path | None, existing: Path | None, inspec
         numbers = verification.to_json()
         say(*(f"note: {note}" for note in notes))
         if not given["quiet"]:
-            say(f"{source}: {described(numbers['checkpoint'])}", *_table(existing, numbers))
+            say(f"{source}: {described(numbers['checkpoint'])}", *artefact_table(existing, numbers))
         return
     assert out is not None
-    engine = _engine_options(given) if _is_engine(given) else None
+    _export(source, out, options, given)
+
+
+def _export(source: Path, out: Path, options: "ExportOptions", given: dict[str, Any]) -> None:
+    """Write the artefact, upload it if that was asked for, and say what was made."""
+    from export.hub_upload import find_destination, push
+
+    engine = _engine_options(given) if is_engine(given) else None
+    destination = find_destination(given["push"]) if given["push"] else None
     if given["precision"] == "auto":
         if engine:
+            from export.engine import find_builder
+
             find_builder(engine)  # before the minutes that the search may take
         options = _search(source, options, given)
-    if engine is None:
-        artefact = pipeline.make_onnx(source, out, options)
-    else:
-        with Progress(given["quiet"], say=None, unit="it") as progress:
-            artefact = pipeline.make_engine(
-                source, out, options, engine, lambda phase, done, total: progress.update(done, total, label=phase)
-            )
+    artefact = _made(source, out, options, engine, given)
     say(*(f"note: {note}" for note in artefact.notes))
     if not given["quiet"]:
         made = described(artefact.sidecar.build.get("checkpoint"))
-        say(f"{source}: {made}", *_table(artefact.path, artefact.sidecar.verification))
-        say(f"next: cgan-infer folder PHOTOS colored --model {shlex.quote(str(artefact.path))}")
+        say(f"{source}: {made}", *artefact_table(artefact.path, artefact.sidecar.verification))
+    if destination:
+        options.on_step("upload", destination.address.given)
+        pushed = push(artefact, destination)
+        if not given["quiet"]:
+            say(f"uploaded as {pushed}")
+    if not given["quiet"]:
+        say(f"next: {_next(out, artefact, given)}")
 
 
-_ENGINE_ONLY = (
-    "sizes",
-    "workspace",
-    "optimization_level",
-    "version_compatible",
-    "hardware_compatible",
-    "compute_capability",
-    "strip_weights",
-    "detailed_profiling",
-    "timing_cache",
-)
-_LIMITS = ("atol", "rtol", "min_psnr", "max_off")
-_OF_A_COMPARISON = frozenset({*_LIMITS, "batch", "calibration", "checkpoint"})
+def _made(
+    source: Path, out: Path, options: "ExportOptions", engine: "EngineOptions | None", given: dict[str, Any]
+) -> "Artefact":
+    if given["format_"] == TRITON:
+        from export.repository import make_repository
 
+        return make_repository(source, out, options)
+    from export.artefact import make_engine, make_onnx
 
-def _check_options(given: dict[str, Any], compares: bool, looks: bool, from_onnx: bool) -> None:
-    """Raise UserError for options that would have no effect in this combination."""
-    # By identity: a limit of 0 is not the same as no limit.
-    used = {name for name, value in given.items() if value is not None and value is not False and value != ()}
-    used -= {"quiet"}
-    if compares and (idle := used - _OF_A_COMPARISON):
-        _refuse(idle, "--verify, which writes nothing")
-    if looks and (idle := used | ({"quiet"} if given["quiet"] else set())):
-        _refuse(idle, "--inspect, which only prints facts")
-    engine = _is_engine(given)
-    if not engine:
-        _needs(used, _ENGINE_ONLY, "--format tensorrt or tensorrt-rtx")
-    elif "int8_target" in used:
-        _refuse({"int8_target"}, f"--format {given['format_']}, whose int8 is always for TensorRT")
-    if from_onnx and (idle := used & {"precision", "dynamic_size", "checkpoint"}):
-        _refuse(idle, "an ONNX file as SOURCE, which fixes them")
-    if not (given["dynamic_size"] or from_onnx):
-        _needs(used, ("sizes",), "--dynamic-size")
-    if given["precision"] == "auto" and given["calibration"] is None:
-        _needs(used, ("int8_target",), "--calibration, without which auto does not try int8")
-    elif given["precision"] not in ("int8", "auto"):
-        _needs(used, ("int8_target",), "--precision int8")
-    if given["precision"] != "auto":
-        _needs(used, ("prefer",), "--precision auto")
-    elif given["min_psnr"] is None:
-        raise UserError("--precision auto: found no --min-psnr, expected the lowest allowed PSNR in dB; give one")
-    if given["no_verify"]:
-        _needs(
-            used,
-            (*_LIMITS, "keep_failed", *(() if engine else ("batch",))),
-            "a comparison, which --no-verify leaves out",
+    if engine is None:
+        return make_onnx(source, out, options)
+    with Progress(given["quiet"], say=None, unit="it") as progress:
+        return make_engine(
+            source, out, options, engine, lambda phase, done, total: progress.update(done, total, label=phase)
         )
-        if given["precision"] == "auto":
-            raise UserError("--precision auto chooses by comparison, which --no-verify leaves out; drop one")
-    if "atol" not in used:
-        _needs(used, ("rtol",), "--atol")
 
 
-def _is_engine(given: dict[str, Any]) -> bool:
-    return given["format_"] not in (None, "onnx")
-
-
-def _needs(used: set[str], names: tuple[str, ...], needed: str) -> None:
-    if idle := used & set(names):
-        raise UserError(f"{_flags(idle)}: no effect without {needed}; leave it out")
-
-
-def _refuse(idle: set[str], beside: str) -> None:
-    raise UserError(f"{_flags(idle)}: no effect beside {beside}; leave it out")
-
-
-def _flags(names: set[str]) -> str:
-    return ", ".join(
-        sorted({"sizes": "--size", "format_": "--format"}.get(name, f"--{name.replace('_', '-')}") for name in names)
-    )
+def _next(out: Path, artefact: "Artefact", given: dict[str, Any]) -> str:
+    """Return the command that uses the artefact."""
+    if given["format_"] == TRITON:
+        return f"tritonserver --model-repository {shlex.quote(str(out.absolute()))}"
+    return f"cgan-infer folder PHOTOS colored --model {shlex.quote(str(artefact.path))}"
 
 
 def _export_options(given: dict[str, Any]) -> "ExportOptions":
     from export.artefact import ExportOptions, no_report
 
-    engine = _is_engine(given)
-    limits = {name: given[name] for name in _LIMITS if given[name] is not None}
+    engine = is_engine(given)
+    default_batches = ENGINE_BATCHES if engine else TRITON_BATCHES if given["format_"] == TRITON else ONNX_BATCHES
+    limits = {name: given[name] for name in LIMITS if given[name] is not None}
     return ExportOptions(
         precision=given["precision"] or ("fp16" if engine else "fp32"),
         int8_target=given["int8_target"] or ("tensorrt" if engine else "cpu"),
         dynamic_size=given["dynamic_size"],
         calibration=given["calibration"],
-        batch_sizes=given["batch"] or (ENGINE_BATCHES if engine else ONNX_BATCHES),
+        batch_sizes=given["batch"] or default_batches,
         tolerance=Tolerance(**limits) if limits else None,
         verify=not given["no_verify"],
         keep_failed=given["keep_failed"],
@@ -320,52 +289,11 @@ def _search(source: Path, options: "ExportOptions", given: dict[str, Any]) -> "E
 
     chosen, trials = search_precision(source, options, given["prefer"] or "size")
     if not given["quiet"]:
-        say(*_trials(trials))
+        say(*trials_table(trials))
     if chosen is None:
         tried = ", ".join(trial.precision for trial in trials)
         raise GateError(f"none of {tried} is within the tolerance ({options.tolerance}); allow a larger difference")
     return replace(options, precision=chosen)
-
-
-def _trials(trials: list["Trial"]) -> list[str]:
-    lines = ["precision       MB  images/s   PSNR"]
-    for trial in trials:
-        if trial.failure is None:
-            psnr = "equal" if trial.psnr is None else f"{trial.psnr:.1f}"
-            lines.append(f"{trial.precision:<9} {trial.megabytes:8.1f} {trial.images_per_second:9.1f} {psnr:>6}")
-        else:
-            lines.append(f"{trial.precision:<9} {'-':>8} {'-':>9} failed")
-    return [*lines, *(f"{trial.precision} failed: {trial.failure}" for trial in trials if trial.failure is not None)]
-
-
-def _table(path: Path, numbers: dict[str, Any]) -> list[str]:
-    """Return the lines of a table of the comparisons.
-
-    Args:
-        path: the artefact.
-        numbers: the verification as JSON values; see `export.verify.Verification.to_json`.
-    """
-    if not numbers["verified"]:
-        lines = [f"{path}: written, {numbers['reason'].upper()[:3]}{numbers['reason'][3:]}"]
-        if "onnx" in numbers and numbers["onnx"]["verified"]:
-            lines += ["the ONNX file that it was built from agrees with the trained model:", *_rows(numbers["onnx"])]
-        return lines
-    return [f"{path}: agrees with the trained model", *_rows(numbers)]
-
-
-def _rows(numbers: dict[str, Any]) -> list[str]:
-    return [
-        "  images    batch  size         max       mean      PSNR   >1/255 off",
-        *map(_row, numbers["comparisons"]),
-    ]
-
-
-def _row(c: dict[str, Any]) -> str:
-    psnr = "equal" if c["psnr"] is None else f"{c['psnr']:.1f}"
-    return (
-        f"  {c['images']:<8} {c['batch_size']:>6}  {c['height']:>4} x {c['width']:<4} {c['max_difference']:9.2e} "
-        f"{c['mean_difference']:9.2e}  {psnr:>6}  {c['off']:8.2%}"
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,9 +4,7 @@
 `color_batch` and `color_photos` colour many.
 """
 
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,15 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cgan.errors import UserError
-from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS, time_limit
-from cgan.text import counted, shown
+from cgan.photo_limits import MAX_PIXELS, MAX_SECONDS
 from infer.backends import open_model
 from infer.packaged import DEFAULT_MODEL, model_path
 from infer.photo.chroma import with_strength
-from infer.photo.decode import Floats, Photo, PhotoError, decode, model_input, photo_of
-from infer.photo.encode import rgb_image, write_photo
-from infer.photo.formats import QUALITY, ColorPhotos, PillowFormat, ProfileUse, check_strength, written_format
+from infer.photo.decode import Floats, Photo, model_input, photo_of
+from infer.photo.encode import rgb_image
+from infer.photo.formats import QUALITY, ProfileUse, check_strength, written_format
 from infer.photo.mark import Mark
+from infer.prepared_photo import Colored, naming_arguments, prepare, profile_use
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "xmp"})
 """Keys of an image's `info` that describe the photo; other keys describe its source file."""
@@ -35,36 +33,17 @@ KEPT_INFO = frozenset({"comment", "dpi", "exif", "xmp"})
 Gray = Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
 """An image in memory; an array is H x W."""
 
-ARGUMENTS = ("backend", "device", "format", "max-pixels", "model", "profile", "provider", "timeout")
-FLAG = re.compile(rf"(?<!cgan-export )--({'|'.join(ARGUMENTS)})\b")
-"""Options of the command that are arguments here, as messages name them."""
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, repr=False)
-class Colored:
-    """A coloured photo as the content of a file."""
-
-    content: bytes
-    notes: tuple[str, ...]
-    """Metadata and properties that were left out or changed, in the words of the report."""
-    was_color: bool = False
-    """True if the file was a colour photo, which `cgan-infer folder --color-photos` can skip or copy. A gray photo with
-    a cast or in sepia is none."""
-
-    def __repr__(self) -> str:
-        return f"Colored({counted(len(self.content), 'byte')}, notes={shown(self.notes)}, was_color={self.was_color})"
 
 
 @dataclass(frozen=True)
 class _Output:
     """Checked options of an output file, as `Colorizer.color_photo` describes them."""
 
-    format: PillowFormat
+    format: str
     quality: int
     strength: float
-    profile: ProfileUse
+    profile: str
     mark: bool
     max_pixels: int
     timeout: float
@@ -73,14 +52,16 @@ class _Output:
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality: found {self.quality}, expected 1 to 100")
         check_strength(self.strength)
+        written_format(self.format)
+        profile_use(self.profile)
 
 
 class Colorizer:
     """A loaded model that colours photos. Use it as a context manager, or call `close`. It is thread-safe.
 
     Args:
-        model: a file of cgan-export, a run or checkpoint of cgan-train, or the name of a packaged model: "flowers"
-            (default) or "flowers-int8".
+        model: a file of cgan-export, a run or checkpoint of cgan-train, the name of a packaged model: "flowers"
+            (default) or "flowers-int8", or "hf://owner/name" for one on the Hugging Face Hub.
         backend: as --backend of cgan-infer folder.
         provider: as --provider of cgan-infer folder.
         device: "auto", "cpu" or "cuda".
@@ -99,11 +80,13 @@ class Colorizer:
         device: str = "auto",
         threads: int = 0,
     ) -> None:
-        with _naming_arguments():
-            path = model_path(model) if isinstance(model, str) else model
+        notes: list[str] = []
+        with naming_arguments():
+            path = model_path(model, notes.append) if isinstance(model, str) else model
             self.backend = open_model(path, device, threads, backend=backend, provider=provider)
             """The entered backend; its `engine` names engine and device, its `note` holds warnings for the user."""
             self.backend.__enter__()
+        self.backend.note = "; ".join(filter(None, [self.backend.note, *notes])) or None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -173,7 +156,7 @@ class Colorizer:
             PhotoError, OSError, RuntimeError, TypeError: as `color`, for the batch with that image.
         """
         check_strength(strength)
-        use, size = _profile_use(profile), self._batch_size(batch_size)
+        use, size = profile_use(profile), self._batch_size(batch_size)
         return self._images(images, strength, use, size)
 
     def _images(
@@ -222,7 +205,7 @@ class Colorizer:
             TypeError: `source` is neither bytes nor a path.
             UserError: unknown format or profile, or quality or strength out of range.
         """
-        output = _Output(written_format(format), quality, strength, _profile_use(profile), mark, max_pixels, timeout)
+        output = _Output(format, quality, strength, profile, mark, max_pixels, timeout)
         (colored,) = self._files([source], output, 1)
         return colored
 
@@ -258,27 +241,33 @@ class Colorizer:
         """
         if isinstance(sources, str | bytes | Path):
             raise TypeError(f"found one {type(sources).__name__}, expected several in a list; or call color_photo")
-        output = _Output(written_format(format), quality, strength, _profile_use(profile), mark, max_pixels, timeout)
+        output = _Output(format, quality, strength, profile, mark, max_pixels, timeout)
         return self._files(sources, output, self._batch_size(batch_size))
 
     def _files(self, sources: Iterable[bytes | str | Path], output: _Output, batch_size: int) -> Iterator[Colored]:
-        mark = Mark(self.backend.path.name, self.backend.digest) if output.mark and not self._closed else None
+        self._check_open()
+        mark = Mark(self.backend.path.name, self.backend.digest) if output.mark else None
         for batch in _batches(sources, batch_size):
-            with _naming_arguments():
-                photos = [_decoded(source, output) for source in batch]
-            for photo, (gray, rgb) in zip(photos, self._colors(photos), strict=True):
-                with _naming_arguments(), time_limit(output.timeout):
-                    content, notes = write_photo(
-                        photo,
-                        gray,
-                        rgb,
-                        output.format,
-                        quality=output.quality,
-                        strength=output.strength,
-                        mark=mark,
-                    )
-                color = (ColorPhotos.RECOLOR.note,) if photo.was_color else ()
-                yield Colored(bytes(content), (*photo.notes, *color, *notes), photo.was_color)
+            self._check_open()
+            photos = [
+                prepare(
+                    source,
+                    *self.backend.own_size,
+                    profile=output.profile,
+                    max_pixels=output.max_pixels,
+                    timeout=output.timeout,
+                )
+                for source in batch
+            ]
+            for photo, rgb in zip(photos, self.backend.run(np.stack([photo.gray for photo in photos])), strict=True):
+                yield photo.finish(
+                    rgb,
+                    output.format,
+                    quality=output.quality,
+                    strength=output.strength,
+                    mark=mark,
+                    timeout=output.timeout,
+                )
 
     def _batch_size(self, asked: int | None) -> int:
         """Return the number of photos of a batch.
@@ -293,10 +282,13 @@ class Colorizer:
             raise UserError(f"batch_size: found {asked}, expected {f'1 to {most}' if most else '1 or more'}")
         return asked
 
-    def _colors(self, photos: list[Photo]) -> Iterator[tuple[Floats, Floats]]:
-        """Return for each photo the input of the model, 1 x h x w, and its output, 3 x h x w, both in [0, 1]."""
+    def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this Colorizer is closed; create a new one")
+
+    def _colors(self, photos: list[Photo]) -> Iterator[tuple[Floats, Floats]]:
+        """Return for each photo the input of the model, 1 x h x w, and its output, 3 x h x w, both in [0, 1]."""
+        self._check_open()
         grays = [model_input(photo, *self.backend.own_size) for photo in photos]
         return zip(grays, self.backend.run(np.stack(grays)), strict=True)
 
@@ -318,29 +310,3 @@ def _image_of(image: Gray) -> Image.Image:
         f"found {found}, expected a PIL.Image.Image or an H x W array of uint8 or uint16; pass files and bytes to "
         "color_photo"
     )
-
-
-def _decoded(source: bytes | str | Path, output: _Output) -> Photo:
-    if not isinstance(source, bytes | str | Path):
-        raise TypeError(
-            f"found {type(source).__name__}, expected bytes or a path; pass the result of read() for a file object"
-        )
-    with time_limit(output.timeout):
-        path = Path(source) if isinstance(source, str) else source
-        return decode(path, max_pixels=output.max_pixels, profile=output.profile)
-
-
-@contextmanager
-def _naming_arguments() -> Iterator[None]:
-    """Replace options of the command in messages by the arguments of the same name: --max-pixels by max_pixels."""
-    try:
-        yield
-    except (PhotoError, UserError) as error:
-        error.args = (FLAG.sub(lambda found: found[1].replace("-", "_"), str(error)),)
-        raise
-
-
-def _profile_use(profile: str) -> ProfileUse:
-    if profile not in list(ProfileUse):
-        raise UserError(f"profile: found {profile!r}, expected one of {', '.join(ProfileUse)}")
-    return ProfileUse(profile)

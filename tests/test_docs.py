@@ -165,13 +165,14 @@ OTHER_OPTIONS = {
     "--data-binary",
     "--generate",
     "--head",
+    "--model-repository",
     "--no-python",
     "--nproc-per-node",
     "--port",
     "--rm",
     "--user",
 }
-"""Options of curl, torchrun, docker and ray."""
+"""Options of curl, torchrun, docker, ray and tritonserver."""
 
 
 def test_every_option_in_the_documents_exists() -> None:

@@ -54,6 +54,7 @@ COMMANDS = {
     "fsspec": {
         "remote": [["infer", "folder", "memory://in", "TMP/colored"], ["infer", "folder", "PHOTOS", "s3://x/y"]]
     },
+    "huggingface_hub": {"hub": [["infer", "info", "hf://a/b"], [*EXPORT, "--push", "hf://a/b"]]},
     **{
         name: {"serve": [["infer", "serve"]]}
         for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart")

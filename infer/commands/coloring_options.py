@@ -29,12 +29,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ModelType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.2
-    """A model: a file, a run, or the name of a packaged model."""
+    """A model: a file, a run, the name of a packaged model, or hf://owner/name for a model of the Hub."""
 
     name = "model"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path of a model."""
+        if ctx and ctx.resilient_parsing:  # of a shell's completion, which downloads nothing
+            return Path(value)
         return model_path(str(value))
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -60,7 +62,8 @@ _MODEL: Sequence[Callable[[Any], Any]] = [
         type=MODEL,
         metavar="MODEL",
         default=str(DEFAULT_MODEL),
-        help="File, run, or name of a packaged model: flowers or flowers-int8.  [default: flowers]",
+        help="File, run, name of a packaged model (flowers or flowers-int8), or hf://OWNER/NAME[@REVISION][/FILE] on "
+        "the Hugging Face Hub.  [default: flowers]",
     ),
     backend_option,
     provider_option,

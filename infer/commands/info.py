@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cgan.checkpoint_record import described
+from cgan.hub import origin
 from cgan.text import counted, print_json, print_result, shown
 from infer.backends.cli_options import backend_option, device_option, provider_option
 from infer.commands.coloring_options import MODEL
@@ -57,6 +58,7 @@ def _values(opened: "Backend", spec: "ModelSpec", engine: str | None, note: str 
     """Return all that is known of a model as JSON values."""
     return {
         "file": str(opened.path),
+        "hub": origin(opened.path),
         "bytes": opened.path.stat().st_size if opened.path.is_file() else None,
         "engine": engine,
         "note": note,
@@ -79,6 +81,7 @@ def _lines(opened: "Backend", spec: "ModelSpec", engine: str | None, note: str |
     texts = {
         "model": f"{spec.model} for colouring, {spec.precision}{size}",
         "file": str(opened.path),
+        "from": origin(opened.path) or "",
         "network": f"width {spec.base_width}, {counted(spec.blocks, 'block')} a scale, {spec.parameters:,} parameters",
         "colours": f"predicted as {spec.color_space}, given as rgb"
         + (f"; input blurred, sigma {spec.input_blur:g}" if spec.input_blur else ""),

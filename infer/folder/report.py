@@ -9,6 +9,7 @@ from typing import Any
 from cgan.documents import check_document, json_with, write_document
 from cgan.errors import GateError, UserError, cannot_write
 from cgan.files import OccupiedError, json_sha256
+from cgan.hub import origin
 from cgan.readers import parse_json
 from cgan.text import json_text
 from infer.backends.base import Backend
@@ -25,6 +26,8 @@ class ReportedModel:
     """The model that coloured the photos."""
 
     file: str
+    hub: str | None
+    """Address and commit of a model of the Hugging Face Hub."""
     digest: str
     """See `Backend.digest`."""
     engine: str
@@ -37,6 +40,7 @@ class ReportedModel:
         """Describe the model of an entered backend."""
         return cls(
             file=str(backend.path),
+            hub=origin(backend.path),
             digest=backend.digest,
             engine=backend.engine,
             note=backend.note,

@@ -38,15 +38,16 @@ class Mark:
 
     model: str
     """Name of its file."""
-    digest: str
-    """SHA-256 of the file."""
+    digest: str | None = None
+    """SHA-256 of the file; None if it lies on a server that does not tell."""
 
     def event(self) -> str:
         """Return the entry in the photo's history."""
+        digest = f", SHA-256 {self.digest}" if self.digest else ""
         return (
             f'<rdf:li xmlns:rdf="{RDF}" xmlns:stEvt="{EVENT}" rdf:parseType="Resource">'
             f"<stEvt:action>edited</stEvt:action><stEvt:softwareAgent>{escape(CREATOR)}</stEvt:softwareAgent>"
-            f"<stEvt:parameters>coloured by model {escape(self.model)}, SHA-256 {self.digest}</stEvt:parameters>"
+            f"<stEvt:parameters>coloured by model {escape(self.model)}{digest}</stEvt:parameters>"
             "</rdf:li>"
         )
 

@@ -137,8 +137,8 @@ def parity(candidate: Path, reference: Path, data: Path, html: Path | None, quie
 def evaluate(model: Path, data: Path, against: Path | None, quiet: bool, **given: Any) -> None:
     """Measure how close the colours of MODEL are to those of the photos in the folder DATA.
 
-    MODEL is a run, a checkpoint, an ONNX file, an engine or the name of a packaged model. Use photos that it was not
-    trained on. Exit code 1: more than 5% of the photos cannot be read.
+    MODEL is a run, a checkpoint, an ONNX file, an engine, the name of a packaged model or hf://OWNER/NAME. Use photos
+    that it was not trained on. Exit code 1: more than 5% of the photos cannot be read.
     """
     _check_targets(given["json_file"], None, model, Path(given["features"]), given["inception_weights"])
     with needed("measuring models", "train"):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from cgan.hub import origin
 from infer.backends.base import Backend
 
 
@@ -11,6 +12,8 @@ class MeasuredModel:
     """A model, and the engine that ran it. The fields are the JSON keys."""
 
     path: str
+    hub: str | None
+    """Address and commit of a model of the Hugging Face Hub."""
     engine: str
     note: str | None
     """Note of the backend on its device and engine."""
@@ -27,6 +30,7 @@ class MeasuredModel:
         spec = backend.spec
         return cls(
             path=str(backend.path),
+            hub=origin(backend.path),
             engine=backend.engine,
             note=backend.note,
             precision=spec.precision,

@@ -111,7 +111,14 @@ def test_the_gate_says_what_it_limits(network: str | None, gate: str) -> None:
     from cgan.metrics.bootstrap import Interval
 
     model = MeasuredModel(
-        path="", engine="", note=None, precision="fp32", color_space="rgb", weights_sha256="a" * 64, checkpoint=None
+        hub=None,
+        path="",
+        engine="",
+        note=None,
+        precision="fp32",
+        color_space="rgb",
+        weights_sha256="a" * 64,
+        checkpoint=None,
     )
     figures = {
         name: Measured(value, {}) for name, value in (("psnr", 99.0), ("worst_psnr", 99.0), ("delta_e_p99", 0.0))

@@ -58,7 +58,7 @@ def test_an_onnx_file_that_was_not_compared_is_no_source(
     monkeypatch.setattr(pipeline, "build_engine", refuse)
     error = invoke(main, unverified, "--out", tmp_path / "out", *RTX).error(2)
     assert f"{unverified}: found it not verified: --no-verify, expected one that was compared" in error
-    assert "export it again, or build from it with --no-verify" in error
+    assert "export it again, or use it with --no-verify" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -279,7 +279,7 @@ def test_the_report_has_everything_and_its_counts_add_up(photos: Path, out: Path
     assert (report["input"], report["output"]) == (str(photos), str(out))
     assert report["journal"] == str(out / ".cgan" / "journal.sqlite")
     assert report["stages"].keys() == {"fetch", "decode", "run", "encode", "publish"}
-    assert report["model"].keys() == {"file", "digest", "engine", "note", "spec"}
+    assert report["model"].keys() == {"file", "hub", "digest", "engine", "note", "spec"}
     assert report["model"]["digest"] == "first"
 
 

@@ -171,7 +171,14 @@ def test_the_strictest_gates_pass_equal_pictures() -> None:
 
 def test_one_wrong_photo_among_many_good_ones_fails_the_gate_of_the_worst() -> None:
     model = MeasuredModel(
-        path="", engine="", note=None, precision="int8", color_space="rgb", weights_sha256="a" * 64, checkpoint=None
+        hub=None,
+        path="",
+        engine="",
+        note=None,
+        precision="int8",
+        color_space="rgb",
+        weights_sha256="a" * 64,
+        checkpoint=None,
     )
     values = {"psnr": 50.0, "worst_psnr": 32.0, "delta_e_p99": 0.0}
     figures = {name: Measured(value, {}) for name, value in values.items()}
