@@ -1,4 +1,4 @@
-"""Time and memory of folder runs over very many names: planning, an idle rerun, merging the reports of shards.
+"""Time and memory of planning, of an idle rerun and of merging shards at very many names.
 
     python -m benchmarks scale [--names 1000000 ...] [--shards 20] [--json FILE]
 
