@@ -18,7 +18,7 @@ from infer.folder.local_folder import LocalFolder
 from infer.folder.options import FolderOptions, OnEvent, Outcome
 from infer.folder.photo_item import Item
 from infer.folder.pipeline import ended, prepared
-from infer.folder.plan import Job
+from infer.folder.plan import Job, identity_of
 from infer.folder.ray_fleet import Fleet, Member, Phase
 from infer.folder.ray_worker import Answer, Sample
 from infer.folder.scheduler import GRACE_SECONDS
@@ -150,7 +150,15 @@ class _Dispatch:
         """Let a process that has loaded the model join the run."""
         if member.phase is Phase.LOADED and member.call is None:
             member.phase = Phase.JOINING
-            member.call = member.handle.join.remote(self.part, self.photos, self.sample)
+            member.call = member.handle.join.remote(self.part, self.photos, self._sample_as_it_is())
+
+    def _sample_as_it_is(self) -> Sample:
+        """Return the sample with the present identity of its photo: it can have changed since the plan was made."""
+        source, sample = self.books.source, self.sample
+        if not (sample.photo and isinstance(source, LocalFolder)):
+            return sample
+        status = source.status(sample.photo)
+        return replace(sample, identity=identity_of(status)) if status else replace(sample, photo="", identity="")
 
     def _hand_out(self, member: Member) -> None:
         """Give more photos to a process that is not being asked, if it has few."""

@@ -106,6 +106,26 @@ def test_photos_of_a_process_that_ends_are_coloured_by_another(
     assert left_over(out) == []
 
 
+@pytest.mark.parametrize(("change", "counts"), [("removed", (11, 0, 1)), ("rewritten", (12, 0, 0))])
+def test_a_process_can_be_replaced_after_the_first_photo_has_changed(
+    change: str, counts: tuple[int, int, int], ray: FakeRay, photos: Path, out: Path, color: Color
+) -> None:
+    first = itertools.count()
+
+    def dies(handle: Handle, name: str, arguments: tuple[Any, ...]) -> str:
+        if name != "exchange" or next(first):
+            return ""
+        content = (photos / "000.png").read_bytes()
+        (photos / "000.png").unlink()
+        if change == "rewritten":
+            (photos / "000.png").write_bytes(content)
+        return "before"
+
+    ray.dies = dies
+    found = color(photos, out, *RAY)
+    assert (found.report["stopped"], found.counts) == (None, counts)
+
+
 def test_a_photo_that_ends_every_process_fails(ray: FakeRay, photos: Path, out: Path, color: Color) -> None:
     def dies(handle: Handle, name: str, arguments: tuple[Any, ...]) -> str:
         return "before" if name == "exchange" and is_of("007.png", arguments) else ""
