@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cgan
-from cgan.errors import UserError
+from cgan.errors import GateError, UserError
 from cgan.extras import needed
 from cgan.spec import ModelSpec
 from infer.backends.base import Backend
@@ -31,6 +32,15 @@ OBJECT_STORE_BYTES = 80_000_000
 
 PATIENCE_SECONDS = 30.0
 """Time without any process at work after which the user is told what the run waits for."""
+
+CONNECT_SECONDS = 10.0
+"""Time to reach a cluster; Ray itself would try for minutes."""
+
+SILENT_SECONDS = 60.0
+"""Time without an answer after which a process counts as lost; it answers within a second."""
+
+MOST_STARTS = 3
+"""Processes that may end while they load the first model."""
 
 AS_AGREED = ("digest", "arithmetic", "spec", "version")
 """Facts that must be equal in all processes."""
@@ -65,7 +75,9 @@ class Member:
     stock: int = 0
     """Number of photos to keep in hand."""
     told: float = 0.0
-    """Time of the last answer."""
+    """Time at which it was asked last."""
+    has_ended: bool = False
+    """True once its pipeline has stopped, after which it writes nothing more."""
 
 
 class Fleet:
@@ -103,6 +115,11 @@ class Fleet:
         address = self.options.address or os.environ.get("RAY_ADDRESS")
         if address and address.startswith("ray://"):
             raise UserError(f"{address}: found a client's address, expected HOST:PORT; run on a machine of the cluster")
+        if address:
+            _check_address(address)
+        for place in (*self.request.sources, self.request.target):
+            if place.startswith("memory://"):
+                raise UserError(f"{place}: found the memory of one process, expected a place that all machines share")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell Ray's authors of the cluster
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -170,6 +187,11 @@ class Fleet:
     def wait(self) -> Iterator[tuple[Member, Any]]:
         """Wait up to TICK, and yield the processes whose calls have ended, each with the result or an exception."""
         calls = {member.call: member for member in self.members if member.call is not None}
+        for reference, member in list(calls.items()):
+            if member.phase is Phase.READY and time.monotonic() - member.told > SILENT_SECONDS:
+                del calls[reference]
+                member.call = None
+                yield member, self.ray.exceptions.RayError(f"no answer for {SILENT_SECONDS:g} s")
         if any(member.phase is Phase.READY for member in self.members):
             self._ready_since = time.monotonic()
         elif time.monotonic() - self._ready_since > PATIENCE_SECONDS and not self._told:
@@ -221,11 +243,16 @@ class Fleet:
             UserError: a process could not load it.
             SystemExit: a signal came.
         """
+        ends = 0
         while self.facts is None:
             if self.stop.event.is_set():
                 raise SystemExit(self.stop.exit_code)
             for member, result in self.wait():
-                self.loaded(member, result)
+                if isinstance(result, self.ray.exceptions.RayError) and ends < MOST_STARTS:
+                    ends += 1
+                    self.replace(member)
+                else:
+                    self.loaded(member, result)
         return self.facts
 
     def replace(self, member: Member) -> None:
@@ -274,7 +301,12 @@ class RayBackend(Backend):
     def _run(self, gray: NDArray[np.float32]) -> NDArray[np.float32]:
         ray = self.fleet.ray
         member = next(member for member in self.fleet.members if member.phase is not Phase.LOADING)
-        rgb: NDArray[np.float32] = ray.get(member.handle.run.remote(gray))
+        try:
+            rgb: NDArray[np.float32] = ray.get(member.handle.run.remote(gray))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise GateError(f"{member.node}: the process of the model ended ({_line(error)}); run it again") from error
         return rgb
 
     @property
@@ -301,6 +333,25 @@ class RayBackend(Backend):
     def batch_range(self) -> tuple[int, int | None]:
         """Least and largest batch of the engine."""
         return self._facts.batch_range
+
+
+def _check_address(address: str) -> None:
+    """Check that something listens at HOST:PORT.
+
+    Raises:
+        UserError: the address is no such pair, or nothing answers.
+    """
+    host, _, port = address.rpartition(":")
+    if address == "auto" or address == "local":
+        return
+    if not (host and port.isdecimal()):
+        raise UserError(f"--ray-address: found {address!r}, expected HOST:PORT, such as head:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise UserError(
+            f"--ray-address {address}: nothing answers there ({error}); start a cluster with ray start --head"
+        ) from error
 
 
 def _with_absolute_paths(request: FolderRequest) -> FolderRequest:

@@ -103,11 +103,12 @@ class RayPipeline:
                 token.unlink()
 
     def _clean(self) -> None:
-        """Remove temporary files of processes that ended."""
+        """Remove temporary files of processes that ended; the next run removes those of one that may still write."""
         here = {member.mark for member in self.fleet.members}
+        writing = {member.mark for member in self.fleet.members if not member.has_ended}
         if gone := self.fleet.marks - here:
             self.target.prepare(gone, self.journal.knows)
-        self.journal.forget_marks(self.fleet.marks)
+        self.journal.forget_marks(self.fleet.marks - writing)
         self.fleet.marks.clear()
 
 
@@ -174,7 +175,10 @@ class _Dispatch:
 
     def _more(self, member: Member) -> list[Item]:
         items: list[Item] = []
-        while not self.exhausted and len(member.in_hand) + len(items) < max(member.stock, LEAST_STOCK):
+        # Towards the end each gets a fair share of the rest, so that none is idle.
+        share = -(-(self.photos - self.books.outcome.settled) // (2 * len(self.fleet.members)))
+        stock = max(1, min(share, max(member.stock, LEAST_STOCK)))
+        while not self.exhausted and len(member.in_hand) + len(items) < stock:
             item = next(self.waiting, None)
             if item is None:
                 self.exhausted = True
@@ -219,7 +223,7 @@ class _Dispatch:
         member.mark, problem = result
         if problem:
             raise UserError(problem)
-        member.stages = {}
+        member.stages, member.has_ended = {}, False
         self.fleet.marks.add(member.mark)
         if self.books.noted(self.books.journal.add_mark, member.mark) and self.books.noted(self.books.journal.commit):
             member.phase = Phase.READY
@@ -287,6 +291,7 @@ class _Dispatch:
             for member, result in self.fleet.wait():
                 if member.phase is Phase.READY and isinstance(result, Answer):
                     self._settle(member, result)
+                    member.has_ended = result.has_ended
                 elif member.phase is Phase.READY:
                     member.phase = Phase.LOADED  # it ended; its photos stay begun
         for member in self.fleet.members:

@@ -79,6 +79,8 @@ class Answer:
     notes: list[str] = field(default_factory=list)
     stages: dict[str, Stage] = field(default_factory=dict)
     """Time spent since the process joined the run."""
+    has_ended: bool = False
+    """True if the pipeline has stopped and writes nothing more."""
 
 
 class Outbox:
@@ -241,7 +243,9 @@ class Worker:
                 outbox.changed.wait_for(lambda: not outbox.in_hand or outbox.broken, ANSWER_SECONDS)
         if outbox.broken:
             raise outbox.broken
-        return outbox.take(self._stages)
+        answer = outbox.take(self._stages)
+        answer.has_ended = self._ended.is_set()
+        return answer
 
     def _next(self) -> Item | None:
         return self._inbox.popleft() if self._inbox else None
