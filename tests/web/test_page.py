@@ -269,7 +269,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(
         drop(page, *files)
         for path in files:
             card(page, path.name)
-        for width, scheme in ((390, "light"), (1280, "dark")):
+        for width, scheme in ((320, "light"), (1280, "dark")):
             page.set_viewport_size({"width": width, "height": 800})
             page.emulate_media(color_scheme=scheme)
             found = page.evaluate("axe.run()")["violations"]
