@@ -1,5 +1,6 @@
 """The page's build, a server for it, and headless Chromium."""
 
+import contextlib
 import functools
 import http.server
 import shutil
@@ -49,15 +50,24 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Print nothing."""
 
 
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[http.server.ThreadingHTTPServer]:
+    """Serve a folder on the loopback."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.fixture(scope="session")
 def server(build: Path) -> Iterator[http.server.ThreadingHTTPServer]:
     """A server of `build` on the loopback."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=build)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving(build) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,9 @@
 import base64
 import io
 import mimetypes
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from PIL import Image
 from infer.cli import main
 from infer.photo.mark import is_marked
 from tests.conftest import Result
-from tests.web.conftest import WEB
+from tests.web.conftest import PATH, WEB, serving
 
 pytestmark = pytest.mark.slow
 
@@ -228,6 +231,35 @@ def test_it_works_offline_and_asks_no_other_host(page: Any, photos: Path, addres
         page.context.set_offline(False)
 
 
+def test_a_newer_version_is_kept_whole(browser: Any, build: Path, tmp_path: Path) -> None:
+    site = shutil.copytree(build / PATH, tmp_path / "site")
+    for path in site.rglob("*"):
+        os.utime(path, (1e9, 1e9))  # old files, which browsers keep without asking again
+    with serving(site) as server, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.get_by_text("Saved for use without a network").wait_for()
+        (script,) = site.glob("assets/index-*.js")
+        script.rename(script.with_name("index-newer.js"))
+        for name in ("index.html", "service-worker.js"):
+            path = site / name
+            text = path.read_text().replace(script.name, "index-newer.js")
+            path.write_text(re.sub('VERSION = "[^"]*"', 'VERSION = "newer"', text))
+            os.utime(path, (1.1e9, 1.1e9))
+        page.reload()
+        kept = page.evaluate(
+            """async () => {
+                for (;;) {
+                    const name = (await caches.keys()).find((each) => each.endsWith("newer"));
+                    const page = name && (await (await caches.open(name)).match("./"));
+                    if (page) return page.text();
+                    await new Promise((resolve) => setTimeout(resolve, 50));
+                }
+            }"""
+        )
+        assert "index-newer.js" in kept
+
+
 def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(
     page: Any, photos: Path, tmp_path: Path
 ) -> None:
@@ -237,7 +269,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(
         drop(page, *files)
         for path in files:
             card(page, path.name)
-        for width, scheme in ((390, "light"), (1280, "dark")):
+        for width, scheme in ((320, "light"), (1280, "dark")):
             page.set_viewport_size({"width": width, "height": 800})
             page.emulate_media(color_scheme=scheme)
             found = page.evaluate("axe.run()")["violations"]

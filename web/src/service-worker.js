@@ -12,10 +12,15 @@ self.addEventListener("install", (event) => {
   event.waitUntil(
     caches
       .open(CACHE)
-      .then((cache) => cache.addAll(FILES))
+      .then((cache) => cache.addAll(FILES.map(asked)))
       .then(() => self.skipWaiting()),
   );
 });
+
+/** A request that asks the server: the browser may hold a page of an older version, which names files that are gone. */
+function asked(address) {
+  return new Request(address, { cache: "no-cache" });
+}
 
 self.addEventListener("activate", (event) => {
   event.waitUntil(
