@@ -44,6 +44,10 @@ MAX_PIXEL_BYTES = 8
 MAX_HEADER_READS = 2**18
 """Reads of Pillow before the pixels. A TIFF of 65,535 tags takes 200,000; a comment in a PGM takes one per byte."""
 
+EXIF = b"Exif\0\0"
+MAX_EXIF_PARTS = 64
+"""Segments of EXIF in a JPEG, of 64 KiB each. Pillow joins them in a time that grows with the square of the number."""
+
 MAX_SECONDS = 300.0
 """Default limit of the time in which a photo is opened, decoded and encoded. A photo of MAX_PIXELS takes a fifth of it
 on one core."""
@@ -219,6 +223,7 @@ class _Reads(io.BufferedIOBase):
 
     left: list[int] | None = None
     """Reads and bytes that are left; None for no limit."""
+    exif_parts = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as the file does.
@@ -231,6 +236,10 @@ class _Reads(io.BufferedIOBase):
             return super().read(size)
         content = super().read(min(size, self.left[1] + 1) if size is not None and size >= 0 else self.left[1] + 1)
         self.left = [self.left[0] - 1, self.left[1] - len(content)]
+        if content.startswith(EXIF):
+            self.exif_parts += 1
+            if self.exif_parts > MAX_EXIF_PARTS:
+                raise LimitError(f"more than {MAX_EXIF_PARTS} parts of EXIF, the limit")
         if self.left[1] < 0:
             raise LimitError(f"more than {MAX_METADATA} bytes before its pixels, the limit of metadata")
         if self.left[0] < 0:

@@ -9,9 +9,15 @@ from cgan.errors import UserError
 
 @click.command()
 @click.argument("output", type=click.Path())
-@click.option("--input", "source", type=click.Path(), help="INPUT of the shards.  [default: that of their reports]")
+@click.option(
+    "--input",
+    "sources",
+    type=click.Path(),
+    multiple=True,
+    help="INPUT of the shards; once for each of several.  [default: that of their reports]",
+)
 @click.option("--quiet", is_flag=True, help="Print only failures and errors.")
-def merge_reports(output: str, source: str | None, quiet: bool) -> None:
+def merge_reports(output: str, sources: tuple[str, ...], quiet: bool) -> None:
     """Sum up the reports of all shards in OUTPUT, and name the photos that none has settled.
 
     Writes OUTPUT/report-merged.json. Exit code 1: photos failed or are missing, or a shard has not ended.
@@ -21,4 +27,4 @@ def merge_reports(output: str, source: str | None, quiet: bool) -> None:
     from infer.folder.console import Console
     from infer.folder.merged_report import merge_reports
 
-    sys.exit(merge_reports(output, source, Console(quiet)))
+    sys.exit(merge_reports(output, sources, Console(quiet)))

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,8 @@ class Merged:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     by_name: dict[str, dict[str, Any]] = field(default_factory=lambda: {name: {} for name in BY_NAME})
     inputs: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
+    """Digests of the models that coloured the photos."""
     missing: list[str] = field(default_factory=list)
     """Photos that no shard has settled, sorted."""
 
@@ -57,19 +59,19 @@ class Merged:
         return [Shard(number, self.shards) for number in range(1, self.shards + 1)]
 
 
-def merge_reports(output: str, source: str | None, console: Console) -> int:
+def merge_reports(output: str, sources: Sequence[str], console: Console) -> int:
     """Merge the reports of the shards of an OUTPUT into report-merged.json there, print the sums, return the exit code.
 
     Args:
         output: OUTPUT, a path or an fsspec URL.
-        source: INPUT; None for that of the reports.
+        sources: INPUT; empty for that of the reports.
         console: for messages.
 
     Raises:
         UserError: OUTPUT has no reports of shards, or INPUT is unknown or cannot be searched.
     """
     target = open_storage(output)
-    merged = merge(target, source)
+    merged = merge(target, sources)
     values = {
         "shards": merged.shards,
         **merged.counts,
@@ -86,6 +88,8 @@ def merge_reports(output: str, source: str | None, console: Console) -> int:
         console.warn(f"shard {number}/{merged.shards}: no report; run it again")
     for number, why in merged.stopped.items():
         console.warn(f"shard {number}/{merged.shards}: stopped: {why}; run it again")
+    if len(merged.models) > 1:
+        console.warn(f"note: {len(merged.models)} models coloured the photos; the reports of the shards name them")
     if merged.missing:
         more = f" and {len(merged.missing) - 1} more" if len(merged.missing) > 1 else ""
         console.warn(f"missing: {merged.missing[0]}{more}")
@@ -95,8 +99,8 @@ def merge_reports(output: str, source: str | None, console: Console) -> int:
     return int(bool(merged.missing or merged.counts["failed"] or merged.without_report or merged.stopped))
 
 
-def merge(target: Storage, source: str | Storage | None) -> Merged:
-    """Return the sums over the reports in an OUTPUT; other arguments and errors are those of `merge_reports`."""
+def merge(target: Storage, source: Sequence[str] | Storage) -> Merged:
+    """Return the sums over the reports in an OUTPUT; `source` is INPUT. Errors are those of `merge_reports`."""
     merged = _read(target)
     places = source if isinstance(source, Storage) else _source(merged, source)
     merged.missing = sorted(_missing(merged, places, target))
@@ -158,20 +162,25 @@ def _add(merged: Merged, shard: Shard, report: dict[str, Any]) -> None:
     for name in BY_NAME:
         merged.by_name[name] |= typed_field(report, name, dict)
     merged.inputs.add(typed_field(report, "input", str))
+    if isinstance(model := report.get("model"), dict):
+        merged.models.add(typed_field(model, "digest", str))
     if report.get("stopped") is not None:
         merged.stopped[shard.number] = typed_field(report, "stopped", str)
 
 
-def _source(merged: Merged, given: str | None) -> Storage:
+def _source(merged: Merged, given: Sequence[str]) -> Storage:
     """Return INPUT.
 
     Raises:
         UserError: it was not given, and the reports do not name one.
     """
-    if given is None and len(merged.inputs) != 1:
+    if given:
+        return open_source(given)
+    if len(merged.inputs) != 1:
         found = "several" if merged.inputs else "none"
         raise UserError(f"found {found} INPUT in the reports, expected one; give it with --input")
-    return open_source([given or merged.inputs.copy().pop()])
+    (place,) = merged.inputs
+    return open_source([place])
 
 
 def _missing(merged: Merged, source: Storage, target: Storage) -> Iterator[str]:

@@ -241,3 +241,15 @@ def test_decoding_looks_at_the_time(monkeypatch: pytest.MonkeyPatch, make: Calla
         monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
         with time_limit(0.5), pytest.raises(LimitError, match="not done after"):
             load(image)
+
+
+def test_parts_of_exif_are_limited(tmp_path: Path) -> None:
+    plain = content_of("JPEG", Image.new("L", (8, 8)))
+    part = b"\xff\xe1" + (2 + 6 + 20).to_bytes(2) + b"Exif\0\0" + bytes(20)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(plain[:2] + part * 64 + plain[2:])
+    with photo_limits.opened(path, ("JPEG",)):
+        pass
+    path.write_bytes(plain[:2] + part * 65 + plain[2:])
+    with pytest.raises(LimitError, match="more than 64 parts of EXIF"), photo_limits.opened(path, ("JPEG",)):
+        pass

@@ -87,6 +87,7 @@ def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: 
 
 def test_a_gpu_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color) -> None:
     ray = install(monkeypatch, [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}])
+    monkeypatch.setattr(ray_fleet, "_check_address", lambda address: None)
     color(photos, out, "--engine", "ray", "--model", "/", "--ray-address", "head:6379")
     assert [(size["num_cpus"], size["num_gpus"]) for size in ray.sizes] == [(4.0, 1.0)] * 4
     assert ray.asked["address"] == "head:6379"
@@ -101,7 +102,7 @@ def test_photos_of_a_process_that_ends_are_coloured_by_another(
     found = color(photos, out, *RAY)
     assert (found.code, found.counts) == (0, (12, 0, 0))
     (note,) = found.report["run_notes"]
-    assert "ended (The actor died: it was killed); 12 photos handed out again" in note
+    assert "ended (The actor died: it was killed); 3 photos handed out again" in note
     assert rows_of(out) == [f"{i:03d}.png done" for i in range(12)]
     assert left_over(out) == []
 
@@ -138,6 +139,35 @@ def test_a_photo_that_ends_every_process_fails(ray: FakeRay, photos: Path, out: 
     assert color(photos, out, *RAY).counts == (1, 11, 0)
 
 
+def test_a_process_that_ends_while_it_loads_is_replaced(ray: FakeRay, photos: Path, out: Path, color: Color) -> None:
+    ends = iter(["before"])
+    ray.dies = lambda handle, name, arguments: next(ends, "") if name == "load" else ""
+    assert color(photos, out, *RAY).counts == (12, 0, 0)
+
+
+def test_a_process_that_does_not_answer_is_replaced(
+    ray: FakeRay, photos: Path, out: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_fleet, "SILENT_SECONDS", 0.0)
+    noticed = threading.Event()
+    exchange, lost = ray_worker.Worker.exchange, ray_pipeline._Dispatch._lost
+
+    def silent(self: Any, *arguments: Any) -> Any:
+        noticed.wait(30)
+        return exchange(self, *arguments)
+
+    def notice(self: Any, *arguments: Any) -> None:
+        monkeypatch.setattr(ray_fleet, "SILENT_SECONDS", 60.0)
+        lost(self, *arguments)
+        noticed.set()
+
+    monkeypatch.setattr(ray_worker.Worker, "exchange", silent)
+    monkeypatch.setattr(ray_pipeline._Dispatch, "_lost", notice)
+    found = color(photos, out, *RAY, "--actors", 1)
+    assert found.counts == (12, 0, 0)
+    assert "ended (no answer for 0 s)" in found.report["run_notes"][0]
+
+
 def test_a_run_whose_processes_all_end_stops(ray: FakeRay, photos: Path, out: Path, color: Color) -> None:
     ray.dies = lambda handle, name, arguments: "before" if name == "join" else ""
     found = color(photos, out, *RAY)
@@ -151,7 +181,7 @@ def test_a_run_whose_processes_all_end_stops(ray: FakeRay, photos: Path, out: Pa
 def test_a_run_that_stops_takes_in_what_is_settled(
     ray: FakeRay, photos: Path, out: Path, color: Color, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i in range(6):
+    for i in range(6, 12):
         (photos / f"{i:03d}.png").write_bytes(b"x")
     monkeypatch.setattr(ray_pipeline, "LEAST_STOCK", 1)
     found = color(photos, out, *RAY, "--max-failures", 2)
@@ -235,6 +265,8 @@ def test_a_model_that_a_process_cannot_load_is_refused(
         (("--engine", "ray", "--cpus-per-actor", 5), "found machines of at most 4 CPUs and 0 GPUs"),
         (("--engine", "ray", "--gpus-per-actor", 1), "found machines of at most 4 CPUs and 0 GPUs"),
         (("--engine", "ray", "--ray-address", "ray://head:1"), "found a client's address"),
+        (("--engine", "ray", "--ray-address", "head"), "--ray-address: found 'head', expected HOST:PORT"),
+        (("--engine", "ray", "--ray-address", "127.0.0.1:9"), "nothing answers there"),
     ],
 )
 def test_options_without_effect_or_room_are_refused(
@@ -243,6 +275,11 @@ def test_options_without_effect_or_room_are_refused(
     found = color(photos, out, *options)
     assert reason in found.result.error(2)
     assert not out.exists()
+
+
+def test_shares_that_are_no_numbers_are_refused(photos: Path, out: Path, color: Color) -> None:
+    found = color(photos, out, "--engine", "ray", "--cpus-per-actor", "nan")
+    assert (found.code, "nan is not in the range" in found.err) == (2, True)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color) -> None:

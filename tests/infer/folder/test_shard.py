@@ -148,3 +148,16 @@ def test_without_shards_there_is_nothing_to_merge(photos: Path, out: Path, color
     assert "found no report as a run wrote it; run shard 1/2 again" in invoke(
         main, "merge-reports", report.parent
     ).error(2)
+
+
+def test_several_inputs_and_models_of_shards(
+    photos: Path, out: Path, color: Color, invoke: Any, tmp_path: Path, tinted: Any, gray_photos: Callable[..., Path]
+) -> None:
+    other = gray_photos(tmp_path / "other", 2)
+    for number in (1, 2):
+        tinted.weights = f"{number}" * 64
+        color(photos, other, out, "--shard", f"{number}/2")
+    result = invoke(main, "merge-reports", out, "--input", photos, "--input", other)
+    assert result.code == 0
+    assert "done 11  skipped 0  failed 0  missing 0" in result.err
+    assert "note: 2 models coloured the photos" in result.err
