@@ -234,6 +234,7 @@ def test_quiet_says_nothing(train: Train) -> None:
     assert train() == (0, "", "")  # --quiet is among the tiny options
 
 
+@pytest.mark.slow
 def test_progress_goes_to_stderr_a_line_an_epoch(talk: Train, tmp_path: Path) -> None:
     result = talk("--epochs", 2)
     assert result.code == 0
@@ -270,6 +271,7 @@ def test_without_a_terminal_progress_is_plain_lines(talk: Train, monkeypatch: py
     assert "\r" not in result.err
 
 
+@pytest.mark.slow
 def test_on_a_terminal_progress_is_a_bar(talk: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     result = talk("--epochs", 2)

@@ -148,6 +148,7 @@ def test_each_option_changes_the_weights(
     assert len(held_out) == 12 * config["test_fraction"]
 
 
+@pytest.mark.slow
 def test_equal_options_give_equal_weights(train: Train, tmp_path: Path) -> None:
     assert train(out=tmp_path / "a").code == train(out=tmp_path / "b").code == 0
     assert weights(tmp_path / "a") == weights(tmp_path / "b")

@@ -217,6 +217,7 @@ def test_a_folder_that_holds_something_is_refused(train: Train, tmp_path: Path) 
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_another_run_is_refused(train: Train, trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     before = contents(run)

@@ -96,6 +96,7 @@ def test_a_run_that_began_with_a_model_begins_with_it_again(
     assert "began with random weights" in invoke(main, photo_folder, "--out", run, "--resume", "--init", out).error(2)
 
 
+@pytest.mark.slow
 def test_options_that_are_given_again_are_compared_before_anything_else(
     train: Train, invoke: Train, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_luma_alone_is_loaded_as_by_pillow() -> None:
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
 @pytest.mark.parametrize("tail", [b"", EOI, b"zeros", b"zeros" + EOI])
+@pytest.mark.slow
 def test_a_jpeg_without_a_part_of_its_scan_is_refused(
     options: dict[str, object], share: float, tail: bytes, truncated_images: bool
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_jpeg_with_a_hole_of_zeros_is_refused(options: dict[str, object], size
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("tail", [b"", EOI, bytes(64) + EOI], ids=["cut", "with EOI", "zeros"])
+@pytest.mark.slow
 def test_a_jpeg_without_its_last_bytes_is_refused_unless_its_pixels_are_there(
     options: dict[str, object], mode: str, tail: bytes
 ) -> None:

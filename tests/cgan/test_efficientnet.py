@@ -58,6 +58,7 @@ def test_without_a_package_timm_gives_its_own(monkeypatch: pytest.MonkeyPatch) -
     assert (found.source, found.sha256) == ("timm tf_efficientnet_lite0", packaged.sha256)
 
 
+@pytest.mark.slow
 def test_other_weights_have_another_digest() -> None:
     assert load_weights("lite0", "--x").sha256 == load_weights("lite0", "--x").sha256
     assert load_weights("lite0", "--x").sha256 != load_weights("lite2", "--x").sha256
@@ -108,6 +109,7 @@ def test_the_pyramid_is_the_network_at_five_strides_without_parameters() -> None
     assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
 
 
+@pytest.mark.slow
 def test_pooled_features_are_of_the_resized_and_normalised_picture() -> None:
     weights = load_weights("lite2", "--x")
     module = PooledFeatures(weights).eval()

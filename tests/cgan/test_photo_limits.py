@@ -161,6 +161,7 @@ def test_training_reads_no_exif_beyond_the_limit() -> None:
         resized_rgb(image, 32, 32)
 
 
+@pytest.mark.slow
 def test_numbers_in_a_tiff_are_limited_before_they_are_read() -> None:
     content = content_of("TIFF", tiffinfo={50_000: tuple(range(1_100_000))})
     assert refusal(content).endswith(" bytes of numbers in its metadata, the limit is 4194304")

@@ -153,6 +153,7 @@ def test_int8_needs_photos_before_anything_is_read(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes_and_sidecar(
     exports: Callable[[str, Precision], Artefact],
     trained_run: Path,

@@ -184,6 +184,7 @@ def test_workspace_and_targets_change_the_plan(make_onnx: MakeOnnx, tmp_path: Pa
     assert record["flags"]["workspace_mib"] == 64
 
 
+@pytest.mark.slow
 def test_detailed_profiling_is_noted_in_the_plan(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     path, spec = make_onnx()
     plain = [plan_bytes(path, spec, tmp_path) for _ in range(2)]

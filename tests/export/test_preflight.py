@@ -51,6 +51,7 @@ def set_one(parameter: Tensor, value: float) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("count", [1, 3, 8, 20])
+@pytest.mark.slow
 def test_a_sound_generator_passes_and_stays_as_it_is(generator: Generator, precision: Precision, count: int) -> None:
     before = weights_digest(generator.state_dict())
     check_model(generator, natural_images(count, 32, 1), precision)

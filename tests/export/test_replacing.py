@@ -24,6 +24,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_another_model_of_the_same_name_is_not_replaced_unasked(trained_run: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "out", tmp_path / "other.safetensors"
     config = TrainConfig(width=4, size=32, fid=False)

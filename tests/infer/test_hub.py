@@ -206,6 +206,7 @@ def test_completion_in_a_shell_downloads_nothing(hub: Hub) -> None:
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_the_environment_chooses_hub_and_cache_and_no_telemetry_is_sent(
     hub: Hub, exported_onnx: Path, tmp_path: Path
 ) -> None:

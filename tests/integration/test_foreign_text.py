@@ -71,6 +71,7 @@ def named(photo_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_says_hostile_names_safely(invoke: Invoke, named: Path, tmp_path: Path, tiny_options: Any) -> None:
     for number in range(30):  # so that one unreadable photo is no more than 5%
         shutil.copy(named / f"{HOSTILE}.png", named / f"{number}.png")

@@ -335,6 +335,7 @@ def test_the_average_is_exported_with_all_its_parameters(tmp_path: Path) -> None
         {"discriminator": "none", "ema": 0.5},
     ],
 )
+@pytest.mark.slow
 def test_training_state_of_any_networks_comes_back(tmp_path: Path, options: dict[str, Any]) -> None:
     path = tmp_path / "state.safetensors"
     run = new_run(tmp_path / "first", **options)

@@ -114,6 +114,7 @@ def test_calibration_takes_the_generator_s_statistics_from_the_training_photos(t
 
 
 @pytest.mark.parametrize("options", [{}, {"color_space": "ycbcr", "loss_space": "rgb"}, {"color_space": "hsv"}])
+@pytest.mark.slow
 def test_calibration_takes_the_discriminator_s_statistics_from_photos_and_pictures(
     trained: Start, options: dict[str, Any]
 ) -> None:

@@ -107,6 +107,7 @@ def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
     return {str(line.get_label()): [(x, y) for x, y in np.asarray(line.get_xydata())] for line in axes.lines}
 
 
+@pytest.mark.slow
 def test_the_curves_are_a_picture(tmp_path: Path) -> None:
     save_curves(history(3, test_fid={"value": 70.5}), tmp_path / "no-suffix")
     with Image.open(tmp_path / "no-suffix") as image:

@@ -114,6 +114,7 @@ def test_a_process_with_other_photos_than_the_first_is_refused(start: Start, tmp
         pytest.param("projected", "bf16", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_every_discriminator_trains(start: Start, discriminator: str, precision: str) -> None:
     run = start(discriminator=discriminator, precision=precision)
     before = {name: copy.deepcopy(network) for name, network in run.networks.items()}

@@ -243,6 +243,7 @@ def test_a_run_killed_while_it_appends_to_its_events(
     assert_same_run(resumed, whole_run())
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_again(start: Start, whole_run: Callable[..., Run]) -> None:
     start("killed")
     resumed = start("killed", resume=True)

@@ -162,6 +162,7 @@ def test_options_of_the_user_come_first(s3: FakeS3, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("place", ["in", "out"])
+@pytest.mark.slow
 def test_a_store_that_is_down_stops_the_run(
     s3: FakeS3, color: Color, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:

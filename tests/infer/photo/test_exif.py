@@ -210,6 +210,7 @@ def test_loops_and_pointers_to_nowhere_end() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
+@pytest.mark.slow
 def test_damage_never_costs_the_photo(data: st.DataObject) -> None:
     way = data.draw(st.sampled_from(["<", ">"]))
     block = bytearray(exif_block(way, orientation=6))

@@ -38,6 +38,7 @@ def refusal(content: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", TIFFS, ids=lambda kind: kind.name)
+@pytest.mark.slow
 def test_every_kind_has_the_luma_of_its_picture_or_a_reason(kind: Kind) -> None:
     try:
         found = photo(bytes(kind.make()))
