@@ -166,6 +166,7 @@ def test_interrupted_training_says_how_to_go_on(
     assert weights(run) == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_under_torchrun_one_process_says_how_to_go_on(
     train: Train, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ JPEGS = {
 
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.slow
 def test_a_whole_jpeg_is_loaded_as_by_pillow(options: dict[str, object], mode: str) -> None:
     pictures = (photo(mode), half_flat().convert(mode), Image.new(mode, (300, 200)), photo(mode).crop((0, 0, 1, 1)))
     for picture, rest in itertools.product(pictures, (b"", bytes(100), b"garbage")):

@@ -43,11 +43,13 @@ def test_the_side_that_the_frozen_network_sees(size: int, side: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "coarsest"), [(32, 3), (128, 4)])
+@pytest.mark.slow
 def test_every_scale_has_as_many_logits(size: int, coarsest: int) -> None:
     logits = judge(size=size)(torch.rand(2, 4, size, size))
     assert logits.shape == (2, 5, coarsest, coarsest)
 
 
+@pytest.mark.slow
 def test_only_the_heads_are_trained_and_kept() -> None:
     network = judge()
     heads = {f"heads.{name}" for name, _ in network.heads.named_parameters()}
@@ -79,6 +81,7 @@ def test_it_sees_rgb_whatever_the_colour_space(space: ColorSpaceName) -> None:
     assert torch.equal(seen[2], seen[0])
 
 
+@pytest.mark.slow
 def test_heads_have_spectral_norm() -> None:
     network = judge().train()
     with torch.no_grad():

@@ -226,6 +226,7 @@ def test_photos_come_from_the_calibration_folder(
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])
+@pytest.mark.slow
 def test_photos_that_calibrate_are_not_those_that_are_compared(
     blur: float,
     compared: list[dict[str, Any]],
@@ -335,6 +336,7 @@ def test_held_out_photos_that_cannot_be_read_are_named(trained_run: Path, tmp_pa
 
 
 @pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.slow
 def test_a_failure_leaves_the_earlier_file_and_at_most_the_failed_one(
     stub_export: Callable[..., None], trained_run: Path, tmp_path: Path, keep: bool
 ) -> None:

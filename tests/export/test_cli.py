@@ -276,6 +276,7 @@ def test_weights_that_are_no_numbers_fail_with_one_line(
     assert NAME in invoke(main, trained_run, "--verify", copied).error(1)
 
 
+@pytest.mark.slow
 def test_the_run_trained_on_is_another_model(
     invoke: Callable[..., Any],
     trained_run: Path,

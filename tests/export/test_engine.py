@@ -153,6 +153,7 @@ def test_an_fp32_file_does_not_become_an_fp16_engine(make_onnx: MakeOnnx, tmp_pa
     assert record["precision"]["fp16_share"] == 0
 
 
+@pytest.mark.slow
 def test_an_int8_engine_has_quantised_layers(make_onnx: MakeOnnx, tmp_path: Path) -> None:
     record = build_engine(*make_onnx("int8"), RTX, tmp_path / "model.plan").to_json()
     assert record["precision"]["network"]["int8_share"] == 1

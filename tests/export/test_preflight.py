@@ -255,6 +255,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fp16", 65504.0, "body.head: its output reaches 65"),
     ],
 )
+@pytest.mark.slow
 def test_the_command_refuses_before_it_writes(
     invoke: Callable[..., Any], run: Path, tmp_path: Path, precision: Precision, value: float, expected: str
 ) -> None:

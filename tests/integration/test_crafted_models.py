@@ -104,6 +104,7 @@ def commands(path: Path, photos: Path, folder: Path) -> list[tuple[Any, list[Any
 
 
 @pytest.mark.parametrize("name", ONNX_FILES)
+@pytest.mark.slow
 def test_an_onnx_file_that_belies_its_contract_is_refused_by_every_command(
     name: str, exported_onnx: Path, trained_run: Path, photo_folder: Path, tmp_path: Path, invoke: Callable[..., Any]
 ) -> None:
@@ -206,6 +207,7 @@ HEAD = "body.head.bias"
         ({}, {"other": torch.zeros(1)}, "'other' is ((1,), 'F32'), expected none"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_belies_its_contract_is_refused_by_every_command(
     claims: dict[str, Any],
     tensors: dict[str, torch.Tensor],

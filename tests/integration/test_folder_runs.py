@@ -146,6 +146,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, gray_photos: Photos) -> No
     assert pictures(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path: Path, gray_photos: Photos) -> None:
     with started(gray_photos(tmp_path / "in", 20), tmp_path / "out", "--log-json") as process:
         assert process.stdout is not None
@@ -200,6 +201,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("report", [[], ["--report", "r.json"]], ids=["report on the disk", "report elsewhere"])
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(
     small_disk: Path,
     tmp_path: Path,

@@ -112,6 +112,7 @@ def test_a_checkpoint_from_before_blocks_is_read(checkpoint: Path, generator: Ge
         ({"color_space": "hsv"}, r"of width 2 with 1 block for hsv"),
     ],
 )
+@pytest.mark.slow
 def test_a_contract_that_the_tensors_do_not_fit_is_refused(
     checkpoint: Path, change: dict[str, Any], message: str
 ) -> None:

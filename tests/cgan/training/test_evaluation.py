@@ -98,6 +98,7 @@ def check_statistics(network: nn.Module, batches: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.slow
 def test_calibration_takes_the_generator_s_statistics_from_the_training_photos(trained: Start, ema: float) -> None:
     run = trained(batch_size=3, ema=ema)
     assert (run.result is run.generator) == (ema == 0)
@@ -168,6 +169,7 @@ def test_training_never_reads_the_calibration(start: Start, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("gan_loss", ["bce", "wasserstein", "hinge"])
+@pytest.mark.slow
 def test_evaluation_by_hand(trained: Start, gan_loss: str) -> None:
     run = trained(gan_loss=gan_loss)
     before = states(run)
@@ -203,6 +205,7 @@ def test_without_a_discriminator_nothing_is_said_of_one(trained: Start) -> None:
 
 @pytest.mark.parametrize("loss_space", ["native", "rgb"])
 @pytest.mark.parametrize("space", ["hsv", "ycbcr"])
+@pytest.mark.slow
 def test_psnr_and_colourfulness_are_of_rgb_and_l1_of_the_loss_s_space(
     trained: Start, space: ColorSpaceName, loss_space: str
 ) -> None:
@@ -357,6 +360,7 @@ def test_pictures_are_truncated_to_8_bits_where_asked(start: Start, monkeypatch:
     assert [figure.get("quantization") for figure in found] == [None, "pictures truncated to 8 bits"]
 
 
+@pytest.mark.slow
 def test_fid_and_kid_reach_metrics_curves_events_and_the_best_checkpoint(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

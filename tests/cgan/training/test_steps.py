@@ -130,6 +130,7 @@ def test_the_steps_are_adam_s(start: Callable[..., Run]) -> None:
         assert_close(list(run.networks[name].parameters()), list(network.parameters()), 1e-6)
 
 
+@pytest.mark.slow
 def test_each_side_learns_to_beat_the_other(start: Callable[..., Run]) -> None:
     run = start(l1_weight=0.0)
     run.optimizers["generator_adam"].param_groups[0]["lr"] = 0.0

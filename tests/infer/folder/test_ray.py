@@ -315,32 +315,47 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.shutdown()
 
 
-def test_with_ray_itself_a_killed_process_loses_nothing(
-    cluster: Any,
-    tmp_path: Path,
-    gray_photos: Callable[..., Path],
-    exported_onnx: Path,
-    invoke: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    files_in: Callable[[Path], dict[str, bytes]],
+def run_with_a_loss(
+    out: Path, photos: Path, model: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch, *options: object
 ) -> None:
-    photos = gray_photos(tmp_path / "in", 60)
-    command = ("folder", photos, "--model", exported_onnx)
+    """Run with Ray itself, and kill the process that tells the first results."""
     killed = threading.Event()
-    join = ray_pipeline._Dispatch._settle
+    settle = ray_pipeline._Dispatch._settle
 
     def kill_one(self: Any, member: ray_fleet.Member, answer: Any) -> None:
-        join(self, member, answer)
-        if not killed.is_set() and answer.done and member.in_hand:
+        settle(self, member, answer)
+        if not killed.is_set() and answer.done:
             killed.set()
             self.fleet.ray.kill(member.handle)
 
     monkeypatch.setattr(ray_pipeline._Dispatch, "_settle", kill_one)
-    monkeypatch.setattr(ray_worker, "ANSWER_SECONDS", 0.05)
-    options = ("--engine", "ray", "--ray-address", cluster.address, "--quiet")
-    assert invoke(main, *command, tmp_path / "out", *options).code == 0
-    assert invoke(main, *command, tmp_path / "whole", "--quiet").code == 0
-    made, whole = files_in(tmp_path / "out"), files_in(tmp_path / "whole")
-    del made["report.json"], whole["report.json"]
-    assert made == whole
-    assert rows_of(tmp_path / "out") == [f"{i:03d}.png done" for i in range(60)]
+    command = ("folder", photos, out, "--model", model, "--quiet", "--engine", "ray", *options)
+    assert invoke(main, *command).code == 0
+    assert killed.is_set()
+    whole = out.with_name("whole")
+    assert invoke(main, "folder", photos, whole, "--model", model, "--quiet").code == 0
+    for path in photos.iterdir():
+        assert (out / path.name).read_bytes() == (whole / path.name).read_bytes()
+    assert rows_of(out) == [f"{path.name} done" for path in sorted(photos.iterdir())]
+
+
+def test_with_ray_itself_a_killed_process_loses_nothing(
+    photos: Path, out: Path, exported_onnx: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    run_with_a_loss(out, photos, exported_onnx, invoke, monkeypatch, "--actors", 2, "--cpus-per-actor", 0.5)
+
+
+@pytest.mark.slow
+def test_with_two_machines_a_killed_process_loses_nothing(
+    cluster: Any,
+    tmp_path: Path,
+    out: Path,
+    exported_onnx: Path,
+    invoke: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    gray_photos: Callable[..., Path],
+) -> None:
+    photos = gray_photos(tmp_path / "many", 60)
+    run_with_a_loss(out, photos, exported_onnx, invoke, monkeypatch, "--ray-address", cluster.address)

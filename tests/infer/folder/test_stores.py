@@ -141,6 +141,7 @@ def test_a_store_replaces_only_what_it_is_told_to(output: Storage) -> None:
     assert [entry.name for entry in output.walk()] == ["a/x.png", "a/y.png"]
 
 
+@pytest.mark.slow
 def test_a_journal_in_a_store_is_that_of_all_machines(
     output: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

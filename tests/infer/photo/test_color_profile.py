@@ -79,6 +79,7 @@ def random(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
 
 @pytest.mark.parametrize("use", [CONVERT, KEEP])
 @pytest.mark.parametrize("name", GRAYS)
+@pytest.mark.slow
 def test_gray_is_converted_with_all_its_bits(name: str, use: ProfileUse) -> None:
     profile = GRAYS[name]
     ramp = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
@@ -277,6 +278,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("model", ["L", "RGB"])
+@pytest.mark.slow
 def test_a_damaged_profile_is_named_and_left_out(name: str, model: str) -> None:
     damage, note = DAMAGE[name]
     profile = {"L": icc.gray(icc.curve(512)), "RGB": icc.PROPHOTO}[model]

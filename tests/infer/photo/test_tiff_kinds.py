@@ -167,6 +167,7 @@ def test_photos_of_every_orientation_are_turned_upright(dtype: str, tile: Any, o
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, on directories that are cut
 @pytest.mark.parametrize("tile", [None, (16, 16)])
 @pytest.mark.parametrize("codec", [None, "lzw", "zlib", "packbits", "zstd", "webp", "jpeg"])
+@pytest.mark.slow
 def test_a_file_that_is_cut_anywhere_fails(codec: str | None, tile: Any) -> None:
     values = np.stack([GRAY] * 3, -1)
     content = tiff(values, photometric="rgb", compression=codec, tile=tile, **({} if tile else {"rowsperstrip": 16}))

@@ -275,6 +275,7 @@ def test_figures_are_those_of_all_photos_by_hand(
     assert result.level_bins.sum() == difference.size
 
 
+@pytest.mark.slow
 def test_a_photo_that_cannot_be_read_is_missing_on_both_sides_and_counted(
     export: Callable[[str], Path], trained_run: Path, photos: list[Source], tmp_path: Path
 ) -> None:
