@@ -243,9 +243,12 @@ class Journal:
 
     def _all(self, columns: str, types: Mapping[str, type]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Yield all outputs with columns of their rows, of which the first is the name; errors are those of `rows`."""
+        expected = (bytes, *types.values())
         with _as_journal_errors(self.path):
-            for stored, *values in self._database.execute(f"SELECT output, {columns} FROM files"):
-                check_row(self.path, {"output": bytes, **types}, (stored, *values))
+            for found in self._database.execute(f"SELECT output, {columns} FROM files"):
+                if tuple(map(type, found)) != expected:
+                    check_row(self.path, {"output": bytes, **types}, found)
+                stored, *values = found
                 output = os.fsdecode(stored)
                 if not is_below(output) or b"\0" in stored + values[0]:
                     raise JournalError(

@@ -24,6 +24,7 @@ COLUMN_TYPES: dict[str, type] = {
 """Columns beside the output, and the types of their values."""
 
 COLUMNS = ", ".join(COLUMN_TYPES)
+TYPES = tuple(COLUMN_TYPES.values())
 
 
 class RowState(StrEnum):
@@ -98,7 +99,8 @@ def row_of(path: Path | str | None, found: tuple[Any, ...]) -> Row:
     Raises:
         JournalError: a value has another type, or there is no such state.
     """
-    check_row(path, COLUMN_TYPES, found)
+    if tuple(map(type, found)) != TYPES:
+        check_row(path, COLUMN_TYPES, found)
     name, identity, checksum, recipe, root, state, *rest = found
     if state not in STATES:
         raise JournalError(f"{path}: the journal cannot be used (a row of state {shown(state)}); move it away")
@@ -111,8 +113,6 @@ def check_row(path: Path | str | None, types: Mapping[str, type], row: tuple[obj
     Raises:
         JournalError: a value has another type.
     """
-    if tuple(map(type, row)) == tuple(types.values()):
-        return
     for (name, kind), value in zip(types.items(), row, strict=True):
         if type(value) is not kind:
             raise JournalError(
