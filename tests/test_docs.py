@@ -36,7 +36,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "cgan-export": export.cli.main,
     "cgan-infer": infer.cli.main,
 }
-SMALL = ["--size", "32", "--epochs", "1", "--decay-epochs", "0", "--device", "cpu"]
+SMALL = ["--size", "32", "--epochs", "1", "--decay-epochs", "0", "--test-fraction", "0.2", "--device", "cpu"]
 """Added to trainings, so that they take seconds; a later option replaces an earlier one."""
 SHELL = re.compile(r" [|<>] ")
 """Pipes and redirections, which only a shell runs."""
