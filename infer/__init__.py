@@ -13,16 +13,16 @@ import cgan.spec  # noqa: F401  (before anything imports ONNX Runtime)
 if TYPE_CHECKING:
     from infer.colorizer import Colorizer
     from infer.photo.mark import Mark
-    from infer.prepared_photo import Colored, PreparedPhoto, prepare
+    from infer.photo.prepared_photo import Colored, PreparedPhoto, prepare
 
 __all__ = ["Colored", "Colorizer", "Mark", "PreparedPhoto", "prepare"]
 
 _MODULES = {
-    "Colored": "infer.prepared_photo",
+    "Colored": "infer.photo.prepared_photo",
     "Colorizer": "infer.colorizer",
     "Mark": "infer.photo.mark",
-    "PreparedPhoto": "infer.prepared_photo",
-    "prepare": "infer.prepared_photo",
+    "PreparedPhoto": "infer.photo.prepared_photo",
+    "prepare": "infer.photo.prepared_photo",
 }
 
 

@@ -24,7 +24,7 @@ from infer.photo.decode import Floats, Photo, model_input, photo_of
 from infer.photo.encode import rgb_image
 from infer.photo.formats import QUALITY, ProfileUse, check_strength, written_format
 from infer.photo.mark import Mark
-from infer.prepared_photo import Colored, naming_arguments, prepare, profile_use
+from infer.photo.prepared_photo import Colored, naming_arguments, prepare, profile_use
 
 KEPT_INFO = frozenset({"comment", "dpi", "exif", "xmp"})
 """Keys of an image's `info` that describe the photo; other keys describe its source file."""
