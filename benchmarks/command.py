@@ -1,6 +1,5 @@
 """The click command that every benchmark is: it keeps its arguments for the record and reports user errors."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from cgan.command import exit_on_user_error
+from infer.backends.cli_options import NumberRange
 
 ARGUMENTS = "benchmarks.arguments"
 """Key of `click.Context.meta` with the arguments of the running benchmark."""
@@ -43,18 +43,7 @@ COUNTS = click.IntRange(1, MOST)
 """Type of options that count something."""
 
 
-class Duration(click.FloatRange):
-    """Type of options that are a time: a number from 0 to a limit."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number; fail for nan, which no range excludes."""
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is not in the range {self.min}<=x<={self.max}.", param, ctx)
-        return number
-
-
-DURATION = Duration(0, MOST_TIME)
+DURATION = NumberRange(0, MOST_TIME)
 """Type of options in seconds or minutes."""
 
 

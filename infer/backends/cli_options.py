@@ -1,5 +1,8 @@
 """Options that several commands of cgan-infer share."""
 
+import math
+from typing import Any
+
 import click
 
 from cgan.spec import MOST_BATCH
@@ -8,6 +11,18 @@ from infer.backends.names import AUTO, BackendName, Device, Provider
 # Plain strings, because click takes the choices of an enumeration by the names of its members.
 BACKEND_CHOICES = (AUTO, *(name.value for name in BackendName))
 PROVIDER_CHOICES = tuple(provider.value for provider in Provider)
+
+
+class NumberRange(click.FloatRange):
+    """Type of options that are a number within limits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fail for nan, which no range excludes."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self.min}<=x<={self.max}.", param, ctx)
+        return number
+
 
 MOST_WORKERS = 1024
 """Most threads: more than the cores of any machine; each decodes, colours and encodes a photo of its own."""

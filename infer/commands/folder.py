@@ -1,6 +1,5 @@
 """The command `cgan-infer folder`."""
 
-import math
 import os
 import sys
 from pathlib import Path, PurePath
@@ -9,24 +8,12 @@ from typing import Any
 import click
 
 from cgan.errors import UserError
+from infer.backends.cli_options import NumberRange
 from infer.commands.coloring_options import MOST, ShardType, coloring_options, request_values
 from infer.commands.photos import STREAM, names_from
 
 MOST_ACTORS = 10_000
-
-
-class Share(click.FloatRange):
-    """Type of a number of CPUs or GPUs."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number; fail for nan, which no range excludes."""
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is not in the range {self.min}<=x<={self.max}.", param, ctx)
-        return number
-
-
-SHARE = Share(0.01, 1024)
+SHARE = NumberRange(0.01, 1024)
 
 
 @click.command()

@@ -40,7 +40,6 @@ from infer.photo.formats import COLOR_PHOTO_HANDLING
 
 if TYPE_CHECKING:  # they need the package ray
     from infer.folder.ray_fleet import Fleet
-    from infer.folder.ray_pipeline import RayPipeline
 
 CHECKED_PHOTOS = 64
 """Number of random photos of INPUT for --check-parity."""
@@ -223,14 +222,13 @@ class _Run:
         outcome.failed.update(plan.unreadable)
         return outcome
 
-    def _pipeline(self, options: FolderOptions) -> "Pipeline | RayPipeline":
+    def _pipeline(self, options: FolderOptions) -> Pipeline:
         """Return the pipeline of one run over a plan."""
-        books = self.journal, self.recipe, self._settled, self.stop.event
+        kind: type[Pipeline] = Pipeline
         if self.fleet:
-            from infer.folder.ray_pipeline import RayPipeline
-
-            return RayPipeline(self.source, self.target, self.fleet, options, *books)
-        return Pipeline(self.source, self.target, self.backend, options, *books, self.console.stopping)
+            from infer.folder.ray_pipeline import RayPipeline as kind  # noqa: N813
+        books = self.journal, self.recipe, self._settled, self.stop.event
+        return kind(self.source, self.target, self.backend, options, *books, self.console.stopping)
 
     def _announce(self, what: str, options: FolderOptions) -> None:
         """Print what is about to run; notes of the backend are printed even with --quiet."""

@@ -164,8 +164,8 @@ class Pipeline:
             OSError: `target` cannot be written to; no photo was begun.
         """
         started = time.monotonic()
-        outcome = prepared(self.target, self.journal)
-        pools = Dispatcher(self.options.workers, outcome.stages)
+        outcome = self._prepared()
+        pools = Dispatcher(self.threads, outcome.stages)
         books = Bookkeeper(
             source=self.source,
             target=self.target,
@@ -177,38 +177,42 @@ class Pipeline:
             pools=pools,
             stop=self.stop,
         )
+        try:
+            with pools:
+                self.run_all(jobs, books, pools)
+            books.close()
+            self.clean()
+        finally:
+            self.target.finish()
+        if self.stop.is_set() and outcome.stopped is None and outcome.settled < len(jobs):
+            outcome.stopped = "interrupted"
+        outcome.seconds = time.monotonic() - started
+        return outcome
+
+    @property
+    def threads(self) -> int:
+        """Threads for computation."""
+        return self.options.workers
+
+    def run_all(self, jobs: tuple[Job, ...], books: Bookkeeper, pools: Dispatcher) -> None:
+        """Colour the photos in the threads of this process, until all are settled or the run stops."""
         waiting = books.to_do(jobs)
         places = self.source, self.target
         work = PhotoWork(self.backend, self.options, *places, books, lambda: next(waiting, None), self.on_stop)
-        try:
-            with pools:
-                Scheduler(work, pools, limits_of(*places, self.options)).run_all()
-            books.close()
-        finally:
-            self.target.finish()
-        return ended(outcome, len(jobs), self.stop, started)
+        Scheduler(work, pools, limits_of(*places, self.options)).run_all()
 
+    def clean(self) -> None:
+        """Remove what other processes of this run left unfinished: here there are none."""
 
-def prepared(target: Storage, journal: Journal) -> Outcome:
-    """Prepare OUTPUT for a run, remove what earlier runs left unfinished, and return the outcome to fill.
-
-    Raises:
-        OSError: `target` cannot be written to.
-    """
-    outcome = Outcome(stages={name: Stage() for name in STAGES})
-    target.prepare(journal.former_marks, journal.knows)
-    journal.forget_marks(journal.former_marks)
-    for file in target.left:
-        outcome.run_notes.append(f"{file}: a run was killed while it replaced a file, which this may be")
-    return outcome
-
-
-def ended(outcome: Outcome, photos: int, stop: threading.Event, started: float) -> Outcome:
-    """Complete the outcome of a run over so many photos that started at a time of the monotonic clock."""
-    if stop.is_set() and outcome.stopped is None and outcome.settled < photos:
-        outcome.stopped = "interrupted"
-    outcome.seconds = time.monotonic() - started
-    return outcome
+    def _prepared(self) -> Outcome:
+        """Prepare OUTPUT, remove what earlier runs left unfinished, and return the outcome to fill."""
+        outcome = Outcome(stages={name: Stage() for name in STAGES})
+        marks = self.journal.former_marks
+        self.target.prepare(marks, self.journal.knows)
+        self.journal.forget_marks(marks)
+        for file in self.target.left:
+            outcome.run_notes.append(f"{file}: a run was killed while it replaced a file, which this may be")
+        return outcome
 
 
 def limits_of(source: Storage, target: Storage, options: FolderOptions) -> Limits:

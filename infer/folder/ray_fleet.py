@@ -261,10 +261,6 @@ class Fleet:
         self.ray.kill(member.handle)
         self._add()
 
-    def nodes(self) -> set[str]:
-        """Return the names of the machines at work."""
-        return {member.node for member in self.members if member.node}
-
     def close(self) -> None:
         """End the processes, and a cluster that was started here."""
         if self.ray is None:  # `start` has failed

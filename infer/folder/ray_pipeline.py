@@ -1,7 +1,6 @@
 """The pipeline of a folder run on a Ray cluster: hands out names, and notes outcomes in the journal."""
 
 import secrets
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,16 +12,14 @@ from cgan.errors import UserError
 from cgan.files import temporary_name
 from cgan.text import counted
 from infer.folder.bookkeeping import Bookkeeper, Failure
-from infer.folder.journal import Journal
 from infer.folder.local_folder import LocalFolder
-from infer.folder.options import FolderOptions, OnEvent, Outcome
 from infer.folder.photo_item import Item
-from infer.folder.pipeline import ended, prepared
+from infer.folder.pipeline import Pipeline
 from infer.folder.plan import Job, identity_of
-from infer.folder.ray_fleet import Fleet, Member, Phase
+from infer.folder.ray_fleet import Fleet, Member, Phase, RayBackend
 from infer.folder.ray_worker import Answer, Sample
 from infer.folder.scheduler import GRACE_SECONDS
-from infer.folder.storage import WORK_FOLDER, Storage
+from infer.folder.storage import WORK_FOLDER
 from infer.folder.thread_pools import Dispatcher
 
 LEAST_STOCK, MOST_STOCK = 64, 1000
@@ -49,42 +46,16 @@ STOP_SECONDS = 4 * GRACE_SECONDS
 
 
 @dataclass(eq=False)
-class RayPipeline:
-    """One run over a plan; the fields are those of `Pipeline`, with the processes in place of a model."""
+class RayPipeline(Pipeline):
+    """A pipeline whose photos are coloured in the processes of a cluster."""
 
-    source: Storage
-    target: Storage
-    fleet: Fleet
-    options: FolderOptions
-    journal: Journal
-    recipe: str
-    on_event: OnEvent | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
+    backend: RayBackend
+    threads = 1  # they only compute checksums
 
-    def color(self, jobs: tuple[Job, ...]) -> Outcome:
-        """Colour the photos of all jobs; arguments, result and errors are those of `Pipeline.color`."""
-        started = time.monotonic()
-        outcome = prepared(self.target, self.journal)
-        pools = Dispatcher(1, outcome.stages)
-        books = Bookkeeper(
-            source=self.source,
-            target=self.target,
-            options=self.options,
-            journal=self.journal,
-            recipe=self.recipe,
-            outcome=outcome,
-            on_event=self.on_event,
-            pools=pools,
-            stop=self.stop,
-        )
-        try:
-            with pools, self._sample(jobs) as sample:
-                _Dispatch(self.fleet, books, books.to_do(jobs), len(jobs), self.target.part, sample).run_all()
-            books.close()
-            self._clean()
-        finally:
-            self.target.finish()
-        return ended(outcome, len(jobs), self.stop, started)
+    def run_all(self, jobs: tuple[Job, ...], books: Bookkeeper, pools: Dispatcher) -> None:
+        """Colour the photos in the processes, until all are settled or the run stops."""
+        with self._sample(jobs) as sample:
+            _Dispatch(self.backend.fleet, books, books.to_do(jobs), len(jobs), self.target.part, sample).run_all()
 
     @contextmanager
     def _sample(self, jobs: tuple[Job, ...]) -> Iterator[Sample]:
@@ -102,14 +73,15 @@ class RayPipeline:
             with suppress(OSError):  # the next run removes it by its mark
                 token.unlink()
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
         """Remove temporary files of processes that ended; the next run removes those of one that may still write."""
-        here = {member.mark for member in self.fleet.members}
-        writing = {member.mark for member in self.fleet.members if not member.has_ended}
-        if gone := self.fleet.marks - here:
+        fleet = self.backend.fleet
+        here = {member.mark for member in fleet.members}
+        writing = {member.mark for member in fleet.members if not member.has_ended}
+        if gone := fleet.marks - here:
             self.target.prepare(gone, self.journal.knows)
-        self.journal.forget_marks(self.fleet.marks - writing)
-        self.fleet.marks.clear()
+        self.journal.forget_marks(fleet.marks - writing)
+        fleet.marks.clear()
 
 
 @dataclass(eq=False)
