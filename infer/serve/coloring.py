@@ -197,8 +197,10 @@ class Coloring:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Colour what waits, then end."""
+        """End: nobody waits for a photo any longer, and a thread that hangs in one is given up."""
+        self.work.stopping = True
         self.line.close()
+        self._pools.wake()
         self._thread.join()
 
     @property
@@ -224,5 +226,5 @@ class Coloring:
     def _color(self) -> None:
         with self._pools:
             scheduler = Scheduler(self.work, self._pools, self._limits)
-            while self.line.wait():
+            while self.line.wait() and not self.work.stopping:
                 scheduler.run_all()
