@@ -1,6 +1,7 @@
 """Bytes of bodies and outputs that all requests hold together, and memory of the process that is free."""
 
 import ctypes
+import gc
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -69,6 +70,10 @@ class Share:
 
 
 def give_back_freed() -> None:
-    """Give memory that was freed back to the system. glibc keeps most of it, for each thread apart; others do not."""
+    """Give memory that was freed back to the system. glibc keeps most of it, for each thread apart; others do not.
+
+    Errors of decoding refer to frames with pixels, and these to the errors, so they are collected first.
+    """
+    gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
