@@ -128,9 +128,7 @@ def http_server(app: FastAPI, metrics: Metrics) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _serve_until(
-    stop: threading.Event, listening: socket.socket, server: uvicorn.Server, coloring: Coloring
-) -> None:
+def _serve_until(stop: threading.Event, listening: socket.socket, server: uvicorn.Server, coloring: Coloring) -> None:
     """Serve until an event, and then until the requests in hand are answered or END_SECONDS are over."""
     thread = threading.Thread(target=server.run, args=([listening],), name="requests")  # leaves signals to this one
     thread.start()

@@ -212,6 +212,15 @@ def test_photos_are_chosen_and_pasted_and_examples_are_there(page: Any, photos: 
     assert "960 × 540" in card(page, "dandelions.jpg").inner_text()
 
 
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_keys_open_the_chooser(page: Any, photos: Path, key: str) -> None:
+    page.locator("#chooser").focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press(key)
+    chooser.value.set_files([photos / "31.png"])
+    card(page, "31.png")
+
+
 def test_photos_in_a_dropped_folder_are_taken(page: Any, tmp_path: Path) -> None:
     folder = tmp_path / "holiday"
     (folder / "below").mkdir(parents=True)

@@ -18,6 +18,9 @@ export function receive(chooser: HTMLInputElement, take: (files: File[]) => void
     take([...(chooser.files ?? [])]);
     chooser.value = ""; // the same photo can be chosen again
   });
+  chooser.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") chooser.click(); // it looks like a button, but some browsers only take the space bar
+  });
   addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
     if (files.length) take(files);

@@ -186,7 +186,7 @@ def test_a_connection_beside_too_many_busy_ones_is_refused(
     server = running()
     with server.connect() as busy:
         busy.sendall(head(9))
-        wait_until(lambda: any(not each.is_idle for each in server.server.server_state.connections))
+        wait_until(lambda: server.server.server_state.tasks)
         with server.connect() as client:
             assert server.answer(client) == (503, "found 1 busy connection, the limit; try again later")
     assert server.served.figure("cgan_requests_total", status="503") == 1
