@@ -1,9 +1,9 @@
 """Upsampling of the network's colour differences to the size of the photo.
 
 The network colours a small copy of the photo. As in the fast guided filter (He and Sun 2015, "Fast guided filter"),
-linear coefficients between luma and colour are fitted at the small size, enlarged, and applied to the luma of the photo,
-so that colours follow its edges. At the small size they give exactly the network's colours; the filter's own offsets
-would blur these. Photos that were coloured with their own colours at 64 pixels lost 6 dB of PSNR by it.
+linear coefficients between luma and colour are fitted at the small size, enlarged, and applied to the photo's luma, so
+that colours follow its edges. At the small size they give exactly the network's colours; the filter's own offsets would
+blur these. Photos that were coloured with their own colours at 64 pixels lost 6 dB of PSNR by it.
 """
 
 from functools import lru_cache
@@ -106,8 +106,8 @@ def small_luma(rgb: Floats) -> Floats:
 def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
     """Return offsets and slopes of `values` as locally linear functions of `guide`.
 
-    The slopes are those of He et al. 2013, "Guided image filtering", equations 5 and 8. Their offsets (equation 6) would
-    blur the values like a window mean; these give each pixel of `guide` its own value again.
+    The slopes are those of He et al. 2013, "Guided image filtering", equations 5 and 8. Their offsets (equation 6)
+    would blur the values like a window mean; these give each pixel of `guide` its own value again.
 
     Args:
         guide: h x w.
