@@ -267,6 +267,8 @@ def _damage(error: Exception) -> str:
         return f"a text of more than {MAX_TEXT_CHUNK} bytes in its metadata, the limit"
     if "MAX_TEXT_MEMORY" in str(error):
         return f"more than {MAX_TEXT_MEMORY} bytes of texts in its metadata, the limit"
+    if isinstance(error, Image.DecompressionBombError):  # of a process that did not call use_own_pixel_limit
+        return str(error)
     return f"damaged: {error}".rstrip(": ")
 
 
