@@ -310,7 +310,7 @@ def test_arrays_are_images(colorizer: Colorizer, gray_image: Image.Image) -> Non
     deep = np.asarray(colorizer.color(gray.astype(np.uint16) * 257))  # the network's input is rounded in another way
     difference = np.abs(deep.astype(np.int16) - expected)
     assert difference.max() <= 2
-    assert difference.mean() < 0.1
+    assert difference.mean() < 0.25
 
 
 def test_names_of_formats(colorizer: Colorizer, gray_image: Image.Image) -> None:
