@@ -78,15 +78,15 @@ def objects() -> list[str]:
 
 
 def test_another_machine_has_all_rows_exactly(machine: Machine) -> None:
-    left = replace(ROW, name=BYTES_NAME)
+    left = ROW._replace(name=BYTES_NAME)
     with closing(opened()) as journal:
         journal.begin([("a.png", ROW), (BYTES_NAME, left), ("gone.png", ROW)])
         journal.settle("a.png", DONE, size=5, digest="e", reason="note")
         journal.restore({"gone.png": None})
         journal.refresh(BYTES_NAME, "10:2", "")
     machine("second")
-    done = replace(ROW, state=DONE, size=5, digest="e", publishing="", reason="note")
-    assert rows_in() == {"a.png": done, BYTES_NAME: replace(left, identity="10:2")}
+    done = ROW._replace(state=DONE, size=5, digest="e", publishing="", reason="note")
+    assert rows_in() == {"a.png": done, BYTES_NAME: left._replace(identity="10:2")}
 
 
 def test_a_run_on_another_machine_is_refused_until_its_lease_ends(machine: Machine, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_no_row_is_lost_wherever_the_beginning_of_a_run_ends(
     expected = {}
     for number in range(5):
         with closing(opened()) as journal:
-            expected[f"{number}.png"] = replace(ROW, name=f"{number}.gif")
+            expected[f"{number}.png"] = ROW._replace(name=f"{number}.gif")
             journal.begin([(f"{number}.png", expected[f"{number}.png"]), ("gone.png", ROW)])
             journal.restore({"gone.png": None})
     monkeypatch.setattr(shared_journal, "MOST_OBJECTS", 4)
@@ -251,7 +251,7 @@ def test_state_files_that_cannot_be_written_are_done_without(monkeypatch: pytest
 
 def test_a_log_without_outputs_is_removed() -> None:
     with closing(opened()) as journal:
-        journal.begin([("a.png", replace(ROW, size=0, digest=""))])
+        journal.begin([("a.png", ROW._replace(size=0, digest=""))])
         journal.settle("a.png", FAILED, reason="bad")
     assert objects() == []
 
