@@ -74,6 +74,15 @@ class LocalFolder(Storage):
             return None
         return Status(found.st_size, str(found.st_mtime_ns), stat.S_ISREG(found.st_mode))
 
+    def all_names(self) -> Collection[str]:
+        """Return the names of all files, and of links to files."""
+        root = os.path.join(self.path, "")  # noqa: PTH118
+        return {
+            os.path.join(folder, name)[len(root) :]  # noqa: PTH118
+            for folder, _, names in os.walk(root, onerror=_raise)
+            for name in names
+        }
+
     def fetch(self, name: str) -> Path:
         """Return the path of a file."""
         return self.path / name
@@ -221,6 +230,10 @@ def _place(
         found = look_at(name, folder)
         if found is None or found.sha256 != hashlib.sha256(content).hexdigest():
             raise
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _contains(path: Path, content: bytes) -> bool:

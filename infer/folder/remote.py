@@ -177,6 +177,10 @@ class RemoteFolder(Storage):
         """
         return self._list().get(name)
 
+    def all_names(self) -> Collection[str]:
+        """Return the names at the first listing of the store, updated by `publish`."""
+        return self._list()
+
     def _list(self) -> dict[str, Status]:
         with self._listing:
             if self._listed is None:

@@ -119,6 +119,14 @@ class Storage(ABC):
         """Return the status of a file, None if it does not exist."""
 
     @abstractmethod
+    def all_names(self) -> Collection[str]:
+        """Return the names of all files in and below the folder, from a listing and not by a request for each.
+
+        Raises:
+            OSError: a folder cannot be listed.
+        """
+
+    @abstractmethod
     def fetch(self, name: str) -> Path | bytes:
         """Return the path of a file, or its content if the file has no local path.
 

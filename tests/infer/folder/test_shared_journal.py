@@ -1,5 +1,6 @@
 """The journal of an OUTPUT in a store: several machines, lost machines, damaged logs."""
 
+import itertools
 import json
 import os
 import time
@@ -335,7 +336,12 @@ def test_a_run_that_was_overtaken_stops_and_leaves_the_report(
 
 
 def test_shards_of_several_machines_are_merged_on_any(
-    tmp_path: Path, machine: Machine, color: Color, invoke: Any, gray_photos: Any
+    tmp_path: Path,
+    machine: Machine,
+    color: Color,
+    invoke: Any,
+    gray_photos: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     photos = gray_photos(tmp_path / "in", 6)
     for number in (1, 2):
@@ -352,6 +358,11 @@ def test_shards_of_several_machines_are_merged_on_any(
     MemoryFileSystem().rm_file("/out/report-2-of-2.json")
     assert invoke(main, "merge-reports", OUT).code == 1
     assert (report("report-merged.json")["missing"], report("report-merged.json")["without_report"]) == ([], [2])
+    MemoryFileSystem().rm_file("/out/003.png")
+    searches, search = itertools.count(), RemoteFolder._search_all
+    monkeypatch.setattr(RemoteFolder, "_search_all", lambda self: (next(searches), search(self))[1])
+    assert "gone: 003.png, recorded as done" in invoke(main, "merge-reports", OUT).err
+    assert next(searches) == 1
 
 
 def test_an_output_in_a_store_is_no_input_of_another_run(tmp_path: Path, color: Color, gray_photos: Any) -> None:
