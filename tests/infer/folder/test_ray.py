@@ -17,7 +17,7 @@ import pytest
 
 from cgan.errors import UserError
 from infer.cli import main
-from infer.folder import ray_fleet, ray_pipeline, ray_worker
+from infer.folder import ray_fleet, ray_pipeline, ray_services, ray_worker
 from infer.folder.journal import Journal
 from tests.infer.folder.fake_ray import FakeRay, Handle, install
 
@@ -87,7 +87,7 @@ def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: 
 
 def test_a_gpu_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color) -> None:
     ray = install(monkeypatch, [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}])
-    monkeypatch.setattr(ray_fleet, "_check_address", lambda address: None)
+    monkeypatch.setattr(ray_fleet, "check_address", lambda address: None)
     color(photos, out, "--engine", "ray", "--model", "/", "--ray-address", "head:6379")
     assert [(size["num_cpus"], size["num_gpus"]) for size in ray.sizes] == [(4.0, 1.0)] * 4
     assert ray.asked["address"] == "head:6379"
@@ -176,6 +176,33 @@ def test_a_run_whose_processes_all_end_stops(ray: FakeRay, photos: Path, out: Pa
     assert found.report["not_begun"] == 12
     ray.dies = lambda *_: ""
     assert color(photos, out, *RAY).counts == (12, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"), [("host:0", "Ray on this machine"), ("head:6379", "the head of the Ray cluster")]
+)
+def test_a_loss_of_ray_itself_ends_the_run_with_a_report(
+    address: str, name: str, ray: FakeRay, photos: Path, out: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("LOOK_SECONDS", "RAYLET_SECONDS", "HEAD_SECONDS"):
+        monkeypatch.setattr(ray_services, limit, 0.0)
+    monkeypatch.setattr(ray_pipeline, "LEAST_STOCK", 1)
+    settle = ray_pipeline._Dispatch._settle
+
+    def lose(self: Any, *arguments: Any) -> None:
+        settle(self, *arguments)
+        if self.books.outcome.done:
+            ray.lost = lambda at: "refused" if at == address else ""
+
+    monkeypatch.setattr(ray_pipeline._Dispatch, "_settle", lose)
+    found = color(photos, out, *RAY)
+    assert found.code == 1
+    stopped = f"{name} was lost (nothing answers at {address}); start it again with ray start"
+    assert found.report["stopped"] == stopped
+    assert f"stopped: {stopped}; run the same command again to go on" in found.err
+    done = found.report["done"]
+    assert 0 < done < 12
+    assert color(photos, out).counts == (12 - done, done, 0)
 
 
 def test_a_run_that_stops_takes_in_what_is_settled(
