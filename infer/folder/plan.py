@@ -243,7 +243,7 @@ def check(
     if row.state == BEGUN:
         if there.size and not row.publishing:
             # The process or machine that coloured it was lost. If the new output is equal, the file is left as it is.
-            return Action.DO, UNSURE
+            return (Action.DO, UNSURE) if current or row.digest else (Action.FAIL, of_a_lost_run(job.output))
         if content and content == row.publishing and current:
             return Action.SKIP, ""  # the run was killed before it noted the end
         if content and content not in known_contents(row):
@@ -284,6 +284,11 @@ def made_from(output: str, row: Row) -> str:
 def refused(output: str, error: OccupiedError) -> str:
     """Return the reason for an output that appeared or changed while its photo was coloured."""
     return f"{error.strerror} ({output}), which no run wrote as it is now; {ADVICE}"
+
+
+def of_a_lost_run(output: str) -> str:
+    """Return the reason for an output that a lost process may have made, with which no output of this run is equal."""
+    return f"{output} may be of a run that was killed, with another model, other options or another photo; {ADVICE}"
 
 
 def changed(output: str) -> str:

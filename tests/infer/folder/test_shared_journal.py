@@ -209,7 +209,7 @@ def test_no_row_is_lost_wherever_the_beginning_of_a_run_ends(
             return call
 
         with monkeypatch.context() as patch:
-            patch.setattr(RemoteFolder, "create", step(RemoteFolder.create))
+            patch.setattr(RemoteFolder, "write_own", step(RemoteFolder.write_own))
             patch.setattr(RemoteFolder, "remove", step(RemoteFolder.remove))
             try:
                 lose(opened())
@@ -376,6 +376,23 @@ def test_an_output_in_a_store_is_no_input_of_another_run(tmp_path: Path, color: 
     assert color("memory://in/sub/colored", OUT, "--dry-run").code == 0
     names = [entry.name for entry in RemoteFolder("memory://in/sub/colored").walk()]
     assert names == ["000.png", "001.png", "report.json"]
+
+
+def test_a_run_without_work_writes_one_object_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_journal, "RENEW_SECONDS", -1.0)
+    with closing(opened()) as journal:
+        contents = set()
+        for _ in range(4):
+            journal.commit()
+            contents.add(MemoryFileSystem().cat_file(f"{LOG}/00000002.jsonl.gz"))
+        assert (len(objects()), len(contents)) == (2, 4)
+        journal.begin([("a.png", ROW)])
+        for _ in range(2):
+            journal.commit()
+        assert len(objects()) == 4  # rows are never replaced
+        journal.settle("a.png", DONE, size=5, digest="e")
+    machine("second")
+    assert rows_in()["a.png"].state is DONE
 
 
 @pytest.mark.usefixtures("patient")
