@@ -79,6 +79,7 @@ MOST_WEIGHT = 1e9
 MOST_EPOCHS = 10**6
 """Most epochs: each writes its metrics and its curves anew."""
 
+_LABEL = (lambda value: 0.5 < value <= 1, "a number in (0.5, 1]")
 _DECAY = (lambda value: 0 <= value < 1, "a decay in [0, 1)")
 _WEIGHT = Bounds(lambda value: 0 <= value <= MOST_WEIGHT, f"a number from 0 to {MOST_WEIGHT:g}")
 
@@ -120,18 +121,19 @@ class TrainConfig:
     )
     l1_weight: float = _option(512.0, "Weight of the L1 term beside the adversarial term.", _WEIGHT)
     adversarial_weight: float = _option(1.0, "Weight of the adversarial term.", _WEIGHT)
+    perceptual_weight: float = _option(
+        0.0, "Weight of the loss between features of --discriminator projected (Johnson et al. 2016), 0 off.", _WEIGHT
+    )
     color_weight: float = _option(0.0, "L1 weighs colourful pixels up to 1 plus this, often 3; 0 is off.", _WEIGHT)
     label_smoothing: float = _option(
         0.9,
         "Target of real photos in the discriminator's bce loss; generated ones get 1 minus it.",
-        lambda value: 0.5 < value <= 1,
-        "a number in (0.5, 1]",
+        *_LABEL,
     )
     generator_label: float = _option(
         1.0,
         "Target of generated pictures in the generator's bce loss; the original report's code has 0.9.",
-        lambda value: 0.5 < value <= 1,
-        "a number in (0.5, 1]",
+        *_LABEL,
     )
     discriminator_sum: bool = _option(
         False,
@@ -215,21 +217,18 @@ class TrainConfig:
     crop: float = _option(
         1.0,
         "Smallest share of height and width that a random crop keeps of a training photo, often 0.6; 1 is off.",
-        lambda value: 0.1 <= value <= 1,
-        "a share from 0.1 to 1",
+        _from_to(0.1, 1),
     )
     sharpness: float = _option(
         0.0,
         "Largest amount by which the generator's training input is sharpened, often 3; the amount of each photo is "
         "random, from -1 (blurred) up. 0 is off.",
-        lambda value: 0 <= value <= 10,
-        "an amount from 0 to 10",
+        _from_to(0, 10),
     )
     exposure: float = _option(
         1.0,
         "Raise the values of each training photo to a random power between 1 / this and this, often 1.5; 1 is off.",
-        lambda value: 1 <= value <= 4,
-        "a power from 1 to 4",
+        _from_to(1, 4),
     )
     precision: TrainPrecision = _option(
         "auto", "Arithmetic of training; auto: fp16 on CUDA, bf16 on CPUs that support it, else fp32."
@@ -290,6 +289,8 @@ class TrainConfig:
         if self.discriminator == "projected":
             for name in ("spectral_norm", "discriminator_norm", "weight_clip", "discriminator_blocks"):
                 self._needs_default(name, "another discriminator, because that one always has spectral norm")
+        else:
+            self._needs_default("perceptual_weight", "--discriminator projected")
         if self.gan_loss != "bce":
             for name in ("label_smoothing", "generator_label", "discriminator_sum"):
                 self._needs_default(name, "--gan-loss bce")

@@ -1,6 +1,6 @@
 """Adversarial, reconstruction and penalty losses as functions of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +78,26 @@ def reconstruction_loss(prediction: Tensor, truth: Tensor, weights: Tensor | Non
     if weights is None:
         return F.l1_loss(prediction.float(), truth.float())
     return ((prediction.float() - truth.float()).abs() * weights).mean()
+
+
+def perceptual_loss(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean over scales of the difference of features, relative to their size (Johnson et al. 2016, section 3.2).
+
+    Its value is 0 for equal features and 1 for features of nothing but zeros; L1, which is less moved by single large
+    features than their squares.
+
+    Args:
+        found: features of pictures, scale by scale, of any shapes.
+        wanted: features of the photos, of the same shapes.
+
+    Returns:
+        Scalar float32.
+    """
+    parts = [
+        F.l1_loss(one.float(), other.float()) / other.float().abs().mean()
+        for one, other in zip(found, wanted, strict=True)
+    ]
+    return torch.stack(parts).mean()
 
 
 def color_weights(pixels: Tensor, strength: float) -> Tensor:

@@ -74,7 +74,16 @@ class ProjectedDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape N x 5 x side/32 x side/32 for gray and colour of shape N x channels x size x size."""
+        return self.logits_and_scales(x)[0]
+
+    def logits_and_scales(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits, and the frozen features behind them."""
+        scales = self.scales(x)
+        return torch.cat([head(scale) for head, scale in zip(self.heads, scales, strict=True)], 1), scales
+
+    def scales(self, x: Tensor) -> list[Tensor]:
+        """Return the frozen features of gray and colour, from stride 2 to stride 32."""
         rgb = self.to_rgb(x[:, :1], x[:, 1:])
         rgb = F.interpolate(rgb, (self.side, self.side), mode="bilinear", antialias=True)
-        scales = self.features((rgb - MEAN) / STD)
-        return torch.cat([head(scale) for head, scale in zip(self.heads, scales, strict=True)], 1)
+        scales: list[Tensor] = self.features((rgb - MEAN) / STD)
+        return scales

@@ -12,9 +12,11 @@ from cgan.losses import (
     discriminator_accuracy,
     discriminator_loss,
     gradient_penalty,
+    perceptual_loss,
     r1_penalty,
     reconstruction_loss,
 )
+from cgan.projected import ProjectedDiscriminator
 from cgan.training.run_state import Run
 from cgan.training.stopwatch import Stopwatch
 
@@ -61,21 +63,16 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
     with watch.phase("forward"), run.autocast():
         colors = run.in_loss_space(gray, run.stepped["generator"](seen))
     losses: Losses = {}
-    adversarial: Tensor | None = None
+    loss: Tensor | float = 0.0
     if run.discriminator is not None and not warmup:
         losses |= _discriminator_step(run, run.discriminator, batch, gray, truth, colors.detach(), watch)
         run.discriminator.requires_grad_(False)  # the generator's step needs no gradients of its weights
-        with watch.phase("forward"), run.autocast():
-            # Not run.stepped: DistributedDataParallel needs weights with gradients.
-            logits = run.compiled["discriminator"](torch.cat([gray, colors], 1))
-            adversarial = GAN_LOSSES[run.config.gan_loss].generator(logits, run.config.generator_label)
+        with watch.phase("forward"):
+            loss = _judged(run, run.discriminator, gray, truth, colors, losses)
     l1 = reconstruction_loss(colors, truth)
     strength = run.config.color_weight
     weighted = reconstruction_loss(colors, truth, color_weights(pixels, strength)) if strength else l1
-    loss = run.config.l1_weight * weighted
-    if adversarial is not None:
-        loss = loss + run.config.adversarial_weight * adversarial
-        losses["adversarial"] = adversarial.detach()
+    loss = run.config.l1_weight * weighted + loss
     losses["l1"] = l1.detach()
     losses["generator_gradient_norm"] = _step(run, "generator", loss * batch.weight, watch)
     if run.discriminator is not None:
@@ -85,6 +82,27 @@ def train_step(run: Run, batch: Batch, watch: Stopwatch, warmup: bool) -> Losses
         run.steps += 1
         _update_average(run)
     return losses
+
+
+def _judged(run: Run, judge: nn.Module, gray: Tensor, truth: Tensor, colors: Tensor, losses: Losses) -> Tensor:
+    """Return the adversarial and the perceptual loss of the generator, weighted, and note both."""
+    config, pictures, perceptual = run.config, torch.cat([gray, colors], 1), None
+    with run.autocast():
+        if isinstance(judge, ProjectedDiscriminator) and config.perceptual_weight:
+            logits, scales = judge.logits_and_scales(pictures)
+            with torch.no_grad():
+                wanted = judge.scales(torch.cat([gray, truth], 1))
+            perceptual = perceptual_loss(scales, wanted)
+        else:
+            # Not run.stepped: DistributedDataParallel needs weights with gradients.
+            logits = run.compiled["discriminator"](pictures)
+        adversarial = GAN_LOSSES[config.gan_loss].generator(logits, config.generator_label)
+    losses["adversarial"] = adversarial.detach()
+    loss = config.adversarial_weight * adversarial
+    if perceptual is not None:
+        losses["perceptual"] = perceptual.detach()
+        loss = loss + config.perceptual_weight * perceptual
+    return loss
 
 
 def _discriminator_step(

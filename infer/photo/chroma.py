@@ -1,8 +1,9 @@
 """Upsampling of the network's colour differences to the size of the photo.
 
-The network colours a small copy of the photo. The fast guided filter (He and Sun 2015, "Fast guided filter") fits
-linear coefficients between luma and colour at the small size, enlarges the coefficients, and applies them to the luma
-of the photo, so that colours follow its edges.
+The network colours a small copy of the photo. As in the fast guided filter (He and Sun 2015, "Fast guided filter"),
+linear coefficients between luma and colour are fitted at the small size, enlarged, and applied to the photo's luma, so
+that colours follow its edges. At the small size they give exactly the network's colours; the filter's own offsets would
+blur these. Photos that were coloured with their own colours at 64 pixels lost 6 dB of PSNR by it.
 """
 
 from functools import lru_cache
@@ -15,11 +16,12 @@ from PIL import Image
 from cgan.spec import LUMA_REC601
 from infer.photo.decode import Floats
 
-GUIDED_RADIUS = 3
-"""Radius of the guided filter's window, in pixels of the render size."""
-GUIDED_EPSILON = 3e-4
-"""Regularisation of the guided filter: luma variance below this (in [0, 1] squared) counts as flat. With 1e-3 the
-Fréchet distance of coloured photos was 4% larger, and PSNR the same; 1e-4 wins another 1%, and follows more grain."""
+GUIDED_RADIUS = 8
+"""Radius of the window of the regression, in pixels of the render size. With 3, the Fréchet distance of 300 coloured
+photos of flowers at 256 pixels was 5% larger, and PSNR the same."""
+GUIDED_EPSILON = 1e-4
+"""Regularisation of the regression: luma variance below this (in [0, 1] squared) counts as flat. With 3e-4 the Fréchet
+distance of coloured photos was 1% larger."""
 
 BAND_ROWS, BAND_COLUMNS = 512, 128
 """Largest number of rows and columns that are enlarged at a time."""
@@ -104,7 +106,8 @@ def small_luma(rgb: Floats) -> Floats:
 def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
     """Return offsets and slopes of `values` as locally linear functions of `guide`.
 
-    He et al. 2013, "Guided image filtering", equations 5, 6 and 8.
+    The slopes are those of He et al. 2013, "Guided image filtering", equations 5 and 8. Their offsets (equation 6)
+    would blur the values like a window mean; these give each pixel of `guide` its own value again.
 
     Args:
         guide: h x w.
@@ -116,8 +119,8 @@ def _guided_coefficients(guide: Floats, values: Floats) -> Floats:
     means = box_mean(np.stack([guide, guide * guide, *values, *(guide * values)]))
     mean_guide, mean_values = means[0], means[2:4]
     variance = np.maximum(means[1] - mean_guide * mean_guide, 0)
-    slopes = (means[4:6] - mean_guide * mean_values) / (variance + np.float32(GUIDED_EPSILON))
-    return box_mean(np.concatenate([mean_values - slopes * mean_guide, slopes]))
+    slopes = box_mean((means[4:6] - mean_guide * mean_values) / (variance + np.float32(GUIDED_EPSILON)))
+    return np.concatenate([values - slopes * guide, slopes])
 
 
 def box_mean(planes: Floats) -> Floats:

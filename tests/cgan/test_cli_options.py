@@ -32,6 +32,7 @@ CHANGES: dict[str, list[tuple[tuple[str, ...], Any]]] = {
     "beta1": [((), 0.0)],
     "beta2": [((), 0.99)],
     "color_weight": [((), 3.0)],
+    "perceptual_weight": [(("--discriminator", "projected"), 100.0)],
     "label_smoothing": [((), 0.7)],
     "gradient_penalty": [(WASSERSTEIN, 10.0)],
     "weight_clip": [(WASSERSTEIN, 0.01)],

@@ -41,6 +41,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "loss_space": {"color_space": "hsv"},
     "gradient_penalty": {"gan_loss": "wasserstein"},
     "weight_clip": {"gan_loss": "wasserstein"},
+    "perceptual_weight": {"discriminator": "projected"},
 }
 """Other fields that a field needs if it is not at its default."""
 
@@ -59,6 +60,7 @@ OTHER_VALUES: dict[str, Any] = {
     "features": "efficientnet-lite2",
     "fid_quantize": True,
     "color_weight": 3.0,
+    "perceptual_weight": 0.2,
     "label_smoothing": 0.8,
     "gradient_penalty": 10.0,
     "weight_clip": 0.01,
@@ -115,7 +117,7 @@ def test_defaults_are_the_final_configuration_of_the_report() -> None:
     off = ("gradient_penalty", "weight_clip", "r1", "ema", "warmup_epochs", "decay_epochs", "discriminator_width")
     assert not any(getattr(config, name) for name in off)
     assert not (config.spectral_norm or config.flip or config.compile or config.sharpness or config.init_sha256)
-    assert not (config.color_weight or config.input_blur)
+    assert not (config.color_weight or config.perceptual_weight or config.input_blur)
     assert config.crop == config.exposure == config.adversarial_weight == config.generator_label == 1
     assert (config.beta1, config.beta2, config.features, config.discriminator_blocks) == (0.5, 0.999, "inception", 1)
     assert not (config.discriminator_sum or config.fid_quantize or config.projected_sha256)
@@ -170,9 +172,9 @@ BAD_VALUES: dict[tuple[str, float], str] = {
     **{("size", value): SIZE for value in (0, -32, 16, 33, 100, 4112, 1_600_000)},
     **{("lr", value): "a finite number above 0" for value in (0.0, -1e-3, INFINITY, NAN)},
     **{(name, value): "a decay in [0, 1)" for name in ("ema", "beta1", "beta2") for value in (-0.1, 1.0, NAN)},
-    **{("crop", value): "a share from 0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
-    **{("sharpness", value): "an amount from 0 to 10" for value in (-1.0, 11.0, NAN)},
-    **{("exposure", value): "a power from 1 to 4" for value in (0.5, 4.1, NAN)},
+    **{("crop", value): "0.1 to 1" for value in (0.0, 0.05, 1.1, NAN)},
+    **{("sharpness", value): "0 to 10" for value in (-1.0, 11.0, NAN)},
+    **{("exposure", value): "1 to 4" for value in (0.5, 4.1, NAN)},
     **{("input_blur", value): "0, or a standard deviation from 0.1 to 8 pixels" for value in (-1.0, 1e-30, 8.1, NAN)},
     **{("seed", value): "a whole number in [0, 2^63)" for value in (-1, 2**63)},
     **{("test_fraction", value): "a share between 0 and 1" for value in (0.0, 1.0, -0.1, NAN)},
@@ -243,6 +245,7 @@ WITHOUT_EFFECT = [
         )
     ),
     ({"l1_weight": 0.0}, "color_weight", 3.0, "--l1-weight"),
+    *(({"discriminator": name}, "perceptual_weight", 0.2, "--discriminator projected") for name in ("unet", "none")),
     ({"discriminator": "patch"}, "discriminator_scales", 4, "--discriminator unet"),
     ({"discriminator": "dense"}, "discriminator_scales", 2, "--discriminator unet"),
     *(

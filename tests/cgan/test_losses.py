@@ -15,6 +15,7 @@ from cgan.losses import (
     color_weights,
     discriminator_accuracy,
     hinge_discriminator,
+    perceptual_loss,
     reconstruction_loss,
     score_generator,
     wasserstein_discriminator,
@@ -217,3 +218,11 @@ def test_accuracy_counts_the_right_side_of_zero() -> None:
 @given(st.lists(logit, min_size=1), st.lists(logit, min_size=1))
 def test_accuracy_is_a_share(real: list[float], fake: list[float]) -> None:
     assert 0 <= discriminator_accuracy(torch.tensor(real), torch.tensor(fake)).item() <= 1
+
+
+def test_the_perceptual_loss_is_relative_at_each_scale() -> None:
+    wanted = [torch.tensor([[1.0, -3.0]]), torch.full((2, 2), 10.0)]
+    assert perceptual_loss(wanted, wanted) == 0
+    assert perceptual_loss([torch.zeros_like(one) for one in wanted], wanted) == 1
+    found = [torch.tensor([[2.0, -3.0]]), torch.full((2, 2), 5.0)]
+    assert perceptual_loss(found, wanted).item() == pytest.approx((1 / 4 + 1 / 2) / 2)

@@ -111,8 +111,9 @@ PROJECTED = ("--discriminator", "projected")
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_one_that_never_stopped(train: Train, tmp_path: Path) -> None:
-    assert train(*PROJECTED, "--epochs", 2, "--ema", 0.5).code == 0
-    assert train(*PROJECTED, "--epochs", 1, "--ema", 0.5, out="again").code == 0
+    options = (*PROJECTED, "--ema", 0.5, "--perceptual-weight", 0.2)
+    assert train(*options, "--epochs", 2).code == 0
+    assert train(*options, "--epochs", 1, out="again").code == 0
     assert train("--resume", "--epochs", 2, out="again").code == 0
     name = Path("checkpoints") / "last.training.safetensors"
     with safe_open(tmp_path / "run" / name, "pt") as one, safe_open(tmp_path / "again" / name, "pt") as other:
@@ -120,6 +121,14 @@ def test_a_resumed_run_equals_one_that_never_stopped(train: Train, tmp_path: Pat
         assert keys == set(other.keys())
         assert all(torch.equal(one.get_tensor(key), other.get_tensor(key)) for key in keys)
     assert {key.split(".")[1] for key in keys if key.startswith("discriminator.")} == {"heads"}
+
+
+@pytest.mark.slow
+def test_the_perceptual_loss_alone_trains_the_generator(train: Train, tmp_path: Path) -> None:
+    alone = ("--l1-weight", 0, "--adversarial-weight", 0, "--perceptual-weight", 1)
+    assert train(*PROJECTED, *alone, "--lr", 3e-3, "--epochs", 6).code == 0
+    losses = [json.loads(line)["train_perceptual"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert 0 < losses[-1] < 0.95 * losses[0]
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ def test_an_export_that_was_changed_since_is_not_replaced_unasked(trained_run: P
 @pytest.mark.slow
 def test_a_kill_in_mid_export_leaves_no_file_of_the_final_name(trained_run: Path, tmp_path: Path) -> None:
     """Killed as soon as something lies in the output folder: the temporary file, or at the latest the sidecar."""
+    (tmp_path / "out").mkdir()
     process = warm.start(
         "from export.cli import main; main()", trained_run, "--out", tmp_path / "out", output=tmp_path / "printed"
     )

@@ -1,6 +1,6 @@
 /**
  * The network's colours as functions of luma, at the size of its output: `color_maps` of infer/photo/chroma.py, with the
- * guided filter of He et al. 2013, "Guided image filtering".
+ * slopes of He et al. 2013, "Guided image filtering".
  */
 
 import type { Floats } from "./plane.ts";
@@ -9,9 +9,9 @@ import { shrunk } from "./resample.ts";
 /** Weights of R, G and B in luma (ITU-R BT.601-7, section 2.5.1). */
 export const LUMA = { red: 0.299, green: 0.587, blue: 0.114 };
 
-/** Radius of the filter's window in pixels of the render size, and its regularisation; reasons in chroma.py. */
-const GUIDED_RADIUS = 3;
-const GUIDED_EPSILON = 3e-4;
+/** Radius of the regression's window in pixels of the render size, and its regularisation; reasons in chroma.py. */
+const GUIDED_RADIUS = 8;
+const GUIDED_EPSILON = 1e-4;
 
 /** R - Y and B - Y in levels of 0 to 255, each as `offset` + `slope` * Y with Y in levels. */
 export interface ColorMaps {
@@ -52,7 +52,7 @@ export interface Size {
   height: number;
 }
 
-/** Return offset and slope of values as locally linear functions of a guide (equations 5, 6 and 8). */
+/** Return offset and slope of values as locally linear functions of a guide: `_guided_coefficients` of chroma.py. */
 function guided(guide: Floats, values: Floats): { offset: Floats; slope: Floats } {
   const plane = (value: (at: number) => number): Floats => ({
     ...guide,
@@ -63,12 +63,13 @@ function guided(guide: Floats, values: Floats): { offset: Floats; slope: Floats 
   const meanV = boxMean(values).data;
   const meanGG = boxMean(plane((at) => g[at] * g[at])).data;
   const meanGV = boxMean(plane((at) => g[at] * v[at])).data;
-  const slope = plane((at) => {
-    const variance = Math.max(meanGG[at] - meanG[at] * meanG[at], 0);
-    return (meanGV[at] - meanG[at] * meanV[at]) / (variance + GUIDED_EPSILON);
-  });
-  const offset = plane((at) => meanV[at] - slope.data[at] * meanG[at]);
-  return { offset: boxMean(offset), slope: boxMean(slope) };
+  const slope = boxMean(
+    plane((at) => {
+      const variance = Math.max(meanGG[at] - meanG[at] * meanG[at], 0);
+      return (meanGV[at] - meanG[at] * meanV[at]) / (variance + GUIDED_EPSILON);
+    }),
+  );
+  return { offset: plane((at) => v[at] - slope.data[at] * g[at]), slope };
 }
 
 /** Return the mean over the window around each pixel, cropped at the borders. */
