@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cgan.errors import UserError
 from infer.cli import main
@@ -76,6 +77,29 @@ def test_processes_make_what_one_run_makes(
     assert "2 workers in each of 2 actors" in found.err
     assert color(photos, out).counts == (0, 12, 1)
     assert color(photos, out, *RAY).counts == (0, 12, 1)
+
+
+@pytest.mark.parametrize("handling", ["skip", "copy"])
+def test_processes_handle_shards_and_colour_photos_as_one_run_does(
+    handling: str,
+    ray: FakeRay,
+    photos: Path,
+    out: Path,
+    color: Color,
+    tmp_path: Path,
+    files_in: Callable[[Path], dict[str, bytes]],
+) -> None:
+    ramp = Image.linear_gradient("L")
+    for name in ("colour.png", "colour.gif"):
+        Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).save(photos / name)
+    made = []
+    for folder, options in ((tmp_path / "whole", ("--model", "/")), (out, RAY)):
+        for shard in ("1/2", "2/2"):
+            found = color(photos, folder, *options, "--shard", shard, "--color-photos", handling)
+            assert found.code == 0
+        made.append({name: content for name, content in files_in(folder).items() if "report" not in name})
+    assert made[0] == made[1]
+    assert any(name.startswith("colour") for name in made[0]) == (handling == "copy")
 
 
 def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: Path, out: Path, color: Color) -> None:

@@ -122,11 +122,13 @@ def test_a_killed_shard_misses_what_its_journal_has_not_settled(
 def test_outputs_that_are_gone_are_named(photos: Path, out: Path, color: Color, invoke: Any) -> None:
     (photos / "box").mkdir()
     (photos / "000.png").rename(photos / "box" / "000.png")
-    Image.new("RGB", (9, 9), "red").save(photos / "red.png")
+    ramp = Image.linear_gradient("L")
+    Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).save(photos / "colour.png")
     (photos / "bad.png").write_bytes(b"x")
     shards = [("--shard", f"{number}/2", "--color-photos", "skip") for number in (1, 2)]
     for shard in shards:
         color(photos, out, *shard)
+    assert not (out / "colour.png").exists()
     (photos / "bad.png").unlink()  # neither a failed photo nor one that was skipped has an output
     (out / "box" / "000.png").unlink()
     (out / "001.png").unlink()
