@@ -120,7 +120,7 @@ class Pool:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None and call():
-            pass
+            del call  # while it waits for the next one, it holds no photo
 
 
 class Dispatcher:

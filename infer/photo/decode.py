@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, MAX_TEXT_MEMORY
 
 from cgan.completeness import load
 from cgan.errors import UserError
@@ -247,7 +248,7 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
     except UnidentifiedImageError as error:
         raise PhotoError(unidentified(_head_of(source), expected)) from error
     except (Image.DecompressionBombError, SyntaxError, EOFError, ValueError) as error:
-        raise PhotoError(f"{type(error).__name__}: {error}") from error
+        raise PhotoError(_damage(error)) from error
     except (AssertionError, LookupError, TypeError, ArithmeticError, RuntimeError, struct.error) as error:
         raise PhotoError(f"damaged: {type(error).__name__} {error}".rstrip()) from error
     except OSError as error:
@@ -258,6 +259,17 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
         ):  # Pillow's words for what it does not read
             raise PhotoError(f"a kind of {expected or 'image'} that is not read: {error}") from error
         raise PhotoError(f"damaged: {error}") from error
+
+
+def _damage(error: Exception) -> str:
+    """Return the reason in an error of Pillow, which names constants of its own for limits on the texts of a PNG."""
+    if "PngImagePlugin.MAX_TEXT_CHUNK" in str(error):
+        return f"a text of more than {MAX_TEXT_CHUNK} bytes in its metadata, the limit"
+    if "MAX_TEXT_MEMORY" in str(error):
+        return f"more than {MAX_TEXT_MEMORY} bytes of texts in its metadata, the limit"
+    if isinstance(error, Image.DecompressionBombError):  # of a process that did not call use_own_pixel_limit
+        return str(error)
+    return f"damaged: {error}".rstrip(": ")
 
 
 def _format_of(name: str) -> str:

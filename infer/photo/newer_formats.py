@@ -41,14 +41,30 @@ STREAM_HEAD = 64
 
 def depth_of(image: Image.Image, head: bytes) -> int:
     """Return the bits a channel of a JPEG 2000 or AVIF."""
-    if image.format == "JPEG2000" and (place := head.find(SIZES)) >= 0:
-        count = int.from_bytes(head[place + COMPONENTS_AT : place + COMPONENTS_AT + 2])
-        depths = head[place + COMPONENTS_AT + 2 :][: 3 * count : 3]
-        return max(((depth & 0x7F) + 1 for depth in depths), default=8)
+    if image.format == "JPEG2000":
+        return max(((depth & 0x7F) + 1 for depth in _components(head)[::3]), default=8)
     if image.format == "AVIF" and (place := head.find(AV1_CONFIGURATION)) >= 0:
         flags = head[place + 6]
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
     return 8
+
+
+def is_plain_jpeg2000(image: Image.Image, head: bytes) -> bool:
+    """Return True for a JPEG 2000 of which imagecodecs decodes the same as Pillow, which keeps Python's lock meanwhile.
+
+    All of its channels have 8 bits without a sign and the full size, and they are no numbers of a palette.
+    """
+    components = _components(head)
+    is_whole = bool(components) and components == b"\7\1\1" * (len(components) // 3)
+    return image.format == "JPEG2000" and image.mode in ("L", "LA", "RGB", "RGBA") and is_whole
+
+
+def _components(head: bytes) -> bytes:
+    """Return depth, horizontal and vertical step of each channel of a JPEG 2000; nothing if its head has none."""
+    if (place := head.find(SIZES)) < 0:
+        return b""
+    place += COMPONENTS_AT
+    return head[place + 2 :][: 3 * int.from_bytes(head[place : place + 2])]
 
 
 def samples_of(values: Array, bits: int) -> Samples:

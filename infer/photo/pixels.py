@@ -35,7 +35,7 @@ colour; of CMYK and WebP.
 Bytes of memory that a pixel takes from decoding to encoding, without the file; measured, and rounded up."""
 
 NEWER = {"AVIF": "avif", "JPEG2000": "jpeg2k"}
-"""Formats of which Pillow reads 8 bits of more, and the names of imagecodecs for them."""
+"""Formats that imagecodecs reads where Pillow would not do well, and its names for them."""
 
 SHORT_HEAD = 2**16
 """Bytes of a JPEG that mostly reach its start of frame."""
@@ -87,9 +87,11 @@ def read(
         image.info = {key: value for key, value in image.info.items() if value is not None}
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         return newer_formats.heic_samples(content_of(image)), 1
-    name = NEWER.get(str(image.format))
-    if name and (bits := newer_formats.depth_of(image, _head(image, newer_formats.HEAD))) > 8:
-        return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits), None
+    if name := NEWER.get(str(image.format)):
+        head = _head(image, newer_formats.HEAD)
+        bits = newer_formats.depth_of(image, head)
+        if bits > 8 or newer_formats.is_plain_jpeg2000(image, head):
+            return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits), None
     if image.format == "PNG":
         exponent = png_tone.exponent_of(image, notes)
         decoded = _png(image, notes)

@@ -104,7 +104,8 @@ async def answered(request: Request, coloring: Coloring, item: Upload) -> Upload
             return answer.result()
         if gone.done() and not coloring.stopping:
             raise departed()
-        raise RefusedError(503, f"found {len(coloring.line)} photos waiting, and this one not done in time; {BUSY}")
+        reason = f"found no picture after {coloring.options.timeout:g} s, the limit; send a smaller photo, or {BUSY}"
+        raise RefusedError(503, reason)
     except RefusedError:
         raise
     except Exception as error:

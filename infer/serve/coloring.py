@@ -19,6 +19,7 @@ from infer.folder.thread_pools import Dispatcher
 from infer.photo.formats import PillowFormat
 from infer.serve.form import photo_in_form
 from infer.serve.line import FullError, Line
+from infer.serve.memory import give_back_freed
 from infer.serve.metrics import Metrics
 
 NAME = "photo"
@@ -62,6 +63,11 @@ class Upload(Item):
 PIXELS_IN_HAND = 2**25
 """Pixels for each worker above which no further photo leaves the line. Otherwise many large photos of one client could
 be in hand, and so be done before the only one of another."""
+
+
+IDLE_SECONDS = 1.0
+"""Time without a photo after which memory that was freed goes back to the system. Earlier, the next photo would only
+have to ask for it again."""
 
 
 class AbandonedError(Exception):
@@ -197,8 +203,10 @@ class Coloring:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Colour what waits, then end."""
+        """End: nobody waits for a photo any longer, and a thread that hangs in one is given up."""
+        self.work.stopping = True
         self.line.close()
+        self._pools.wake()
         self._thread.join()
 
     @property
@@ -224,5 +232,7 @@ class Coloring:
     def _color(self) -> None:
         with self._pools:
             scheduler = Scheduler(self.work, self._pools, self._limits)
-            while self.line.wait():
+            while self.line.wait() and not self.work.stopping:
                 scheduler.run_all()
+                if not self.line.wait(IDLE_SECONDS):
+                    give_back_freed()

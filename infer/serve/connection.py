@@ -11,7 +11,9 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from cgan.text import json_text
+from cgan.text import counted, json_text
+from infer.serve.metrics import Metrics
+from infer.serve.refusals import BUSY, RefusedError
 
 MOST_CONNECTIONS = 512
 """Largest number of connections, below the usual limit of open files. One address has at most half of them."""
@@ -29,10 +31,14 @@ STALL_SECONDS = 20.0
 """Time in which a piece of an answer must be read."""
 
 
+TOO_LONG = f"found a head of more than {MOST_HEAD // 1024} KiB, the limit; send a shorter address and fewer fields"
+CHUNKED = "found a chunked body, expected Content-Length; send the photo as a whole"
+
+
 class _Requests(h11.Connection):
     """Parser of requests, which refuses chunked bodies: parsing tiny chunks would keep the event loop busy."""
 
-    problem = "found no HTTP request, or a head of more than 16 KiB, expected HTTP/1.1; send a shorter head"
+    problem = ""
     """Reason of the refusal."""
 
     def next_event(self) -> Any:
@@ -41,11 +47,18 @@ class _Requests(h11.Connection):
         Raises:
             RemoteProtocolError: the client sent something that is not accepted.
         """
-        event = super().next_event()
+        before = len(self.trailing_data[0]) if self.their_state is h11.IDLE else 0
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.problem = _problem_of(error)
+            raise
         if not isinstance(event, h11.Request):
             return event
-        if any(name == b"transfer-encoding" for name, _ in event.headers):
-            self.problem = "found a chunked body, expected Content-Length; send the photo as a whole"
+        if before - len(self.trailing_data[0]) > MOST_HEAD:  # h11 bounds only heads that come in several pieces
+            self.problem = TOO_LONG
+        elif any(name == b"transfer-encoding" for name, _ in event.headers):
+            self.problem = CHUNKED
         elif len(event.headers) > MOST_FIELDS:
             self.problem = f"found {len(event.headers)} fields in the head, expected at most {MOST_FIELDS}; send fewer"
         else:
@@ -53,11 +66,30 @@ class _Requests(h11.Connection):
         raise h11.RemoteProtocolError(self.problem)
 
 
-class Connection(H11Protocol):
-    """One connection; its arguments are those of uvicorn's protocol."""
+def _problem_of(error: h11.RemoteProtocolError) -> str:
+    """Return the reason for what h11 refuses; its own messages may hold anything that the client sent."""
+    if error.error_status_hint == 431:
+        return TOO_LONG
+    if "Transfer-Encoding" in str(error):
+        return CHUNKED
+    if "Content-Length" in str(error):
+        return "found a wrong Content-Length, or several, expected one number: the bytes of the body; correct it"
+    if "Host:" in str(error):
+        return "found no field Host in the head, or several, expected one; correct it"
+    return "found no HTTP request, expected HTTP/1.1 without TLS; change the client"
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+
+class Connection(H11Protocol):
+    """One connection.
+
+    Args:
+        metrics: counts what is refused here; the application counts the other requests.
+        arguments, options: those of uvicorn's protocol.
+    """
+
+    def __init__(self, metrics: Metrics, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.metrics = metrics
         self.conn: Any = _Requests(h11.SERVER, MOST_HEAD)
         self.since = time.monotonic()
         self._head_timer: asyncio.TimerHandle | None = None
@@ -69,14 +101,20 @@ class Connection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: Any) -> None:
-        """Accept the connection; if there are too many, or too many of its address, the longest idle of them ends."""
+        """Accept the connection; if there are too many, or too many of its address, the longest idle of them ends.
+
+        If all others are busy, this one is refused.
+        """
         super().connection_made(transport)
         self._time_head()
         every = [each for each in self.connections if isinstance(each, Connection)]
         own = [each for each in every if each.client and self.client and each.client[0] == self.client[0]]
         crowd = own if len(own) > MOST_CONNECTIONS // 2 else every if len(every) > MOST_CONNECTIONS else []
-        if idle := [each for each in crowd if each.is_idle]:
-            min(idle, key=lambda each: each.since).transport.abort()  # this one, if it is the only one
+        idle = [each for each in crowd if each.is_idle and each is not self]
+        if idle:
+            min(idle, key=lambda each: each.since).transport.abort()
+        elif crowd:
+            self._refuse(RefusedError(503, f"found {counted(len(crowd) - 1, 'busy connection')}, the limit; {BUSY}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
@@ -104,24 +142,27 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         if self.conn.trailing_data[0]:
-            self._refuse(408, f"found no whole head after {HEAD_SECONDS:g} s, expected one; send it at once")
+            reason = f"found no whole head after {HEAD_SECONDS:g} s, expected one; send it at once"
+            self._refuse(RefusedError(408, reason))
         else:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, or one with a chunked body."""
-        self._refuse(400, self.conn.problem)
+        """Refuse what the parser does not accept."""
+        self._refuse(RefusedError(400, self.conn.problem))
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, error: RefusedError) -> None:
         """Answer and end the connection."""
-        body = json_text({"error": reason}).encode()
+        self.metrics.requests.labels(str(error.status)).inc()
+        body = json_text(error.content).encode()
         headers = [
+            *error.headers.items(),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]
         events = (
-            h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
+            h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status]),
             h11.Data(data=body),
             h11.EndOfMessage(),
         )

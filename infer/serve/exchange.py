@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 import time
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infer.serve.memory import Memory, Share
 from infer.serve.metrics import Metrics
-from infer.serve.refusals import GONE
+from infer.serve.refusals import BUSY, GONE, RefusedError
 
 LINGER_SECONDS = 5.0
 """Longest time in which the rest of a body is read and dropped after an early answer."""
@@ -53,6 +54,11 @@ class Exchange:
         try:
             with Share(self.memory, (scope["client"] or ("",))[0]) as share:
                 await self.app({**scope, "share": share}, receiving, sending)
+        except asyncio.CancelledError:  # the server ends, and its time for what was in hand is over
+            if status != GONE:
+                raise
+            error = RefusedError(503, f"found the server at its end, and the request not done; {BUSY}")
+            await JSONResponse(error.content, error.status, error.headers)(scope, receive, sending)
         finally:
             self.metrics.requests.labels(str(status)).inc()
             self.metrics.seconds.observe(time.perf_counter() - begun)

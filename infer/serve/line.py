@@ -86,10 +86,10 @@ class Line(Generic[T]):
                 if not items:
                     del self._items[client]
 
-    def wait(self) -> bool:
-        """Wait for an item; return False once the line is closed and empty."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for an item; return False once the line is closed and empty, or if none came in this time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._size or not self._open)
+            self._changed.wait_for(lambda: self._size or not self._open, seconds)
             return bool(self._size)
 
     def close(self) -> None:

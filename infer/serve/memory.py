@@ -1,5 +1,7 @@
-"""Bytes of bodies and outputs that all requests hold together."""
+"""Bytes of bodies and outputs that all requests hold together, and memory of the process that is free."""
 
+import ctypes
+import gc
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -65,3 +67,13 @@ class Share:
         if not own + size:
             del self._memory.held[self.client]
         self._memory.on_change(others + size)
+
+
+def give_back_freed() -> None:
+    """Give memory that was freed back to the system. glibc keeps most of it, for each thread apart; others do not.
+
+    Errors of decoding refer to frames with pixels, and these to the errors, so they are collected first.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

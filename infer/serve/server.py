@@ -5,7 +5,9 @@ import logging
 import socket
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import uvicorn
@@ -91,8 +93,9 @@ def run_server(
         wait = batch_wait if batch_wait is not None else GPU_WAIT if backend.on_gpu else 0.0
         metrics = Metrics()
         with Coloring(backend, options, places, wait, metrics) as coloring:
+            server = http_server(make_app(coloring, max_bytes, metrics, PAGE), metrics)
             _announce(listening, backend, console)
-            _serve_until(stop.event, listening, make_app(coloring, max_bytes, metrics, PAGE), coloring)
+            _serve_until(stop.event, listening, server, coloring)
         return 0 if stop.event.is_set() else 1
 
 
@@ -108,11 +111,11 @@ def _announce(listening: socket.socket, backend: Backend, console: Console) -> N
     console.note(f"{backend.path.name} on {backend.engine} at http://{place}; POST photos to /color, Ctrl-C ends it")
 
 
-def http_server(app: FastAPI) -> uvicorn.Server:
+def http_server(app: FastAPI, metrics: Metrics) -> uvicorn.Server:
     """Return the HTTP server of an application."""
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=cast(type[Connection], partial(Connection, metrics)),
         ws="none",
         lifespan="off",
         loop="asyncio",
@@ -125,9 +128,8 @@ def http_server(app: FastAPI) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _serve_until(stop: threading.Event, listening: socket.socket, app: FastAPI, coloring: Coloring) -> None:
+def _serve_until(stop: threading.Event, listening: socket.socket, server: uvicorn.Server, coloring: Coloring) -> None:
     """Serve until an event, and then until the requests in hand are answered or END_SECONDS are over."""
-    server = http_server(app)
     thread = threading.Thread(target=server.run, args=([listening],), name="requests")  # leaves signals to this one
     thread.start()
     while thread.is_alive() and coloring.is_alive and not stop.wait(1.0):

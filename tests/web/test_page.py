@@ -212,6 +212,62 @@ def test_photos_are_chosen_and_pasted_and_examples_are_there(page: Any, photos: 
     assert "960 × 540" in card(page, "dandelions.jpg").inner_text()
 
 
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_keys_open_the_chooser(page: Any, photos: Path, key: str) -> None:
+    page.locator("#chooser").focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press(key)
+    chooser.value.set_files([photos / "31.png"])
+    card(page, "31.png")
+
+
+def test_photos_in_a_dropped_folder_are_taken(page: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "holiday"
+    (folder / "below").mkdir(parents=True)
+    for name in ("10.png", "9.png", "below/1.PNG", ".hidden.png"):
+        picture((20, 20)).save(folder / name)
+    (folder / "notes.txt").write_text("not a photo")
+    (tmp_path / "empty").mkdir()
+    protocol = page.context.new_cdp_session(page)
+    for name in ("empty", "holiday"):
+        data = {"items": [], "files": [str(tmp_path / name)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            protocol.send("Input.dispatchDragEvent", {"type": kind, "x": 100, "y": 100, "data": data})
+        if name == "empty":
+            page.get_by_role("status").get_by_text("Found no photo there").wait_for()
+    for name in ("9.png", "10.png", "1.PNG"):
+        card(page, name)
+    assert page.locator(".card .name").all_inner_texts() == ["9.png", "10.png", "1.PNG"]
+
+
+def test_cards_far_from_the_window_hold_no_pictures(page: Any, photos: Path) -> None:
+    page.set_viewport_size({"width": 400, "height": 400})
+    names = [f"{number}.png" for number in range(8)]
+    for name in names:
+        shutil.copy(photos / "90.png", photos / name)
+    drop(page, *(photos / name for name in names))
+    card(page, names[-1])
+    for near, far in ((names[0], names[-1]), (names[-1], names[0])):
+        card(page, near).scroll_into_view_if_needed()
+        card(page, near).locator(".after[width]:not([width='0'])").wait_for(state="attached")
+        card(page, far).locator(".after[width='0']").wait_for(state="attached")
+
+
+def test_long_photos_are_not_higher_than_the_window(page: Any, tmp_path: Path) -> None:
+    for name, size in (("high.png", (3, 3000)), ("wide.png", (3000, 3))):
+        picture(size).save(tmp_path / name)
+        drop(page, tmp_path / name)
+        assert 90 < card(page, name).locator(".picture").bounding_box()["height"] < 900
+
+
+def test_a_photo_that_is_gone_is_said_to_be(page: Any, photos: Path) -> None:
+    page.locator("#chooser").set_input_files([photos / "64.png"])
+    photo = card(page, "64.png")
+    (photos / "64.png").unlink()
+    photo.get_by_role("button", name="Download PNG").click()
+    photo.get_by_text("The file was moved, changed or deleted after it was chosen").wait_for()
+
+
 def test_it_works_offline_and_asks_no_other_host(page: Any, photos: Path, address: str) -> None:
     asked: list[tuple[str, str]] = []
     page.context.on("request", lambda request: asked.append((request.method, request.url)))

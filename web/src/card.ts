@@ -3,15 +3,25 @@
 import type { Remote } from "comlink";
 
 import { check, unread } from "./intake.ts";
-import type { Shown, Studio } from "./studio.ts";
+import type { Found, Studio } from "./studio.ts";
 
 const TYPES = { png: "image/png", jpg: "image/jpeg" } as const;
+
+/** Largest side in pixels of the pictures that are shown: that of the screen, or 2,048. */
+const SHOWN_SIDE = Math.min(Math.max(screen.width, screen.height) * devicePixelRatio, 2048);
+
+/** Distance from the window at which a card has its pictures. Those of all cards would not fit into memory. */
+const NEAR = "25%";
 
 let count = 0;
 
 export class Card {
   readonly element: HTMLElement;
   private readonly id = count++;
+  private readonly observer = new IntersectionObserver((entries) => this.move(entries.at(-1)!.isIntersecting), {
+    rootMargin: NEAR,
+  });
+  private isNear = false;
 
   constructor(
     private readonly file: File,
@@ -31,48 +41,56 @@ export class Card {
     if (!this.element.isConnected) return; // removed while it was waiting
     try {
       await check(this.file);
-      this.show(await this.studio.color(this.id, this.file));
+      this.show(await this.studio.color(this.id, this.file, SHOWN_SIDE));
       this.say(`${this.file.name} is coloured.`);
     } catch (error) {
-      this.fail(error);
+      await this.fail(error);
     }
     if (!this.element.isConnected) void this.studio.forget(this.id); // removed meanwhile
   }
 
-  private show(shown: Shown): void {
-    const { width, height, before, after } = shown;
+  private show({ width, height, hasAlpha, wasColor }: Found): void {
     this.get(".size").textContent = `${width.toLocaleString("en")} × ${height.toLocaleString("en")}`;
-    this.draw(".before", before);
-    this.draw(".after", after);
     const picture = this.get(".picture");
     picture.style.setProperty("--width", String(width));
     picture.style.setProperty("--height", String(height));
-    this.get(".recolored").hidden = !shown.wasColor;
-    this.get(".jpg").hidden = shown.hasAlpha; // JPEG has no transparency
+    this.get(".recolored").hidden = !wasColor;
+    this.get(".jpg").hidden = hasAlpha; // JPEG has no transparency
     const divide = this.get<HTMLInputElement>(".divide");
     divide.setAttribute("aria-label", `Gray photo up to this point, then colour: ${this.file.name}`);
     divide.addEventListener("input", () => picture.style.setProperty("--divide", `${divide.value}%`));
     const strength = this.get<HTMLInputElement>(".strength input");
     strength.addEventListener("input", () => {
       this.get(".strength output").textContent = Number(strength.value).toFixed(2);
-      if (this.element.ariaBusy !== "true") void this.tint();
+      void this.paint();
     });
     for (const suffix of ["png", "jpg"] as const) {
       this.get(`.${suffix}`).addEventListener("click", () => void this.save(suffix));
     }
     this.element.classList.add("colored");
+    this.observer.observe(this.element);
   }
 
-  /** Show the photo with the strength of the slider, again until the slider rests. */
-  private async tint(): Promise<void> {
+  /** Take the pictures of a card that comes near the window, and give up those of one that leaves. */
+  private move(isNear: boolean): void {
+    this.isNear = isNear;
+    void this.paint();
+  }
+
+  /** Show the photo in gray and with the strength of the slider, again until the slider rests; or nothing, if far. */
+  private async paint(): Promise<void> {
+    if (this.element.ariaBusy === "true") return;
     this.element.ariaBusy = "true";
     try {
-      for (let shown = NaN; shown !== this.strength;) {
+      for (let shown = NaN; this.isNear && shown !== this.strength;) {
         shown = this.strength;
-        this.draw(".after", await this.studio.tint(this.id, shown));
+        const { before, after } = await this.studio.pictures(this.id, shown);
+        this.draw(".before", before);
+        this.draw(".after", after);
       }
+      if (!this.isNear) for (const canvas of this.element.querySelectorAll("canvas")) canvas.width = canvas.height = 0;
     } catch (error) {
-      this.fail(error);
+      await this.fail(error);
     } finally {
       this.element.ariaBusy = "false";
     }
@@ -89,7 +107,7 @@ export class Card {
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser reads it after this call
     } catch (error) {
-      this.fail(error);
+      await this.fail(error);
     } finally {
       button.disabled = false;
     }
@@ -97,15 +115,16 @@ export class Card {
 
   private remove(): void {
     const next = this.element.nextElementSibling ?? this.element.previousElementSibling;
+    this.observer.disconnect();
     this.element.remove();
     void this.studio.forget(this.id);
     (next?.querySelector<HTMLElement>(".remove") ?? document.querySelector<HTMLElement>("#chooser"))?.focus();
   }
 
-  private fail(error: unknown): void {
+  private async fail(error: unknown): Promise<void> {
     const { name, message } = error as Error;
     const isUnread = name === "InvalidStateError" || name === "EncodingError"; // of createImageBitmap
-    this.get(".problem").textContent = isUnread ? unread(this.file) : message;
+    this.get(".problem").textContent = isUnread ? await unread(this.file) : message;
     this.element.classList.add("failed");
     this.say(`${this.file.name}: ${this.get(".problem").textContent}`);
   }

@@ -11,7 +11,7 @@ import type { Studio } from "./studio.ts";
 
 const find = <Kind extends HTMLElement>(selector: string) => document.querySelector<Kind>(selector)!;
 const problem = find("#problem");
-const say = (text: string) => (find("#status").textContent = text);
+const say = (text: string) => void (find("#status").textContent = text);
 const stop = (text: string) => {
   problem.textContent = text;
   problem.hidden = false;
@@ -34,7 +34,7 @@ function start(): void {
     cards[0]?.element.scrollIntoView({ block: "nearest" });
     if (files.length) say(files.length === 1 ? `Colouring ${files[0].name}.` : `Colouring ${files.length} photos.`);
   };
-  receive(find<HTMLInputElement>("#chooser"), take);
+  receive(find<HTMLInputElement>("#chooser"), take, say);
   for (const button of document.querySelectorAll<HTMLButtonElement>("#examples button")) {
     button.addEventListener("click", async () => {
       const { src } = button.querySelector("img")!;

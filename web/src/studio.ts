@@ -10,9 +10,6 @@ import { bandsOf, canvasOf, decoded, type Photo } from "./photo.ts";
 import { modelInput, reduced } from "./resample.ts";
 import { COLOR_SPREAD } from "./spread.ts";
 
-/** Largest side in pixels of what the page shows. */
-const SHOWN_SIDE = 2048;
-
 /** Quality of JPEG in [0, 1]: `QUALITY` of infer/photo/formats.py. */
 const JPEG_QUALITY = 0.96;
 
@@ -22,14 +19,11 @@ type Pixels = Pick<Photo, "luma" | "alpha" | "width" | "height">;
 interface Colored {
   file: Blob;
   maps: ColorMaps;
-  /** Copy of the photo that is shown. */
+  /** Smaller copy of the photo, from which the pictures that are shown are painted. */
   shown: Pixels;
 }
 
-export interface Shown extends Size {
-  /** The photo in gray and in colour, at most SHOWN_SIDE a side. */
-  before: ImageBitmap;
-  after: ImageBitmap;
+export interface Found extends Size {
   hasAlpha: boolean;
   wasColor: boolean;
 }
@@ -46,26 +40,24 @@ class Studio {
   /**
    * Colour a photo and keep it under a number.
    *
+   * @param side largest side in pixels of what `pictures` returns.
    * @throws DOMException if the browser cannot read the photo.
    */
-  async color(id: number, file: Blob): Promise<Shown> {
+  async color(id: number, file: Blob, side: number): Promise<Found> {
     const network = await this.network;
     const photo = await decoded(file);
     const { width, height, alpha, spread } = photo;
     const gray = modelInput({ width, height, data: photo.luma }, RENDER_SIZE.height, RENDER_SIZE.width);
     const maps = colorMaps(photo, RENDER_SIZE, gray, await network(gray));
-    const shown = reducedTo(SHOWN_SIDE, photo);
-    this.photos.set(id, { file, maps, shown });
-    const [before, after] = [0, 1].map((strength) => painted(shown, maps, strength).transferToImageBitmap());
-    const result = { width, height, before, after, hasAlpha: alpha !== null, wasColor: spread > COLOR_SPREAD };
-    return transfer(result, [before, after]);
+    this.photos.set(id, { file, maps, shown: reducedTo(side, photo) });
+    return { width, height, hasAlpha: alpha !== null, wasColor: spread > COLOR_SPREAD };
   }
 
-  /** Return a photo to show with another strength of colour. */
-  tint(id: number, strength: number): ImageBitmap {
+  /** Return the pictures that are shown of a photo: in gray, and with a strength of colour. */
+  pictures(id: number, strength: number): { before: ImageBitmap; after: ImageBitmap } {
     const { shown, maps } = this.photo(id);
-    const after = painted(shown, maps, strength).transferToImageBitmap();
-    return transfer(after, [after]);
+    const [before, after] = [0, strength].map((each) => painted(shown, maps, each).transferToImageBitmap());
+    return transfer({ before, after }, [before, after]);
   }
 
   /** Return a coloured photo at its full size, as a file of a type. */

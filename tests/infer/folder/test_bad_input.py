@@ -211,7 +211,7 @@ def test_the_own_limit_silences_pillow_and_nobody_else(
 ) -> None:
     Image.fromarray(GRAY).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(PhotoError, match="DecompressionBombError"):
+    with pytest.raises(PhotoError, match=r"^Image size .* decompression bomb"):
         decode(tmp_path / "a.png")
     use_own_pixel_limit()
     assert np.array_equal(decode(tmp_path / "a.png").luma, GRAY)

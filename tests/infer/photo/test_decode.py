@@ -3,6 +3,7 @@
 import io
 import struct
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from infer.commands.coloring_options import FORMAT_CHOICES
 from infer.photo import decode as images
 from infer.photo.decode import Photo, PhotoError, decode, header_of, model_input, render_size_for
 from infer.photo.formats import WRITE_FORMATS
-from tests.infer.pictures import content_of, saved
+from tests.infer.pictures import chunk, content_of, png_of, saved
 
 RNG = np.random.default_rng(0)
 
@@ -220,6 +221,19 @@ def test_truncated_content_is_refused_and_costs_no_other_exception(format_: str)
             decode(content[:length], name)
         reasons.add(str(refusal.value))
     assert "the file is empty" in reasons
+
+
+@pytest.mark.parametrize(
+    ("before_data", "reason"),
+    [
+        (chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))), "a text of more than 1048576 bytes in its metadata"),
+        (65 * chunk(b"tEXt", b"a\0" + bytes(2**20)), "bytes of texts in its metadata|of metadata"),
+        (chunk(b"IHDR", b"short"), "^damaged: Truncated IHDR chunk$"),
+    ],
+)
+def test_reasons_are_not_those_of_a_library(before_data: bytes, reason: str) -> None:
+    with pytest.raises(PhotoError, match=reason):
+        decode(png_of(gray_u8()[..., None], 0, before_data), "a.png")
 
 
 def test_header_is_read_quickly(tmp_path: Path) -> None:

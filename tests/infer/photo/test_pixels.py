@@ -1,5 +1,6 @@
 """JPEG, PNG, BMP and newer formats of kinds that Pillow reads in part, or not at all."""
 
+import io
 import struct
 import sys
 import types
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.photo_kinds import ALPHA, RAMP, Kind, bmp_of_fields, kinds
+from infer.photo import newer_formats, pixels
 from infer.photo.decode import Photo, PhotoError, decode, header_of
 from infer.photo.headers import plain_jpeg
 from tests.infer.pictures import chunk, content_of, png_of
@@ -261,3 +263,26 @@ def test_ppm_values_above_the_highest_are_refused() -> None:
     content = b"P6 1 1 1000\n" + struct.pack(">3H", 1, 2, 1001)
     with pytest.raises(PhotoError, match="a value of 1001, its header says 1000"):
         decode(content, "a.ppm")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_jpeg_2000_is_decoded_without_pythons_lock_and_as_pillow_does(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).convert(mode)
+    content = content_of(picture, "JPEG2000", irreversible=True, quality_layers=[20])
+    monkeypatch.setattr(pixels, "load", None)  # Pillow keeps the lock, and other threads wait for seconds
+    found = decode(content, "a.jp2")
+    with Image.open(io.BytesIO(content)) as image:
+        assert np.array_equal(found.luma, np.asarray(image.convert("L")))
+
+
+@pytest.mark.parametrize(
+    ("component", "mode", "is_plain"),
+    [(b"\7\1\1", "RGB", True), (b"\7\1\1", "P", False), (b"\7\2\2", "RGB", False), (b"\x87\1\1", "RGB", False)],
+)
+def test_other_kinds_of_jpeg_2000_are_left_to_pillow(component: bytes, mode: str, is_plain: bool) -> None:
+    image = Image.new(mode, (2, 2))
+    image.format = "JPEG2000"
+    head = newer_formats.SIZES + bytes(36) + b"\0\3" + b"\7\1\1" * 2 + component
+    assert newer_formats.is_plain_jpeg2000(image, head) is is_plain

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -12,8 +13,10 @@ from infer.folder import photo_stages
 from infer.folder.options import ColoringOptions
 from infer.photo.decode import decode
 from infer.photo.formats import OTHER_NAMES, SAME, WRITE_FORMATS, ProfileUse
+from infer.serve import coloring
 from infer.serve.app import NOTES
 from infer.serve.description import Options
+from infer.serve.memory import give_back_freed
 from tests.conftest import Tinted
 from tests.infer.serve.conftest import Served
 
@@ -118,6 +121,17 @@ def test_requests_share_batches(serve: Serve, tinted: Tinted, contents: dict[str
 def test_a_photo_does_not_wait_for_a_full_batch(serve: Serve, tinted: Tinted, contents: dict[str, bytes]) -> None:
     assert serve(batch_size=2, batch_wait=0.001).post(contents["photo.png"]).status_code == 200
     assert [shape[0] for shape in tinted.batches] == [1]
+
+
+def test_freed_memory_goes_back_to_the_system_once_nothing_waits(
+    serve: Serve, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr(coloring, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(coloring, "give_back_freed", given_back.set)
+    assert serve().post(contents["photo.png"]).status_code == 200
+    assert given_back.wait(60)
+    give_back_freed()  # of this process
 
 
 def test_health_tells_the_model_and_the_end(serve: Serve) -> None:

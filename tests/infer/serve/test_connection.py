@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infer.folder import photo_stages, scheduler
 from infer.serve import connection
+from infer.serve import server as serve_server
 from infer.serve.server import Address, http_server
 from tests.conftest import Tinted
 from tests.infer.pictures import content_of
@@ -30,7 +32,7 @@ class Running:
         self.served = served
         listening = Address("127.0.0.1", 0).listen()
         self.port: int = listening.getsockname()[1]
-        self.server = http_server(served.app)
+        self.server = http_server(served.app, served.metrics)
         self.thread = threading.Thread(target=self.server.run, args=([listening],))
         self.thread.start()
 
@@ -80,11 +82,14 @@ def head(length: int, fields: str = "") -> bytes:
     [
         (b"no HTTP\r\n\r\n", "found no HTTP request"),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 3000, "a head of more than 16 KiB"),
+        (b"GET /" + 2**14 * b"a" + b" HTTP/1.1\r\nHost: x\r\n\r\n", "a head of more than 16 KiB"),  # a whole one
+        (b"GET / HTTP/1.1\r\n\r\n", "found no field Host"),
         (
             b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 100 + b"\r\n",
             "found 101 fields in the head, expected at most 100",
         ),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "found no HTTP request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "found a wrong Content-Length"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "or several, expected one"),
         (
             b"POST /color HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx",
             "found a chunked body, expected",
@@ -97,6 +102,14 @@ def test_bad_requests_end_with_a_reason(running: Callable[..., Running], content
         status, found = server.answer(client, content)
         assert (status, reason in found) == (400, True)
         assert client.recv(1) == b""
+    assert server.served.figure("cgan_requests_total", status="400") == 1
+
+
+def test_a_head_has_16_kib(running: Callable[..., Running]) -> None:
+    address = (2**14 - len(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")) * b"a"
+    server = running()
+    with server.connect() as client:
+        assert server.answer(client, b"GET /" + address + b" HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 404
 
 
 def test_a_head_that_does_not_end_is_given_up(running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +179,19 @@ def test_the_longest_idle_connection_gives_way(
         assert server.answer(third, b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 404
 
 
+def test_a_connection_beside_too_many_busy_ones_is_refused(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MOST_CONNECTIONS", 2)
+    server = running()
+    with server.connect() as busy:
+        busy.sendall(head(9))
+        wait_until(lambda: server.server.server_state.tasks)
+        with server.connect() as client:
+            assert server.answer(client) == (503, "found 1 busy connection, the limit; try again later")
+    assert server.served.figure("cgan_requests_total", status="503") == 1
+
+
 def test_a_client_that_reads_nothing_is_given_up(
     running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,3 +229,29 @@ def test_photos_in_hand_are_answered_at_the_end(
         response.begin()
         assert (response.status, response.read()[:4]) == (200, b"\x89PNG")
     server.thread.join()
+
+
+def test_a_photo_that_hangs_does_not_hold_up_the_end(
+    running: Callable[..., Running], contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ending, photo = threading.Event(), threading.Event(), contents["photo.png"]
+
+    def hang(*arguments: Any, **options: Any) -> None:
+        begun.set()
+        ending.wait(60)
+
+    monkeypatch.setattr(photo_stages, "decode", hang)
+    monkeypatch.setattr(scheduler, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(serve_server, "END_SECONDS", 0.1)
+    server = running(timeout=0.0)
+    with server.connect() as client:
+        client.sendall(head(len(photo)) + photo)
+        assert begun.wait(60)
+        server.end()
+        status, reason = server.answer(client)
+        assert (status, reason) == (503, "found the server at its end, and the request not done; try again later")
+    server.thread.join()
+    server.served.coloring.__exit__(None, None, None)
+    assert not server.served.coloring.is_alive
+    assert not ending.is_set()
+    ending.set()

@@ -55,3 +55,4 @@ def test_waiting_ends_with_an_item_or_when_the_line_is_closed() -> None:
     thread.join()
     line.close()
     assert (found, line.wait(), line.take(), line.wait()) == ([True], True, 1, False)
+    assert not Line[int](1).wait(0.0)

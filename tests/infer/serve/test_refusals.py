@@ -124,7 +124,7 @@ def test_photos_that_wait_too_long_are_given_up(serve: Serve, tinted: Tinted, co
     served = serve(timeout=0.5)
     answer = served.post(contents["photo.png"])
     release.set()
-    assert "this one not done in time; try again later" in error_of(answer, 503)
+    assert "found no picture after 0.5 s, the limit; send a smaller photo, or try again later" in error_of(answer, 503)
 
 
 def test_a_photo_that_takes_too_long_is_refused(serve: Serve, contents: dict[str, bytes]) -> None:
