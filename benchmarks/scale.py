@@ -11,7 +11,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +59,19 @@ class Names(LocalFolder):
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
         """Yield the photos."""
         for i in range(self.count):
-            name = f"box-{i // FOLDER:05d}/scan-{i:08d}.jpg"
-            yield Entry(name, Status(SIZE + i % 1000, str(1_700_000_000_000_000_000 + i)))
+            yield Entry(_name(i), Status(SIZE + i % 1000, str(1_700_000_000_000_000_000 + i)))
+
+    def all_names(self) -> Collection[str]:
+        """Return the outputs, which have the names of the photos."""
+        return set(map(_name, range(self.count)))
 
     def status(self, name: str) -> Status:
         """Return the status of an output."""
         return Status(OUTPUT_SIZE, "1")
+
+
+def _name(i: int) -> str:
+    return f"box-{i // FOLDER:05d}/scan-{i:08d}.jpg"
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ class Trial:
     def merge(self) -> int:
         """Merge the reports of the shards; return the number of photos that are settled."""
         merged = merged_report.merge(self.target, self.source)
-        assert not merged.missing
+        assert not merged.missing and not merged.gone
         return int(merged.counts["done"])
 
 

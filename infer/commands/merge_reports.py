@@ -18,9 +18,10 @@ from cgan.errors import UserError
 )
 @click.option("--quiet", is_flag=True, help="Print only failures and errors.")
 def merge_reports(output: str, sources: tuple[str, ...], quiet: bool) -> None:
-    """Sum up the reports of all shards in OUTPUT, and name the photos that none has settled.
+    """Sum up the reports of all shards in OUTPUT, and name the photos that none has settled and outputs that are gone.
 
-    Writes OUTPUT/report-merged.json. Exit code 1: photos failed or are missing, or a shard has not ended.
+    Writes OUTPUT/report-merged.json. Exit code 1: photos failed or are missing, outputs are gone, or a shard has not
+    ended.
     """
     if not output:
         raise UserError("found an empty OUTPUT, expected the folder that shards have filled")

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import ParamSpec
 
@@ -174,7 +174,7 @@ class Bookkeeper:
             return item, rows
         self.undo[job.copy] = earlier
         size, known = (earlier.size, earlier.digest or earlier.publishing) if earlier else (0, "")
-        return item, [*rows, (job.copy, replace(begun, size=size, digest=known))]
+        return item, [*rows, (job.copy, begun._replace(size=size, digest=known))]
 
     def _skip(self, job: Job, checksum: str, found: Judgement) -> None:
         row = found.row

@@ -19,6 +19,7 @@ from cgan.text import shown
 from infer.folder.journal_row import (
     COLUMN_TYPES,
     COLUMNS,
+    ENCODING,
     FAILED,
     JournalError,
     Row,
@@ -217,8 +218,8 @@ class Journal:
         places = ", ".join("?" * len(names))
         with _as_journal_errors(self.path):
             found = self._database.execute(f"SELECT output, {COLUMNS} FROM files WHERE output IN ({places})", names)
-            for output, *values in found:
-                self._ahead[os.fsdecode(output)] = row_of(self.path, tuple(values))
+            for values in found:
+                self._ahead[values[0].decode(*ENCODING)] = row_of(self.path, values[1:])
 
     def knows(self, digest: str) -> bool:
         """Return True if an output has, or was about to get, the content with this SHA-256."""
@@ -238,7 +239,7 @@ class Journal:
     def outputs(self) -> Iterator[tuple[str, str]]:
         """Yield all pairs of input and output; errors are those of `rows`."""
         for output, (stored,) in self._all("name", {"name": bytes}):
-            name = os.fsdecode(stored)
+            name = stored.decode(*ENCODING)
             yield name, name if name == output else output  # the same object saves memory
 
     def _all(self, columns: str, types: Mapping[str, type]) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -248,14 +249,13 @@ class Journal:
             for found in self._database.execute(f"SELECT output, {columns} FROM files"):
                 if tuple(map(type, found)) != expected:
                     check_row(self.path, {"output": bytes, **types}, found)
-                stored, *values = found
-                output = os.fsdecode(stored)
-                if not is_below(output) or b"\0" in stored + values[0]:
+                output = found[0].decode(*ENCODING)
+                if not is_below(output) or b"\0" in found[1]:
                     raise JournalError(
                         f"{self.path}: the journal cannot be used (it names {shown(output)}, which is not in OUTPUT, "
                         "so it is damaged); move it away"
                     )
-                yield output, tuple(values)
+                yield output, found[1:]
 
     def begin(self, rows: Iterable[tuple[str, Row]]) -> None:
         """Write rows by output and commit; from then on the outputs may appear."""

@@ -1,9 +1,9 @@
 """The log of a journal in a store: numbered objects OUTPUT/.cgan/journal/00000001.jsonl.gz and so on.
 
 Each holds the rows that changed since the one before, so all of them in order make the journal. An object is created
-only if there is none of its number; of two runs that write to one log, one therefore finds that it was overtaken. Rows
-of a snapshot repeat those before it, which can then be removed in any order, because only the objects without a gap up
-to the newest count.
+only if there is none of its number; of two runs that write to one log, one therefore finds that it was overtaken. It is
+replaced only if it has no rows, by the run that wrote it, to say that the run goes on. Rows of a snapshot repeat those
+before it, which can then be removed in any order, because only the objects without a gap up to the newest count.
 """
 
 import gzip
@@ -71,6 +71,8 @@ class JournalLog:
         """The log for messages."""
         self.number = 0
         """Number of the newest object that was read or written."""
+        self._sha256 = ""
+        """Digest of the newest object that was written."""
 
     def numbers(self) -> list[int]:
         """Return the numbers of all objects, sorted.
@@ -152,16 +154,18 @@ class JournalLog:
         where = self.place if number is None else _name_in(self.place, number)
         return JournalError(f"{where}: the journal cannot be used ({problem}); move {self.place} away")
 
-    def write(self, head: Head, changes: Iterable[Change]) -> None:
-        """Write the next object.
+    def write(self, head: Head, changes: Iterable[Change], again: bool = False) -> None:
+        """Write the next object; or the last one `again` with a later head, if it has no rows.
 
         Raises:
             OccupiedError: another run has written it.
             OSError: it cannot be written.
         """
         lines = [_to_json(_values_of(output, row)) for output, row in changes]
-        self.target.create(_name_in(self.folder, self.number + 1), _packed(head, self.number + 1, lines))
-        self.number += 1
+        number = self.number if again else self.number + 1
+        content = _packed(head, number, lines)
+        self.target.write_own(_name_in(self.folder, number), content, {self._sha256} if again else ())
+        self.number, self._sha256 = number, hashlib.sha256(content).hexdigest()
 
     def age(self, head: Head) -> float:
         """Return the seconds since the newest object was written: by the store's clock, or by those of both machines.

@@ -1,9 +1,9 @@
-"""`cgan-infer merge-reports`: the sum of the reports of all shards, and the photos that no shard has settled."""
+"""`cgan-infer merge-reports`: sums over the reports of shards, photos that none has settled, outputs that are gone."""
 
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +16,10 @@ from cgan.readers import FormatError, parse_json, typed_field
 from cgan.text import counted, json_text
 from infer.folder.console import Console
 from infer.folder.journal_files import journal_parts
-from infer.folder.journal_row import BEGUN, JournalError, Row
+from infer.folder.journal_row import BEGUN, DONE, Row
 from infer.folder.local_folder import LocalFolder
 from infer.folder.open_storage import open_source, open_storage
-from infer.folder.plan import Job, make_plan
+from infer.folder.plan import make_plan
 from infer.folder.remote import RemoteFolder
 from infer.folder.report import REPORT_NAME, SEAL, is_report
 from infer.folder.request import copied_journal, unwritable, work_folder
@@ -35,6 +35,9 @@ BY_NAME = ("failures", "notes", "passed_over")
 
 OF_SHARD = re.compile(r"report-[0-9]+-of-([0-9]+)\.json")
 """Names of the reports of shards; the group is the number of shards."""
+
+SHOWN_SHARDS = 5
+"""Largest number of shards that a message names."""
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Merged:
     """Digests of the models that coloured the photos."""
     missing: list[str] = field(default_factory=list)
     """Photos that no shard has settled, sorted."""
+    gone: dict[str, str] = field(default_factory=dict)
+    """Outputs that are recorded as done but no longer in OUTPUT, by photo."""
 
     def all_shards(self) -> list[Shard]:
         """Return all shards."""
@@ -76,6 +81,7 @@ def merge_reports(output: str, sources: Sequence[str], console: Console) -> int:
         "shards": merged.shards,
         **merged.counts,
         "missing": merged.missing,
+        "gone": merged.gone,
         "without_report": merged.without_report,
         "stopped": {str(number): why for number, why in merged.stopped.items()},
         **merged.by_name,
@@ -91,24 +97,38 @@ def merge_reports(output: str, sources: Sequence[str], console: Console) -> int:
     if len(merged.models) > 1:
         console.warn(f"note: {len(merged.models)} models coloured the photos; the reports of the shards name them")
     if merged.missing:
-        more = f" and {len(merged.missing) - 1} more" if len(merged.missing) > 1 else ""
-        console.warn(f"missing: {merged.missing[0]}{more}")
-    found = {name: merged.counts[name] for name in ("done", "skipped", "failed")} | {"missing": len(merged.missing)}
+        console.warn(f"missing: {_some(merged.missing)}")
+    if merged.gone:
+        shards = sorted({shard_of(name, merged.shards) for name in merged.gone})
+        console.warn(
+            f"gone: {_some(list(merged.gone.values()))}, recorded as done but no longer in {target}; to make them "
+            f"again, give {_some([f'--shard {number}/{merged.shards}' for number in shards], SHOWN_SHARDS)} again"
+        )
+    found = {name: merged.counts[name] for name in ("done", "skipped", "failed")}
+    found |= {"missing": len(merged.missing)} | ({"gone": len(merged.gone)} if merged.gone else {})
     console.note(f"{counted(merged.shards, 'shard')}: " + "  ".join(f"{name} {count}" for name, count in found.items()))
     console.note(f"report    {target}/{MERGED_NAME}")
-    return int(bool(merged.missing or merged.counts["failed"] or merged.without_report or merged.stopped))
+    return int(
+        bool(merged.missing or merged.gone or merged.counts["failed"] or merged.without_report or merged.stopped)
+    )
+
+
+def _some(names: Sequence[str], most: int = 1) -> str:
+    """Return the first names and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def merge(target: Storage, source: Sequence[str] | Storage) -> Merged:
     """Return the sums over the reports in an OUTPUT; `source` is INPUT. Errors are those of `merge_reports`."""
     merged = _read(target)
     places = source if isinstance(source, Storage) else _source(merged, source)
-    merged.missing = sorted(_missing(merged, places, target))
+    _compare(merged, places, target)
     return merged
 
 
 def _read(target: Storage) -> Merged:
-    """Return the sums over the reports in an OUTPUT; the missing photos are not known yet.
+    """Return the sums over the reports in an OUTPUT; missing photos and outputs are not known yet.
 
     Raises:
         UserError: there are no files of shards, those of different numbers of shards, or a report that was edited.
@@ -183,40 +203,69 @@ def _source(merged: Merged, given: Sequence[str]) -> Storage:
     return open_source([place])
 
 
-def _missing(merged: Merged, source: Storage, target: Storage) -> Iterator[str]:
-    """Yield the photos of INPUT that no shard has settled as they are now.
+def _compare(merged: Merged, source: Storage, target: Storage) -> None:
+    """Note the photos of INPUT that no shard has settled as they are now, and those whose outputs are gone.
 
     Raises:
-        UserError: INPUT cannot be searched, or a journal cannot be read.
+        UserError: INPUT or OUTPUT cannot be searched, or a journal cannot be read.
     """
     try:
         plan = make_plan(source, target)
     except OSError as error:
         raise UserError(f"{source}: cannot be searched ({error}); check the address and the access") from error
+    try:
+        there = target.all_names()
+    except OSError as error:
+        raise unwritable(target, error) from error
     ended = {shard.number for shard in merged.all_shards()} - {*merged.without_report, *merged.stopped}
-    of_shard: list[list[Job]] = [[] for _ in range(merged.shards)]
+    of_shard: list[dict[str, str]] = [{} for _ in range(merged.shards)]
     for job in plan.jobs:
-        of_shard[shard_of(job.name, merged.shards) - 1].append(job)
-    for shard, jobs in zip(merged.all_shards(), of_shard, strict=True):
-        settled = _settled(shard, target)
-        for job in jobs:
-            known = settled.get(job.name) == job.identity if settled else shard.number in ended
-            if not known and job.name not in merged.by_name["failures"]:
-                yield job.name
+        of_shard[shard_of(job.name, merged.shards) - 1][job.name] = job.identity
+    for shard, photos in zip(merged.all_shards(), of_shard, strict=True):
+        known = _settled(shard, target, photos, there)
+        if known is None and shard.number in ended:  # all of its photos failed, or it has none
+            continue
+        settled, gone = known or (set(), {})
+        merged.gone |= gone
+        merged.missing += photos.keys() - settled - gone.keys() - merged.by_name["failures"].keys()
+    merged.missing.sort()
 
 
-def _settled(shard: Shard, target: Storage) -> dict[str, str]:
-    """Return the photos that a shard's journal has as settled, with their identities; empty without a journal."""
+def _settled(
+    shard: Shard, target: Storage, photos: Mapping[str, str], there: Collection[str]
+) -> tuple[set[str], dict[str, str]] | None:
+    """Return the photos that a shard's journal has as settled, as they are now.
+
+    Args:
+        shard: the shard.
+        target: OUTPUT.
+        photos: identities of the shard's photos, by name.
+        there: names of the files in OUTPUT.
+
+    Returns:
+        The photos whose output is there or that need none, and the outputs that are gone, by photo; None without a
+        journal.
+    """
+    settled, gone = set[str](), dict[str, str]()
     try:
         with tempfile.TemporaryDirectory() as folder:
             journal = copied_journal(target, shard.part, Path(folder))
             if journal is None:
-                return {}
+                return None
             with closing(journal):
-                rows = journal.rows()
-                return {row.name: row.identity for output, row in rows if _is_settled(output, row, target)}
-    except JournalError as error:
+                for output, row in journal.rows():
+                    if photos.get(row.name) != row.identity or not _is_settled(output, row, target):
+                        continue
+                    # A file system that ignores case can list another one.
+                    if row.state is not DONE or output in there or target.status(output):
+                        settled.add(row.name)
+                    else:
+                        gone[row.name] = output
+    except OSError as error:
         raise unwritable(target, error) from error
+    for name in settled & gone.keys():  # it has outputs of several formats
+        del gone[name]
+    return settled, gone
 
 
 def _is_settled(output: str, row: Row, target: Storage) -> bool:

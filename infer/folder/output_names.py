@@ -22,9 +22,8 @@ SAME_FORMATS = {
 
 def suffix_of(name: str) -> str:
     """Return the suffix of a path with "/" as separator, in lower case, as `PurePath.suffix` at a tenth of its time."""
-    base = name.rpartition("/")[2]
-    dot = base.rfind(".")
-    return base[dot:].lower() if 0 < dot < len(base) - 1 else ""
+    dot = name.rfind(".")
+    return name[dot:].lower() if name.rfind("/") + 1 < dot < len(name) - 1 else ""
 
 
 def suffix_of_content(content: bytes) -> str:
@@ -45,6 +44,11 @@ def with_suffix(name: str, suffix: str) -> str:
     return name[: len(name) - len(suffix_of(name))] + suffix
 
 
+def output_formats(format_: str) -> dict[str, PillowFormat]:
+    """Return the formats of outputs by the suffixes of photos; `format_` is "same" or a key of WRITE_FORMATS."""
+    return SAME_FORMATS if format_ == SAME else dict.fromkeys(SAME_FORMATS, WRITE_FORMATS[format_])
+
+
 def output_format(name: str, format_: str) -> PillowFormat:
     """Return the format of a photo's output; `format_` is "same" or a key of WRITE_FORMATS."""
     if format_ != SAME:
@@ -54,16 +58,16 @@ def output_format(name: str, format_: str) -> PillowFormat:
 
 def output_names(names: list[str], format_: str, known: Collection[tuple[str, str]]) -> list[str]:
     """Return one output path per input path; all differ, also on file systems that ignore case."""
-    wanted = []
+    wanted, formats = [], output_formats(format_)
     for name in names:
         suffix = suffix_of(name)
-        format_written = SAME_FORMATS[suffix] if format_ == SAME else WRITE_FORMATS[format_]
+        format_written = formats[suffix]
         kept = READABLE_FORMATS[suffix] == format_written
         wanted.append(name if kept else with_suffix(name, FORMAT_SUFFIXES[format_written]))
     folded = list(map(_folded, wanted))
     counts = Counter(folded)
     # Outputs of earlier runs stay with their inputs, even if these are not among the names now.
-    given = {name: output for name, output in known if _suits(output, name, format_)}
+    given = {name: output for name, output in known if _suits(output, name, formats)}
     owners: dict[str, str] = {}
     for name, output in known:
         owners.setdefault(_folded(output), name)
@@ -106,8 +110,8 @@ def copy_name(name: str, output: str, format_: str) -> str:
     return "" if kept else with_suffix(output, PurePath(name).suffix)
 
 
-def _suits(output: str, name: str, format_: str) -> bool:
-    """Return True if an output of an earlier run has the format that this run writes."""
-    if suffix_of(name) not in READABLE_FORMATS:
-        return False
-    return READABLE_FORMATS.get(suffix_of(output)) == output_format(name, format_)
+def _suits(output: str, name: str, formats: dict[str, PillowFormat]) -> bool:
+    """Return True if an output of an earlier run has the format that this run writes; `formats` are by suffix."""
+    suffix = suffix_of(name)
+    suffix_there = suffix if output is name else suffix_of(output)
+    return suffix in formats and READABLE_FORMATS.get(suffix_there) == formats[suffix]

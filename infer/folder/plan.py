@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import PurePath
+from typing import NamedTuple
 
 from cgan.errors import UserError
 from cgan.files import OccupiedError
@@ -13,7 +14,7 @@ from cgan.formats import READABLE_FORMATS
 from infer.folder.journal import Journal
 from infer.folder.journal_row import BEGUN, DONE, FAILED, LEFT, Row
 from infer.folder.local_folder import LocalFiles, LocalFolder
-from infer.folder.output_names import copy_name, output_format, output_names, suffix_of
+from infer.folder.output_names import copy_name, output_formats, output_names, suffix_of
 from infer.folder.shard import Shard
 from infer.folder.storage import WORK_FOLDER, Entry, Status, Storage, is_below
 from infer.photo.formats import SAME, PillowFormat
@@ -28,8 +29,7 @@ NOT_READ = frozenset(
 """Suffixes of picture formats that are not supported. The report lists such files, so that it is complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One photo to colour."""
 
     name: str
@@ -94,6 +94,7 @@ def make_plan(
     passed_over: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     other_files = 0
+    from_elsewhere = not isinstance(source, LocalFolder)
     for entry in source.walk(target):
         suffix, is_hidden = suffix_of(entry.name), entry.name.rpartition("/")[2].startswith(".")
         is_ours = shard is None or shard.holds(entry.name)
@@ -105,7 +106,7 @@ def make_plan(
             passed_over[entry.name] = not_read(entry.name)
         elif suffix not in READABLE_FORMATS or is_hidden or entry.name.startswith(f"{WORK_FOLDER}/"):
             other_files += is_ours
-        elif not is_below(entry.name, anywhere=not isinstance(source, LocalFolder)):
+        elif not is_below(entry.name, anywhere=from_elsewhere):
             unreadable[entry.name] = "its name leads out of the folder, so its output would too; rename it"
         elif choose is None or choose(entry):
             found[entry.name] = identity_of(entry.status)
@@ -140,12 +141,12 @@ def not_read(name: str) -> str:
 
 def _jobs(found: dict[str, str], format_: str, known: Collection[tuple[str, str]], copies: bool) -> tuple[Job, ...]:
     """Return the jobs of photos, given by name and identity; the other arguments are those of `make_plan`."""
-    names = sorted(found)
+    names, formats = sorted(found), output_formats(format_)
     return tuple(
         Job(
             name,
             output,
-            output_format(name, format_),
+            formats[suffix_of(name)],
             found[name],
             copy_name(name, output, format_) if copies else "",
         )
@@ -169,8 +170,7 @@ class Action(StrEnum):
     """Report a failure and write nothing."""
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """The action that a job needs, and the state of its output that decided it."""
 
     action: Action
@@ -198,7 +198,7 @@ def judge(
         OSError: the output cannot be inspected.
     """
     if job.copy and (row := journal.find(job.copy)) and row.name == job.name and not overwrite:
-        copied = replace(job, output=job.copy, copy="")
+        copied = job._replace(output=job.copy, copy="")
         found = judge(copied, checksum, journal, target, recipe=recipe, root=root, overwrite=False)
         if found.action is Action.SKIP:
             return found
@@ -243,7 +243,7 @@ def check(
     if row.state == BEGUN:
         if there.size and not row.publishing:
             # The process or machine that coloured it was lost. If the new output is equal, the file is left as it is.
-            return Action.DO, UNSURE
+            return (Action.DO, UNSURE) if current or row.digest else (Action.FAIL, of_a_lost_run(job.output))
         if content and content == row.publishing and current:
             return Action.SKIP, ""  # the run was killed before it noted the end
         if content and content not in known_contents(row):
@@ -284,6 +284,11 @@ def made_from(output: str, row: Row) -> str:
 def refused(output: str, error: OccupiedError) -> str:
     """Return the reason for an output that appeared or changed while its photo was coloured."""
     return f"{error.strerror} ({output}), which no run wrote as it is now; {ADVICE}"
+
+
+def of_a_lost_run(output: str) -> str:
+    """Return the reason for an output that a lost process may have made, with which no output of this run is equal."""
+    return f"{output} may be of a run that was killed, with another model, other options or another photo; {ADVICE}"
 
 
 def changed(output: str) -> str:
@@ -369,14 +374,15 @@ def _refuse_overwriting_inputs(jobs: tuple[Job, ...], source: Storage, target: S
     if not (isinstance(source, LocalFolder) and isinstance(target, LocalFolder)):
         return
     names = (name for job in jobs for name in (job.output, job.copy) if name)
-    outputs = {found: name for name in names if (found := _file(target, name))}
-    if outputs and (name := next((outputs[f] for job in jobs if (f := _file(source, job.name)) in outputs), None)):
+    root, input_root = str(target.path), str(source.path)
+    outputs = {found: name for name in names if (found := _file(root, name))}
+    if outputs and (name := next((outputs[f] for job in jobs if (f := _file(input_root, job.name)) in outputs), None)):
         raise UserError(f"{target.path / name}: this output is one of the input files; choose another OUTPUT")
 
 
-def _file(folder: LocalFolder, name: str) -> tuple[int, int] | None:
+def _file(folder: str, name: str) -> tuple[int, int] | None:
     try:
-        status = os.stat(f"{folder.path}/{name}")  # noqa: PTH116 (a Path takes as long again)
+        status = os.stat(f"{folder}/{name}")  # noqa: PTH116 (a Path takes as long again)
     except OSError:
         return None
     return status.st_dev, status.st_ino

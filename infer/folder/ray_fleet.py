@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from infer.folder.console import stop_on_signal
 from infer.folder.open_storage import is_url
 from infer.folder.options import Stage
 from infer.folder.photo_item import Item
+from infer.folder.ray_services import RayLostError, Services, check_address
 from infer.folder.ray_worker import Facts, Worker
 from infer.folder.request import FolderRequest
 from infer.folder.thread_pools import TICK
@@ -32,9 +32,6 @@ OBJECT_STORE_BYTES = 80_000_000
 
 PATIENCE_SECONDS = 30.0
 """Time without any process at work after which the user is told what the run waits for."""
-
-CONNECT_SECONDS = 10.0
-"""Time to reach a cluster; Ray itself would try for minutes."""
 
 SILENT_SECONDS = 60.0
 """Time without an answer after which a process counts as lost; it answers within a second."""
@@ -116,7 +113,7 @@ class Fleet:
         if address and address.startswith("ray://"):
             raise UserError(f"{address}: found a client's address, expected HOST:PORT; run on a machine of the cluster")
         if address:
-            _check_address(address)
+            check_address(address)
         for place in (*self.request.sources, self.request.target):
             if place.startswith("memory://"):
                 raise UserError(f"{place}: found the memory of one process, expected a place that all machines share")
@@ -136,7 +133,7 @@ class Fleet:
         self.ray = ray
         ray._private.worker._worker_logs_enabled = False  # Ray's words on lost processes would go to standard output
         self._size()
-        self._common = ray.put(self.request)
+        self._services = Services(ray)
         for _ in range(self.actors):
             self._add()
 
@@ -181,11 +178,21 @@ class Fleet:
             max_concurrency=4,
             scheduling_strategy="SPREAD",
         )
-        handle = remote.remote(self._common, self.workers, max(1, int(self.cpus) // self.workers))
+        handle = remote.remote(self.request, self.workers, max(1, int(self.cpus) // self.workers))
         self.members.append(Member(handle, handle.load.remote()))
 
     def wait(self) -> Iterator[tuple[Member, Any]]:
-        """Wait up to TICK, and yield the processes whose calls have ended, each with the result or an exception."""
+        """Wait up to TICK, and yield the processes whose calls have ended, each with the result or an exception.
+
+        Raises:
+            RayLostError: there is no Ray any more.
+        """
+        try:
+            self._services.look()
+        except RayLostError:
+            self.ray.shutdown()
+            self.ray = None
+            raise
         calls = {member.call: member for member in self.members if member.call is not None}
         for reference, member in list(calls.items()):
             if member.phase is Phase.READY and time.monotonic() - member.told > SILENT_SECONDS:
@@ -263,7 +270,7 @@ class Fleet:
 
     def close(self) -> None:
         """End the processes, and a cluster that was started here."""
-        if self.ray is None:  # `start` has failed
+        if self.ray is None:  # `start` has failed, or Ray was lost
             return
         for member in self.members:
             self.ray.kill(member.handle)
@@ -329,25 +336,6 @@ class RayBackend(Backend):
     def batch_range(self) -> tuple[int, int | None]:
         """Least and largest batch of the engine."""
         return self._facts.batch_range
-
-
-def _check_address(address: str) -> None:
-    """Check that something listens at HOST:PORT.
-
-    Raises:
-        UserError: the address is no such pair, or nothing answers.
-    """
-    host, _, port = address.rpartition(":")
-    if address == "auto" or address == "local":
-        return
-    if not (host and port.isdecimal()):
-        raise UserError(f"--ray-address: found {address!r}, expected HOST:PORT, such as head:6379")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise UserError(
-            f"--ray-address {address}: nothing answers there ({error}); start a cluster with ray start --head"
-        ) from error
 
 
 def _with_absolute_paths(request: FolderRequest) -> FolderRequest:

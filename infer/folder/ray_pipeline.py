@@ -17,6 +17,7 @@ from infer.folder.photo_item import Item
 from infer.folder.pipeline import Pipeline
 from infer.folder.plan import Job, identity_of
 from infer.folder.ray_fleet import Fleet, Member, Phase, RayBackend
+from infer.folder.ray_services import RayLostError
 from infer.folder.ray_worker import Answer, Sample
 from infer.folder.scheduler import GRACE_SECONDS
 from infer.folder.storage import WORK_FOLDER
@@ -105,6 +106,16 @@ class _Dispatch:
 
     def run_all(self) -> None:
         """Work until all photos are settled or the run stops."""
+        try:
+            self._hand_out_all()
+            self._wind_up()
+        except RayLostError as error:
+            self.books.outcome.stopped = self.books.outcome.stopped or str(error)
+            for member in self.fleet.members:
+                for item in member.in_hand.values():
+                    self.books.leave_begun(item)
+
+    def _hand_out_all(self) -> None:
         for member in self.fleet.members:
             if member.phase is Phase.READY:  # of an earlier round
                 member.phase = Phase.LOADED
@@ -117,7 +128,6 @@ class _Dispatch:
             for member, result in self.fleet.wait():
                 self._take(member, result)
             self.books.commit_if_due()
-        self._wind_up()
 
     def _join(self, member: Member) -> None:
         """Let a process that has loaded the model join the run."""

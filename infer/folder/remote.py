@@ -177,6 +177,10 @@ class RemoteFolder(Storage):
         """
         return self._list().get(name)
 
+    def all_names(self) -> Collection[str]:
+        """Return the names at the first listing of the store, updated by `publish`."""
+        return self._list()
+
     def _list(self) -> dict[str, Status]:
         with self._listing:
             if self._listed is None:
@@ -214,14 +218,9 @@ class RemoteFolder(Storage):
                 self._listed[name] = Status(len(content), "")
                 self._folders.update(_folders_of(name))
 
-    def create(self, name: str, content: bytes) -> None:
-        """Write a file of the run's own, which `status` does not know.
-
-        Raises:
-            OccupiedError: another file has this name; it is kept.
-            OSError: the file cannot be written.
-        """
-        self._write(name, content, (), is_new=True)
+    def write_own(self, name: str, content: bytes, replaces: Collection[str] = ()) -> None:
+        """Write a file of the run's own, which `status` does not know; arguments and errors are those of `publish`."""
+        self._write(name, content, replaces, is_new=not replaces)
 
     def _write(self, name: str, content: bytes, replaces: Collection[str] | None, is_new: bool) -> None:
         with self._using() as files:

@@ -9,7 +9,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -28,7 +28,7 @@ UPLOAD_SECONDS = 10.0
 """Longest time between the end of a photo and its row in the store."""
 
 RENEW_SECONDS = 60.0
-"""Longest time between two objects of the log."""
+"""Longest time between two writes to the log."""
 
 LEASE_SECONDS = 300.0
 """Age of the newest object from which a run that has not ended counts as killed, and another run may take over."""
@@ -66,6 +66,8 @@ class SharedJournal(Journal):
         """Outputs whose rows are not in the store yet."""
         self._renewed = time.time()
         """Time at which the newest object of the log was sent."""
+        self._says_only = False
+        """True if that object has no rows, and says only that this run goes on."""
         try:
             self._begin_log()
         except BaseException as error:
@@ -106,25 +108,28 @@ class SharedJournal(Journal):
             piece = following
         self._write(piece, snapshot_from=first)
 
-    def _write(self, changes: Iterable[Change], ended: bool = False, snapshot_from: int = 0) -> None:
-        """Write an object of the log.
+    def _write(self, changes: Sequence[Change], ended: bool = False, snapshot_from: int = 0) -> None:
+        """Write an object of the log; of several in a row that only say that the run goes on, each replaces the last.
 
         Raises:
             JournalError: another run has taken over, or the store cannot be written to.
         """
         sent = time.time()
+        says_only = not (changes or ended or snapshot_from)
+        again = says_only and self._says_only
         head = Head(MARK, socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(), ended, snapshot_from)
         try:
             # After so long another run may have taken over, and removed the object of the next number.
-            if sent - self._renewed > LEASE_SECONDS / 2 and self._log.newest() != self._log.number:
+            late = sent - self._renewed > LEASE_SECONDS / 2
+            if (late or again) and self._log.newest() != self._log.number:
                 raise OccupiedError(self._log.place, "a newer object")
-            self._log.write(head, changes)
+            self._log.write(head, changes, again)
         except OccupiedError as error:
             self.overtaken = f"{self.path}: another run has begun there and goes on with it, so this one ends"
             raise JournalError(self.overtaken) from error
         except OSError as error:
             raise JournalError(f"{self.path}: the journal cannot be written ({error}); check the access") from error
-        self._renewed = sent
+        self._renewed, self._says_only = sent, says_only
 
     def _upload(self, ended: bool = False) -> None:
         """Write the rows that changed to the log."""

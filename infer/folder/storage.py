@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cgan.files import MARK, file_sha256, temporary_name
 
@@ -40,8 +41,7 @@ def numbered(name: str, part: str) -> str:
     return f"{stem}{part}{dot}{suffix}"
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Status of a file, which tells its versions apart without reading it."""
 
     size: int
@@ -52,8 +52,7 @@ class Status:
     """False for a link, a folder or a device; outputs are regular files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One file that was found by a search."""
 
     name: str
@@ -120,6 +119,14 @@ class Storage(ABC):
         """Return the status of a file, None if it does not exist."""
 
     @abstractmethod
+    def all_names(self) -> Collection[str]:
+        """Return the names of all files in and below the folder, from a listing and not by a request for each.
+
+        Raises:
+            OSError: a folder cannot be listed.
+        """
+
+    @abstractmethod
     def fetch(self, name: str) -> Path | bytes:
         """Return the path of a file, or its content if the file has no local path.
 
@@ -179,6 +186,7 @@ class Storage(ABC):
         """Release what `prepare` opened and created."""
 
 
+_NO_NAMES = frozenset({"", ".", ".."})
 DRIVE = re.compile(r"[A-Za-z]:[/\\]")
 
 
@@ -192,7 +200,7 @@ def is_below(name: str, anywhere: bool = False) -> bool:
         name: path with "/" as separator.
         anywhere: also check for drives and backslashes, for names from other systems.
     """
-    if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+    if "\0" in name or not _NO_NAMES.isdisjoint(name.split("/")):
         return False
     return not (anywhere and (DRIVE.match(name) or name.startswith("\\") or ".." in name.split("\\")))
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -109,7 +109,7 @@ class RequestWork(PhotoStages[Upload]):
             content = bytes(item.body) if item.boundary is None else photo_in_form(item.body, item.boundary)
         item.body = bytearray()
         name = NAME + suffix_of_content(content)
-        item.job = replace(item.job, name=name, format=output_format(name, item.format))
+        item.job = item.job._replace(name=name, format=output_format(name, item.format))
         item.content = content
         self.read_header(item)
 

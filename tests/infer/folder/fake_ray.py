@@ -8,6 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from infer.folder import ray_services
+
 
 class RayError(Exception):
     """As `ray.exceptions.RayError`."""
@@ -50,23 +52,31 @@ class FakeRay(ModuleType):
         """Options of the processes."""
         self.dies: Callable[[Handle, str, tuple[Any, ...]], str] = lambda handle, name, arguments: ""
         """Returns "before" or "after" if the process dies before or after a call; empty if it lives."""
+        self.services = ("host:0", "head:6379")
+        """Addresses of the raylet of this machine, and of the head of the cluster."""
+        self.lost: Callable[[str], str] = lambda address: ""
+        """Returns why nothing answers there; empty if something does."""
         self._numbers = itertools.count(1)
 
     def init(self, **asked: Any) -> None:
         self.asked, self._threads = asked, ThreadPoolExecutor(8)
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": machine} for machine in self.machines]
+        return [
+            {"Alive": True, "Resources": machine, "NodeID": f"{i}", "NodeManagerAddress": "host", "NodeManagerPort": i}
+            for i, machine in enumerate(self.machines)
+        ]
 
-    def put(self, value: Any) -> Any:
-        return pickle.loads(pickle.dumps(value))
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "0", gcs_address="head:6379")
 
     def remote(self, kind: type) -> Any:
         def options(**size: Any) -> Any:
             self.sizes.append(size)
 
             def made(*arguments: Any) -> Handle:
-                self.handles.append(Handle(self, next(self._numbers), kind(*arguments)))
+                copies = pickle.loads(pickle.dumps(arguments))
+                self.handles.append(Handle(self, next(self._numbers), kind(*copies)))
                 return self.handles[-1]
 
             return SimpleNamespace(remote=made)
@@ -109,4 +119,8 @@ def install(patch: Any, machines: list[dict[str, float]]) -> FakeRay:
     """Make the stand-in the package `ray`."""
     ray = FakeRay(machines)
     patch.setitem(sys.modules, "ray", ray)
+    refusal = ray_services.refusal
+    patch.setattr(
+        ray_services, "refusal", lambda at, seconds: ray.lost(at) if at in ray.services else refusal(at, seconds)
+    )
     return ray

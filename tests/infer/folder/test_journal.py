@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,7 @@ def begin_one(path: Path) -> None:
 @contextmanager
 def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that opens the journal, runs some code, says so and waits to be killed."""
-    row = replace(ROW, state=ROW.state.value)  # type: ignore[arg-type]  # so that its repr is an expression
+    row = ROW._replace(state=ROW.state.value)  # type: ignore[arg-type]  # so that its repr is an expression
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom infer.folder.journal import *\n"
         "from infer.folder.journal_row import *\n"
@@ -55,10 +54,10 @@ def process_with(path: Path, then: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_rows_that_are_read_ahead_follow_later_changes(path: Path) -> None:
     with closing(Journal(path)) as journal:
-        journal.begin([("a.png", ROW), (BYTES_NAME, replace(ROW, size=9))])
+        journal.begin([("a.png", ROW), (BYTES_NAME, ROW._replace(size=9))])
         journal.look_ahead(["a.png", BYTES_NAME, "none.png"])
         journal._database.execute("DELETE FROM files WHERE output = ?", (os.fsencode(BYTES_NAME),))
-        assert journal.find(BYTES_NAME) == replace(ROW, size=9)  # from memory
+        assert journal.find(BYTES_NAME) == ROW._replace(size=9)  # from memory
         journal.settle("a.png", FAILED, reason="changed")
         found = journal.find("a.png")
         assert found and found.reason == "changed"
@@ -86,10 +85,10 @@ def test_any_file_name_can_be_a_key(name: bytes) -> None:
 
 def test_an_input_is_begun_then_done_or_failed(path: Path) -> None:
     with closing(Journal(path)) as journal:
-        journal.begin([("a.png", ROW), ("b.png", replace(ROW, size=9))])
+        journal.begin([("a.png", ROW), ("b.png", ROW._replace(size=9))])
         journal.settle("a.png", DONE, size=123)
         journal.settle("b.png", FAILED, reason=f"{BYTES_NAME} is bad")
-        assert journal.find("a.png") == replace(ROW, state=DONE, size=123)
+        assert journal.find("a.png") == ROW._replace(state=DONE, size=123)
         failed = journal.find("b.png")
         assert failed is not None
         # the size of what lay there before stays
@@ -97,7 +96,7 @@ def test_an_input_is_begun_then_done_or_failed(path: Path) -> None:
         journal.refresh("a.png", "10:2", "")
         journal.begin([("b.png", ROW)])
     with closing(Journal(path)) as journal:
-        assert journal.find("a.png") == replace(ROW, identity="10:2", state=DONE, size=123)
+        assert journal.find("a.png") == ROW._replace(identity="10:2", state=DONE, size=123)
         assert journal.find("b.png") == ROW
 
 
@@ -106,7 +105,7 @@ def test_an_input_is_begun_then_done_or_failed(path: Path) -> None:
     [("10:1", "", True), ("10:2", "", False), ("10:2", "abc", True), ("10:1", "abd", False)],
 )
 def test_content_decides_over_time_where_both_are_known(identity: str, checksum: str, same: bool) -> None:
-    assert replace(ROW, checksum="abc").is_of(identity, checksum) is same
+    assert ROW._replace(checksum="abc").is_of(identity, checksum) is same
     assert ROW.is_of(identity, checksum) is (identity == "10:1")  # without a checksum in the journal
 
 
@@ -119,7 +118,7 @@ def test_what_was_committed_survives_a_kill_and_nothing_else_does(path: Path) ->
         process.kill()
         process.wait()
     with closing(Journal(path)) as journal:
-        assert journal.find("a.png") == replace(ROW, state=DONE, size=5)
+        assert journal.find("a.png") == ROW._replace(state=DONE, size=5)
         assert journal.find("b.png") == ROW  # begun was committed, done was not
     assert [file.name for file in path.parent.iterdir()] == ["journal.sqlite"]
 
@@ -153,7 +152,7 @@ def test_a_journal_without_outputs_is_removed(path: Path) -> None:
         journal.settle("a.png", FAILED, reason="bad")
     assert not path.parent.exists()
     with closing(Journal(path)) as journal:
-        journal.begin([("a.png", replace(ROW, size=9))])  # there is an earlier output
+        journal.begin([("a.png", ROW._replace(size=9))])  # there is an earlier output
         journal.settle("a.png", FAILED, reason="bad")
     assert path.exists()
 
@@ -264,7 +263,7 @@ def test_a_journal_with_other_contents_is_refused_before_it_is_changed(path: Pat
 
 def test_a_row_that_claims_to_be_huge_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Journal(path)) as journal:
-        journal.begin([("a.png", replace(ROW, reason="x" * 5000))])
+        journal.begin([("a.png", ROW._replace(reason="x" * 5000))])
     monkeypatch.setattr("infer.folder.journal.LONGEST_ROW", 1000)
     with closing(Journal(path)) as journal, pytest.raises(JournalError, match="too big"):
         journal.find("a.png")

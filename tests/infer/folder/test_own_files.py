@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def out(tmp_path: Path) -> Path:
 
 def killed(row: Row, **changes: Any) -> Row:
     """A row as a kill leaves it while an output is made for the first time."""
-    return replace(row, **{"state": BEGUN, "size": 0, "digest": "", "publishing": "", **changes})
+    return row._replace(**{"state": BEGUN, "size": 0, "digest": "", "publishing": "", **changes})
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder"])

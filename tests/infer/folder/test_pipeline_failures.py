@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +269,7 @@ def test_a_photo_is_begun_in_the_journal_before_its_output_appears(run: Any, gra
 
 def killed(row: Row) -> Row:
     """A row as a kill leaves it just before or after the output appears for the first time."""
-    return replace(row, state=BEGUN, size=0, digest="", publishing=row.digest)
+    return row._replace(state=BEGUN, size=0, digest="", publishing=row.digest)
 
 
 def test_what_a_kill_left_without_its_note_is_not_done_again(run: Any, gray_photos: Photos) -> None:

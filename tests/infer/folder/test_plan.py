@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,49 +152,52 @@ def test_a_job_tells_size_and_time_of_its_photo(tmp_path: Path) -> None:
 
 JOB = Job("a.gif", "a.png", PillowFormat.PNG, "10:1")
 ROW = Row("a.gif", "10:1", "", "recipe", "/in", DONE, 7, "", "own")
-NEW = replace(ROW, state=BEGUN, size=0, digest="", publishing="new")
+NEW = ROW._replace(state=BEGUN, size=0, digest="", publishing="new")
 THERE = Status(7, "5")
-LINK = replace(THERE, regular=False)
+LINK = THERE._replace(regular=False)
 
 
 @pytest.mark.parametrize(
     ("row", "there", "content", "same", "overwrite", "verdict", "reason"),
     [
         (None, None, "", False, False, "do", "no output yet"),
-        (replace(ROW, state=BEGUN), None, "", True, False, "do", "no output yet"),
-        (replace(ROW, state=FAILED), None, "", True, False, "do", "no output yet"),
+        (ROW._replace(state=BEGUN), None, "", True, False, "do", "no output yet"),
+        (ROW._replace(state=FAILED), None, "", True, False, "do", "no output yet"),
         (ROW, None, "", True, False, "do", "its output is gone"),
         (None, THERE, "", False, False, "fail", "no run wrote it"),
-        (replace(ROW, name="a.bmp"), THERE, "", True, False, "fail", "was made from a.bmp"),
+        (ROW._replace(name="a.bmp"), THERE, "", True, False, "fail", "was made from a.bmp"),
         # begun: only its digest tells whose file lies there
-        (replace(ROW, state=BEGUN), THERE, "", True, False, "do", "not known to be finished"),
-        (replace(ROW, state=BEGUN, publishing="new"), THERE, "own", True, False, "do", "not finished"),
-        (replace(ROW, state=BEGUN, publishing="new"), THERE, "new", True, False, "skip", ""),
-        (replace(ROW, state=BEGUN, publishing="new"), THERE, "other", True, False, "fail", "no run wrote it"),
+        (ROW._replace(state=BEGUN), THERE, "", True, False, "do", "not known to be finished"),
+        (ROW._replace(state=BEGUN, publishing="new"), THERE, "own", True, False, "do", "not finished"),
+        (ROW._replace(state=BEGUN, publishing="new"), THERE, "new", True, False, "skip", ""),
+        (ROW._replace(state=BEGUN, publishing="new"), THERE, "other", True, False, "fail", "no run wrote it"),
         (NEW, THERE, "new", True, False, "skip", ""),  # killed before its note
         (NEW, THERE, "other", True, False, "fail", "no run wrote it"),
         (NEW, THERE, "new", False, False, "do", "not finished"),
-        (replace(NEW, recipe="other"), THERE, "new", True, False, "do", "not finished"),
+        (NEW._replace(recipe="other"), THERE, "new", True, False, "do", "not finished"),
         (NEW, Status(0, "5"), "", True, False, "do", "not finished"),
-        (replace(NEW, publishing=""), THERE, "", True, False, "do", "not known to be finished"),
+        (NEW._replace(publishing=""), THERE, "", True, False, "do", "not known to be finished"),
+        (NEW._replace(publishing="", recipe="other"), THERE, "", True, False, "fail", "of a run that was killed, with"),
+        (NEW._replace(publishing=""), THERE, "", False, False, "fail", "may be of a run that was killed"),
+        (ROW._replace(state=BEGUN, recipe="other"), THERE, "", True, False, "do", "not known to be finished"),
         (ROW, Status(0, "5"), "", True, False, "do", "its output is empty"),
         (ROW, Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
         (ROW, Status(8, "5"), "", False, False, "fail", "was changed since it was written"),
-        (replace(ROW, state=FAILED), THERE, "", True, False, "do", "failed before"),
-        (replace(ROW, digest="", recipe="other"), THERE, "", True, False, "fail", "by an earlier version"),
-        (replace(ROW, digest=""), THERE, "", True, False, "skip", ""),
-        (replace(ROW, state=FAILED), Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
-        (replace(ROW, state=FAILED, size=0), THERE, "", True, False, "fail", "no run wrote it"),
+        (ROW._replace(state=FAILED), THERE, "", True, False, "do", "failed before"),
+        (ROW._replace(digest="", recipe="other"), THERE, "", True, False, "fail", "by an earlier version"),
+        (ROW._replace(digest=""), THERE, "", True, False, "skip", ""),
+        (ROW._replace(state=FAILED), Status(8, "5"), "", True, False, "fail", "was changed since it was written"),
+        (ROW._replace(state=FAILED, size=0), THERE, "", True, False, "fail", "no run wrote it"),
         (ROW, THERE, "", True, False, "skip", ""),
         (ROW, LINK, "", True, False, "skip", ""),  # to a file that may be the output, moved elsewhere
         (ROW, LINK, "", False, False, "fail", "is a link"),
-        (replace(ROW, recipe="other"), LINK, "", True, False, "fail", "is a link"),
-        (replace(ROW, state=BEGUN), LINK, "", True, False, "fail", "is a link"),
+        (ROW._replace(recipe="other"), LINK, "", True, False, "fail", "is a link"),
+        (ROW._replace(state=BEGUN), LINK, "", True, False, "fail", "is a link"),
         (None, Status(0, "", regular=False), "", True, False, "fail", "no run wrote it"),
-        (replace(ROW, root="/moved"), THERE, "", True, False, "skip", ""),
-        (replace(ROW, recipe="other"), THERE, "", True, False, "do", "another model or other options"),
+        (ROW._replace(root="/moved"), THERE, "", True, False, "skip", ""),
+        (ROW._replace(recipe="other"), THERE, "", True, False, "do", "another model or other options"),
         (ROW, THERE, "", False, False, "do", "the photo changed"),
-        (replace(ROW, root="/other"), THERE, "", False, False, "fail", "another photo of this name, in /other"),
+        (ROW._replace(root="/other"), THERE, "", False, False, "fail", "another photo of this name, in /other"),
         (ROW, THERE, "", True, True, "do", "--overwrite"),
         (None, THERE, "", False, True, "do", "--overwrite"),
     ],

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cgan.errors import UserError
 from infer.cli import main
-from infer.folder import ray_fleet, ray_pipeline, ray_worker
+from infer.folder import ray_fleet, ray_pipeline, ray_services, ray_worker
 from infer.folder.journal import Journal
 from tests.infer.folder.fake_ray import FakeRay, Handle, install
 
@@ -78,6 +79,29 @@ def test_processes_make_what_one_run_makes(
     assert color(photos, out, *RAY).counts == (0, 12, 1)
 
 
+@pytest.mark.parametrize("handling", ["skip", "copy"])
+def test_processes_handle_shards_and_colour_photos_as_one_run_does(
+    handling: str,
+    ray: FakeRay,
+    photos: Path,
+    out: Path,
+    color: Color,
+    tmp_path: Path,
+    files_in: Callable[[Path], dict[str, bytes]],
+) -> None:
+    ramp = Image.linear_gradient("L")
+    for name in ("colour.png", "colour.gif"):
+        Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).save(photos / name)
+    made = []
+    for folder, options in ((tmp_path / "whole", ("--model", "/")), (out, RAY)):
+        for shard in ("1/2", "2/2"):
+            found = color(photos, folder, *options, "--shard", shard, "--color-photos", handling)
+            assert found.code == 0
+        made.append({name: content for name, content in files_in(folder).items() if "report" not in name})
+    assert made[0] == made[1]
+    assert any(name.startswith("colour") for name in made[0]) == (handling == "copy")
+
+
 def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: Path, out: Path, color: Color) -> None:
     color(photos, out, "--engine", "ray", "--model", "/")
     assert [size["num_cpus"] for size in ray.sizes] == [2.0] * 3
@@ -87,7 +111,7 @@ def test_size_and_number_of_processes_follow_the_machines(ray: FakeRay, photos: 
 
 def test_a_gpu_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, photos: Path, out: Path, color: Color) -> None:
     ray = install(monkeypatch, [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0}])
-    monkeypatch.setattr(ray_fleet, "_check_address", lambda address: None)
+    monkeypatch.setattr(ray_fleet, "check_address", lambda address: None)
     color(photos, out, "--engine", "ray", "--model", "/", "--ray-address", "head:6379")
     assert [(size["num_cpus"], size["num_gpus"]) for size in ray.sizes] == [(4.0, 1.0)] * 4
     assert ray.asked["address"] == "head:6379"
@@ -176,6 +200,33 @@ def test_a_run_whose_processes_all_end_stops(ray: FakeRay, photos: Path, out: Pa
     assert found.report["not_begun"] == 12
     ray.dies = lambda *_: ""
     assert color(photos, out, *RAY).counts == (12, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"), [("host:0", "Ray on this machine"), ("head:6379", "the head of the Ray cluster")]
+)
+def test_a_loss_of_ray_itself_ends_the_run_with_a_report(
+    address: str, name: str, ray: FakeRay, photos: Path, out: Path, color: Color, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("LOOK_SECONDS", "RAYLET_SECONDS", "HEAD_SECONDS"):
+        monkeypatch.setattr(ray_services, limit, 0.0)
+    monkeypatch.setattr(ray_pipeline, "LEAST_STOCK", 1)
+    settle = ray_pipeline._Dispatch._settle
+
+    def lose(self: Any, *arguments: Any) -> None:
+        settle(self, *arguments)
+        if self.books.outcome.done:
+            ray.lost = lambda at: "refused" if at == address else ""
+
+    monkeypatch.setattr(ray_pipeline._Dispatch, "_settle", lose)
+    found = color(photos, out, *RAY)
+    assert found.code == 1
+    stopped = f"{name} was lost (nothing answers at {address}); start it again with ray start"
+    assert found.report["stopped"] == stopped
+    assert f"stopped: {stopped}; run the same command again to go on" in found.err
+    done = found.report["done"]
+    assert 0 < done < 12
+    assert color(photos, out).counts == (12 - done, done, 0)
 
 
 def test_a_run_that_stops_takes_in_what_is_settled(

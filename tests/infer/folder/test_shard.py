@@ -119,6 +119,31 @@ def test_a_killed_shard_misses_what_its_journal_has_not_settled(
     assert (merged["missing"], merged["without_report"]) == (held[:1], [2])
 
 
+def test_outputs_that_are_gone_are_named(photos: Path, out: Path, color: Color, invoke: Any) -> None:
+    (photos / "box").mkdir()
+    (photos / "000.png").rename(photos / "box" / "000.png")
+    ramp = Image.linear_gradient("L")
+    Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).save(photos / "colour.png")
+    (photos / "bad.png").write_bytes(b"x")
+    shards = [("--shard", f"{number}/2", "--color-photos", "skip") for number in (1, 2)]
+    for shard in shards:
+        color(photos, out, *shard)
+    assert not (out / "colour.png").exists()
+    (photos / "bad.png").unlink()  # neither a failed photo nor one that was skipped has an output
+    (out / "box" / "000.png").unlink()
+    (out / "001.png").unlink()
+    (photos / "001.png").unlink()  # it could not be made again
+    result = invoke(main, "merge-reports", out)
+    merged = json.loads((out / MERGED_NAME).read_text())
+    assert (result.code, merged["gone"], merged["missing"]) == (1, {"box/000.png": "box/000.png"}, [])
+    number = 1 if Shard(1, 2).holds("box/000.png") else 2
+    assert f"gone: box/000.png, recorded as done but no longer in {out}; to make them again, give" in result.err
+    assert f"--shard {number}/2 again" in result.err
+    for shard in shards:
+        color(photos, out, *shard)
+    assert invoke(main, "merge-reports", out).code == 0
+
+
 @pytest.mark.parametrize(("first", "second"), [("1/2", "1/3"), ("1/2", None), (None, "1/2")])
 def test_another_number_of_shards_is_refused(
     photos: Path, out: Path, color: Color, first: str | None, second: str | None

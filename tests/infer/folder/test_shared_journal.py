@@ -1,5 +1,6 @@
 """The journal of an OUTPUT in a store: several machines, lost machines, damaged logs."""
 
+import itertools
 import json
 import os
 import time
@@ -78,15 +79,15 @@ def objects() -> list[str]:
 
 
 def test_another_machine_has_all_rows_exactly(machine: Machine) -> None:
-    left = replace(ROW, name=BYTES_NAME)
+    left = ROW._replace(name=BYTES_NAME)
     with closing(opened()) as journal:
         journal.begin([("a.png", ROW), (BYTES_NAME, left), ("gone.png", ROW)])
         journal.settle("a.png", DONE, size=5, digest="e", reason="note")
         journal.restore({"gone.png": None})
         journal.refresh(BYTES_NAME, "10:2", "")
     machine("second")
-    done = replace(ROW, state=DONE, size=5, digest="e", publishing="", reason="note")
-    assert rows_in() == {"a.png": done, BYTES_NAME: replace(left, identity="10:2")}
+    done = ROW._replace(state=DONE, size=5, digest="e", publishing="", reason="note")
+    assert rows_in() == {"a.png": done, BYTES_NAME: left._replace(identity="10:2")}
 
 
 def test_a_run_on_another_machine_is_refused_until_its_lease_ends(machine: Machine, tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_no_row_is_lost_wherever_the_beginning_of_a_run_ends(
     expected = {}
     for number in range(5):
         with closing(opened()) as journal:
-            expected[f"{number}.png"] = replace(ROW, name=f"{number}.gif")
+            expected[f"{number}.png"] = ROW._replace(name=f"{number}.gif")
             journal.begin([(f"{number}.png", expected[f"{number}.png"]), ("gone.png", ROW)])
             journal.restore({"gone.png": None})
     monkeypatch.setattr(shared_journal, "MOST_OBJECTS", 4)
@@ -208,7 +209,7 @@ def test_no_row_is_lost_wherever_the_beginning_of_a_run_ends(
             return call
 
         with monkeypatch.context() as patch:
-            patch.setattr(RemoteFolder, "create", step(RemoteFolder.create))
+            patch.setattr(RemoteFolder, "write_own", step(RemoteFolder.write_own))
             patch.setattr(RemoteFolder, "remove", step(RemoteFolder.remove))
             try:
                 lose(opened())
@@ -251,7 +252,7 @@ def test_state_files_that_cannot_be_written_are_done_without(monkeypatch: pytest
 
 def test_a_log_without_outputs_is_removed() -> None:
     with closing(opened()) as journal:
-        journal.begin([("a.png", replace(ROW, size=0, digest=""))])
+        journal.begin([("a.png", ROW._replace(size=0, digest=""))])
         journal.settle("a.png", FAILED, reason="bad")
     assert objects() == []
 
@@ -335,7 +336,12 @@ def test_a_run_that_was_overtaken_stops_and_leaves_the_report(
 
 
 def test_shards_of_several_machines_are_merged_on_any(
-    tmp_path: Path, machine: Machine, color: Color, invoke: Any, gray_photos: Any
+    tmp_path: Path,
+    machine: Machine,
+    color: Color,
+    invoke: Any,
+    gray_photos: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     photos = gray_photos(tmp_path / "in", 6)
     for number in (1, 2):
@@ -352,6 +358,11 @@ def test_shards_of_several_machines_are_merged_on_any(
     MemoryFileSystem().rm_file("/out/report-2-of-2.json")
     assert invoke(main, "merge-reports", OUT).code == 1
     assert (report("report-merged.json")["missing"], report("report-merged.json")["without_report"]) == ([], [2])
+    MemoryFileSystem().rm_file("/out/003.png")
+    searches, search = itertools.count(), RemoteFolder._search_all
+    monkeypatch.setattr(RemoteFolder, "_search_all", lambda self: (next(searches), search(self))[1])
+    assert "gone: 003.png, recorded as done" in invoke(main, "merge-reports", OUT).err
+    assert next(searches) == 1
 
 
 def test_an_output_in_a_store_is_no_input_of_another_run(tmp_path: Path, color: Color, gray_photos: Any) -> None:
@@ -365,6 +376,23 @@ def test_an_output_in_a_store_is_no_input_of_another_run(tmp_path: Path, color: 
     assert color("memory://in/sub/colored", OUT, "--dry-run").code == 0
     names = [entry.name for entry in RemoteFolder("memory://in/sub/colored").walk()]
     assert names == ["000.png", "001.png", "report.json"]
+
+
+def test_a_run_without_work_writes_one_object_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_journal, "RENEW_SECONDS", -1.0)
+    with closing(opened()) as journal:
+        contents = set()
+        for _ in range(4):
+            journal.commit()
+            contents.add(MemoryFileSystem().cat_file(f"{LOG}/00000002.jsonl.gz"))
+        assert (len(objects()), len(contents)) == (2, 4)
+        journal.begin([("a.png", ROW)])
+        for _ in range(2):
+            journal.commit()
+        assert len(objects()) == 4  # rows are never replaced
+        journal.settle("a.png", DONE, size=5, digest="e")
+    machine("second")
+    assert rows_in()["a.png"].state is DONE
 
 
 @pytest.mark.usefixtures("patient")

@@ -155,7 +155,7 @@ def test_a_journal_in_a_store_is_that_of_all_machines(
         with pytest.raises(UserError, match=r"run the command again in (29|30)\d s$"):
             open_shared(output)
         with pytest.raises(OccupiedError):
-            output.create(".cgan/journal/00000002.jsonl.gz", b"theirs")
+            output.write_own(".cgan/journal/00000002.jsonl.gz", b"theirs")
     with closing(open_shared(output)) as journal:
         assert dict(journal.rows()) == {"a.png": row}
     assert [entry.name for entry in output.walk()] == []
