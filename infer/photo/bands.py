@@ -29,6 +29,10 @@ LEAST_PIXELS = 32
 """Least pixels of the photo for each pixel of the maps for which safe luma is worth finding; of a smaller photo all
 pixels are tested."""
 
+MANY_PIXELS = 1000
+"""Least pixels of the photo for each pixel of the maps for which cells of a quarter of the side find enough pixels safe
+to be worth their time; of a smaller photo cells have half of the side."""
+
 TINY = np.float32(1e-3)
 """Colour differences in levels, and slopes, that count as none, which avoids division by zero."""
 
@@ -159,10 +163,11 @@ def _green_difference(red: Floats, blue: Floats) -> Floats:
 
 
 class _SafeLuma:
-    """Range of luma for which every colour of a cell of the photo is in gamut. Cells lie between pixels of the maps.
+    """Range of luma for which every colour of a cell of the photo is in gamut.
 
-    At a given luma, each of R, G and B is linear in the values of the maps, and these are interpolated between the
-    corners of a cell. So a luma that is safe at its corners is safe within it, and most pixels need no other test.
+    Cells are parts of the squares between pixels of the maps. At a given luma, each of R, G and B is linear in the values of the maps, and these are interpolated between the
+    corners of a cell. So a luma that is safe at its corners is safe within it, and most pixels need no other test. The
+    smaller the cells, the fewer pixels are left.
     """
 
     def __init__(self, maps: Floats, photo: Photo, top: int) -> None:
@@ -171,6 +176,9 @@ class _SafeLuma:
         dtype = photo.luma.dtype
         own_top = np.iinfo(dtype).max
         planes = maps if len(maps) == 4 else np.concatenate([maps, np.zeros_like(maps)])
+        halvings = 2 if height * width >= MANY_PIXELS * maps[0].size else 1
+        for _ in range(halvings):
+            planes = _with_middles(planes)
         offsets, slopes = (np.stack([*pair, _green_difference(*pair)]) for pair in (planes[:2], planes[2:]))
         slopes += 1
         slopes[np.abs(slopes) < TINY] = TINY
@@ -178,10 +186,10 @@ class _SafeLuma:
         low, high = _cells(ends.min(axis=0).max(axis=0), np.maximum), _cells(ends.max(axis=0).min(axis=0), np.minimum)
         none = (low > np.minimum(high, own_top)) | (high < 0)
         low[none], high[none] = own_top, 0  # no level is both
-        columns = _cells_along(maps.shape[2], width)
+        columns = _cells_along(maps.shape[2], width, 2**halvings)
         self.low = np.ceil(np.clip(low, 0, own_top)).astype(dtype).take(columns, axis=1)
         self.high = np.floor(np.clip(high, 0, own_top)).astype(dtype).take(columns, axis=1)
-        self.of_row = _cells_along(maps.shape[1], height)
+        self.of_row = _cells_along(maps.shape[1], height, 2**halvings)
 
     def places_at_risk(self, photo: Photo, rows: slice) -> NDArray[np.intp]:
         """Return the pixels of some rows, counted along rows, whose colour may be out of gamut."""
@@ -201,8 +209,24 @@ def _cells(corners: Floats, extreme: np.ufunc) -> Floats:
     return corners
 
 
-def _cells_along(length: int, full: int) -> NDArray[np.intp]:
-    """Return the cell of each of `full` pixels along a side of the photo, where the maps have `length` pixels."""
-    positions = (np.arange(full) + 0.5) * (length / full) - 0.5
-    cells: NDArray[np.intp] = np.clip(positions, 0, max(length - 2, 0)).astype(np.intp)
+def _with_middles(planes: Floats) -> Floats:
+    """Return planes with the values halfway between neighbours, n x (2 h - 1) x (2 w - 1)."""
+    count, height, width = planes.shape
+    fine = np.empty((count, 2 * height - 1, 2 * width - 1), np.float32)
+    fine[:, ::2, ::2] = planes
+    fine[:, ::2, 1::2] = (planes[:, :, :-1] + planes[:, :, 1:]) / 2
+    fine[:, 1::2] = (fine[:, :-1:2] + fine[:, 2::2]) / 2
+    return fine
+
+
+def _cells_along(length: int, full: int, parts: int) -> NDArray[np.intp]:
+    """Return the cell of each of `full` pixels along a side of the photo.
+
+    Args:
+        length: pixels of the maps along this side.
+        full: pixels of the photo.
+        parts: cells between two pixels of the maps.
+    """
+    positions = ((np.arange(full) + 0.5) * (length / full) - 0.5) * parts
+    cells: NDArray[np.intp] = np.clip(positions, 0, max((length - 1) * parts - 1, 0)).astype(np.intp)
     return cells
