@@ -165,9 +165,9 @@ def _green_difference(red: Floats, blue: Floats) -> Floats:
 class _SafeLuma:
     """Range of luma for which every colour of a cell of the photo is in gamut.
 
-    Cells are parts of the squares between pixels of the maps. At a given luma, each of R, G and B is linear in the values of the maps, and these are interpolated between the
-    corners of a cell. So a luma that is safe at its corners is safe within it, and most pixels need no other test. The
-    smaller the cells, the fewer pixels are left.
+    Cells are parts of the squares between pixels of the maps. At a given luma, each of R, G and B is linear in the
+    values of the maps, and these are interpolated between the corners of a cell. So a luma that is safe at its corners
+    is safe within it, and most pixels need no other test. The smaller the cells, the fewer pixels are left.
     """
 
     def __init__(self, maps: Floats, photo: Photo, top: int) -> None:
