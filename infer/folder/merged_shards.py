@@ -48,15 +48,15 @@ class Merged:
     stopped: dict[int, str] = field(default_factory=dict)
     """Why a shard ended before its last photo, by number."""
     at_work: set[int] = field(default_factory=set)
-    """Numbers of the shards with such an end, or with photos to do, that are running now."""
+    """Numbers of the unfinished shards that are running now."""
     last_runs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     """Sums over the last run of each shard."""
     by_name: dict[str, dict[str, Any]] = field(default_factory=lambda: {name: {} for name in BY_NAME})
     inputs: set[str] = field(default_factory=set)
     models: dict[str, str] = field(default_factory=dict)
-    """Models that coloured the photos, by digest."""
+    """Names of the models that coloured the photos, by digest."""
     made_with: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    """Numbers of the shards by option and value; the model counts as an option."""
+    """Numbers of the shards by option and value, and by "model" and its name."""
     photos: int = 0
     """Number of photos in INPUT."""
     settled: int = 0
@@ -183,9 +183,8 @@ def source_of(merged: Merged, given: Sequence[str]) -> Storage:
         return open_source(given)
     advice = "give it with --input"
     if len(merged.inputs) > 1:
-        raise UserError(
-            f"found several INPUT in the reports ({', '.join(sorted(merged.inputs))}), expected one; {advice}"
-        )
+        two = " and ".join(sorted(merged.inputs)[:2])
+        raise UserError(f"found several INPUT in the reports, such as {two}, expected one; {advice}")
     (place,) = merged.inputs
     if HIDDEN in place:
         raise UserError(f"{place}: found no password of INPUT in the reports, which never hold one; {advice}")
@@ -220,7 +219,7 @@ def compare(merged: Merged, source: Storage, target: Storage) -> None:
     of_shard: list[dict[str, str]] = [{} for _ in range(merged.shards)]
     for job in plan.jobs:
         of_shard[shard_of(job.name, merged.shards) - 1][job.name] = job.identity
-    failures = merged.by_name["failures"]
+    failures = merged.by_name["failures"] = plan.unreadable | merged.by_name["failures"]
     for shard, photos in zip(merged.all_shards(), of_shard, strict=True):
         known = _known(shard, target, photos, there)
         failures.update((name, why) for name, why in known.failed.items() if name not in failures)

@@ -239,6 +239,17 @@ def test_the_input_of_reports_is_the_same_in_any_folder(
     assert json.loads((out / MERGED_NAME).read_text())["not_in_input"] == [f"{i:03d}.png" for i in range(2, 9)]
 
 
+def test_a_folder_that_only_the_merge_cannot_search_fails(
+    photos: Path, out: Path, color: Color, invoke: Any, unsearchable: Callable[[Path], None]
+) -> None:
+    color(photos, out, "--shard", "1/1")
+    assert invoke(main, "merge-reports", out).code == 0
+    unsearchable(photos / "closed")
+    result = invoke(main, "merge-reports", out)
+    assert result.code == 1
+    assert "failed: closed: folder cannot be read" in result.err
+
+
 def test_an_archive_on_this_machine_has_an_absolute_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = f"tar://sub::file://{tmp_path}/photos.tar"
