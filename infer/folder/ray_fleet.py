@@ -129,7 +129,8 @@ class Fleet:
             )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-            raise UserError(f"{where} cannot be used ({_line(error)}); start it with ray start --head") from error
+            advice = "check that RAY_AUTH_MODE and the token are those of ray start, and the version of Ray too"
+            raise UserError(f"{where} cannot be used ({_line(error)}); {advice}") from error
         self.ray = ray
         ray._private.worker._worker_logs_enabled = False  # Ray's words on lost processes would go to standard output
         self._size()

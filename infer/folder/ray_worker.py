@@ -31,6 +31,8 @@ from infer.folder.scheduler import GRACE_SECONDS, Scheduler
 from infer.folder.thread_pools import Dispatcher
 from infer.photo.decode import use_own_pixel_limit
 
+ELSEWHERE = "not the folder that the command sees, expected one that all machines share; mount it there"
+
 ANSWER_SECONDS = 0.5
 """Longest time in seconds until a process tells what it has settled."""
 
@@ -216,11 +218,11 @@ class Worker:
             except OSError:
                 same = False
             if not same:
-                return f"{self.target}: found another folder than the driver's, expected one that all machines share"
+                return f"{self.target}: {ELSEWHERE}"
         if sample.photo and isinstance(self.source, LocalFolder):
             status = self.source.status(sample.photo)
             if status is None or identity_of(status) != sample.identity:
-                return f"{self.source}: found another folder than the driver's, expected one that all machines share"
+                return f"{self.source}: {ELSEWHERE}"
         return ""
 
     def exchange(self, items: list[Item], stopping: bool) -> Answer:

@@ -225,11 +225,15 @@ class RemoteFolder(Storage):
     def _write(self, name: str, content: bytes, replaces: Collection[str] | None, is_new: bool) -> None:
         with self._using() as files:
             folder = posixpath.dirname(self._path(name))
-            if folder not in self._made and not self._protocols & OBJECT_STORES:
-                files.makedirs(folder, exist_ok=True)
-                self._made.add(folder)
+            self._make(files, folder)
             is_new &= self._refuses
             Publication(files, name, self._path(name), content, replaces, is_new).publish()
+
+    def _make(self, files: Any, folder: str) -> None:
+        """Make a folder, unless in an object store: it has none, and a bucket of a mistyped name would be made."""
+        if folder not in self._made and not self._protocols & OBJECT_STORES:
+            files.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
 
     def names_in(self, folder: str) -> list[str]:
         """Return the sorted names of what lies directly in a folder ("" for this one); none if there is no such folder.
@@ -263,7 +267,7 @@ class RemoteFolder(Storage):
         """Write and remove a small file, so that missing permission is found before the first photo."""
         found = self._list() if marks else {}
         with self._using() as files:
-            files.makedirs(self._root, exist_ok=True)
+            self._make(files, self._root)
             for name in [name for name in found if temporary_mark(posixpath.basename(name)) in marks]:
                 files.rm_file(self._path(name))
                 del found[name]
@@ -275,7 +279,7 @@ class RemoteFolder(Storage):
         """Write a probe without checking for a file of its name, which is unique."""
         probe = Probe.of(self._root)
         with self._using() as files:
-            files.makedirs(self._root, exist_ok=True)
+            self._make(files, self._root)
             files.pipe_file(self._path(probe.name), probe.content)
         try:
             yield probe

@@ -293,7 +293,7 @@ def test_a_process_that_sees_other_folders_is_refused(
     monkeypatch.setattr(ray_worker.Worker, "join", elsewhere)
     found = color(photos, out, *RAY)
     assert found.code == 1
-    assert "found another folder than the driver's" in found.report["stopped"]
+    assert "not the folder that the command sees" in found.report["stopped"]
     assert list((tmp_path / "other").iterdir()) == []
 
 

@@ -342,3 +342,10 @@ def test_a_store_that_is_not_known_serves_one_thread_at_a_time() -> None:
         list(pool.map(lambda number: (first, second)[number % 2].fetch("x"), range(40)))
     assert Overlapping.most == 1
     MemoryFileSystem.store.clear()
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_not_there_is_refused_and_not_made(s3: s3fs.S3FileSystem, photos: Path, color: Color) -> None:
+    assert "bucket does not exist" in color(photos, "s3://mistyped/out").result.error(2)
+    s3.invalidate_cache()
+    assert "mistyped" not in s3.ls("")
