@@ -206,6 +206,25 @@ def test_several_inputs_and_models_of_shards(
     )
 
 
+def set_input(report: Path, place: str) -> None:
+    """Change INPUT in a report, which becomes one of an earlier version, without a digest."""
+    values = json.loads(report.read_text()) | {"input": place}
+    del values["report_sha256"]
+    report.write_text(json.dumps(values))
+
+
+def test_an_input_that_reports_do_not_tell_is_asked_for(photos: Path, out: Path, color: Color, invoke: Any) -> None:
+    for number in (1, 2):
+        color(photos, out, "--shard", f"{number}/2")
+    hidden = "ftp://me:***@host/in"
+    set_input(out / "report-1-of-2.json", hidden)
+    several = f"found several INPUT in the reports, such as {photos} and {hidden}, expected one; give it with --input"
+    assert invoke(main, "merge-reports", out).error(2) == f"error: {several}"
+    set_input(out / "report-2-of-2.json", hidden)
+    assert f"{hidden}: found no password of INPUT in the reports" in invoke(main, "merge-reports", out).error(2)
+    assert "9 of 9 photos settled" in invoke(main, "merge-reports", out, "--input", photos).err
+
+
 def test_the_input_of_reports_is_the_same_in_any_folder(
     photos: Path, out: Path, color: Color, invoke: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,11 +239,8 @@ def test_the_input_of_reports_is_the_same_in_any_folder(
     result = invoke(main, "merge-reports", out)
     assert "9 of 9 photos settled" in result.err
     assert json.loads((out / MERGED_NAME).read_text())["input"] == str(photos)
-    for number in (1, 2):  # as earlier versions wrote them, without a digest
-        report = out / f"report-{number}-of-2.json"
-        values = json.loads(report.read_text()) | {"input": "in"}
-        del values["report_sha256"]
-        report.write_text(json.dumps(values))
+    for number in (1, 2):
+        set_input(out / f"report-{number}-of-2.json", "in")
     error = invoke(main, "merge-reports", out).error(2)
     assert error.endswith(
         "in: found a relative path of INPUT in the reports, expected an absolute one; give it with --input"
