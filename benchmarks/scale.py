@@ -24,7 +24,7 @@ from benchmarks.command import benchmark
 from benchmarks.records import json_option, record, write_record
 from cgan.files import json_sha256
 from cgan.text import json_text
-from infer.folder import merged_report
+from infer.folder import merged_shards
 from infer.folder.bookkeeping import Bookkeeper
 from infer.folder.journal import Journal
 from infer.folder.journal_files import journal_path
@@ -107,10 +107,10 @@ class Trial:
                     )
                     journal.begin(row)
             if shard:
-                counts = dict.fromkeys(merged_report.COUNTS, 0) | {"photos": len(mine), "done": len(mine)}
+                counts = dict.fromkeys(merged_shards.COUNTS, 0) | {"photos": len(mine), "done": len(mine)}
                 values = {
                     **counts,
-                    **{name: {} for name in merged_report.BY_NAME},
+                    **{name: {} for name in merged_shards.BY_NAME},
                     "input": str(self.source),
                     "version": "",
                 }
@@ -139,9 +139,9 @@ class Trial:
 
     def merge(self) -> int:
         """Merge the reports of the shards; return the number of photos that are settled."""
-        merged = merged_report.merge(self.target, self.source)
-        assert not merged.missing and not merged.gone
-        return int(merged.counts["done"])
+        merged = merged_shards.read_reports(self.target)
+        merged_shards.compare(merged, self.source, self.target)
+        return merged.settled
 
 
 STEPS: dict[str, Callable[[Trial], int]] = {"plan": Trial.plan, "rerun": Trial.rerun, "merge": Trial.merge}

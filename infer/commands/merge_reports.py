@@ -18,7 +18,7 @@ from cgan.errors import UserError
 )
 @click.option("--quiet", is_flag=True, help="Print only failures and errors.")
 def merge_reports(output: str, sources: tuple[str, ...], quiet: bool) -> None:
-    """Sum up the reports of all shards in OUTPUT, and name the photos that none has settled and outputs that are gone.
+    """Sum up what all shards in OUTPUT have settled, and name missing photos, outputs that are gone and shards to run.
 
     Writes OUTPUT/report-merged.json. Exit code 1: photos failed or are missing, outputs are gone, or a shard has not
     ended.

@@ -22,7 +22,16 @@ from typing import IO, Any, NamedTuple
 
 from cgan.errors import UserError
 from infer.folder.credentials import Credentials
-from infer.folder.filesystems import as_os_errors, identity_of, is_concurrent, lock_of, opened, status_of
+from infer.folder.filesystems import (
+    THIS_MACHINE,
+    as_os_errors,
+    identity_of,
+    is_concurrent,
+    lock_of,
+    opened,
+    protocols_of,
+    status_of,
+)
 from infer.folder.remote import RemoteFolder
 from infer.folder.storage import Entry, Probe, Status, Storage, check_below
 
@@ -100,6 +109,12 @@ class ArchiveFolder(RemoteFolder):
     def identity(self) -> str:
         """Folder and archive."""
         return f"{self._kind}://{self._root}::{self._container}"
+
+    @property
+    def place(self) -> str:
+        """The URL; that of an archive on this machine has its absolute path."""
+        is_here = protocols_of(self._files) <= THIS_MACHINE
+        return f"{self._kind}://{self._root}::file://{self._archive}" if is_here else str(self)
 
     @property
     def on_this_machine(self) -> None:

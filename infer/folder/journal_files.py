@@ -1,5 +1,6 @@
 """Paths of journals: one for an OUTPUT, or one for each shard of the runs that fill it."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +11,9 @@ from cgan.files import open_regular
 from cgan.user_folders import state_folder
 from infer.folder.remote import RemoteFolder
 from infer.folder.storage import JOURNAL, JOURNAL_NAME, LOG, WORK_FOLDER, Storage, numbered
+
+SHARED_LOCK = 0x40000002
+"""First byte that a process with an open database locks (SHARED_FIRST of SQLite's os.h)."""
 
 
 def journal_path(output: str, folder: Path | None, part: str = "") -> Path:
@@ -73,3 +77,16 @@ def copied_journal(journal: Path, folder: Path) -> Path | None:
             with open(descriptor, "rb") as source, (folder / path.name).open("wb") as copy:  # noqa: PTH123
                 shutil.copyfileobj(source, copy)
     return folder / journal.name
+
+
+def is_locked(journal: Path) -> bool:
+    """Return True if another process has a journal open, which locks its database; nothing is changed or waited for."""
+    descriptor = open_regular(journal)
+    if descriptor is None:
+        return False
+    with open(descriptor, "rb") as file:  # noqa: PTH123
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, SHARED_LOCK)
+        except (BlockingIOError, PermissionError):  # POSIX allows both
+            return True
+    return False

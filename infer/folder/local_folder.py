@@ -32,6 +32,11 @@ class LocalFolder(Storage):
         return str(self.path)
 
     @property
+    def place(self) -> str:
+        """Absolute path; links stay, except where ".." follows them."""
+        return str(self.path.resolve() if ".." in self.path.parts else self.path.absolute())
+
+    @property
     def identity(self) -> str:
         """Absolute path with links resolved."""
         return str(self.path.resolve())
@@ -178,10 +183,15 @@ class LocalFiles(LocalFolder):
         self.folders = [path.resolve() for path in given if path.is_dir()]
         self.files = [path.parent.resolve() / path.name for path in given if not path.is_dir()]
         super().__init__(Path(os.path.commonpath([*self.folders, *(file.parent for file in self.files)])))
-        self._shown = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
+        self._first, self._more = given[0], f" and {len(given) - 1} more" if len(given) > 1 else ""
 
     def __str__(self) -> str:
-        return self._shown
+        return f"{self._first}{self._more}"
+
+    @property
+    def place(self) -> str:
+        """Absolute path of the first."""
+        return f"{LocalFolder(self._first).place}{self._more}"
 
     def walk(self, leave_out: Storage | None = None) -> Iterator[Entry]:
         """Yield the files, even those inside an OUTPUT, and those below the folders; missing ones are unreadable."""

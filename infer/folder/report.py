@@ -92,6 +92,7 @@ class Report:
     version: str
     """Version of cgan."""
     input: str
+    """See `Storage.place`."""
     output: str
     journal: str
 
@@ -146,7 +147,7 @@ def make_report(
         options={**asdict(options), "format": format_},
         model=ReportedModel.of(backend),
         version=__version__,
-        input=str(source),
+        input=source.place,
         output=str(target),
         journal=str(journal),
     )

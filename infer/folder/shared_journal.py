@@ -18,7 +18,7 @@ from pathlib import Path
 from cgan.errors import UserError
 from cgan.files import MARK, OccupiedError
 from infer.folder.journal import Journal
-from infer.folder.journal_files import copied_journal, journal_path
+from infer.folder.journal_files import copied_journal, is_locked, journal_path
 from infer.folder.journal_log import Change, Head, JournalLog
 from infer.folder.journal_row import JournalError, Row, RowState
 from infer.folder.remote import RemoteFolder
@@ -241,6 +241,24 @@ def read_journal(target: Storage, folder: Path | None, part: str, copy: Path) ->
         return journal
     copied = copied_journal(path, copy)
     return Journal(copied, path) if copied else None
+
+
+def is_in_use(target: Storage, folder: Path | None, part: str) -> bool:
+    """Return True if a run has the journal of an OUTPUT open; one in a store also if it was killed a moment ago.
+
+    Args:
+        target: OUTPUT.
+        folder: its work folder; None for a store.
+        part: ending of the names of a shard's own files.
+
+    Raises:
+        OSError: the journal cannot be read.
+    """
+    if not isinstance(target, RemoteFolder):
+        return is_locked(journal_path(target.identity, folder, part))
+    log = JournalLog(target, part)
+    last = log.head()
+    return last is not None and not last.ended and log.age(last) < LEASE_SECONDS
 
 
 def read_log(log: JournalLog, restore: Callable[[dict[str, Row | None]], None]) -> tuple[int, set[str]]:

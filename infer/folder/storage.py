@@ -106,6 +106,11 @@ class Storage(ABC):
         """Return the folder as given by the user, without secrets."""
 
     @property
+    def place(self) -> str:
+        """The folder as `str` gives it, for use from any current folder: the path of a local one is absolute."""
+        return str(self)
+
+    @property
     @abstractmethod
     def identity(self) -> str:
         """Absolute, unique name of the folder."""

@@ -58,8 +58,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_journal, "LEASE_SECONDS", 0.0)
 
 
-def opened(url: str = OUT) -> SharedJournal:
+def opened(url: str = OUT, part: str = "") -> SharedJournal:
     target = RemoteFolder(url)
+    target.part = part
     target.prepare()
     return open_shared(target)
 
@@ -356,8 +357,10 @@ def test_shards_of_several_machines_are_merged_on_any(
     assert "to do 0, to skip" in ran.err
     assert sorted(MemoryFileSystem().find("/out")) == before
     MemoryFileSystem().rm_file("/out/report-2-of-2.json")
-    assert invoke(main, "merge-reports", OUT).code == 1
+    assert "shard 2/2: ended without a report" in invoke(main, "merge-reports", OUT).err
     assert (report("report-merged.json")["missing"], report("report-merged.json")["without_report"]) == ([], [2])
+    with closing(opened(part="-2-of-2")):
+        assert "shard 2/2: at work" in invoke(main, "merge-reports", OUT).err
     MemoryFileSystem().rm_file("/out/003.png")
     searches, search = itertools.count(), RemoteFolder._search_all
     monkeypatch.setattr(RemoteFolder, "_search_all", lambda self: (next(searches), search(self))[1])
