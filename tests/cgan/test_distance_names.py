@@ -17,8 +17,8 @@ from cgan.metrics.features import INCEPTION_CACHE_NAME, FeatureNetwork, load_inc
 from cgan.metrics.measurement import Measured, by_today
 from infer.quality.evaluate import read_figures
 from infer.quality.gates import Gates
-from infer.quality.measured_model import MeasuredModel
 from infer.quality.parity import _verdicts
+from tests.infer.quality.models import described
 
 PUBLISHED = "0cc3c7bd" + "0" * 56
 
@@ -110,16 +110,7 @@ def test_the_best_epoch_of_a_history_that_has_both_names() -> None:
 def test_the_gate_says_what_it_limits(network: str | None, gate: str) -> None:
     from cgan.metrics.bootstrap import Interval
 
-    model = MeasuredModel(
-        hub=None,
-        path="",
-        engine="",
-        note=None,
-        precision="fp32",
-        color_space="rgb",
-        weights_sha256="a" * 64,
-        checkpoint=None,
-    )
+    model = described("fp32")
     figures = {
         name: Measured(value, {}) for name, value in (("psnr", 99.0), ("worst_psnr", 99.0), ("delta_e_p99", 0.0))
     }

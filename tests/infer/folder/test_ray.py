@@ -1,4 +1,4 @@
-"""Folder runs in the processes of a cluster: with a stand-in for Ray, and once with Ray itself."""
+"""Folder runs in the processes of a cluster, with a stand-in for Ray; test_ray_cluster.py has Ray itself."""
 
 import itertools
 import json
@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ import pytest
 from PIL import Image
 
 from cgan.errors import UserError
-from infer.cli import main
 from infer.folder import ray_fleet, ray_pipeline, ray_services, ray_worker
-from infer.folder.journal import Journal
 from tests.infer.folder.fake_ray import FakeRay, Handle, install
+from tests.infer.folder.settled import rows_of
 
 Color = Callable[..., Any]
 RAY = ("--engine", "ray", "--model", "/", "--actors", 2, "--cpus-per-actor", 1)
@@ -45,11 +43,6 @@ def out(tmp_path: Path) -> Path:
 def is_of(name: str, arguments: tuple[Any, ...]) -> bool:
     """Return True if a photo is among the arguments of a call."""
     return any(item.job.name == name for items in arguments if isinstance(items, list) for item in items)
-
-
-def rows_of(out: Path) -> list[str]:
-    with closing(Journal(out / ".cgan" / "journal.sqlite")) as journal:
-        return sorted(f"{name} {row.state}" for name, output in journal.outputs() if (row := journal.find(output)))
 
 
 def left_over(out: Path) -> list[Path]:
@@ -351,62 +344,3 @@ def test_parity_is_checked_with_a_process_of_the_cluster(
     monkeypatch.setattr("infer.quality.parity.check_parity", check_parity)
     assert "compared" in color(photos, out, *RAY, "--check-parity", "run").result.error(2)
     assert compared == [(1, 3, 32, 32)]
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster of two machines with one CPU each, both in this one."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
-    made.add_node(num_cpus=1, object_store_memory=80_000_000)
-    yield made
-    made.shutdown()
-
-
-def run_with_a_loss(
-    out: Path, photos: Path, model: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch, *options: object
-) -> None:
-    """Run with Ray itself, and kill the process that tells the first results."""
-    killed = threading.Event()
-    settle = ray_pipeline._Dispatch._settle
-
-    def kill_one(self: Any, member: ray_fleet.Member, answer: Any) -> None:
-        settle(self, member, answer)
-        if not killed.is_set() and answer.done:
-            killed.set()
-            self.fleet.ray.kill(member.handle)
-
-    monkeypatch.setattr(ray_pipeline._Dispatch, "_settle", kill_one)
-    command = ("folder", photos, out, "--model", model, "--quiet", "--engine", "ray", *options)
-    assert invoke(main, *command).code == 0
-    assert killed.is_set()
-    whole = out.with_name("whole")
-    assert invoke(main, "folder", photos, whole, "--model", model, "--quiet").code == 0
-    for path in photos.iterdir():
-        assert (out / path.name).read_bytes() == (whole / path.name).read_bytes()
-    assert rows_of(out) == [f"{path.name} done" for path in sorted(photos.iterdir())]
-
-
-def test_with_ray_itself_a_killed_process_loses_nothing(
-    photos: Path, out: Path, exported_onnx: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    run_with_a_loss(out, photos, exported_onnx, invoke, monkeypatch, "--actors", 2, "--cpus-per-actor", 0.5)
-
-
-@pytest.mark.slow
-def test_with_two_machines_a_killed_process_loses_nothing(
-    cluster: Any,
-    tmp_path: Path,
-    out: Path,
-    exported_onnx: Path,
-    invoke: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    gray_photos: Callable[..., Path],
-) -> None:
-    photos = gray_photos(tmp_path / "many", 60)
-    run_with_a_loss(out, photos, exported_onnx, invoke, monkeypatch, "--ray-address", cluster.address)

@@ -16,9 +16,9 @@ from infer.backends import open_model
 from infer.backends.base import OutOfMemory
 from infer.quality.differences import LEVEL_EDGES, Differences, compare_pictures
 from infer.quality.gates import DEFAULT_GATES, Gates
-from infer.quality.measured_model import MeasuredModel
 from infer.quality.parity import Parity, _verdicts, check_parity
 from infer.quality.photos import Source, by_content, photos_below
+from tests.infer.quality.models import described
 
 
 def parity(candidate: Path, run: Path, photos: list[Source], gates: Gates | None = None, **options: Any) -> Parity:
@@ -170,16 +170,7 @@ def test_the_strictest_gates_pass_equal_pictures() -> None:
 
 
 def test_one_wrong_photo_among_many_good_ones_fails_the_gate_of_the_worst() -> None:
-    model = MeasuredModel(
-        hub=None,
-        path="",
-        engine="",
-        note=None,
-        precision="int8",
-        color_space="rgb",
-        weights_sha256="a" * 64,
-        checkpoint=None,
-    )
+    model = described("int8")
     values = {"psnr": 50.0, "worst_psnr": 32.0, "delta_e_p99": 0.0}
     figures = {name: Measured(value, {}) for name, value in values.items()}
     failed = [v for v in _verdicts(model, model, figures, None, Gates()) if not v.passed]
