@@ -186,10 +186,11 @@ class _SafeLuma:
         low, high = _cells(ends.min(axis=0).max(axis=0), np.maximum), _cells(ends.max(axis=0).min(axis=0), np.minimum)
         none = (low > np.minimum(high, own_top)) | (high < 0)
         low[none], high[none] = own_top, 0  # no level is both
-        columns = _cells_along(maps.shape[2], width, 2**halvings)
+        parts = 2**halvings
+        columns = _cells_along(maps.shape[2], width, parts)
         self.low = np.ceil(np.clip(low, 0, own_top)).astype(dtype).take(columns, axis=1)
         self.high = np.floor(np.clip(high, 0, own_top)).astype(dtype).take(columns, axis=1)
-        self.of_row = _cells_along(maps.shape[1], height, 2**halvings)
+        self.of_row = _cells_along(maps.shape[1], height, parts)
 
     def places_at_risk(self, photo: Photo, rows: slice) -> NDArray[np.intp]:
         """Return the pixels of some rows, counted along rows, whose colour may be out of gamut."""
