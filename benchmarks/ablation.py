@@ -1,11 +1,11 @@
 """Experiments of the original report, each a run of cgan-train.
 
-    python -m benchmarks ablation PHOTOS --out FOLDER [--groups comparison,weights] [--quick] [-- OPTIONS OF CGAN-TRAIN]
+    python -m benchmarks ablation PHOTOS --out FOLDER [--rows comparison,weight-8] [--quick] [-- OPTIONS OF CGAN-TRAIN]
 
 FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the numbers
 of the original report beside the measured ones, and grids/ with the last sample grids of each row: the first 20
-held-out photos and the next 20. The same command continues where it stopped; other options are refused. --quick trains
-small networks on at most 300 photos: it shows that every row runs, not which row is better.
+held-out photos and the next 20. The same command continues where it stopped, other rows can be added, and other options
+are refused. --quick trains small networks on at most 300 photos: it shows that every row runs, not which row is better.
 """
 
 import json
@@ -109,25 +109,23 @@ GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for runs, table and chart.")
 @click.option(
-    "--groups",
+    "--rows",
+    "wanted",
     default=",".join(group for group in GROUPS if group != "final"),
     show_default=True,
-    help=f"Experiments to run, of {', '.join(GROUPS)}.",
+    help=f"Experiments to run: groups, of {', '.join(GROUPS)}, or names of rows, such as weight-8.",
 )
 @click.option("--fid/--no-fid", default=True, help="Measure FID and KID; needs Inception v3 weights.")
 @click.option("--quick", is_flag=True, help=f"At most {QUICK_PHOTOS} photos, small networks, one epoch for ten.")
-def main(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, fid: bool, quick: bool) -> None:
+def main(photos: Path, train_options: tuple[str, ...], out: Path, wanted: str, fid: bool, quick: bool) -> None:
     """Train every experiment on PHOTOS and write the table; options after -- go to cgan-train."""
-    chosen = groups.split(",")
-    if unknown := sorted(set(chosen) - set(GROUPS)):
-        raise UserError(f"--groups: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}")
+    rows = chosen_rows(wanted.split(","))
     scan(photos)
     extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
     refuse_bad_options(photos, out, extra)
     begin(out, {"photos": str(photos.resolve()), "quick": quick, "fid": fid, "options": list(train_options)})
     if quick:
         photos = sample(photos, out / "photos")
-    rows = [row for row in report_rows() if row.group in chosen]
     failures: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         print(f"{number}/{len(rows)} {row.title}", flush=True)
@@ -139,6 +137,19 @@ def main(photos: Path, train_options: tuple[str, ...], out: Path, groups: str, f
         write_results(out, rows[:number], failures, quick)
     print((out / "ablation.md").read_text())
     sys.exit(1 if failures else 0)
+
+
+def chosen_rows(wanted: Sequence[str]) -> list[Row]:
+    """Return the experiments of some groups, and those of some names, in the order of the report.
+
+    Raises:
+        UserError: there is no such group or row.
+    """
+    rows = report_rows()
+    if unknown := sorted(set(wanted) - set(GROUPS) - {row.name for row in rows}):
+        names = ", ".join(row.name for row in rows)
+        raise UserError(f"--rows: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}, or of {names}")
+    return [row for row in rows if {row.group, row.name} & set(wanted)]
 
 
 def begin(out: Path, request: dict[str, Any]) -> None:

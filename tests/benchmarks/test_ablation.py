@@ -66,7 +66,7 @@ def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess
         str(photos),
         "--out",
         str(out),
-        "--groups",
+        "--rows",
         "no-gan",
         "--quick",
         "--no-fid",
@@ -115,10 +115,15 @@ def test_a_row_that_fails_is_named_and_the_exit_code_is_1(
 
 
 def test_an_unknown_group_is_refused(photo_folder: Path, tmp_path: Path) -> None:
-    arguments = [str(photo_folder), "--out", str(tmp_path), "--groups", "everything"]
+    arguments = [str(photo_folder), "--out", str(tmp_path), "--rows", "everything"]
     result = CliRunner().invoke(ablation.main, arguments)
     assert result.exit_code == 2
     assert "found everything, expected some of comparison" in result.output
+
+
+def test_rows_are_chosen_by_group_and_by_name_in_the_order_of_the_report() -> None:
+    names = [row.name for row in ablation.chosen_rows(["weight-8", "no-gan", "patch-rgb-bce"])]
+    assert names == ["patch-rgb-bce", "l1-only", "weight-8"]
 
 
 def test_without_inception_no_row_is_begun(photo_folder: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_ablation(
 
     monkeypatch.setattr("benchmarks.ablation.subprocess", SimpleNamespace(run=train_here, PIPE=subprocess.PIPE))
     options = [option for option in tiny_options if option not in ("--quiet", "--no-fid")]
-    arguments = [photo_folder, "--out", tmp_path / "out", "--groups", "no-gan", "--quick", "--no-fid", "--", *options]
+    arguments = [photo_folder, "--out", tmp_path / "out", "--rows", "no-gan", "--quick", "--no-fid", "--", *options]
     values = run(tmp_path / "out" / "ablation.json", "ablation", *arguments)
     assert [row["metrics"]["epoch"] for row in values["rows"]] == [3]
 
