@@ -15,6 +15,7 @@ from cgan.jpeg_decoder import MissingPixelsError, decode_whole, gray_at_once
 from cgan.photo_limits import MAX_PIXELS
 from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
 from infer.photo.bmp_fields import BmpFields
+from infer.photo.code_points import nclx_note
 from infer.photo.color_profile import needs_colors
 from infer.photo.formats import ProfileUse
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
@@ -85,6 +86,8 @@ def read(
         return _of_jpeg_xl(image), 1  # libjxl turns it upright
     if image.format == "HEIF":
         image.info = {key: value for key, value in image.info.items() if value is not None}
+    if image.format in ("HEIF", "AVIF") and not image.info.get("icc_profile"):
+        notes += filter(None, [nclx_note(_head(image, newer_formats.HEAD))])
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         return newer_formats.heic_samples(content_of(image)), 1
     if name := NEWER.get(str(image.format)):

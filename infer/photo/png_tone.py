@@ -1,4 +1,4 @@
-"""Tone curves of PNG files without a colour profile: chunks gAMA and cICP (PNG, third edition, 11.3.2)."""
+"""Tone curves of PNG files without a colour profile: chunks gAMA, cHRM and cICP (PNG, third edition, 11.3.2)."""
 
 import io
 from typing import Any, cast
@@ -7,8 +7,12 @@ import numpy as np
 from PIL import Image
 
 from cgan.photo_limits import check_time
+from infer.photo.code_points import EXPONENTS, SRGB_LIKE, unconverted
 from infer.photo.color_profile import coded
 from infer.photo.samples import COLORS, Samples
+
+GRAY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B"})
+"""Pillow's modes of a PNG without colour."""
 
 SRGB_EXPONENT = 1 / 2.2
 """The gAMA that stands for sRGB's tone curve."""
@@ -16,12 +20,11 @@ SRGB_EXPONENT = 1 / 2.2
 TOLERANCE = 0.05
 """Relative difference of gAMA that is not visible."""
 
-SRGB_LIKE = frozenset({1, 2, 6, 13, 14, 15})
-EXPONENTS = {4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}
-HDR = {16: "PQ", 18: "HLG"}
-"""Transfer characteristics of ITU-T H.273: curves close to sRGB's, pure powers, and those of high dynamic range."""
+SRGB_POINTS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""Chromaticities x, y of white, red, green and blue of sRGB, in the order of cHRM."""
 
-REC709_PRIMARIES = frozenset({1, 2})
+POINT_TOLERANCE = 0.01
+"""Difference of a chromaticity that is not visible: files round them."""
 
 
 def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
@@ -35,15 +38,16 @@ def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
     if len(cicp) == 4:
         if image.info.pop("icc_profile", None):
             notes.append("ICC profile left out: cICP, which comes before it, gives the colours")
-        if cicp[1] in HDR:
-            notes.append(f"its tone curve {HDR[cicp[1]]}, of high dynamic range, is not converted")
-        elif cicp[0] not in REC709_PRIMARIES:
-            notes.append(f"its colours, of primaries {cicp[0]} by cICP, are not converted to sRGB")
+        if note := unconverted(cicp[0], cicp[1], "cICP"):
+            notes.append(note)
         exponent = SRGB_EXPONENT if cicp[1] in SRGB_LIKE else EXPONENTS.get(cicp[1])
     elif "srgb" in image.info or "icc_profile" in image.info:
         return None
     else:
         exponent = image.info.get("gamma")
+        points = image.info.get("chromaticity")
+        if points and image.mode not in GRAY and not np.allclose(points, SRGB_POINTS, rtol=0, atol=POINT_TOLERANCE):
+            notes.append("its colours, of primaries by cHRM, are not converted to sRGB")
     if not exponent or abs(exponent / SRGB_EXPONENT - 1) <= TOLERANCE:
         return None
     notes.append(f"tone curve of gamma {exponent:g} converted to that of sRGB")

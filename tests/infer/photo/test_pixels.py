@@ -110,6 +110,50 @@ def test_cicp_comes_before_gama_and_what_is_not_converted_is_said() -> None:
     assert "primaries 9 by cICP" in png(cicp=bytes((9, 13, 0, 1))).notes[0]
 
 
+ADOBE_RGB = (31_270, 32_900, 64_000, 33_000, 21_000, 71_000, 15_000, 6_000)
+SRGB = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+
+
+@pytest.mark.parametrize(
+    ("mode", "points", "after", "noted"),
+    [
+        ("RGB", ADOBE_RGB, b"", True),
+        ("P", ADOBE_RGB, b"", True),
+        ("L", ADOBE_RGB, b"", False),
+        ("RGB", SRGB, b"", False),
+        ("RGB", ADOBE_RGB, chunk(b"sRGB", b"\0"), False),
+    ],
+)
+def test_primaries_of_a_png_that_are_not_converted_are_said(
+    mode: str, points: tuple[int, ...], after: bytes, noted: bool
+) -> None:
+    content = content_of(Image.fromarray(GRAY).convert(mode), "PNG")
+    found = decode(content[:33] + chunk(b"cHRM", struct.pack(">8I", *points)) + after + content[33:], "a.png")
+    assert found.notes == ("its colours, of primaries by cHRM, are not converted to sRGB",) * noted
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "note"),
+    [
+        (1, 13, None),
+        (12, 13, "primaries 12 by nclx"),
+        (9, 16, "tone curve PQ"),
+        (1, 8, "tone curve of gamma 1 is not converted"),
+    ],
+)
+@pytest.mark.parametrize("format_", ["AVIF", "HEIF"])
+def test_colors_of_an_avif_or_heic_that_are_not_converted_are_said(
+    format_: str, primaries: int, transfer: int, note: str | None
+) -> None:
+    if format_ == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    content = content_of(Image.fromarray(GRAY).convert("RGB"), format_)
+    place = content.index(b"colrnclx") + 8
+    found = decode(content[:place] + struct.pack(">HH", primaries, transfer) + content[place + 4 :], "a." + format_)
+    assert len(found.notes) == bool(note)
+    assert (note or "") in "".join(found.notes)
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
 def test_the_tone_curve_leaves_alpha_as_it_is(mode: str) -> None:
     image = Image.fromarray(GRAY).convert("RGBA" if mode == "P" else mode)

@@ -1,0 +1,46 @@
+"""Colours by the code points of ITU-T H.273: cICP of a PNG (third edition, 11.3.2.6), nclx of AVIF and HEIC."""
+
+SRGB_LIKE = frozenset({1, 2, 6, 13, 14, 15})
+EXPONENTS = {4: 1 / 2.2, 5: 1 / 2.8, 8: 1.0}
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics: curves close to sRGB's, pure powers, and those of high dynamic range."""
+
+REC709_PRIMARIES = frozenset({1, 2})
+"""Primaries of sRGB, and none named."""
+
+NCLX = b"colrnclx"
+"""Type of a box with colours, and of its content (ISO/IEC 14496-12, 12.1.5)."""
+
+
+def unconverted(primaries: int, transfer: int, source: str) -> str | None:
+    """Return a note on colours that are not converted to sRGB, None for those of sRGB's primaries and usual curves.
+
+    Args:
+        primaries: code point of the primaries.
+        transfer: code point of the transfer characteristics.
+        source: where the file names them.
+    """
+    if transfer in HDR:
+        return f"its tone curve {HDR[transfer]}, of high dynamic range, is not converted"
+    if primaries not in REC709_PRIMARIES:
+        return f"its colours, of primaries {primaries} by {source}, are not converted to sRGB"
+    return None
+
+
+def nclx_note(head: bytes) -> str | None:
+    """Return a note on the colours of an AVIF or HEIC without an ICC profile, as `unconverted` does.
+
+    Tone curves of pure powers are not converted either.
+
+    Args:
+        head: the start of the file.
+    """
+    place = head.find(NCLX)
+    if place < 0 or len(head) < place + len(NCLX) + 4:
+        return None
+    primaries, transfer = head[place + len(NCLX) + 1], head[place + len(NCLX) + 3]
+    if note := unconverted(primaries, transfer, "nclx"):
+        return note
+    if exponent := EXPONENTS.get(transfer):
+        return f"its tone curve of gamma {exponent:.3g} is not converted"
+    return None
