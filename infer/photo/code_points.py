@@ -12,25 +12,33 @@ NCLX = b"colrnclx"
 """Type of a box with colours, and of its content (ISO/IEC 14496-12, 12.1.5)."""
 
 
-def unconverted(primaries: int, transfer: int, source: str) -> str | None:
+SRGB_EXPONENT = 1 / 2.2
+"""The exponent that stands for sRGB's tone curve."""
+
+TOLERANCE = 0.05
+"""Relative difference of an exponent that is not visible."""
+
+
+def unconverted(primaries: int, transfer: int, source: str, exponent: float | None = None) -> str | None:
     """Return a note on colours that are not converted to sRGB, None for those of sRGB's primaries and usual curves.
 
     Args:
         primaries: code point of the primaries.
         transfer: code point of the transfer characteristics.
         source: where the file names them.
+        exponent: of a tone curve that is not converted either; None if it has none, or is converted.
     """
     if transfer in HDR:
         return f"its tone curve {HDR[transfer]}, of high dynamic range, is not converted"
     if primaries not in REC709_PRIMARIES:
         return f"its colours, of primaries {primaries} by {source}, are not converted to sRGB"
+    if exponent and abs(exponent / SRGB_EXPONENT - 1) > TOLERANCE:
+        return f"its tone curve of gamma {exponent:.3g} is not converted"
     return None
 
 
 def nclx_note(head: bytes) -> str | None:
     """Return a note on the colours of an AVIF or HEIC without an ICC profile, as `unconverted` does.
-
-    Tone curves of pure powers are not converted either.
 
     Args:
         head: the start of the file.
@@ -39,8 +47,4 @@ def nclx_note(head: bytes) -> str | None:
     if place < 0 or len(head) < place + len(NCLX) + 4:
         return None
     primaries, transfer = head[place + len(NCLX) + 1], head[place + len(NCLX) + 3]
-    if note := unconverted(primaries, transfer, "nclx"):
-        return note
-    if exponent := EXPONENTS.get(transfer):
-        return f"its tone curve of gamma {exponent:.3g} is not converted"
-    return None
+    return unconverted(primaries, transfer, "nclx", EXPONENTS.get(transfer))

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from PIL import Image, TiffTags
 
 from cgan.photo_limits import MAX_METADATA, LimitError, check_time
-from infer.photo import exif, iptc, tiff, xmp
+from infer.photo import boxes, exif, iptc, tiff, xmp
 from infer.photo.exif import THUMBNAIL_NOTE
 from infer.photo.tiff import listed
 
@@ -70,9 +70,6 @@ GEO_TAGS = frozenset({33550, 33922, 34264, 34735, 34736, 34737})
 LEFT_OUT_TAGS = frozenset({301, 318, 319, 321, 330, 342, 37724, 50838, 50839, *range(50706, 51182)})
 """Tags of curves and primaries of the gray scan, other pictures, layers, ImageJ's counts, and raw data of a DNG."""
 
-JP2_PROFILES = (b"\2", b"\3")
-"""Methods of a JP2's colours: a restricted profile, any profile."""
-
 STACKS = (b"images=", b"channels=", b"slices=", b"frames=", b'{"shape"', b"<OME ")
 """Parts of image descriptions of ImageJ, tifffile and OME that describe the samples of the scan."""
 
@@ -125,7 +122,9 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
     elif image.format == "BMP":
         _read_bmp(found, file)
     elif image.format == "JPEG2000":
-        found.icc_profile = _jp2_profile(file)
+        _read_jp2_colors(found, file, image.mode)
+    if image.format in ("JPEG2000", "JXL"):
+        _read_boxes(found, file)
     return found
 
 
@@ -335,24 +334,31 @@ def _read_bmp(found: Blocks, file: BinaryIO) -> None:
     found.icc_profile = file.read(min(size, MAX_METADATA))
 
 
-def _jp2_profile(file: BinaryIO) -> bytes:
-    """Return the profile of a JP2, in the first box colr of its box jp2h (ISO/IEC 15444-1, I.5.3.3)."""
-    place, end = 0, file.seek(0, io.SEEK_END)
-    while place + 8 <= end:
-        check_time()
-        file.seek(place)
-        length, kind = struct.unpack(">L4s", file.read(8))
-        start = place + 8
-        if kind == b"jp2h":
-            place = start
-        elif kind == b"colr":
-            is_profile = file.read(3)[:1] in JP2_PROFILES
-            return file.read(min(place + length - start - 3, MAX_METADATA)) if is_profile and length > 11 else b""
-        elif length < 8:  # the image data, to the end of the file or longer than 4 GiB
-            break
+def _read_boxes(found: Blocks, file: BinaryIO) -> None:
+    others = []
+    for box in boxes.boxes(file):
+        if box.kind in boxes.LAYOUT:
+            continue
+        name, content = boxes.metadata_of(file, box)
+        if name in ("exif", "xmp", "iptc") and content and not getattr(found, name):
+            setattr(found, name, content)
         else:
-            place += length
-    return b""
+            others.append(name)
+    if others:
+        found.note(f"boxes left out: {listed(others)}")
+
+
+def _read_jp2_colors(found: Blocks, file: BinaryIO, mode: str) -> None:
+    color = boxes.color_of(file)
+    if color is None:
+        return
+    file.seek(color.start)
+    content = file.read(min(color.size, MAX_METADATA))
+    space = int.from_bytes(content[3:7])
+    if content[0] in boxes.PROFILES:
+        found.icc_profile = content[3:]
+    elif mode != "CMYK" and (content[0] != boxes.ENUMERATED or space not in boxes.UNDERSTOOD):
+        found.note(f"its colours, of colour space {space} by JPEG 2000, are not converted to sRGB")
 
 
 def _content(file: BinaryIO) -> bytes:

@@ -51,7 +51,7 @@ MOST_PADDING = 2**14
 """Largest offset at which maker notes are kept by padding, a quarter of what a JPEG's segment holds."""
 
 
-def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
+def upright(block: bytes, fallback: int, notes: list[str], own: int | None = None) -> tuple[bytes, int]:
     """Return a block for the upright, coloured photo, and the orientation that the photo had, 1 to 8.
 
     Orientation becomes 1, sides and resolutions of a photo on its side change places, and the thumbnail is blanked, or
@@ -61,6 +61,7 @@ def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
         block: with or without its identifier.
         fallback: orientation of a photo whose block has none.
         notes: list to which a note on the thumbnail is appended.
+        own: orientation of the file itself, which comes before the block's; None if it has none.
 
     Raises:
         ValueError: it has no first directory.
@@ -71,8 +72,8 @@ def upright(block: bytes, fallback: int, notes: list[str]) -> tuple[bytes, int]:
         raise ValueError("it is a BigTIFF, which EXIF does not allow")
     first = reader.directory(reader.first)
     given = reader.number(first[ORIENTATION])
-    orientation = fallback if given is None else _valid(given)
-    is_turned = given == orientation and given != 1
+    orientation = own or (fallback if given is None else _valid(given))
+    is_turned = given is not None and given == _valid(given) != 1
     for entry in first.entries if is_turned else ():
         if entry.tag != ORIENTATION or entry.kind not in tiff.INTEGERS:
             continue

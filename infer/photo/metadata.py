@@ -35,7 +35,8 @@ def read(image: Image.Image, file: BinaryIO, notes: list[str]) -> Metadata:
     """Return the metadata of a loaded photo; damaged ones are left out with a note.
 
     Args:
-        image: loaded by Pillow; a profile that Pillow does not read is added to its `info`.
+        image: loaded by Pillow; a profile that Pillow does not read is added to its `info`. An orientation there is
+            that of the file itself, which comes before those of EXIF and XMP.
         file: its file; the position is moved.
         notes: list to which notes are appended.
 
@@ -50,10 +51,12 @@ def read(image: Image.Image, file: BinaryIO, notes: list[str]) -> Metadata:
     if getattr(image, "is_animated", False):
         blocks.notes = [note for note in blocks.notes if note != containers.OTHERS_NOTE]  # which is said already
     kept_xmp, orientation = _kept_xmp(blocks)
+    own: int | None = image.info.get("orientation")
+    orientation = own or orientation
     kept_exif = None
     if blocks.exif not in (b"", exif.IDENTIFIER):
         try:
-            kept_exif, orientation = exif.upright(blocks.exif, orientation, blocks.notes)
+            kept_exif, orientation = exif.upright(blocks.exif, orientation, blocks.notes, own)
         except ValueError as error:
             blocks.note(f"EXIF and orientation left out: damaged ({error})")
     geo = blocks.geo or None

@@ -1,7 +1,7 @@
 """JPEG 2000, AVIF, HEIC and JPEG XL, with all of their bits."""
 
 import io
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import (
@@ -13,6 +13,8 @@ from PIL import (
 
 from cgan.extras import needed
 from cgan.jpeg_decoder import MissingPixelsError
+from infer.photo.boxes import boxes, without_profile
+from infer.photo.code_points import EXPONENTS, unconverted
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Array, Samples
 
@@ -34,9 +36,12 @@ JXL_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 JXL_STREAM = b"\xff\x0a"
 JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 """Width to height (ISO 18181-1, section D.2)."""
-MOST_BOXES = 10_000
-STREAM_HEAD = 64
-"""Bytes of a codestream that hold size and depth."""
+STREAM_HEAD = 256
+"""Bytes of a codestream that hold size, depth and colours."""
+JXL_GRAY, JXL_CUSTOM, JXL_D65, JXL_SRGB = 1, 2, 1, 1
+"""Colour space of gray; custom white or primaries; white and primaries of sRGB."""
+JXL_ALPHA, JXL_SPOT, JXL_FILTER_ARRAY = 0, 2, 5
+"""Kinds of extra channels whose headers have further fields."""
 
 
 def depth_of(image: Image.Image, head: bytes) -> int:
@@ -93,6 +98,16 @@ def open_heic() -> None:
     pillow_heif.register_heif_opener()
 
 
+def restore_avif_exif(image: Image.Image) -> None:
+    """Give an AVIF its EXIF block as it lies, and the orientation by its boxes irot and imir, in `info`.
+
+    EXIF's own orientation does not count (ISO/IEC 23000-22, 7.3.6.7). Where it differs, Pillow writes the block anew,
+    without the offsets that maker notes depend on.
+    """
+    *_, block, orientation, _ = cast(Any, image)._decoder.get_info()
+    image.info["exif"], image.info["orientation"] = block, orientation
+
+
 def heic_samples(content: bytes) -> Samples:
     """Return the upright samples of a HEIC of more than 8 bits; libheif applies its rotation."""
     import pillow_heif
@@ -114,39 +129,18 @@ class JpegXl(ImageFile.ImageFile):
         if file.read(2) == JXL_STREAM:
             stream = file.read(STREAM_HEAD)
         else:
-            file.seek(0)
-            for kind, size in self._boxes(file):
-                if kind in (b"jxlc", b"jxlp") and not stream:
-                    stream = file.read(min(size, STREAM_HEAD))[(4 if kind == b"jxlp" else 0) + 2 :]
-                elif kind == b"Exif":
-                    self.info["exif"] = b"Exif\0\0" + file.read(size)[4:]
-                elif kind == b"xml ":
-                    self.info["xmp"] = file.read(size)
+            for box in boxes(cast(BinaryIO, file)):
+                if box.kind in (b"jxlc", b"jxlp") and not stream:
+                    file.seek(box.start)
+                    stream = file.read(min(box.size, STREAM_HEAD))[(4 if box.kind == b"jxlp" else 0) + 2 :]
         if len(stream) < 10:
             raise SyntaxError("it has no codestream")
         header = _Bits(stream)
         self._size, self._mode, self.tile = header.size(), "RGB", []
         self.depth = header.depth()
-
-    @staticmethod
-    def _boxes(file: Any) -> Any:
-        """Yield type and size of the content of each box; the file is at its content."""
-        place = 0
-        for _ in range(MOST_BOXES):
-            file.seek(place)
-            head = file.read(16)
-            if len(head) < 8:
-                return
-            size = int.from_bytes(head[:4])
-            start = 16 if size == 1 else 8
-            size = int.from_bytes(head[8:16]) if size == 1 else size or 2**63
-            if size < start:
-                return
-            file.seek(place + start)
-            yield head[4:8], size - start
-            place += size
-            if size >= 2**63:
-                return
+        self.is_animated = header.is_animated
+        self.color_note = header.color_note()
+        """A note on colours that are not converted to sRGB, None for those of sRGB."""
 
 
 class _Bits:
@@ -154,6 +148,7 @@ class _Bits:
 
     def __init__(self, stream: bytes) -> None:
         self.left = int.from_bytes(stream, "little")
+        self.is_default = self.is_animated = False
 
     def read(self, count: int) -> int:
         """Return the next bits as a number."""
@@ -182,6 +177,7 @@ class _Bits:
     def depth(self) -> int:
         """Return the bits a channel of an ImageMetadata."""
         if self.read(1):  # all values are the default ones
+            self.is_default = True
             return 8
         if self.read(1):
             self.read(3)  # orientation
@@ -189,17 +185,74 @@ class _Bits:
                 self.size()
             if self.read(1):
                 raise UnreadError("a JPEG XL with a preview, which is not read")
-            if self.read(1):  # animation
+            if self.read(1):
+                self.is_animated = True
                 self.choose((100, 0), (1000, 0), (1, 10), (1, 30))
                 self.choose((1, 0), (1001, 0), (1, 8), (1, 10))
                 self.choose((0, 0), (0, 3), (0, 16), (0, 32))
                 self.read(1)
-        is_float = bool(self.read(1))
-        return (
-            self.choose((32, 0), (16, 0), (24, 0), (1, 6))
-            if is_float
-            else self.choose((8, 0), (10, 0), (12, 0), (1, 6))
-        )
+        return self.bit_depth()
+
+    def bit_depth(self) -> int:
+        """Return the bits of a BitDepth."""
+        if not self.read(1):
+            return self.choose((8, 0), (10, 0), (12, 0), (1, 6))
+        bits = self.choose((32, 0), (16, 0), (24, 0), (1, 6))
+        self.read(4)  # those of the exponent
+        return bits
+
+    def color_note(self) -> str | None:
+        """Return a note on a ColourEncoding other than sRGB's, which follows the depth; None for sRGB's.
+
+        Its numbers of white, primaries and curve are those of ITU-T H.273, but for 2, custom ones.
+        """
+        if self.is_default:
+            return None
+        self.read(1)  # width of buffers
+        for _ in range(self.choose((0, 0), (1, 0), (2, 4), (1, 12))):
+            self.extra_channel()
+        self.read(1)  # transform to XYB
+        if self.read(1):
+            return None
+        if self.read(1):
+            return "ICC profile left out: those of JPEG XL are not read"
+        is_gray = self.enum() == JXL_GRAY
+        white = self.enum()
+        self.points(1 if white == JXL_CUSTOM else 0)
+        primaries = JXL_SRGB if is_gray else self.enum()
+        self.points(3 if primaries == JXL_CUSTOM else 0)
+        if self.read(1):
+            transfer, exponent = 0, self.read(24) / 1e7
+        else:
+            transfer = self.enum()
+            exponent = EXPONENTS.get(transfer, 0.0)
+        if white != JXL_D65 or primaries == JXL_CUSTOM:
+            return "its colours, of primaries of its own by JPEG XL, are not converted to sRGB"
+        return unconverted(primaries, transfer, "JPEG XL", exponent)
+
+    def extra_channel(self) -> None:
+        """Pass over an ExtraChannelInfo."""
+        if self.read(1):
+            return
+        kind = self.enum()
+        self.bit_depth()
+        self.choose((0, 0), (3, 0), (4, 0), (1, 3))
+        self.read(8 * self.choose((0, 0), (0, 4), (16, 5), (48, 10)))  # name
+        if kind == JXL_ALPHA:
+            self.read(1)
+        elif kind == JXL_SPOT:
+            self.read(4 * 16)
+        elif kind == JXL_FILTER_ARRAY:
+            self.choose((1, 0), (0, 2), (3, 4), (19, 8))
+
+    def enum(self) -> int:
+        """Return a number of an Enum."""
+        return self.choose((0, 0), (1, 0), (2, 4), (18, 6))
+
+    def points(self, count: int) -> None:
+        """Pass over chromaticities."""
+        for _ in range(2 * count):
+            self.choose((0, 19), (2**19, 19), (2**20, 20), (2**21, 21))
 
 
 Image.register_open(JPEG_XL, JpegXl, lambda head: head[:2] == JXL_STREAM or head[:12] == JXL_CONTAINER)
@@ -219,6 +272,8 @@ def decoded(name: str, content: bytes) -> Array:
     import imagecodecs
 
     first = {} if name == "jpeg2k" else {"index": 0}
+    if name == "jpeg2k":
+        content = without_profile(content)
     try:
         values: Array = getattr(imagecodecs, f"{name}_decode")(content, numthreads=1, **first)
     except (RuntimeError, ValueError, MemoryError) as error:  # its own errors are RuntimeErrors

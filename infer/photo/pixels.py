@@ -83,11 +83,14 @@ def read(
     if isinstance(image, WideJpeg):
         return _wide_jpeg(image, notes), None
     if isinstance(image, JpegXl):
+        notes += filter(None, [image.color_note])
         return _of_jpeg_xl(image), 1  # libjxl turns it upright
     if image.format == "HEIF":
         image.info = {key: value for key, value in image.info.items() if value is not None}
     if image.format in ("HEIF", "AVIF") and not image.info.get("icc_profile"):
         notes += filter(None, [nclx_note(_head(image, newer_formats.HEAD))])
+    if image.format == "AVIF":
+        newer_formats.restore_avif_exif(image)
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         return newer_formats.heic_samples(content_of(image)), 1
     if name := NEWER.get(str(image.format)):

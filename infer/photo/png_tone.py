@@ -7,18 +7,15 @@ import numpy as np
 from PIL import Image
 
 from cgan.photo_limits import check_time
-from infer.photo.code_points import EXPONENTS, SRGB_LIKE, unconverted
+from infer.photo.code_points import EXPONENTS, SRGB_EXPONENT, SRGB_LIKE, TOLERANCE, unconverted
 from infer.photo.color_profile import coded
 from infer.photo.samples import COLORS, Samples
 
 GRAY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B"})
 """Pillow's modes of a PNG without colour."""
 
-SRGB_EXPONENT = 1 / 2.2
-"""The gAMA that stands for sRGB's tone curve."""
-
-TOLERANCE = 0.05
-"""Relative difference of gAMA that is not visible."""
+PLAUSIBLE = (0.1, 10.0)
+"""Range of the exponents that photos have; others would make them black or white."""
 
 SRGB_POINTS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 """Chromaticities x, y of white, red, green and blue of sRGB, in the order of cHRM."""
@@ -41,7 +38,7 @@ def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
         if note := unconverted(cicp[0], cicp[1], "cICP"):
             notes.append(note)
         exponent = SRGB_EXPONENT if cicp[1] in SRGB_LIKE else EXPONENTS.get(cicp[1])
-    elif "srgb" in image.info or "icc_profile" in image.info:
+    elif "srgb" in image.info or image.info.get("icc_profile"):
         return None
     else:
         exponent = image.info.get("gamma")
@@ -49,6 +46,9 @@ def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
         if points and image.mode not in GRAY and not np.allclose(points, SRGB_POINTS, rtol=0, atol=POINT_TOLERANCE):
             notes.append("its colours, of primaries by cHRM, are not converted to sRGB")
     if not exponent or abs(exponent / SRGB_EXPONENT - 1) <= TOLERANCE:
+        return None
+    if not PLAUSIBLE[0] <= exponent <= PLAUSIBLE[1]:
+        notes.append(f"tone curve of gamma {exponent:g}, which no photo has, is not converted")
         return None
     notes.append(f"tone curve of gamma {exponent:g} converted to that of sRGB")
     return float(exponent)
