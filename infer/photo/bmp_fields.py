@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from cgan.jpeg_decoder import MissingPixelsError
+from infer.photo.code_points import POINT_TOLERANCE, SRGB_EXPONENT, TOLERANCE
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Samples
 
@@ -18,11 +19,36 @@ FILE_HEADER = 14
 OLD_HEADER, MASKS_HEADER, ALPHA_HEADER = 40, 52, 56
 """Sizes of headers without masks, with masks of three colours, and with one of alpha; later ones are larger."""
 
+V4_HEADER = 108
+
 FIELDS, ALPHA_FIELDS = 3, 6
 EMBEDDED = {4: "JPEG", 5: "PNG"}
 """Values of the field "compression"."""
 
 INCHES_PER_METRE = 1 / 0.0254
+
+
+CALIBRATED, LINKED = bytes(4), b"KNIL"
+"""Colour spaces of headers of version 4 and 5: primaries and curves in the header; a profile in another file."""
+SRGB_ENDS = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+"""Chromaticities x, y of red, green and blue of sRGB."""
+
+
+def is_calibrated(header: bytes) -> bool:
+    """Return True if a header, from its size on, gives colours other than sRGB's that Pillow does not convert.
+
+    Fields of zeros, which most programs write, give none.
+    """
+    if len(header) < V4_HEADER or int.from_bytes(header[:4], "little") < V4_HEADER:
+        return False
+    if header[56:60] == LINKED:
+        return True
+    ends, curves = np.frombuffer(header[60:96], "<i4").reshape(3, 3), np.frombuffer(header[96:108], "<u4")
+    if header[56:60] != CALIBRATED or not (ends.any() or curves.any()):
+        return False
+    points = ends[:, :2] / np.maximum(ends.sum(axis=1, keepdims=True), 1)
+    is_srgb = np.allclose(points.ravel(), SRGB_ENDS, rtol=0, atol=POINT_TOLERANCE)
+    return not (is_srgb and np.allclose(curves / 2**16 * SRGB_EXPONENT, 1, rtol=0, atol=TOLERANCE))
 
 
 class BmpFields(ImageFile.ImageFile):

@@ -18,6 +18,9 @@ SRGB_EXPONENT = 1 / 2.2
 TOLERANCE = 0.05
 """Relative difference of an exponent that is not visible."""
 
+POINT_TOLERANCE = 0.01
+"""Difference of a chromaticity that is not visible: files round them."""
+
 
 def unconverted(primaries: int, transfer: int, source: str, exponent: float | None = None) -> str | None:
     """Return a note on colours that are not converted to sRGB, None for those of sRGB's primaries and usual curves.

@@ -5,47 +5,32 @@
 
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from PIL import Image, TiffTags
 
 from cgan.photo_limits import MAX_METADATA, LimitError, check_time
-from infer.photo import boxes, exif, iptc, tiff, xmp
+from infer.photo import bmp_fields, boxes, exif, gif_extensions, headers, iptc, png_chunks, tiff, xmp
 from infer.photo.exif import THUMBNAIL_NOTE
 from infer.photo.tiff import listed
-
-XMP_KEY = "XML:com.adobe.xmp"
-RAW_PROFILE = "Raw profile type "
-"""First words of PNG texts in which ImageMagick and exiftool keep EXIF, IPTC and XMP as hexadecimal digits."""
 
 ICC_SEGMENT = b"ICC_PROFILE\0"
 XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 XMP_MAIN = b"http://ns.adobe.com/xap/1.0/\0"
 ISO_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 
-LAYOUT_SEGMENTS = (
-    b"JFIF\0",
-    b"Exif\0\0",
-    XMP_MAIN,
-    XMP_EXTENSION,
-    ICC_SEGMENT,
-    b"Adobe",
-    b"Ducky",
-    iptc.JPEG_HEADER,
-)
-"""First bytes of JPEG segments that are kept or describe the compression; others are noted."""
+LAYOUT_SEGMENTS = {"APP0": (b"JFIF\0",), "APP12": (b"Ducky",), "APP14": (b"Adobe",)}
+"""First bytes of JPEG segments that describe the compression."""
+
+END, PADDING, TAIL = b"\xff\xd9", b"\0\r\n ", 256
+"""End marker of a JPEG, bytes that may follow it without a meaning, and bytes at the end in which it mostly lies."""
+
+WEBP_CHUNKS = frozenset({b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "})
+
+BLOCK_NAMES = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC captions"}
 
 OTHERS_NOTE = "other pictures of the file left out"
-
-TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-NOTED_CHUNKS = frozenset({b"tIME", b"oFFs", b"sCAL", b"pCAL", b"sTER", b"caBX", b"vpAg"})
-"""Chunks of a PNG beside those of its pixels and colours, which are not written to outputs."""
-
-GIF_IMAGE, GIF_EXTENSION, GIF_COMMENT, GIF_APPLICATION = 0x2C, 0x21, 0xFE, 0xFF
-GIF_ANIMATION = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
-GIF_XMP, GIF_ICC = b"XMP DataXMP", b"ICCRGBG1012"
 
 BMP_V5, BMP_EMBEDDED_PROFILE = 124, b"DEBM"
 """Size of a header of version 5, and its colour space with an embedded profile."""
@@ -99,6 +84,13 @@ class Blocks:
         if note not in self.notes:
             self.notes.append(note)
 
+    def keep(self, field: Literal["exif", "xmp", "iptc"], content: bytes) -> None:
+        """Keep a block; a further one of the same kind with another content is noted."""
+        if not getattr(self, field):
+            setattr(self, field, content)
+        elif getattr(self, field) != content:
+            self.note(f"second block of {BLOCK_NAMES[field]} left out: only the first is kept")
+
 
 def read(image: Image.Image, file: BinaryIO) -> Blocks:
     """Return the metadata of a photo that Pillow has opened.
@@ -112,15 +104,23 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
     """
     if image.format == "TIFF":
         return of_tiff(file)
-    found = Blocks(exif=image.info.get("exif") or b"", xmp=_bytes(image.info.get("xmp")))
+    found = Blocks()
     if image.format in ("JPEG", "MPO"):
         _read_jpeg(found, getattr(image, "applist", ()))
-    elif image.format == "PNG":
-        _read_png(found, getattr(image, "text", {}), file)
-    elif image.format == "GIF":
+        _note_rest(found, file)
+        return found
+    if image.format == "PNG":  # Pillow reads chunks behind the pixels only while it decodes
+        _read_png(found, image, file)
+        return found
+    found.exif, found.xmp = image.info.get("exif") or b"", _bytes(image.info.get("xmp"))
+    if image.format == "GIF":
         _read_gif(found, _content(file))
     elif image.format == "BMP":
         _read_bmp(found, file)
+    elif image.format == "WEBP":
+        _note_webp_chunks(found, file)
+    elif image.format == "HEIF":
+        _note_heic_items(found, image.info)
     elif image.format == "JPEG2000":
         _read_jp2_colors(found, file, image.mode)
     if image.format in ("JPEG2000", "JXL"):
@@ -137,9 +137,10 @@ def of_tiff(file: BinaryIO) -> Blocks:
     except ValueError as error:
         found.note(f"TIFF tags left out: damaged ({error})")
         return found
-    for tag, name in ((xmp.TIFF_TAG, "xmp"), (iptc.TIFF_TAG, "iptc")):
-        if entry := first[tag]:
-            setattr(found, name, reader.value(entry))
+    if entry := first[xmp.TIFF_TAG]:
+        found.xmp = reader.value(entry)
+    if entry := first[iptc.TIFF_TAG]:
+        found.iptc = iptc.in_order(reader.value(entry), entry.kind == tiff.LONG)
     if entry := first[iptc.TIFF_RESOURCES]:
         _read_resources(found, reader.value(entry))
     kept, left_out, seen = [], [], set()
@@ -175,10 +176,19 @@ def _describes_samples(description: bytes) -> bool:
 def _read_jpeg(found: Blocks, segments: Any) -> None:
     resources, parts, others = b"", [], []
     for kind, content in segments:
+        header = next((first for first in iptc.HEADERS if content.startswith(first)), None)
         if kind == "COM":
             found.comments.append(content)
-        elif content.startswith(iptc.JPEG_HEADER):
-            resources += content[len(iptc.JPEG_HEADER) :]
+        elif content.startswith(exif.IDENTIFIER):
+            block = content[len(exif.IDENTIFIER) :]
+            if found.exif and not block.startswith(tiff.STARTS):  # it goes on in a further segment
+                found.exif += block
+            else:
+                found.keep("exif", content)
+        elif content.startswith(XMP_MAIN):
+            found.keep("xmp", content[len(XMP_MAIN) :])
+        elif kind == "APP13" and header:
+            resources += content[len(header) :]
         elif content.startswith(XMP_EXTENSION):
             parts.append(content[len(XMP_EXTENSION) :])
         elif content.startswith(b"JFXX\0"):
@@ -189,7 +199,7 @@ def _read_jpeg(found: Blocks, segments: Any) -> None:
             found.note(xmp.GAIN_MAP_NOTE)
         elif content.startswith(b"MPF\0"):
             found.note(OTHERS_NOTE)
-        elif not content.startswith(LAYOUT_SEGMENTS) and content:
+        elif not content.startswith(LAYOUT_SEGMENTS.get(kind, ())) and content:
             others.append(f"{kind} {content[:12].split(bytes(1))[0].decode('ascii', 'replace')}")
     if others:
         found.note(f"JPEG segments left out: {listed(others)}")
@@ -198,6 +208,17 @@ def _read_jpeg(found: Blocks, segments: Any) -> None:
         found.extension = _assembled(parts, found.xmp)
         if not found.extension:
             found.note("XMP kept without its extension, parts of which are missing")
+
+
+def _note_rest(found: Blocks, file: BinaryIO) -> None:
+    """Note what lies behind the end marker of a JPEG; other pictures there are noted by their segment."""
+    file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
+    if OTHERS_NOTE in found.notes or file.read().rstrip(PADDING).endswith(END):
+        return
+    content = _content(file)
+    rest = content[headers.end_of(content) :].strip(PADDING)
+    if rest:
+        found.note(f"{len(rest):,} bytes behind the photo left out")
 
 
 def _assembled(parts: list[bytes], main: bytes) -> bytes:
@@ -217,116 +238,110 @@ def _assembled(parts: list[bytes], main: bytes) -> bytes:
 def _read_resources(found: Blocks, content: bytes) -> None:
     """Read the captions of Photoshop's image resources, and note the others."""
     others = []
-    for resource, value in iptc.resources(content):
+    resources, is_whole = iptc.resources(content)
+    for resource, value in resources:
         if resource == iptc.RESOURCE:
-            found.iptc = found.iptc or value
+            found.keep("iptc", value)
         elif resource in iptc.THUMBNAILS:
             found.note(THUMBNAIL_NOTE)
         else:
             others.append(f"0x{resource:04X}")
     if others:
         found.note(f"Photoshop resources left out: {listed(others)}")
+    if not is_whole:
+        found.note("Photoshop resources left out: damaged")
 
 
-def _read_png(found: Blocks, texts: dict[str, str], file: BinaryIO) -> None:
+def _read_png(found: Blocks, image: Image.Image, file: BinaryIO) -> None:
     others, size = [], 0
-    for kind, place, length in _png_chunks(file):
-        if kind in TEXT_CHUNKS:
+    profiles: list[tuple[str, bytes | None]] = []
+    for kind, place, length in png_chunks.chunks(file):
+        if kind in png_chunks.TEXTS or kind == png_chunks.EXIF:
             size += length
             if size > MAX_METADATA:
                 raise LimitError(f"more than {MAX_METADATA} bytes of metadata, the limit")
             file.seek(place)
             content = file.read(length)
-            if not content.startswith((XMP_KEY.encode(), RAW_PROFILE.encode())):
+            key = png_chunks.key_of(content)
+            if kind == png_chunks.EXIF:
+                found.keep("exif", exif.IDENTIFIER + content.removeprefix(exif.IDENTIFIER))
+            elif key == png_chunks.XMP_KEY or key.startswith(png_chunks.RAW_PROFILE):
+                profiles.append((key.decode("latin-1"), png_chunks.text_of(kind, content)))
+            else:
                 found.texts.append((kind, content))
-        elif kind in NOTED_CHUNKS:
-            others.append(kind.decode())
+        elif kind not in png_chunks.PICTURE:
+            others.append(kind.decode("ascii", "replace"))
     if others:
         found.note(f"PNG chunks left out: {listed(others)}")
-    for key, text in texts.items():
-        if not key.startswith(RAW_PROFILE):
-            continue
-        profile, data = key.removeprefix(RAW_PROFILE).lower(), _raw_profile(text)
-        if data is None:
-            found.note(f"PNG text left out: {key}, which is damaged")
-        elif profile in ("exif", "app1") and data.startswith(exif.IDENTIFIER):
-            found.exif = found.exif or data
-        elif profile in ("xmp", "app1"):
-            found.xmp = found.xmp or data.removeprefix(XMP_MAIN)
-        elif profile in ("iptc", "8bim"):
-            _read_resources(found, data.removeprefix(iptc.JPEG_HEADER))
-            if data.startswith(iptc.FIRST_BYTE):
-                found.iptc = found.iptc or data
+    if "icc_profile" in image.info and not image.info["icc_profile"]:
+        found.note("ICC profile left out: damaged")
+    for name, text in profiles:
+        _read_png_profile(found, name, text)
+
+
+def _read_png_profile(found: Blocks, name: str, text: bytes | None) -> None:
+    """Read a text of a PNG that holds XMP, or EXIF, XMP or IPTC as a raw profile."""
+    if name == png_chunks.XMP_KEY.decode():
+        if text:
+            found.keep("xmp", text)
         else:
-            found.note(f"PNG text left out: {key}")
-
-
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Yield type, place and length of each chunk."""
-    place = 8
-    while True:
-        check_time()
-        file.seek(place)
-        start = file.read(8)
-        if len(start) < 8 or start[4:] == b"IEND":
-            return
-        length = int.from_bytes(start[:4])
-        yield start[4:], place + 8, length
-        place += 12 + length
-
-
-def _raw_profile(text: str) -> bytes | None:
-    """Return the content of a raw profile: its name, its length, and hexadecimal digits; None if it is damaged."""
-    parts = text.split(None, 2)
-    try:
-        content = bytes.fromhex(parts[2])
-        return content if len(content) == int(parts[1]) else None
-    except (IndexError, ValueError):
-        return None
+            found.note("XMP left out: damaged")
+        return
+    profile = name.removeprefix(png_chunks.RAW_PROFILE.decode()).lower()
+    data = None if text is None else png_chunks.raw_profile(text)
+    if data is None:
+        found.note(f"PNG text left out: {name}, which is damaged")
+    elif profile in ("exif", "app1") and data.startswith((exif.IDENTIFIER, *tiff.STARTS)):
+        found.keep("exif", exif.IDENTIFIER + data.removeprefix(exif.IDENTIFIER))
+    elif profile in ("xmp", "app1"):
+        found.keep("xmp", data.removeprefix(XMP_MAIN))
+    elif profile in ("iptc", "8bim"):
+        _read_resources(found, data.removeprefix(iptc.JPEG_HEADER))
+        if data.startswith(iptc.FIRST_BYTE):
+            found.keep("iptc", data)
+    else:
+        found.note(f"PNG text left out: {name}")
 
 
 def _read_gif(found: Blocks, content: bytes) -> None:
-    for label, name, place, end in _gif_extensions(content):
-        if label == GIF_COMMENT:
-            found.comments.append(_joined(content, place))
-        elif name == GIF_XMP:  # not in sub-blocks; a ramp of bytes ends it for programs that expect them
+    for label, name, place, end in gif_extensions.extensions(content):
+        if label == gif_extensions.COMMENT:
+            found.comments.append(gif_extensions.joined(content, place))
+        elif name == gif_extensions.XMP:  # not in sub-blocks; a ramp of bytes ends it for programs that expect them
             found.xmp = content[place + 12 : content.rfind(b"\1\xff\xfe", place, end)]
-        elif name == GIF_ICC:
-            found.icc_profile = _joined(content, place + 12)
-        elif label == GIF_APPLICATION and name not in GIF_ANIMATION:
+        elif name == gif_extensions.ICC:
+            found.icc_profile = gif_extensions.joined(content, place + 12)
+        elif label == gif_extensions.APPLICATION and name not in gif_extensions.ANIMATION:
             found.note(f"GIF application block left out: {name.decode('ascii', 'replace').strip()}")
 
 
-def _gif_extensions(content: bytes) -> Iterator[tuple[int, bytes, int, int]]:
-    """Yield label, name, place and end of the sub-blocks of each extension of a GIF (GIF89a, section 23)."""
-
-    def table(flags: int) -> int:
-        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-    place = 13 + table(content[10])
-    while place + 10 < len(content) and content[place] in (GIF_IMAGE, GIF_EXTENSION):
-        label = content[place + 1] if content[place] == GIF_EXTENSION else 0
-        start = place = place + (2 if label else 11 + table(content[place + 9]))
-        while place < len(content) and content[place]:
-            check_time()
-            place += content[place] + 1
-        if label:
-            yield label, content[start + 1 : start + 12] if label == GIF_APPLICATION else b"", start, place
-        place += 1
+def _note_webp_chunks(found: Blocks, file: BinaryIO) -> None:
+    others, place, end = [], 12, file.seek(0, io.SEEK_END)
+    while place + 8 <= end:
+        check_time()
+        file.seek(place)
+        kind, size = struct.unpack("<4sL", file.read(8))
+        if kind not in WEBP_CHUNKS:
+            others.append(kind.decode("ascii", "replace"))
+        place += 8 + size + size % 2
+    if others:
+        found.note(f"WebP chunks left out: {listed(others)}")
 
 
-def _joined(content: bytes, place: int) -> bytes:
-    """Return the content of the sub-blocks at an offset."""
-    parts = []
-    while place < len(content) and content[place]:
-        parts.append(content[place + 1 : place + 1 + content[place]])
-        place += content[place] + 1
-    return b"".join(parts)
+def _note_heic_items(found: Blocks, info: dict[Any, Any]) -> None:
+    if any("hdrgainmap" in kind for kind in info.get("aux") or ()):
+        found.note(xmp.GAIN_MAP_NOTE)
+    elif info.get("aux") or info.get("depth_images"):
+        found.note(OTHERS_NOTE)
+    if others := [str(item.get("content_type") or item.get("type")) for item in info.get("metadata") or ()]:
+        found.note(f"metadata of HEIC left out: {listed(others)}")
 
 
 def _read_bmp(found: Blocks, file: BinaryIO) -> None:
     file.seek(14)
     header = file.read(BMP_V5)
+    if bmp_fields.is_calibrated(header):
+        found.note("its colours, calibrated in the header of the BMP, are not converted to sRGB")
     if len(header) < BMP_V5 or int.from_bytes(header[:4], "little") < BMP_V5 or header[56:60] != BMP_EMBEDDED_PROFILE:
         return
     offset, size = struct.unpack("<LL", header[112:120])

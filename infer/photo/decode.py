@@ -239,6 +239,7 @@ def _opened(source: Path | bytes, name: str | None, max_pixels: int) -> Iterator
         with opened(source, _openers(expected), max_pixels) as image:
             found = name_of(str(image.format))
             if expected and found != name_of(expected):
+                pixels.size_of(image)  # raises for raw data of a camera, which the other name would not help
                 raise PhotoError(f"its content is {found} but its name says {name_of(expected)}; rename it")
             yield image
     except LimitError as error:

@@ -1,6 +1,7 @@
 """Headers of photos that Pillow does not open: it reads their size and metadata here, and none of their pixels."""
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple, cast
@@ -19,6 +20,10 @@ NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a segment."""
 
+
+END_OF_IMAGE = 0xD9
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""Markers other than restarts, which lie between image data, as do stuffed zeros."""
 
 BASELINE, PROGRESSIVE = 0xC0, 0xC2
 """Markers of the frames of almost all JPEGs."""
@@ -80,6 +85,18 @@ def plain_jpeg(head: bytes) -> PlainJpeg | None:
         elif marker in APPLICATION or marker == COMMENT:
             metadata += end - place
     return None
+
+
+def end_of(content: bytes) -> int:
+    """Return the offset behind the end marker of a JPEG; its length if it has none."""
+    place = 2
+    while match := MARKER.search(content, place):
+        marker, place = content[match.start() + 1], match.end()
+        if marker == END_OF_IMAGE:
+            return place
+        if marker not in ALONE:
+            place += int.from_bytes(content[place : place + 2])
+    return len(content)
 
 
 def _segments(head: bytes) -> Iterator[tuple[int, int, int]]:

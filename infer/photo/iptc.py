@@ -7,7 +7,6 @@ Photoshop block in segment APP13 (Adobe Photoshop File Formats Specification, "I
 
 import struct
 import zlib
-from collections.abc import Iterator
 
 RESOURCE = 0x0404
 THUMBNAILS = frozenset({0x0409, 0x040C})
@@ -18,6 +17,10 @@ TIFF_RESOURCES = 34377
 FIRST_BYTE = b"\x1c"
 
 JPEG_HEADER = b"Photoshop 3.0\0"
+HEADERS = (JPEG_HEADER, b"Adobe_Photoshop2.5:")
+"""First bytes of segments with image resources."""
+SIGNATURES = frozenset({b"8BIM", b"MeSa", b"AgHg", b"PHUT", b"DCSR"})
+"""Signatures of resources: Photoshop's, and those of other programs between them."""
 SEGMENT = 65_533
 """Largest content of a JPEG's segment in bytes (ITU-T T.81, B.1.1.4)."""
 JPEG_LIMIT = SEGMENT - len(JPEG_HEADER) - 12 - 1
@@ -26,17 +29,31 @@ JPEG_LIMIT = SEGMENT - len(JPEG_HEADER) - 12 - 1
 PNG_NOTE = "IPTC captions are in a raw profile, which few programs read in a PNG"
 
 
-def resources(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of Photoshop's image resources; what is damaged ends them."""
+def resources(content: bytes) -> tuple[list[tuple[int, bytes]], bool]:
+    """Return number and content of Photoshop's image resources; and False if they are damaged at the end."""
+    found: list[tuple[int, bytes]] = []
     place = 0
-    while content[place : place + 4] == b"8BIM" and place + 12 <= len(content):
+    while content[place : place + 4] in SIGNATURES and place + 12 <= len(content):
         (resource,) = struct.unpack(">H", content[place + 4 : place + 6])
         place += 6 + (content[place + 6] + 2) // 2 * 2  # a name of even length with its own length
         if place + 4 > len(content):
-            return
+            return found, False
         size = int.from_bytes(content[place : place + 4])
-        yield resource, content[place + 4 : place + 4 + size]
-        place += 4 + size + size % 2
+        place += 4
+        found.append((resource, content[place : place + size]))
+        if place + size > len(content):
+            return found, False
+        place += size + size % 2
+    return found, not content[place:].strip(b"\0")
+
+
+def in_order(content: bytes, are_numbers: bool) -> bytes:
+    """Return a data set of a TIFF, whose bytes some programs swap because they call them numbers of 32 bits."""
+    swapped = content[3:4] == FIRST_BYTE != content[:1]
+    if not (are_numbers and swapped):
+        return content
+    count = len(content) // 4
+    return struct.pack(f"<{count}L", *struct.unpack(f">{count}L", content))
 
 
 def jpeg_segment(content: bytes) -> bytes:

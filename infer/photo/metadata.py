@@ -99,6 +99,10 @@ def _resolution(
 ) -> tuple[float, float] | None:
     """Return horizontal and vertical dots per inch of the upright photo; None if unknown or implausible."""
     given = image.info.get("dpi")
+    # Of a PNG and of a JPEG's JFIF segment where they give no unit.
+    sides = image.info.get("aspect") or (image.info.get("jfif_unit") == 0 and image.info.get("jfif_density"))
+    if sides and sides[0] != sides[1]:
+        blocks.note(f"pixels are written as squares; in the file {sides[0]} across are as long as {sides[1]} down")
     if image.format == "TIFF" or (image.format in ("JPEG", "MPO") and not image.info.get("jfif_unit")):
         given = exif.resolution(block) if block else None  # where Pillow gives another value if there is none
     elif given and orientation in ON_ITS_SIDE:

@@ -1,13 +1,12 @@
 """Tone curves of PNG files without a colour profile: chunks gAMA, cHRM and cICP (PNG, third edition, 11.3.2)."""
 
-import io
 from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
-from cgan.photo_limits import check_time
-from infer.photo.code_points import EXPONENTS, SRGB_EXPONENT, SRGB_LIKE, TOLERANCE, unconverted
+from infer.photo import png_chunks
+from infer.photo.code_points import EXPONENTS, POINT_TOLERANCE, SRGB_EXPONENT, SRGB_LIKE, TOLERANCE, unconverted
 from infer.photo.color_profile import coded
 from infer.photo.samples import COLORS, Samples
 
@@ -19,9 +18,6 @@ PLAUSIBLE = (0.1, 10.0)
 
 SRGB_POINTS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 """Chromaticities x, y of white, red, green and blue of sRGB, in the order of cHRM."""
-
-POINT_TOLERANCE = 0.01
-"""Difference of a chromaticity that is not visible: files round them."""
 
 
 def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
@@ -56,16 +52,15 @@ def exponent_of(image: Image.Image, notes: list[str]) -> float | None:
 
 def _chunk(image: Image.Image, name: bytes) -> bytes:
     """Return the content of a chunk before the image data; empty if there is none."""
-    file = cast(io.BufferedIOBase, cast(Any, image).fp)
-    start, content = file.tell(), b""
-    file.seek(8)
-    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
-        check_time()
-        size = int.from_bytes(head[:4])
-        if head[4:] == name:
+    file, content = cast(Any, image).fp, b""
+    start = file.tell()
+    for kind, place, size in png_chunks.chunks(file):
+        if kind == png_chunks.DATA:
+            break
+        if kind == name:
+            file.seek(place)
             content = file.read(size)
             break
-        file.seek(size + 4, io.SEEK_CUR)
     file.seek(start)
     return content
 

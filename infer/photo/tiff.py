@@ -17,6 +17,9 @@ KIND_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
 """Types of integers, and their letters in `struct`."""
 
+STARTS = (b"II*\0", b"MM\0*")
+"""First bytes of a TIFF structure that is no BigTIFF."""
+
 LONG = 4
 MOST_ENTRIES = 65_535
 """Most entries of a directory; a BigTIFF could claim more."""

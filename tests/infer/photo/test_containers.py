@@ -12,7 +12,7 @@ from infer.photo import containers, exif, iptc, xmp
 from infer.photo.decode import Photo, decode
 from infer.photo.encode import write_photo
 from tests.infer.photo.exif_blocks import exif_block
-from tests.infer.pictures import chunk, content_of
+from tests.infer.pictures import chunk, content_of, png_of
 
 GRAY = Image.fromarray(np.arange(24 * 31, dtype=np.uint16).reshape(24, 31).astype(np.uint8))
 CAPTIONS = b"\x1c\x02\x78\x00\x06Fishes"
@@ -73,10 +73,55 @@ def test_all_comments_of_a_jpeg_are_kept() -> None:
             segment(0xED, iptc.JPEG_HEADER + resource(0x03ED, bytes(16)) + resource(0x07D0, b"path", b"way")),
             "Photoshop resources left out: 0x03ED, 0x07D0",
         ),
+        (segment(0xED, b"Adobe_CM\0\0\1"), "JPEG segments left out: APP13 Adobe_CM"),
+        (
+            segment(0xED, iptc.JPEG_HEADER + b"8BIM"),
+            "Photoshop resources left out: damaged",
+        ),
     ],
 )
 def test_other_segments_of_a_jpeg_are_named(content: bytes, note: str) -> None:
     assert jpeg(content).notes == (note,)
+
+
+@pytest.mark.parametrize("header", iptc.HEADERS)
+@pytest.mark.parametrize("signature", [b"MeSa", b"AgHg", b"PHUT", b"DCSR"])
+def test_captions_behind_resources_of_other_programs_are_kept(header: bytes, signature: bytes) -> None:
+    other = resource(0x1B58, bytes(9)).replace(b"8BIM", signature)
+    photo = jpeg(segment(0xED, header + other + resource(iptc.RESOURCE, CAPTIONS)))
+    assert photo.iptc == CAPTIONS
+    assert photo.notes == ("Photoshop resources left out: 0x1B58",)
+
+
+def test_a_second_block_of_a_kind_is_noted_if_it_differs() -> None:
+    first, second = (exif_block(order, orientation=1, thumbnail=False) for order in "<>")
+    captions = iptc.JPEG_HEADER + resource(iptc.RESOURCE, CAPTIONS)
+    photo = jpeg(
+        *(segment(0xE1, block) for block in (first, second, first)),
+        *(segment(0xE1, containers.XMP_MAIN + packet) for packet in (PACKET, PACKET, PACKET + b" ")),
+        *(segment(0xED, captions.replace(b"Fishes", name)) for name in (b"Fishes", b"Plants")),
+    )
+    assert (photo.exif, photo.xmp, photo.iptc) == (first, PACKET, CAPTIONS)
+    assert photo.notes == tuple(
+        f"second block of {name} left out: only the first is kept" for name in ("EXIF", "XMP", "IPTC captions")
+    )
+
+
+def test_exif_that_goes_on_in_a_further_segment_is_joined() -> None:
+    block = exif_block(orientation=1, thumbnail=False)
+    photo = jpeg(segment(0xE1, block[:200]), segment(0xE1, exif.IDENTIFIER + block[200:]))
+    assert (photo.exif, photo.notes) == (block, ())
+
+
+@pytest.mark.parametrize(
+    ("rest", "notes"),
+    [(b"\0\0video" * 20, ("138 bytes behind the photo left out",)), (b"\0" * 20 + b"\r\n", ()), (b"", ())],
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_lies_behind_a_jpeg_is_noted(rest: bytes, notes: tuple[str, ...], progressive: bool) -> None:
+    content = content_of(GRAY.convert("RGB"), "JPEG", progressive=progressive, exif=exif_block(orientation=1))
+    photo = decode(content + rest, "a.jpg")
+    assert tuple(note for note in photo.notes if note != exif.THUMBNAIL_NOTE) == notes
 
 
 def test_photoshop_resources_in_several_segments_are_read_as_one_block() -> None:
@@ -110,6 +155,44 @@ def test_exif_in_the_text_of_a_png_is_read(kind: str) -> None:
     assert photo.notes == ()
 
 
+@pytest.mark.parametrize("color_type", [0, 2])
+def test_metadata_behind_the_pixels_of_a_png_are_read(color_type: int) -> None:
+    samples = np.repeat(np.asarray(GRAY).astype(np.uint16)[..., None] * 257, (1, 3)[color_type > 0], axis=2)
+    content = png_of(samples, color_type)
+    behind = chunk(b"eXIf", exif_block(thumbnail=False)[6:]) + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + PACKET)
+    photo = decode(content[:-12] + behind + content[-12:], "a.png")
+    assert photo.size == (31, 24)  # turned
+    assert photo.exif is not None
+    assert photo.xmp == PACKET
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [(b"tEXt", b"\0"), (b"zTXt", b"\0\0"), (b"iTXt", b"\0\0\0\0\0"), (b"iTXt", b"\0\1\0de\0Titel\0")],
+)
+def test_xmp_in_any_text_of_a_png_is_read(kind: bytes, head: bytes) -> None:
+    is_packed = kind == b"zTXt" or head[1:2] == b"\1"
+    text = b"XML:com.adobe.xmp" + head + (zlib.compress(PACKET) if is_packed else PACKET)
+    assert png(chunk(kind, text)).xmp == PACKET
+    if is_packed:
+        assert png(chunk(kind, text[:-9])).notes == ("XMP left out: damaged",)
+
+
+def test_raw_exif_of_a_png_needs_no_identifier() -> None:
+    photo = png(raw_profile("exif", exif_block(thumbnail=False)[6:]))
+    assert photo.size == (31, 24)
+    assert photo.notes == ()
+
+
+@pytest.mark.parametrize("profile", [b"x\0\0no zlib", b"x\0\0" + zlib.compress(bytes(range(200)))[:6]])
+def test_a_damaged_profile_of_a_png_is_noted_and_gama_counts(profile: bytes) -> None:
+    photo = png(chunk(b"gAMA", struct.pack(">L", 100_000)), chunk(b"iCCP", profile))
+    assert [note.split(":")[0] for note in photo.notes] == [
+        "tone curve of gamma 1 converted to that of sRGB",
+        "ICC profile left out",
+    ]
+
+
 def test_a_profile_of_another_length_is_damaged() -> None:
     text = b"\niptc\n      99\n1c02\n"
     photo = png(chunk(b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(text)))
@@ -122,9 +205,9 @@ def test_texts_of_a_png_are_copied_as_they_lie_and_other_chunks_named() -> None:
         (b"zTXt", b"Title\0\0" + zlib.compress(b"Fields")),
         (b"iTXt", b"Title\0\0\0de\0Titel\0" + "Fälder".encode()),
     )
-    photo = png(*(chunk(*text) for text in texts), chunk(b"tIME", bytes(7)), chunk(b"oFFs", bytes(9)))
+    photo = png(*(chunk(*text) for text in texts), chunk(b"tIME", bytes(7)), chunk(b"prVt", bytes(9)))
     assert photo.texts == texts
-    assert photo.notes == ("PNG chunks left out: tIME, oFFs",)
+    assert photo.notes == ("PNG chunks left out: tIME, prVt",)
     output, notes = colored(photo, "PNG")
     assert notes == ()
     assert all(chunk(*text) in output for text in texts)
@@ -171,6 +254,29 @@ def test_the_profile_of_a_bmp_of_version_5_is_kept() -> None:
     photo = decode(start + header + pixels + PROFILE, "a.bmp")
     assert photo.icc_profile == PROFILE
     assert decode(plain, "a.bmp").icc_profile is None
+
+
+def test_colours_that_the_header_of_a_bmp_calibrates_are_noted() -> None:
+    pixels = content_of(GRAY.convert("RGB"), "BMP")[54:]
+
+    def notes(space: bytes, ends: tuple[float, ...] = (0,) * 9, gamma: float = 0) -> tuple[str, ...]:
+        header = struct.pack("<LiiHHLLiiLL", 108, 31, 24, 1, 24, 0, len(pixels), 0, 0, 0, 0) + bytes(16) + space
+        header += struct.pack("<9l3L", *(round(end * 2**30) for end in ends), *[round(gamma * 2**16)] * 3)
+        return decode(b"BM" + struct.pack("<LLL", 122 + len(pixels), 0, 122) + header + pixels, "a.bmp").notes
+
+    srgb = (0.64, 0.33, 0.03, 0.3, 0.6, 0.1, 0.15, 0.06, 0.79)
+    adobe = (*srgb[:3], 0.21, 0.71, 0.08, *srgb[6:])
+    note = ("its colours, calibrated in the header of the BMP, are not converted to sRGB",)
+    assert notes(bytes(4)) == notes(b"BGRs", adobe, 1) == notes(bytes(4), srgb, 2.2) == ()
+    assert notes(bytes(4), adobe, 2.2) == notes(bytes(4), srgb, 1) == notes(b"KNIL") == note
+
+
+def test_other_chunks_of_a_webp_are_named() -> None:
+    content = content_of(GRAY, "WEBP", exif=exif_block(orientation=1, thumbnail=False), xmp=PACKET)
+    content += b"ABCD\3\0\0\0new\0"
+    assert decode(content[:4] + struct.pack("<L", len(content) - 8) + content[8:], "a.webp").notes == (
+        "WebP chunks left out: ABCD",
+    )
 
 
 def test_the_profile_of_a_jp2_is_read() -> None:

@@ -60,6 +60,8 @@ def test_captions_that_a_tiff_calls_numbers_are_read_as_bytes() -> None:
     undefined, numbers = (struct.pack("<HHL", iptc.TIFF_TAG, *kind) for kind in kinds)
     assert tiff.count(undefined) == 1
     assert decode(tiff.replace(undefined, numbers), "a.tiff").iptc == content
+    swapped = b"".join(content[i : i + 4][::-1] for i in range(0, len(content), 4))
+    assert decode(tiff.replace(undefined, numbers).replace(content, swapped), "a.tiff").iptc == content
 
 
 def test_a_comment_goes_from_jpeg_to_jpeg() -> None:

@@ -269,6 +269,16 @@ def test_resolution_turns_with_the_photo(format_: str, orientation: int, expecte
         assert (tags_of(photo)[282], tags_of(photo)[283]) == expected
 
 
+@pytest.mark.parametrize(("across", "down", "noted"), [(2, 1, True), (1, 1, False)])
+def test_pixels_that_are_not_square_are_noted(across: int, down: int, noted: bool) -> None:
+    image = Image.new("L", (4, 4))
+    png, jpeg = content_of(image, "PNG"), content_of(image, "JPEG")
+    png = png[:33] + chunk(b"pHYs", struct.pack(">LLB", across, down, 0)) + png[33:]
+    jpeg = jpeg[:13] + b"\0" + struct.pack(">HH", across, down) + jpeg[18:]
+    note = "pixels are written as squares; in the file 2 across are as long as 1 down"
+    assert decode(png, "a.png").notes == decode(jpeg, "a.jpg").notes == (note,) * noted
+
+
 def test_an_incomplete_profile_is_noted() -> None:
     content = write_jpeg_with_profile(bytes(range(256)) * 600)
     start = content.index(b"ICC_PROFILE\0", content.index(b"ICC_PROFILE\0") + 1) - 4

@@ -15,6 +15,7 @@ from benchmarks.photo_kinds import ALPHA, RAMP, Kind, bmp_of_fields, kinds
 from infer.photo import newer_formats, pixels
 from infer.photo.decode import Photo, PhotoError, decode, header_of
 from infer.photo.headers import plain_jpeg
+from tests.infer.photo.exif_blocks import LONG, SHORT, Structure
 from tests.infer.pictures import chunk, content_of, png_of
 
 OTHERS = [kind for kind in kinds() if kind.format != "TIFF"]
@@ -102,6 +103,10 @@ def test_a_png_in_srgb_stays_as_it_is() -> None:
     for found in (png(45_455), png(100_000, srgb=True), png(cicp=bytes((1, 13, 0, 1))), png(0), png()):
         assert np.array_equal(found.luma, GRAY)
         assert found.notes == ()
+    for gamma in (1, 1_000, 2**31 - 1):
+        found = png(gamma)
+        assert np.array_equal(found.luma, GRAY)
+        assert "which no photo has" in found.notes[0]
 
 
 def test_cicp_comes_before_gama_and_what_is_not_converted_is_said() -> None:
@@ -255,6 +260,20 @@ def test_jpeg_xl_in_boxes_keeps_xmp_and_is_turned_once() -> None:
     found = decode(jxl_with_boxes(), "a.jxl")
     assert found.xmp == b"<x:xmpmeta/>"
     assert found.size == GRAY.shape  # the orientation is that of the codestream, not of EXIF
+
+
+def test_raw_data_called_jpeg_are_said_to_be_raw() -> None:
+    structure = Structure("<")
+    rows = [
+        (256, LONG, 4),
+        (257, LONG, 4),
+        (258, SHORT, 8),
+        (262, SHORT, 32_803),
+        (273, LONG, structure.add(bytes(16))),
+    ]
+    structure.begin_at(structure.directory([*rows, (277, SHORT, 1), (279, LONG, 16)]))
+    with pytest.raises(PhotoError, match="raw data of a camera"):
+        decode(bytes(structure.content), "a.jpg")
 
 
 HEADS = {
