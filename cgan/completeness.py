@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageFile
 
 from cgan import libtiff_messages
+from cgan.bmp_runs import RUNS_CODEC
 from cgan.jpeg_decoder import JPEG_CODEC, NO_END, MissingPixelsError
 from cgan.photo_limits import check_tile, check_time
 
@@ -60,6 +61,8 @@ def load(image: Image.Image) -> tuple[str, ...]:
     if getattr(opened, "tile", None) and opened.fp is not None:
         if opened.tile[0].codec_name == "jpeg" and image.format in ("JPEG", "MPO"):
             opened.tile = [opened.tile[0]._replace(codec_name=JPEG_CODEC, args=(notes, *opened.tile[0].args))]
+        elif opened.tile[0].codec_name == "bmp_rle":
+            opened.tile = [opened.tile[0]._replace(codec_name=RUNS_CODEC, args=(notes, *opened.tile[0].args))]
         elif image.format == "TIFF":
             check_tiff(opened.tag_v2)
         elif image.format in ("PNG", "GIF"):

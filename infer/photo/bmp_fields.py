@@ -105,4 +105,6 @@ def samples_of(image: BmpFields, content: bytes) -> Samples:
     for channel, mask in enumerate(image.masks):
         shift = (mask & -mask).bit_length() - 1
         values[..., channel] = np.round(((pixels & mask) >> shift) * (top / (mask >> shift)))
-    return Samples(values, "RGB", bits, "straight" if len(image.masks) == 4 else None)
+    if len(image.masks) == 4 and not values[..., 3].any():  # programs that name a mask but do not fill it
+        values = values[..., :3]
+    return Samples(values, "RGB", bits, "straight" if values.shape[2] == 4 else None)

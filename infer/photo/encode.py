@@ -167,6 +167,9 @@ def _holdable(photo: Photo, format_: str, raw: bool) -> tuple[Photo, list[str]]:
             notes.append("resolution of {:g} x {:g} dots per inch left out: EXIF has another one".format(*photo.dpi))
     if photo.dpi and format_ == "WEBP":  # holds resolution only in EXIF
         changes["exif"] = exif.with_resolution(photo.exif, photo.dpi)
+    has_new_directory = format_ == "TIFF" or changes.get("exif") not in (None, photo.exif)
+    if photo.exif and has_new_directory and (tags := exif.unreadable(photo.exif)):
+        notes.append(f"EXIF tags left out: {tags}, whose values cannot be read")
     return dataclasses.replace(photo, **changes), notes
 
 

@@ -177,6 +177,16 @@ def with_resolution(block: bytes | None, dpi: tuple[float, float]) -> bytes:
     return IDENTIFIER + bytes(content)
 
 
+def unreadable(block: bytes) -> str:
+    """Return the tags of a block's first directory whose values cannot be copied into another directory, for a note.
+
+    Raises:
+        ValueError: it has no first directory.
+    """
+    reader = Reader(block.removeprefix(IDENTIFIER))
+    return tiff.listed(map(str, reader.directory(reader.first).odd))
+
+
 def resolution_fields(order: str, dpi: tuple[float, float]) -> list[Field]:
     """Return the fields of a resolution in dots per inch, to a thousandth."""
     ratios = [struct.pack(order + "LL", round(1000 * value), 1000) for value in dpi]

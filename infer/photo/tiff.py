@@ -11,8 +11,9 @@ from typing import BinaryIO, NamedTuple
 
 from cgan.photo_limits import MAX_METADATA, LimitError, check_time
 
-KIND_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of one value of each type; 16 to 18 are those of BigTIFF."""
+KIND_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+KIND_SIZES |= {16: 8, 17: 8, 18: 8, 129: 1}
+"""Bytes of one value of each type; 16 to 18 are those of BigTIFF, 129 is text in UTF-8 (Exif 3.0)."""
 
 INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
 """Types of integers, and their letters in `struct`."""

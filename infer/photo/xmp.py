@@ -61,7 +61,7 @@ JPEG, and only well-formed packets can be split."""
 
 GAIN_MAP_NOTE = "gain map left out: the output is the photo in standard range"
 
-DESCRIPTION = (RDF, "Description")
+DESCRIPTION, VALUE = (RDF, "Description"), (RDF, "value")
 ORIENTATION, EXTENSION = (TIFF, "Orientation"), (XMP_NOTE, "HasExtendedXMP")
 
 START_TAG = re.compile(rb"<[^\s/>]+((?:\s+[^\s=]+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*)\s*(/?)>")
@@ -200,7 +200,8 @@ class Packet:
         element.inner_end = element.inner if element.is_empty else place
         element.end = element.inner if element.is_empty else self.content.index(b">", place) + 1
         if self._open and self._open[-1] in self.descriptions[-1:]:
-            value = "" if element.child else element.text.strip()
+            simple = element.child if element.child and element.child.name == VALUE else element
+            value = "" if simple.child else simple.text.strip()
             self.properties.append(Property(element.name, element.start, element.end, value, element))
 
     def _text(self, text: str) -> None:

@@ -79,6 +79,19 @@ def test_a_tag_of_a_wrong_type_costs_nothing(odd: int) -> None:
     assert photo.dpi is None
 
 
+@pytest.mark.parametrize("kind", [129, 99])
+def test_values_of_unknown_types_are_kept_or_named(kind: int) -> None:
+    make = struct.pack("<HHL", 0x010F, 2, 6)
+    block = exif_block(orientation=1, thumbnail=False).replace(make, struct.pack("<HHL", 0x010F, kind, 6))
+    photo = photo_of(block)
+    assert photo.exif == block
+    assert colored(photo, "JPEG")[1] == ()
+    output, notes = colored(photo, "TIFF")
+    # The block itself lies in the file too, and its values, but programs read the directory behind it.
+    assert output.count(struct.pack("<HHL", 0x010F, kind, 6)) == 1 + (kind == 129)
+    assert notes == ("EXIF tags left out: 271, whose values cannot be read",) * (kind != 129)
+
+
 def test_the_first_orientation_counts_and_all_are_made_upright() -> None:
     rows = [struct.pack("<HHLHH", 0x0112, 3, 1, value, 0) for value in (3, 6)]
     photo = photo_of(b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + b"".join(rows) + bytes(4))

@@ -181,6 +181,8 @@ def test_a_bmp_with_bit_fields_that_is_cut_fails() -> None:
 def test_bit_fields_of_alpha() -> None:
     assert decode(bmp_of_fields((0xF00, 0xF0, 0xF, 0xF000)), "a.bmp").alpha is not None
     assert decode(bmp_of_fields((0xF00, 0xF0, 0xF)), "a.bmp").alpha is None
+    content = bmp_of_fields((0xF00, 0xF0, 0xF))  # with a mask of alpha that no pixel has a bit in
+    assert decode(content[:66] + struct.pack("<L", 0xF000) + content[70:], "a.bmp").alpha is None
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,10 @@ def cut(marked: str) -> tuple[bytes, bytes]:
         packet("", f'⟦<Orientation xmlns="{TIFF}">6</Orientation>⟧'),
         packet(more=f'<rdf:Description rdf:about="" xmlns:tiff="{TIFF}"⟦ tiff:Orientation="6"⟧/>'),
         packet('⟦ tiff:Orientation="6"⟧'),
+        packet(
+            f' xmlns:tiff="{TIFF}"',
+            '⟦<tiff:Orientation rdf:parseType="Resource"><rdf:value>6</rdf:value></tiff:Orientation>⟧',
+        ),
     ],
 )
 def test_orientation_is_cut_out_in_any_form_of_xml(form: str) -> None:
