@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TORCH_FREE = {
     f"cgan.{name}"
     for name in (
+        "bmp_runs",
         "command",
         "completeness",
         "config",

@@ -84,12 +84,12 @@ class Blocks:
         if note not in self.notes:
             self.notes.append(note)
 
-    def keep(self, field: Literal["exif", "xmp", "iptc"], content: bytes) -> None:
+    def keep(self, kind: Literal["exif", "xmp", "iptc"], content: bytes) -> None:
         """Keep a block; a further one of the same kind with another content is noted."""
-        if not getattr(self, field):
-            setattr(self, field, content)
-        elif getattr(self, field) != content:
-            self.note(f"second block of {BLOCK_NAMES[field]} left out: only the first is kept")
+        if not getattr(self, kind):
+            setattr(self, kind, content)
+        elif getattr(self, kind) != content:
+            self.note(f"second block of {BLOCK_NAMES[kind]} left out: only the first is kept")
 
 
 def read(image: Image.Image, file: BinaryIO) -> Blocks:

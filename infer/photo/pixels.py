@@ -83,8 +83,7 @@ def read(
     if isinstance(image, WideJpeg):
         return _wide_jpeg(image, notes), None
     if isinstance(image, JpegXl):
-        notes += filter(None, [image.color_note])
-        return _of_jpeg_xl(image), 1  # libjxl turns it upright
+        return _of_jpeg_xl(image, notes), 1  # libjxl turns it upright
     if image.format == "HEIF":
         image.info = {key: value for key, value in image.info.items() if value is not None}
     if image.format in ("HEIF", "AVIF") and not image.info.get("icc_profile"):
@@ -132,7 +131,8 @@ def _is_lossless_jpeg(image: Image.Image) -> bool:
     return (frame.kind or start_of_frame(_head(image, WideJpeg.HEAD)).kind) == LOSSLESS
 
 
-def _of_jpeg_xl(image: JpegXl) -> Samples:
+def _of_jpeg_xl(image: JpegXl, notes: list[str]) -> Samples:
+    notes += filter(None, [image.color_note])
     values = newer_formats.decoded("jpegxl", content_of(image))
     return newer_formats.samples_of(values, image.depth)
 

@@ -1,5 +1,6 @@
 """Metadata and colours in the boxes of JPEG 2000, JPEG XL and AVIF."""
 
+import io
 import struct
 
 import imagecodecs
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from infer.photo import newer_formats
 from infer.photo.color_profile import profile_of
 from infer.photo.decode import decode
 from tests.infer.photo import icc_profiles as icc
@@ -111,3 +113,43 @@ def test_exif_of_an_avif_keeps_its_bytes_where_its_orientation_does_not_count(or
     photo = decode(content.replace(other, real), "a.avif")
     assert photo.size == GRAY.shape
     assert photo.exif == block.replace(other + bytes([orientation]), real + b"\1")
+
+
+def jxl_head(*fields: tuple[int, int]) -> bytes:
+    """The head of a codestream of 8 x 8 pixels: values and numbers of bits of a ColourEncoding."""
+    size, metadata = ((1, 1), (0, 5), (1, 3)), ((0, 1), (0, 1), (0, 1), (0, 2), (1, 1), (0, 2), (0, 1))
+    bits, place = 0, 0
+    for value, count in (*size, *metadata, *fields):
+        bits |= value << place
+        place += count
+    return b"\xff\x0a" + bits.to_bytes(64, "little")
+
+
+RGB_OF = ((0, 1), (0, 1), (0, 2))  # not the default, no profile, RGB
+
+
+def enum(value: int) -> tuple[int, int]:
+    """An Enum: 0 and 1, or 2 and four bits for 2 to 17."""
+    return (value, 2) if value < 2 else (2 | (value - 2) << 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        (((1, 1),), None),
+        (((0, 1), (1, 1)), "ICC profile left out: those of JPEG XL are not read"),
+        ((*RGB_OF, enum(1), enum(1), (0, 1), enum(13)), None),
+        ((*RGB_OF, enum(1), enum(11), (0, 1), enum(13)), "primaries 11 by JPEG XL"),
+        ((*RGB_OF, enum(1), enum(9), (0, 1), enum(16)), "tone curve PQ"),
+        ((*RGB_OF, enum(1), enum(1), (1, 1), (5_555_556, 24)), "tone curve of gamma 0.556"),
+        ((*RGB_OF, enum(1), enum(1), (1, 1), (4_545_455, 24)), None),
+        ((*RGB_OF, enum(1), enum(2), *((9, 21),) * 6, (0, 1), enum(13)), "primaries of its own"),
+        (((0, 1), (0, 1), enum(1), enum(1), (0, 1), enum(8)), "tone curve of gamma 1"),
+    ],
+)
+def test_colours_of_a_jpeg_xl_are_noted_by_its_header(fields: tuple[tuple[int, int], ...], note: str | None) -> None:
+    with Image.open(io.BytesIO(jxl_head(*fields)), formats=["JXL"]) as image:
+        assert isinstance(image, newer_formats.JpegXl)
+        assert (image.size, image.depth) == ((8, 8), 8)
+        assert (note or "") in (image.color_note or "")
+        assert bool(image.color_note) == bool(note)
