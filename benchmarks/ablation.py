@@ -4,10 +4,12 @@
 
 FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the numbers
 of the original report beside the measured ones, and grids/ with the last sample grids of each row: the first 20
-held-out photos and the next 20. The same command continues where it stopped, other rows can be added, and other options
-are refused. --quick trains small networks on at most 300 photos: it shows that every row runs, not which row is better.
+held-out photos and the next 20. The same command continues where it stopped, also where only request.json and the
+metrics.jsonl of finished rows were brought from another machine; other rows can be added, other photos and options are
+refused. --quick trains small networks on at most 300 photos: it shows that every row runs, not which row is better.
 """
 
+import hashlib
 import json
 import random
 import shutil
@@ -120,10 +122,10 @@ GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
 def main(photos: Path, train_options: tuple[str, ...], out: Path, wanted: str, fid: bool, quick: bool) -> None:
     """Train every experiment on PHOTOS and write the table; options after -- go to cgan-train."""
     rows = chosen_rows(wanted.split(","))
-    scan(photos)
+    paths = scan(photos)
     extra = (*(QUICK_OPTIONS if quick else ()), *(() if fid else ("--no-fid",)), *train_options)
     refuse_bad_options(photos, out, extra)
-    begin(out, {"photos": str(photos.resolve()), "quick": quick, "fid": fid, "options": list(train_options)})
+    begin(out, {"photos": digest_of(photos, paths), "quick": quick, "fid": fid, "options": list(train_options)})
     if quick:
         photos = sample(photos, out / "photos")
     failures: dict[str, str] = {}
@@ -150,6 +152,12 @@ def chosen_rows(wanted: Sequence[str]) -> list[Row]:
         names = ", ".join(row.name for row in rows)
         raise UserError(f"--rows: found {', '.join(unknown)}, expected some of {', '.join(GROUPS)}, or of {names}")
     return [row for row in rows if {row.group, row.name} & set(wanted)]
+
+
+def digest_of(folder: Path, paths: Sequence[Path]) -> str:
+    """Return a digest of names and sizes of photos, which is the same wherever the folder lies."""
+    lines = (f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def begin(out: Path, request: dict[str, Any]) -> None:

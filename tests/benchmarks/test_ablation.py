@@ -89,8 +89,10 @@ def test_a_row_is_trained_once_and_lands_in_table_and_chart(
     refused = run_quickly(photo_folder, tmp_path / "out", (*quick_options, "--seed", "7"))
     assert refused.returncode == 2
     assert "found runs of a request" in refused.stderr
-    others = shutil.copytree(photo_folder, tmp_path / "others")
-    assert run_quickly(others, tmp_path / "out", quick_options).returncode == 2
+    moved = shutil.copytree(photo_folder, tmp_path / "moved")
+    assert run_quickly(moved, tmp_path / "out", quick_options).returncode == 0
+    next(moved.glob("*.*")).unlink()
+    assert run_quickly(moved, tmp_path / "out", quick_options).returncode == 2
     request = tmp_path / "out" / "request.json"
     kept = request.read_text()
     request.write_text("{")
