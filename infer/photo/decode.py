@@ -25,13 +25,13 @@ from infer.photo.formats import ProfileUse
 from infer.photo.headers import WIDE_JPEG, PlainJpeg, plain_jpeg
 from infer.photo.refusals import SIGNATURE_SIZE, UnreadError, name_of, unidentified
 from infer.photo.samples import Convert, Luma, Samples, bands, luma_and_alpha
-from infer.photo.tiff_pages import FORMAT as TIFF_TAGS
+from infer.photo.tiff_pages import FORMAT as TIFF_PAGES
 
 Floats = NDArray[np.float32]
 
 READ_FORMATS = tuple(sorted(set(PHOTO_FORMATS.values())))
 
-OPENERS = (BMP_FIELDS, *sorted({*READABLE_FORMATS.values()} - {"HEIF", "TIFF"}), WIDE_JPEG, TIFF_TAGS)
+OPENERS = (BMP_FIELDS, *sorted({*READABLE_FORMATS.values()} - {"HEIF", "TIFF"}), WIDE_JPEG, TIFF_PAGES)
 """Names under which Pillow knows the parsers of headers."""
 
 METADATA_COPIES = 4

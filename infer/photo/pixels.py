@@ -21,7 +21,7 @@ from infer.photo.formats import ProfileUse
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
 from infer.photo.newer_formats import JpegXl
 from infer.photo.samples import Array, Samples
-from infer.photo.tiff_pages import TiffTags, photo_page
+from infer.photo.tiff_pages import TiffPages, photo_page
 
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow's modes of gray with more than 8 bits."""
@@ -76,7 +76,7 @@ def read(
         LimitError: it exceeds a limit.
         OSError: it is damaged or incomplete. Pillow's decoders also raise other types.
     """
-    if isinstance(image, TiffTags):
+    if isinstance(image, TiffPages):
         return tiff_pixels.read(image, notes, max_pixels, profile)
     if isinstance(image, BmpFields):
         return bmp_fields.samples_of(image, content_of(image)), None
@@ -143,12 +143,12 @@ def size_of(image: Image.Image) -> tuple[int, int]:
     Raises:
         UnreadError: it is raw data of a camera.
     """
-    return photo_page(image, []).size if isinstance(image, TiffTags) else image.size
+    return photo_page(image, []).size if isinstance(image, TiffPages) else image.size
 
 
 def pixel_bytes(image: Image.Image) -> int:
     """Return the bytes of memory a pixel of an image that is not loaded yet."""
-    if isinstance(image, TiffTags):
+    if isinstance(image, TiffPages):
         return DEEP_PIXEL_BYTES + tiff_pixels.sample_bytes(image)
     is_color_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
     in_color = is_color_jpeg and needs_colors(image.info.get("icc_profile"), ProfileUse.CONVERT)

@@ -9,19 +9,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from cgan.photo_limits import MAX_METADATA, LimitError, check_time
+from cgan.photo_limits import MAX_METADATA, MAX_NUMBERS, LimitError, check_time
 
 KIND_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 KIND_SIZES |= {16: 8, 17: 8, 18: 8, 129: 1}
 """Bytes of one value of each type; 16 to 18 are those of BigTIFF, 129 is text in UTF-8 (Exif 3.0)."""
 
 INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
-"""Types of integers, and their letters in `struct`."""
+FLOATS = {11: "f", 12: "d"}
+RATIONALS = {5: "L", 10: "l"}
+"""Types of numbers, and their letters in `struct`; a rational has two of them."""
 
 STARTS = (b"II*\0", b"MM\0*")
 """First bytes of a TIFF structure that is no BigTIFF."""
 
-LONG = 4
+BIG_STARTS = (b"II+\0", b"MM\0+")
+"""First bytes of a BigTIFF."""
+
+SHORT, LONG, LONG8 = 3, 4, 16
 MOST_ENTRIES = 65_535
 """Most entries of a directory; a BigTIFF could claim more."""
 
@@ -92,7 +97,7 @@ class Reader:
         """Byte order, as a letter of `struct`."""
         if not self.order or len(start) < 8:
             raise ValueError("it does not begin with the header of a TIFF")
-        self.big = self.numbers("H", start[2:4])[0] == 43
+        self.big = start[:4] in BIG_STARTS
         """True for BigTIFF."""
         self.first: int = self.numbers("Q", start[8:16])[0] if self.big else self.numbers("L", start[4:8])[0]
         """Offset of the first directory."""
@@ -155,6 +160,34 @@ class Reader:
             return None
         return self.numbers(INTEGERS[entry.kind], self.at(entry.value_place, KIND_SIZES[entry.kind]))[0]
 
+    def integers(self, entry: Entry) -> tuple[int, ...]:
+        """Return all values of an entry of one of the types of INTEGERS.
+
+        Raises:
+            LimitError: they take more than MAX_NUMBERS bytes.
+        """
+        if entry.size > MAX_NUMBERS:
+            raise LimitError(f"{entry.size} bytes of numbers in its metadata, the limit is {MAX_NUMBERS}")
+        return self.numbers(f"{entry.length}{INTEGERS[entry.kind]}", self.at(entry.value_place, entry.size))
+
+    def reals(self, entry: Entry) -> tuple[float, ...]:
+        """Return the values of an entry of numbers, a rational of denominator 0 as 0; none if it holds no numbers.
+
+        Raises:
+            LimitError: they take more than MAX_NUMBERS bytes.
+        """
+        if entry.kind in INTEGERS:
+            return tuple(map(float, self.integers(entry)))
+        if entry.size > MAX_NUMBERS:
+            raise LimitError(f"{entry.size} bytes of numbers in its metadata, the limit is {MAX_NUMBERS}")
+        content = self.at(entry.value_place, entry.size)
+        if letter := FLOATS.get(entry.kind):
+            return self.numbers(f"{entry.length}{letter}", content)
+        if letter := RATIONALS.get(entry.kind):
+            parts = self.numbers(f"{2 * entry.length}{letter}", content)
+            return tuple(over / under if under else 0.0 for over, under in zip(parts[::2], parts[1::2], strict=True))
+        return ()
+
 
 @dataclass(frozen=True)
 class Field:
@@ -172,27 +205,37 @@ def longs(tag: int, order: str, *values: int, kind: int = LONG) -> Field:
     return Field(tag, kind, len(values), struct.pack(f"{order}{len(values)}{INTEGERS[kind]}", *values))
 
 
-def append_directory(content: bytearray, order: str, fields: Sequence[Field]) -> int:
-    """Append values, sub-directories and then a directory to a structure; return the offset of the directory."""
+def append_directory(content: bytearray, order: str, fields: Sequence[Field], big: bool = False) -> int:
+    """Append values, sub-directories and then a directory to a structure; return the offset of the directory.
+
+    Args:
+        content: the structure.
+        order: its byte order, as a letter of `struct`.
+        fields: entries of the directory.
+        big: True for a BigTIFF, without sub-directories.
+    """
     rows = []
+    counter, pointer = ("Q", "Q") if big else ("H", "L")
+    inline = struct.calcsize("=" + pointer)
     for field in sorted(fields, key=lambda field: field.tag):
         kind, count, value = field.kind, field.count, field.value
         if not isinstance(value, bytes | int):
             kind, count, value = LONG, 1, struct.pack(order + "L", append_directory(content, order, value))
-        if isinstance(value, bytes) and len(value) > 4:
+        if isinstance(value, bytes) and len(value) > inline:
             place = _aligned(content)
             content += value
             value = place
-        stored = struct.pack(order + "L", value) if isinstance(value, int) else value.ljust(4, b"\0")
-        rows.append(struct.pack(order + "HHL", field.tag, kind, count) + stored)
+        stored = struct.pack(order + pointer, value) if isinstance(value, int) else value.ljust(inline, b"\0")
+        rows.append(struct.pack(order + "HH" + pointer, field.tag, kind, count) + stored)
     place = _aligned(content)
-    content += struct.pack(order + "H", len(rows)) + b"".join(rows) + bytes(4)
+    content += struct.pack(order + counter, len(rows)) + b"".join(rows) + bytes(inline)
     return place
 
 
-def header(order: str, first: int) -> bytes:
-    """Return the first 8 bytes of a TIFF structure whose first directory is at an offset."""
-    return {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HL", 42, first)
+def header(order: str, first: int, big: bool = False) -> bytes:
+    """Return the first bytes of a TIFF structure whose first directory is at an offset: 8, of a BigTIFF 16."""
+    numbers = struct.pack(order + "HHHQ", 43, 8, 0, first) if big else struct.pack(order + "HL", 42, first)
+    return {"<": b"II", ">": b"MM"}[order] + numbers
 
 
 def _aligned(content: bytearray) -> int:

@@ -1,29 +1,44 @@
 """The pages of a TIFF, and the one that is the photo."""
 
-import io
-import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import Any, BinaryIO, cast
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile
 
-from cgan.photo_limits import LimitError, check_time
+from cgan.jpeg_decoder import MissingPixelsError
+from cgan.photo_limits import check_time
+from infer.photo import tiff
 from infer.photo.refusals import UnreadError
 
-FORMAT = "TIFF_TAGS"
-"""Name under which `TiffTags` is registered with Pillow."""
+FORMAT = "TIFF_PAGES"
+"""Name under which `TiffPages` is registered with Pillow."""
 
 SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-ORIENTATION, CHANNELS, ROWS_PER_STRIP, PLANAR, PREDICTOR, COLORMAP = 274, 277, 278, 284, 317, 320
-TILE_WIDTH, TILE_HEIGHT, SUB_DIRECTORIES, INK_SET, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 330, 332, 338, 339
-JPEG_START, JPEG_LENGTH, DEPTH, ICC_PROFILE, DNG_VERSION = 513, 514, 32997, 34675, 50706
+FILL_ORDER, OFFSETS, ORIENTATION, CHANNELS, ROWS_PER_STRIP, SIZES, PLANAR = 266, 273, 274, 277, 278, 279, 284
+FAX3, FAX4, PREDICTOR, COLORMAP = 292, 293, 317, 320
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES, SUB_DIRECTORIES, INK_SET = 322, 323, 324, 325, 330, 332
+EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES, JPEG_PROCESS, JPEG_START, JPEG_LENGTH = 338, 339, 347, 512, 513, 514
+RESTARTS, QUANTIZATION, DC_TABLES, AC_TABLES = 515, 519, 520, 521
+COEFFICIENTS, SUBSAMPLING, POSITIONING, REFERENCE = 529, 530, 531, 532
+DEPTH, ICC_PROFILE, LERC, DNG_VERSION = 32997, 34675, 50674, 50706
 """Tags."""
+
+SHORTS = frozenset({BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, CHANNELS, PLANAR, PREDICTOR, COLORMAP, INK_SET})
+SHORTS |= {EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_PROCESS, RESTARTS, SUBSAMPLING, POSITIONING}
+LONGS = frozenset({WIDTH, HEIGHT, OFFSETS, ROWS_PER_STRIP, SIZES, FAX3, FAX4, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS})
+LONGS |= {TILE_SIZES, JPEG_START, JPEG_LENGTH, QUANTIZATION, DC_TABLES, AC_TABLES, LERC}
+OTHERS = frozenset({JPEG_TABLES, COEFFICIENTS, REFERENCE})
+"""Tags of the pixels, by the type that readers know: integers of 16 and of 32 bits; of others, such as rationals."""
 
 REDUCED, OLD_REDUCED = 1, 2
 """A thumbnail by NewSubfileType (bit 0) and by SubfileType."""
 
 PLANES = 2
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, SEPARATED, YCBCR = range(7)
+USUAL_PHOTOMETRICS = {1: BLACK_IS_ZERO, 3: RGB}
+"""What libtiff takes pixels of so many colour channels for in a file that does not say it."""
+UNCOMPRESSED, FAX_CODECS = 1, frozenset({2, 3, 4})
 RAW_PHOTOMETRICS = {32803: "a colour filter array", 34892: "linear raw data"}
 
 MOST_PAGES = 1000
@@ -36,35 +51,16 @@ ENLARGEMENT = 2
 PROPORTION_TOLERANCE = 0.05
 """A later page of the same proportions, and this many times as large, is the photo of an unmarked thumbnail."""
 
-
-class TiffTags(TiffImagePlugin.TiffImageFile):
-    """Pillow's TIFF without its pixels, so that a file of any kind can be opened for its tags."""
-
-    def _setup(self) -> None:
-        tags = self.tag_v2
-        width, height = tags.get(WIDTH), tags.get(HEIGHT)
-        if not isinstance(width, int) or not isinstance(height, int) or not (width and height):
-            raise SyntaxError("it has no size")
-        self._size, self._mode, self.tile = (width, height), "L", []
-        self._planar_configuration = tags.get(PLANAR, 1)
-        if ICC_PROFILE in tags:
-            self.info["icc_profile"] = tags[ICC_PROFILE]
-        across, down = (tags.get(tag, 1) for tag in (TiffImagePlugin.X_RESOLUTION, TiffImagePlugin.Y_RESOLUTION))
-        unit = {None: 1.0, 2: 1.0, 3: 2.54}.get(tags.get(TiffImagePlugin.RESOLUTION_UNIT))
-        if unit and across and down:
-            self.info["dpi"] = (across * unit, down * unit)
-
-
-Image.register_open(FORMAT, TiffTags, TiffImagePlugin._accept)
+LARGEST_CLASSIC = 2**32 - 2**24
+"""Bytes of the largest file that is no BigTIFF and has room for another directory."""
 
 
 @dataclass(frozen=True)
 class Page:
     """A directory of a TIFF: one picture."""
 
-    place: int
-    """Offset of the directory."""
-    tags: TiffImagePlugin.ImageFileDirectory_v2
+    reader: tiff.Reader
+    directory: tiff.Directory
 
     @property
     def size(self) -> tuple[int, int]:
@@ -84,27 +80,116 @@ class Page:
     @property
     def bits(self) -> int:
         """Bits of a sample."""
-        return max(numbers(self.tags.get(BITS)) or [1])
+        return max(self.numbers(BITS) or (1,))
+
+    @property
+    def photometric(self) -> int | None:
+        """What the samples mean; None if the file does not say it and libtiff does not guess."""
+        if PHOTOMETRIC in self:
+            return self.number(PHOTOMETRIC)
+        if self.number(COMPRESSION, 1) in FAX_CODECS:
+            return WHITE_IS_ZERO
+        return USUAL_PHOTOMETRICS.get(self.channels - len(self.numbers(EXTRA_SAMPLES)))
+
+    @property
+    def rows_per_strip(self) -> int:
+        """Rows of a strip; 0, which some programs write, stands for all."""
+        return self.number(ROWS_PER_STRIP) or self.size[1]
+
+    @property
+    def strip_sizes(self) -> tuple[int, ...]:
+        """Bytes of each strip. The only strip of samples that are not compressed may reach to the end of the file
+        whatever the file says: libtiff calculates its size, too, where it is missing or wrong."""
+        places, sizes = self.numbers(OFFSETS), self.numbers(SIZES)
+        if len(places) == 1 and (not sizes or self.number(COMPRESSION, 1) == UNCOMPRESSED):
+            return (max(0, self.reader.size - places[0]),)
+        return sizes
+
+    @property
+    def is_cut(self) -> bool:
+        """True if a strip or a tile does not end in the file."""
+        pieces = ((self.numbers(OFFSETS), self.strip_sizes), (self.numbers(TILE_OFFSETS), self.numbers(TILE_SIZES)))
+        return any(
+            place + size > self.reader.size
+            for places, sizes in pieces
+            for place, size in zip(places, sizes, strict=False)
+        )
+
+    @property
+    def damaged(self) -> list[int]:
+        """Tags of the pixels whose values do not lie in the file, or are of a type that they cannot have."""
+        integers = SHORTS | LONGS
+        odd = [tag for tag in self.directory.odd if tag in integers | OTHERS]
+        entries = (entry for entry in self.directory.entries if entry.tag in integers)
+        return odd + [entry.tag for entry in entries if entry.kind not in tiff.INTEGERS]
+
+    def __contains__(self, tag: int) -> bool:
+        """Return True if the page has a tag with a value in the file."""
+        return self.directory[tag] is not None
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """Return the values of a tag; none if it is missing or holds no integers."""
+        entry = self.directory[tag]
+        return self.reader.integers(entry) if entry and entry.kind in tiff.INTEGERS else ()
 
     def number(self, tag: int, default: int = 0) -> int:
-        """Return the first value of a tag."""
-        return (numbers(self.tags.get(tag)) or [default])[0]
+        """Return the first value of a tag, the default if it is missing or holds no integers."""
+        found = self.reader.number(self.directory[tag])
+        return default if found is None else found
+
+    def reals(self, tag: int) -> tuple[float, ...]:
+        """Return the values of a tag; none if it is missing or holds no numbers."""
+        entry = self.directory[tag]
+        return self.reader.reals(entry) if entry else ()
+
+    def content(self, tag: int) -> bytes:
+        """Return the value of a tag as it lies in the file."""
+        entry = self.directory[tag]
+        return self.reader.value(entry) if entry else b""
+
+    def layout(self) -> dict[int, Any]:
+        """Return the tags that tell where the pixels lie, as `cgan.completeness.check_tiff` takes them."""
+        tags: dict[int, Any] = {WIDTH: self.size[0], HEIGHT: self.size[1], CHANNELS: self.channels}
+        tags |= {ROWS_PER_STRIP: self.rows_per_strip, PLANAR: self.number(PLANAR, 1)}
+        tags |= {tag: self.number(tag) for tag in (TILE_WIDTH, TILE_HEIGHT) if tag in self}
+        return tags | {tag: self.numbers(tag) for tag in (OFFSETS, TILE_OFFSETS) if tag in self}
 
 
-def numbers(value: Any) -> list[int]:
-    """Return the integers in the value of a tag."""
-    values = value if isinstance(value, tuple) else (value,)
-    return [number for number in values if isinstance(number, int)]
+class TiffPages(ImageFile.ImageFile):
+    """A TIFF of any kind, opened for its tags."""
+
+    format = "TIFF"
+    reader: tiff.Reader
+
+    def _open(self) -> None:
+        try:
+            self.reader = tiff.Reader(cast(BinaryIO, self.fp))
+            first = self.first
+        except ValueError as error:  # a SyntaxError would be lost: Pillow would try other formats
+            raise MissingPixelsError(f"{error}") from error
+        if not min(first.size):
+            raise MissingPixelsError("it has no size")
+        self._size, self._mode, self.tile = first.size, "L", []
+        if profile := first.content(ICC_PROFILE):
+            self.info["icc_profile"] = profile
+
+    @property
+    def first(self) -> Page:
+        """The first page."""
+        return Page(self.reader, self.reader.directory(self.reader.first))
 
 
-def photo_page(image: TiffTags, notes: list[str]) -> Page:
+Image.register_open(FORMAT, TiffPages, lambda head: head[:4] in (*tiff.STARTS, *tiff.BIG_STARTS))
+
+
+def photo_page(image: TiffPages, notes: list[str]) -> Page:
     """Return the page with the photo: the first, or the largest one of which the first is a thumbnail.
 
     Raises:
         UnreadError: the photo is raw data of a camera.
     """
-    first = Page(image.tag_v2.offset or _first_place(image), image.tag_v2)
-    pages = [first, *_other_pages(image, first)]
+    first = image.first
+    pages = [first, *_other_pages(first)]
     whole = [page for page in pages[1:] if not page.is_reduced and min(page.size)]
     if not first.is_reduced:
         whole = [page for page in whole if _is_enlargement(page, first)]
@@ -127,67 +212,61 @@ def _is_enlargement(page: Page, first: Page) -> bool:
     return abs(width * small_height / (height * small_width) - 1) < PROPORTION_TOLERANCE
 
 
-def _first_place(image: TiffTags) -> int:
-    return int(image._frame_pos[0])
-
-
-def _other_pages(image: TiffTags, first: Page) -> list[Page]:
+def _other_pages(first: Page) -> list[Page]:
     """Return the later pages and all sub-directories; a damaged one ends the search."""
-    head, file = _head(image), cast(IO[bytes], image.fp)
-    place_of_reading = file.tell()
-    places = [*numbers(first.tags.get(SUB_DIRECTORIES)), first.tags.next]
+    places = [*first.numbers(SUB_DIRECTORIES), first.directory.next]
     pages: list[Page] = []
-    seen = {0, first.place}
+    seen = {0, first.directory.place}
     while places and len(pages) < MOST_PAGES:
         check_time()
         place = places.pop(0)
         if place in seen:
             continue
         seen.add(place)
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
         try:
-            file.seek(place)
-            tags.load(file)
-            pages.append(Page(place, tags))
-            places += [*numbers(tags.get(SUB_DIRECTORIES)), tags.next]
-        except LimitError:
-            raise
-        except Exception:  # Pillow raises many types. What cannot be read is no photo that could be chosen
+            page = Page(first.reader, first.reader.directory(place))
+        except ValueError:  # what cannot be read is no photo that could be chosen
             continue
-    file.seek(place_of_reading)
+        pages.append(page)
+        places += [*page.numbers(SUB_DIRECTORIES), page.directory.next]
     return pages
 
 
-def _head(image: TiffTags) -> bytes:
-    file = cast(io.BufferedIOBase, image.fp)
-    place = file.tell()
-    file.seek(0)
-    head = file.read(16)
-    file.seek(place)
-    return head if head[2:4] in (b"+\0", b"\0+") else head[:8]
+def alone(content: bytes, page: Page, changes: Mapping[int, Sequence[int]] = {}) -> bytearray:
+    """Return the file with a page as its only one, whose directory has the tags of the pixels and no others.
 
-
-def at_page(content: bytes, page: Page, changes: dict[int, int]) -> bytes:
-    """Return the file with a page as its first one, and with other values of some of its tags.
+    Readers know its layout and types whatever those of the file are: BigTIFF, integers of 8 bits, missing tags.
 
     Args:
         content: the file.
-        page: one of its pages.
-        changes: tags of the page that hold one integer, and their new values. A tag that is missing stays so.
+        page: one of its pages, which is not cut: what is appended could be taken for its pixels.
+        changes: other values of tags of integers; no value takes a tag away.
+
+    Raises:
+        MissingPixelsError: a value is larger than its type.
+        UnreadError: the file has no room for another directory.
     """
-    order = "<" if content[:2] == b"II" else ">"
-    is_big = content[2:4] in (b"+\0", b"\0+")
-    first_at, pointer = (8, "Q") if is_big else (4, "L")
-    count_size, entry_size = (8, 20) if is_big else (2, 12)
-    unchanged = struct.unpack_from(order + pointer, content, first_at)[0] == page.place
-    if unchanged and not changes:
-        return content
+    order, big = page.reader.order, len(content) > LARGEST_CLASSIC
+    if big and not page.reader.big:
+        raise UnreadError(f"a TIFF of {len(content)} bytes, the limit is {LARGEST_CLASSIC} for all but BigTIFF")
+    photometric = page.photometric
+    known: dict[int, Sequence[int]] = {BITS: [page.bits] * page.channels}
+    if OFFSETS in page:
+        known |= {ROWS_PER_STRIP: [page.rows_per_strip], SIZES: page.strip_sizes}
+    if photometric is not None:
+        known[PHOTOMETRIC] = [photometric]
+    fields = []
+    for tag in SHORTS | LONGS:
+        values = changes.get(tag, known.get(tag) or page.numbers(tag))
+        kind = tiff.SHORT if tag in SHORTS else tiff.LONG8 if big else tiff.LONG
+        if values and not 0 <= min(values) <= max(values) < 1 << 8 * tiff.KIND_SIZES[kind]:
+            raise MissingPixelsError(f"its tag {tag} has the value {max(values, key=abs)}")
+        fields += [tiff.longs(tag, order, *values, kind=kind)] if values else []
+    for tag in OTHERS:
+        if entry := page.directory[tag]:
+            value = entry.value_place if entry.size > 8 or (entry.size > 4 and not big) else page.content(tag)
+            fields.append(tiff.Field(tag, entry.kind, entry.length, value))
     patched = bytearray(content)
-    struct.pack_into(order + pointer, patched, first_at, page.place)
-    start = page.place + count_size
-    (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), content, page.place)
-    for place in range(start, min(start + count * entry_size, len(content) - entry_size + 1), entry_size):
-        tag, kind = struct.unpack_from(order + "HH", content, place)
-        if tag in changes and (letter := {1: "B", 3: "H", 4: "L", 16: "Q"}.get(kind)):
-            struct.pack_into(order + letter, patched, place + entry_size - struct.calcsize("=" + pointer), changes[tag])
-    return bytes(patched)
+    head = tiff.header(order, tiff.append_directory(patched, order, fields, big), big)
+    patched[: len(head)] = head
+    return patched

@@ -5,17 +5,21 @@ the samples of all other codecs as libtiff decodes them, of any depth, and fails
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffTags, UnidentifiedImageError
 
 from cgan.completeness import check_tiff, load
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, check_size, check_time
+from infer.photo import lab
 from infer.photo import samples as samples_
 from infer.photo.color_profile import needs_colors
 from infer.photo.formats import ProfileUse
+from infer.photo.headers import start_of_frame
+from infer.photo.old_jpeg import stream_of
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Samples
 from infer.photo.tiff_pages import (
@@ -27,8 +31,7 @@ from infer.photo.tiff_pages import (
     EXTRA_SAMPLES,
     ICC_PROFILE,
     INK_SET,
-    JPEG_LENGTH,
-    JPEG_START,
+    OFFSETS,
     ORIENTATION,
     PALETTE,
     PHOTOMETRIC,
@@ -37,26 +40,33 @@ from infer.photo.tiff_pages import (
     RGB,
     SAMPLE_FORMAT,
     SEPARATED,
+    SUBSAMPLING,
+    TILE_OFFSETS,
+    TILE_SIZES,
     WHITE_IS_ZERO,
     YCBCR,
     Page,
-    TiffTags,
-    at_page,
-    numbers,
+    TiffPages,
+    alone,
     photo_page,
 )
 from infer.photo.ycbcr import clump_layout, rgb_of
 
-LAB_KINDS = frozenset({8, 9, 10})
-"""CIELab, ICCLab, ITULab."""
+LAB_KINDS = frozenset({lab.CIE, lab.ICC})
 CMYK_INKS = 1
-MODELS = {RGB: "RGB", YCBCR: "RGB", SEPARATED: "CMYK"}
-UNREAD_PHOTOMETRICS = {32844: "LogL", 32845: "LogLuv"}
+MODELS = {RGB: "RGB", YCBCR: "RGB", SEPARATED: "CMYK", lab.CIE: "RGB", lab.ICC: "RGB"}
+UNREAD_PHOTOMETRICS = {10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"}
 
 ASSOCIATED, UNASSOCIATED = 1, 2
 UNSIGNED, SIGNED, FLOAT, VOID = 1, 2, 3, 4
+MOST_PALETTE_BITS = 16
 
 OLD_JPEG, JPEG = 6, 7
+JPEG_BITS = {8: (1, 2, 3, 4), 12: (1,)}
+"""Channels that are read, by the bits of their samples."""
+JPEG_HEAD = 2**16
+FIRST_SAMPLING = 7
+"""Bytes between the precision of a frame and the sampling factors of its first component."""
 BY_PILLOW = frozenset({2, 3, 4, 32771, JPEG})
 """CCITT codecs and JPEG. imagecodecs does not report the errors that libtiff goes on after."""
 
@@ -69,14 +79,14 @@ UNREAD |= {32909: "Pixar log", 22610: "JPEG XR", 34934: "JPEG XR", 65000: "Kodak
 """Compressions by number."""
 
 
-def sample_bytes(image: TiffTags) -> int:
+def sample_bytes(image: TiffPages) -> int:
     """Return the bytes of memory that the samples of a pixel take."""
     page = photo_page(image, [])
     return page.channels * (1 << max(0, (page.bits - 1).bit_length() - 3))
 
 
 def read(
-    image: TiffTags, notes: list[str], max_pixels: int = MAX_PIXELS, profile: ProfileUse = ProfileUse.CONVERT
+    image: TiffPages, notes: list[str], max_pixels: int = MAX_PIXELS, profile: ProfileUse = ProfileUse.CONVERT
 ) -> tuple[Image.Image | Samples, int]:
     """Decode the photo of a TIFF.
 
@@ -97,11 +107,13 @@ def read(
     page = photo_page(image, notes)
     check_size(page.size, max_pixels)
     _check_kind(page)
-    check_tiff(page.tags)
-    orientation = page.number(ORIENTATION) or image.tag_v2.get(ORIENTATION, 1)
+    check_tiff(page.layout())
+    if page.is_cut and page.number(COMPRESSION, 1) != OLD_JPEG:
+        raise MissingPixelsError("its samples go on behind the end of the file")
+    orientation = page.number(ORIENTATION) or image.first.number(ORIENTATION, 1)
     compression = page.number(COMPRESSION, 1)
-    if ICC_PROFILE in page.tags:
-        image.info["icc_profile"] = page.tags[ICC_PROFILE]
+    if profile_of_page := page.content(ICC_PROFILE):
+        image.info["icc_profile"] = profile_of_page
     in_color = needs_colors(image.info.get("icc_profile"), profile)
     if compression == OLD_JPEG:
         return _old_jpeg(_content(image), page, notes, in_color), orientation
@@ -111,7 +123,13 @@ def read(
 
 
 def _check_kind(page: Page) -> None:
-    compression, photometric = page.number(COMPRESSION, 1), page.number(PHOTOMETRIC)
+    """Raise for a photo that cannot be read, with the reason."""
+    if damaged := page.damaged:
+        names = ", ".join(TiffTags.lookup(tag).name for tag in damaged)
+        raise MissingPixelsError(f"tags that describe its pixels cannot be read: {names}")
+    compression, photometric = page.number(COMPRESSION, 1), page.photometric
+    if photometric is None:
+        raise UnreadError(f"a TIFF that does not say what its {page.channels} channels mean")
     if name := UNREAD_PHOTOMETRICS.get(photometric):
         raise UnreadError(f"a TIFF in {name}, which is not read; expected gray, RGB, CMYK, YCbCr or Lab")
     if compression not in READ and compression not in BY_PILLOW and compression != OLD_JPEG:
@@ -123,69 +141,82 @@ def _check_kind(page: Page) -> None:
         raise UnreadError("a TIFF of a volume with several slices, which is not read")
     if photometric == SEPARATED and page.number(INK_SET, CMYK_INKS) != CMYK_INKS:
         raise UnreadError("a TIFF of inks other than CMYK, which is not read")
-    if len(set(numbers(page.tags.get(BITS)))) > 1:
+    if len(set(page.numbers(BITS))) > 1:
         raise UnreadError("a TIFF of channels with different numbers of bits, which is not read")
     if page.channels < samples_.COLORS[_model(page)]:
         raise UnreadError(f"a TIFF with {page.channels} channels, expected {samples_.COLORS[_model(page)]}")
-    kind = page.number(SAMPLE_FORMAT, UNSIGNED)
-    if kind not in (UNSIGNED, SIGNED, FLOAT, VOID) or page.bits > 64:
-        raise UnreadError(f"a TIFF with samples of format {kind} and {page.bits} bits, which is not read")
-    if kind == FLOAT and page.bits not in (16, 32, 64):
-        raise UnreadError(f"a TIFF with floats of {page.bits} bits, which is not read; expected 16, 32 or 64")
+    if len(page.strip_sizes) < len(page.numbers(OFFSETS)) or len(page.numbers(TILE_SIZES)) < len(
+        page.numbers(TILE_OFFSETS)
+    ):
+        raise MissingPixelsError("it does not say how many bytes its strips or tiles have")
+    _check_samples(page, compression, photometric)
+
+
+def _check_samples(page: Page, compression: int, photometric: int) -> None:
+    """Raise for samples of a type that cannot be read."""
+    kind, bits = page.number(SAMPLE_FORMAT, UNSIGNED), page.bits
+    if kind not in (UNSIGNED, SIGNED, FLOAT, VOID) or not (1 <= bits <= 32 or bits == 64):
+        raise UnreadError(f"a TIFF with samples of format {kind} and {bits} bits, which is not read")
+    if kind == FLOAT and bits not in (16, 32, 64):
+        raise UnreadError(f"a TIFF with floats of {bits} bits, which is not read; expected 16, 32 or 64")
+    if photometric in LAB_KINDS and (bits not in (8, 16) or kind == FLOAT):
+        raise UnreadError(f"a TIFF in Lab of {bits} bits, which is not read; expected integers of 8 or 16")
+    if compression == JPEG and page.channels not in JPEG_BITS.get(bits, ()):
+        raise UnreadError(
+            f"a TIFF with JPEG compression and {page.channels} channels of {bits} bits, which is not read"
+        )
+    if compression == JPEG and PHOTOMETRIC not in page and page.channels > 1:
+        raise UnreadError(f"a TIFF with JPEG compression that does not say what its {page.channels} channels mean")
+    if photometric == PALETTE and len(page.numbers(COLORMAP)) != 3 << min(bits, MOST_PALETTE_BITS):
+        raise MissingPixelsError(
+            f"its colour map has {len(page.numbers(COLORMAP))} values, expected {3 << min(bits, MOST_PALETTE_BITS)}"
+        )
 
 
 def _model(page: Page) -> Any:
-    return MODELS.get(page.number(PHOTOMETRIC), "L")
+    return MODELS.get(page.photometric or 0, "L")
 
 
-def _content(image: TiffTags) -> bytes:
+def _content(image: TiffPages) -> bytes:
     check_time()
     file = cast(io.BufferedIOBase, image.fp)
     file.seek(0)
     return file.read()
 
 
-def _samples(image: TiffTags, page: Page, notes: list[str]) -> Samples:
+def _samples(image: TiffPages, page: Page, notes: list[str]) -> Samples:
     """Return the samples of a codec that fails at its first error."""
-    photometric = page.number(PHOTOMETRIC)
-    changes: dict[int, int] = {}
-    if photometric == SEPARATED:
-        changes[PHOTOMETRIC] = BLACK_IS_ZERO  # imagecodecs would ask for RGB of 8 bits
+    photometric = page.photometric
+    changes: dict[int, Sequence[int]] = {}
+    if photometric == SEPARATED or photometric in LAB_KINDS:
+        changes[PHOTOMETRIC] = [BLACK_IS_ZERO]  # imagecodecs would ask for RGB of 8 bits
     elif photometric == YCBCR:
         changes = clump_layout(page)
-    if page.number(SAMPLE_FORMAT, UNSIGNED) == VOID:
-        changes[SAMPLE_FORMAT] = UNSIGNED
-    values = decoded(at_page(_content(image), page, changes), page)
+    if page.number(SAMPLE_FORMAT, UNSIGNED) == VOID or photometric in LAB_KINDS:
+        changes[SAMPLE_FORMAT] = [UNSIGNED]
+    values = decoded(alone(_content(image), page, changes), page)
     if photometric == YCBCR:
         return Samples(rgb_of(values, page), "RGB", 8)
-    if photometric in LAB_KINDS:  # decoded again, as RGB: this time libtiff would go on after an error
-        return Samples(_as_rgb(_content(image), page), "RGB", 8)
     alpha, kind = _alpha(page, notes)
     if photometric == PALETTE:
         return _of_palette(values, page, kind if alpha else None)
+    if photometric in LAB_KINDS:
+        rgb = lab.rgb_of(values[..., :3], photometric)
+        values = np.concatenate([rgb, values[..., 3:4]], axis=-1) if alpha else rgb
     return Samples(values, _model(page), page.bits, kind if alpha else None, photometric == WHITE_IS_ZERO)
 
 
-def decoded(content: bytes, page: Page) -> samples_.Array:
+def decoded(content: bytes | bytearray, page: Page) -> samples_.Array:
     """Return the samples of the first page as H x W x C."""
     import imagecodecs
 
     try:
         values = imagecodecs.tiff_decode(content)
-    except (imagecodecs.TiffError, ValueError, MemoryError) as error:
+    except (imagecodecs.TiffError, IndexError, ValueError, MemoryError) as error:
         raise MissingPixelsError(f"libtiff: {error or 'a tile cannot be decoded'}") from error
     if values.ndim == 2:
         return values[..., None]
     return np.moveaxis(values, 0, -1) if page.number(PLANAR) == PLANES and page.channels > 1 else values
-
-
-def _as_rgb(content: bytes, page: Page) -> samples_.Array:
-    import imagecodecs
-
-    try:
-        return imagecodecs.tiff_decode(at_page(content, page, {}), asrgb=True)[..., :3]
-    except imagecodecs.TiffError as error:
-        raise UnreadError(f"a TIFF in Lab of a kind that is not read ({error})") from error
 
 
 def _alpha(page: Page, notes: list[str]) -> tuple[bool, Any]:
@@ -193,7 +224,7 @@ def _alpha(page: Page, notes: list[str]) -> tuple[bool, Any]:
     count = page.channels - samples_.COLORS[_model(page)]
     if count <= 0:
         return False, None
-    extra = numbers(page.tags.get(EXTRA_SAMPLES)) or [UNASSOCIATED]  # a missing tag means alpha to most programs
+    extra = page.numbers(EXTRA_SAMPLES) or (UNASSOCIATED,)  # a missing tag means alpha to most programs
     kind = {ASSOCIATED: "premultiplied", UNASSOCIATED: "straight"}.get(extra[0])
     left_out = count - (kind is not None)
     if left_out:
@@ -203,9 +234,7 @@ def _alpha(page: Page, notes: list[str]) -> tuple[bool, Any]:
 
 def _of_palette(values: samples_.Array, page: Page, alpha: Any) -> Samples:
     """Return the colours of indices; a colour map without a value above 255 is one of 8 bits, as libtiff has it."""
-    colors = np.array(numbers(page.tags.get(COLORMAP)))
-    if len(colors) != 3 << page.bits or page.bits > 16:
-        raise MissingPixelsError(f"its colour map has {len(colors)} values, expected {3 << min(page.bits, 16)}")
+    colors = np.array(page.numbers(COLORMAP))
     table = (colors if colors.max() < 256 else colors >> 8).astype(np.uint8).reshape(3, -1).T
     rgb = table[values[..., 0].astype(np.intp)]
     if alpha is None or values.dtype != np.uint8:
@@ -213,11 +242,16 @@ def _of_palette(values: samples_.Array, page: Page, alpha: Any) -> Samples:
     return Samples(np.concatenate([rgb, values[..., 1:2]], axis=-1), "RGB", 8, alpha)
 
 
-def _by_pillow(content: bytes, page: Page, notes: list[str], in_color: bool) -> Image.Image:
+def _by_pillow(content: bytes, page: Page, notes: list[str], in_color: bool) -> Image.Image | Samples:
     """Decode with Pillow, which collects what libtiff reports."""
-    changes = {ORIENTATION: 1} if ORIENTATION in page.tags else {}  # Pillow would turn the picture upright
+    changes: dict[int, Sequence[int]] = {}
+    if page.number(COMPRESSION) == JPEG:
+        changes = {SUBSAMPLING: _subsampling(content, page)}
+    is_wide = page.bits > 8
+    if is_wide:
+        changes[PHOTOMETRIC] = [BLACK_IS_ZERO]  # Pillow inverts 8 bits only
     try:
-        image = Image.open(io.BytesIO(at_page(content, page, changes)), formats=("TIFF",))
+        image = Image.open(io.BytesIO(alone(content, page, changes)), formats=("TIFF",))
     except UnidentifiedImageError as error:
         name = "JPEG" if page.number(COMPRESSION) == JPEG else "CCITT fax"
         kind = f"{page.channels} channels of {page.bits} bits"
@@ -226,15 +260,27 @@ def _by_pillow(content: bytes, page: Page, notes: list[str], in_color: bool) -> 
         if not in_color:
             image.draft("L", None)
         notes += load(image)
+        if is_wide:
+            white_is_zero = page.photometric == WHITE_IS_ZERO
+            return Samples(np.asarray(image)[..., None], bits=page.bits, white_is_zero=white_is_zero)
         return image.convert("L") if image.mode == "1" else image
 
 
+def _subsampling(content: bytes, page: Page) -> Sequence[int]:
+    """Return the columns and rows of pixels that share one Cb and one Cr, which tags may say wrong, by the data."""
+    places = page.numbers(TILE_OFFSETS) or page.numbers(OFFSETS)
+    head = content[places[0] : places[0] + JPEG_HEAD] if places else b""
+    frame = start_of_frame(head)
+    if page.photometric == YCBCR and frame.kind and frame.place + FIRST_SAMPLING < len(head):
+        sampling = head[frame.place + FIRST_SAMPLING]
+        return sampling >> 4, sampling & 15
+    return page.numbers(SUBSAMPLING)
+
+
 def _old_jpeg(content: bytes, page: Page, notes: list[str], in_color: bool) -> Image.Image:
-    """Decode the one JPEG stream of a TIFF with old-style JPEG compression (TIFF 6.0, section 22)."""
-    start, length = page.number(JPEG_START), page.number(JPEG_LENGTH)
-    stream = content[start : start + length] if length else content[start:]
+    """Decode the JPEG stream of a TIFF with old-style JPEG compression."""
     try:
-        image = Image.open(io.BytesIO(stream), formats=("JPEG",))
+        image = Image.open(io.BytesIO(stream_of(content, page)), formats=("JPEG",))
         if image.size != page.size:
             raise UnreadError("a TIFF with old-style JPEG compression in several streams, which is not read")
     except UnidentifiedImageError as error:

@@ -4,17 +4,17 @@ Pixels are stored in clumps: the luma of a few pixels, then the Cb and Cr that t
 that it cannot decode when it is asked for RGB, so it is asked for plain bytes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cgan.photo_limits import check_time
-from infer.photo import tiff_pages as tiff
+from infer.photo import tiff_pages as pages
 from infer.photo.refusals import UnreadError
 from infer.photo.tiff_pages import Page
 
-COEFFICIENTS, SUBSAMPLING, REFERENCE = 529, 530, 532
 REC601 = (0.299, 0.587, 0.114)
 FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 """Codes of black and white of Y, Cb and Cr."""
@@ -29,12 +29,11 @@ BAND_ROWS = 256
 
 def subsampling_of(page: Page) -> tuple[int, int]:
     """Return the columns and rows of pixels that share one Cb and one Cr."""
-    found = page.tags.get(SUBSAMPLING, (2, 2))
-    across, down = found if isinstance(found, tuple) and len(found) == 2 else (2, 2)
-    return int(across), int(down)
+    found = page.numbers(pages.SUBSAMPLING)
+    return (found[0], found[1]) if len(found) == 2 else (2, 2)
 
 
-def clump_layout(page: Page) -> dict[int, int]:
+def clump_layout(page: Page) -> dict[int, Sequence[int]]:
     """Return the tags that describe the clumps as gray bytes.
 
     Raises:
@@ -45,22 +44,25 @@ def clump_layout(page: Page) -> dict[int, int]:
         kind = f"{page.channels} channels of {page.bits} bits, subsampling {across} x {down}"
         raise UnreadError(f"a TIFF in YCbCr of a kind that is not read: {kind}")
     if (across, down) == (1, 1):
-        return {tiff.PHOTOMETRIC: tiff.RGB}
-    if page.number(tiff.PLANAR) == tiff.PLANES or page.number(tiff.PREDICTOR, 1) != 1:
+        return {pages.PHOTOMETRIC: [pages.RGB]}
+    if page.number(pages.PLANAR) == pages.PLANES or page.number(pages.PREDICTOR, 1) != 1:
         raise UnreadError("a TIFF in subsampled YCbCr with planes or a predictor, which is not read")
     width, height = page.size
     clump = across * down + 2
-    tile = page.number(tiff.TILE_WIDTH)
+    tile = page.number(pages.TILE_WIDTH)
     unit = tile or width
-    return {
-        tiff.PHOTOMETRIC: tiff.BLACK_IS_ZERO,
-        tiff.CHANNELS: 1,
-        tiff.WIDTH: -(-width // unit) * -(-unit // across) * clump,
-        tiff.HEIGHT: -(-height // down),
-        tiff.ROWS_PER_STRIP: -(-min(page.number(tiff.ROWS_PER_STRIP, height), height) // down),
-        tiff.TILE_WIDTH: -(-tile // across) * clump,
-        tiff.TILE_HEIGHT: page.number(tiff.TILE_HEIGHT) // down,
+    layout: dict[int, Sequence[int]] = {
+        pages.PHOTOMETRIC: [pages.BLACK_IS_ZERO],
+        pages.CHANNELS: [1],
+        pages.BITS: [8],
+        pages.SUBSAMPLING: [],
+        pages.WIDTH: [-(-width // unit) * -(-unit // across) * clump],
+        pages.HEIGHT: [-(-height // down)],
     }
+    if tile:
+        height_of_tile = page.number(pages.TILE_HEIGHT) // down
+        return layout | {pages.TILE_WIDTH: [-(-tile // across) * clump], pages.TILE_HEIGHT: [height_of_tile]}
+    return layout | {pages.ROWS_PER_STRIP: [-(-min(page.rows_per_strip, height) // down)]}
 
 
 def rgb_of(values: NDArray[np.uint8], page: Page) -> NDArray[np.uint8]:
@@ -73,8 +75,8 @@ def rgb_of(values: NDArray[np.uint8], page: Page) -> NDArray[np.uint8]:
         luma = clumps[..., :-2].reshape(len(values), -1, down, across).swapaxes(1, 2).reshape(len(values) * down, -1)
         chroma = clumps[..., -2:]
     rgb = np.empty((height, width, 3), np.uint8)
-    coefficients = _floats(page, COEFFICIENTS, REC601)
-    reference = _floats(page, REFERENCE, FULL_RANGE)
+    coefficients = _floats(page, pages.COEFFICIENTS, REC601)
+    reference = _floats(page, pages.REFERENCE, FULL_RANGE)
     for top in range(0, height, BAND_ROWS):
         check_time()
         rows = slice(top, min(top + BAND_ROWS, height))
@@ -84,9 +86,8 @@ def rgb_of(values: NDArray[np.uint8], page: Page) -> NDArray[np.uint8]:
 
 
 def _floats(page: Page, tag: int, default: tuple[float, ...]) -> tuple[float, ...]:
-    found: Any = page.tags.get(tag)
-    values = tuple(map(float, found)) if isinstance(found, tuple) and len(found) == len(default) else default
-    return values if np.isfinite(values).all() else default
+    found = page.reals(tag)
+    return found if len(found) == len(default) and np.isfinite(found).all() else default
 
 
 def _converted(luma: Any, chroma: Any, coefficients: tuple[float, ...], reference: tuple[float, ...]) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import ablation
+from cgan.data.scan import scan
 
 pytestmark = pytest.mark.benchmarks
 
@@ -91,7 +92,7 @@ def test_a_row_is_trained_once_and_lands_in_table_and_chart(
     assert "found runs of a request" in refused.stderr
     moved = shutil.copytree(photo_folder, tmp_path / "moved")
     assert run_quickly(moved, tmp_path / "out", quick_options).returncode == 0
-    next(moved.glob("*.*")).unlink()
+    scan(moved)[0].unlink()
     assert run_quickly(moved, tmp_path / "out", quick_options).returncode == 2
     request = tmp_path / "out" / "request.json"
     kept = request.read_text()
