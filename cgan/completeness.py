@@ -176,11 +176,13 @@ def check_tiff(tags: Mapping[int, Any]) -> None:
     Pillow accepts missing ones, and reads those of offset 0 from the file header.
 
     Raises:
-        MissingPixelsError: some are missing.
+        MissingPixelsError: some are missing, or have no size.
         LimitError: the tiles are too large.
     """
     width, height = tags[WIDTH], tags[HEIGHT]
     if TILE_OFFSETS in tags:
+        if not (tags.get(TILE_WIDTH) and tags.get(TILE_LENGTH)):
+            raise MissingPixelsError("its tiles have no size")
         offsets, kind = tags[TILE_OFFSETS], "tiles"
         check_tile((tags[TILE_WIDTH], tags[TILE_LENGTH]), (width, height))
         wanted = -(-width // tags[TILE_WIDTH]) * -(-height // tags[TILE_LENGTH])

@@ -20,12 +20,12 @@ FAX3, FAX4, PREDICTOR, COLORMAP = 292, 293, 317, 320
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES, SUB_DIRECTORIES, INK_SET = 322, 323, 324, 325, 330, 332
 EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_TABLES, JPEG_PROCESS, JPEG_START, JPEG_LENGTH = 338, 339, 347, 512, 513, 514
 RESTARTS, QUANTIZATION, DC_TABLES, AC_TABLES = 515, 519, 520, 521
-COEFFICIENTS, SUBSAMPLING, POSITIONING, REFERENCE = 529, 530, 531, 532
+COEFFICIENTS, SUBSAMPLING, REFERENCE = 529, 530, 532
 DEPTH, ICC_PROFILE, LERC, DNG_VERSION = 32997, 34675, 50674, 50706
 """Tags."""
 
 SHORTS = frozenset({BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, CHANNELS, PLANAR, PREDICTOR, COLORMAP, INK_SET})
-SHORTS |= {EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_PROCESS, RESTARTS, SUBSAMPLING, POSITIONING}
+SHORTS |= {EXTRA_SAMPLES, SAMPLE_FORMAT, JPEG_PROCESS, RESTARTS, SUBSAMPLING}
 LONGS = frozenset({WIDTH, HEIGHT, OFFSETS, ROWS_PER_STRIP, SIZES, FAX3, FAX4, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS})
 LONGS |= {TILE_SIZES, JPEG_START, JPEG_LENGTH, QUANTIZATION, DC_TABLES, AC_TABLES, LERC}
 OTHERS = frozenset({JPEG_TABLES, COEFFICIENTS, REFERENCE})
@@ -39,6 +39,16 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, SEPARATED, YCBCR = range(7)
 USUAL_PHOTOMETRICS = {1: BLACK_IS_ZERO, 3: RGB}
 """What libtiff takes pixels of so many colour channels for in a file that does not say it."""
 UNCOMPRESSED, FAX_CODECS = 1, frozenset({2, 3, 4})
+OF_OLD_JPEG = frozenset({JPEG_PROCESS, JPEG_START, JPEG_LENGTH, RESTARTS, QUANTIZATION, DC_TABLES, AC_TABLES})
+USED_BY_PHOTOMETRIC = {
+    PALETTE: frozenset({COLORMAP}),
+    SEPARATED: frozenset({INK_SET}),
+    YCBCR: frozenset({SUBSAMPLING, COEFFICIENTS, REFERENCE}),
+}
+USED_BY_COMPRESSION = {3: frozenset({FAX3}), 4: frozenset({FAX4}), 6: OF_OLD_JPEG, 7: frozenset({JPEG_TABLES})}
+LAYOUT = (SHORTS | LONGS) - OF_OLD_JPEG - {COLORMAP, INK_SET, SUBSAMPLING, FAX3, FAX4, LERC}
+"""Tags that some pixels need, and those that all do: a damaged one that is not needed does no harm."""
+
 RAW_PHOTOMETRICS = {32803: "a colour filter array", 34892: "linear raw data"}
 
 MOST_PAGES = 1000
@@ -118,9 +128,10 @@ class Page:
     @property
     def damaged(self) -> list[int]:
         """Tags of the pixels whose values do not lie in the file, or are of a type that they cannot have."""
-        integers = SHORTS | LONGS
-        odd = [tag for tag in self.directory.odd if tag in integers | OTHERS]
-        entries = (entry for entry in self.directory.entries if entry.tag in integers)
+        needed = LAYOUT | USED_BY_PHOTOMETRIC.get(self.number(PHOTOMETRIC), frozenset())
+        needed |= USED_BY_COMPRESSION.get(self.number(COMPRESSION, 1), frozenset())
+        odd = [tag for tag in self.directory.odd if tag in needed]
+        entries = (entry for entry in self.directory.entries if entry.tag in needed - OTHERS)
         return odd + [entry.tag for entry in entries if entry.kind not in tiff.INTEGERS]
 
     def __contains__(self, tag: int) -> bool:
@@ -151,7 +162,7 @@ class Page:
         """Return the tags that tell where the pixels lie, as `cgan.completeness.check_tiff` takes them."""
         tags: dict[int, Any] = {WIDTH: self.size[0], HEIGHT: self.size[1], CHANNELS: self.channels}
         tags |= {ROWS_PER_STRIP: self.rows_per_strip, PLANAR: self.number(PLANAR, 1)}
-        tags |= {tag: self.number(tag) for tag in (TILE_WIDTH, TILE_HEIGHT) if tag in self}
+        tags |= {tag: self.number(tag) for tag in (TILE_WIDTH, TILE_HEIGHT)}
         return tags | {tag: self.numbers(tag) for tag in (OFFSETS, TILE_OFFSETS) if tag in self}
 
 
@@ -165,10 +176,10 @@ class TiffPages(ImageFile.ImageFile):
         try:
             self.reader = tiff.Reader(cast(BinaryIO, self.fp))
             first = self.first
-        except ValueError as error:  # a SyntaxError would be lost: Pillow would try other formats
-            raise MissingPixelsError(f"{error}") from error
+        except ValueError as error:  # so that Pillow tries other formats
+            raise SyntaxError(str(error)) from error
         if not min(first.size):
-            raise MissingPixelsError("it has no size")
+            raise SyntaxError("it has no size")
         self._size, self._mode, self.tile = first.size, "L", []
         if profile := first.content(ICC_PROFILE):
             self.info["icc_profile"] = profile

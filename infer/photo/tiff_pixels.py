@@ -60,6 +60,7 @@ UNREAD_PHOTOMETRICS = {10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"}
 ASSOCIATED, UNASSOCIATED = 1, 2
 UNSIGNED, SIGNED, FLOAT, VOID = 1, 2, 3, 4
 MOST_PALETTE_BITS = 16
+MOST_CHANNELS = 65_535
 
 OLD_JPEG, JPEG = 6, 7
 JPEG_BITS = {8: (1, 2, 3, 4), 12: (1,)}
@@ -143,7 +144,7 @@ def _check_kind(page: Page) -> None:
         raise UnreadError("a TIFF of inks other than CMYK, which is not read")
     if len(set(page.numbers(BITS))) > 1:
         raise UnreadError("a TIFF of channels with different numbers of bits, which is not read")
-    if page.channels < samples_.COLORS[_model(page)]:
+    if not samples_.COLORS[_model(page)] <= page.channels <= MOST_CHANNELS:
         raise UnreadError(f"a TIFF with {page.channels} channels, expected {samples_.COLORS[_model(page)]}")
     if len(page.strip_sizes) < len(page.numbers(OFFSETS)) or len(page.numbers(TILE_SIZES)) < len(
         page.numbers(TILE_OFFSETS)
@@ -212,7 +213,9 @@ def decoded(content: bytes | bytearray, page: Page) -> samples_.Array:
 
     try:
         values = imagecodecs.tiff_decode(content)
-    except (imagecodecs.TiffError, IndexError, ValueError, MemoryError) as error:
+    except IndexError as error:
+        raise MissingPixelsError("libtiff does not understand its tags") from error
+    except (imagecodecs.TiffError, ValueError, MemoryError) as error:
         raise MissingPixelsError(f"libtiff: {error or 'a tile cannot be decoded'}") from error
     if values.ndim == 2:
         return values[..., None]
