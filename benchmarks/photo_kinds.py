@@ -165,6 +165,7 @@ def _color_tiffs() -> Iterator[Kind]:
             ("planes in tiles", {"planarconfig": "separate", "tile": (16, 16)}),
             ("BigTIFF", {"bigtiff": True}),
             ("big-endian", {"byteorder": ">"}),
+            ("BigTIFF, big-endian", {"bigtiff": True, "byteorder": ">"}),
         )
         for layout, options in layouts:
             planes: Callable[[Array], Array] = (
@@ -184,6 +185,12 @@ def _color_tiffs() -> Iterator[Kind]:
     inks = np.concatenate([1 - COLORS, np.zeros((HEIGHT, WIDTH, 1))], axis=-1)
     for bits in ("8", "16"):
         yield kind("CMYK", bits, _integers(inks, int(bits)), "strips", photometric="separated")
+    for name, photometric, zero in (("CIE Lab", "cielab", 0), ("ICC Lab", "icclab", 128)):
+        for step, whole in ((1, 255), (256, 65_535 if zero == 0 else 65_280)):
+            lab = np.full((HEIGHT, WIDTH, 3), zero * step, np.uint8 if step == 1 else np.uint16)
+            lab[..., 0] = np.round(_lightness(RAMP) * whole)
+            make = partial(_tiff, lab, photometric=photometric)
+            yield Kind("TIFF", name, str(8 * lab.itemsize), "strips", ".tif", make, RAMP, 2 * LEVEL)
     indices = _integers(RAMP, 8)
     table = np.stack([np.arange(256), 255 - np.arange(256) / 2, 51 + np.arange(256) / 3])
     for name, map_ in (("palette", table * 257), ("palette of 8-bit values", table)):
@@ -196,6 +203,15 @@ def _color_tiffs() -> Iterator[Kind]:
                 "TIFF", name, "8", f"subsampling {across} x {down}", ".tif",
                 partial(ycbcr_tiff, across, down, video), RAMP, 2 * LEVEL,
             )  # fmt: skip
+
+
+def _lightness(values: Array) -> Array:
+    """Return L* of gray in sRGB, both 0 to 1 (IEC 61966-2-1, ISO 11664-4)."""
+    light = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    lightness: Array = (
+        116 * np.where(light > (6 / 29) ** 3, np.cbrt(light), light * (29 / 6) ** 2 / 3 + 4 / 29) - 16
+    ) / 100
+    return lightness
 
 
 def ycbcr_tiff(across: int, down: int, video: bool) -> bytes:
@@ -251,11 +267,27 @@ def _compressed_tiffs() -> Iterator[Kind]:
             "TIFF", "gray", "1", {"group3": "CCITT G3", "group4": "CCITT G4"}.get(codec, "CCITT RLE"), ".tif",
             partial(_by_pillow, RAMP > 0.5, "TIFF", "1", compression=codec), (RAMP > 0.5) * 1.0,
         )  # fmt: skip
+    stream = partial(imagecodecs.jpeg8_encode, _integers(RAMP, 12), 98, bitspersample=12)
+    yield Kind("TIFF", "gray", "12", "JPEG", ".tif", lambda: _jpeg_tiff(bytes(stream()), 7, 12), RAMP, LOSSY)
+    old = partial(_by_pillow, _integers(RAMP, 8), "JPEG", quality=95)
+    yield Kind("TIFF", "gray", "8", "old-style JPEG", ".tif", lambda: _jpeg_tiff(old(), 6, 8), RAMP, LOSSY)
     values = np.asarray(Image.fromarray(_integers(COLORS, 8)).convert("YCbCr"))
     yield Kind(
         "TIFF", "YCbCr", "8", "JPEG, subsampling 2 x 2", ".tif",
         lambda: _tiff(values, photometric="ycbcr", compression="jpeg", subsampling=(2, 2)), _luma(COLORS), LOSSY,
     )  # fmt: skip
+
+
+def _jpeg_tiff(stream: bytes, compression: int, bits: int) -> bytes:
+    """Return a TIFF of gray in one strip with a JPEG, of 8 or 12 bits, new-style (7) or old-style (6)."""
+    short, long, start = 3, 4, 8
+    tags = [
+        (256, long, WIDTH), (257, long, HEIGHT), (258, short, bits), (259, short, compression), (262, short, 1),
+        (273, long, start), (277, short, 1), (278, long, HEIGHT), (279, long, len(stream)),
+    ]  # fmt: skip
+    tags += [(513, long, start), (514, long, len(stream))] if compression == 6 else []
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag[:2], 1, tag[2]) for tag in tags)
+    return struct.pack("<2sHI", b"II", 42, start + len(stream)) + stream + directory + bytes(4)
 
 
 def _jpegs() -> Iterator[Kind]:
