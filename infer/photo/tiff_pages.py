@@ -108,17 +108,32 @@ class Page:
 
     @property
     def strip_sizes(self) -> tuple[int, ...]:
-        """Bytes of each strip. The only strip of samples that are not compressed may reach to the end of the file
-        whatever the file says: libtiff calculates its size, too, where it is missing or wrong."""
-        places, sizes = self.numbers(OFFSETS), self.numbers(SIZES)
-        if len(places) == 1 and (not sizes or self.number(COMPRESSION, 1) == UNCOMPRESSED):
+        """Bytes of each strip; none if the file does not say them and they cannot be known."""
+        return self._sizes(OFFSETS, SIZES)
+
+    @property
+    def tile_sizes(self) -> tuple[int, ...]:
+        """Bytes of each tile."""
+        return self._sizes(TILE_OFFSETS, TILE_SIZES)
+
+    def _sizes(self, offsets: int, sizes: int) -> tuple[int, ...]:
+        """Return the bytes of strips or tiles. Samples that are not compressed may reach to the end of the file.
+
+        libtiff, too, reads those whose size is too large, and calculates that of a single strip.
+        """
+        places, found = self.numbers(offsets), self.numbers(sizes)
+        is_plain = self.number(COMPRESSION, 1) == UNCOMPRESSED
+        if len(places) == 1 and (not found or is_plain):
             return (max(0, self.reader.size - places[0]),)
-        return sizes
+        if not is_plain:
+            return found
+        left = (max(0, self.reader.size - place) for place in places)
+        return tuple(map(min, found, left))
 
     @property
     def is_cut(self) -> bool:
         """True if a strip or a tile does not end in the file."""
-        pieces = ((self.numbers(OFFSETS), self.strip_sizes), (self.numbers(TILE_OFFSETS), self.numbers(TILE_SIZES)))
+        pieces = ((self.numbers(OFFSETS), self.strip_sizes), (self.numbers(TILE_OFFSETS), self.tile_sizes))
         return any(
             place + size > self.reader.size
             for places, sizes in pieces
@@ -262,6 +277,8 @@ def alone(content: bytes, page: Page, changes: Mapping[int, Sequence[int]] = {})
         raise UnreadError(f"a TIFF of {len(content)} bytes, the limit is {LARGEST_CLASSIC} for all but BigTIFF")
     photometric = page.photometric
     known: dict[int, Sequence[int]] = {BITS: [page.bits] * page.channels}
+    if TILE_OFFSETS in page:
+        known[TILE_SIZES] = page.tile_sizes
     if OFFSETS in page:
         known |= {ROWS_PER_STRIP: [page.rows_per_strip], SIZES: page.strip_sizes}
     if photometric is not None:

@@ -42,7 +42,6 @@ from infer.photo.tiff_pages import (
     SEPARATED,
     SUBSAMPLING,
     TILE_OFFSETS,
-    TILE_SIZES,
     WHITE_IS_ZERO,
     YCBCR,
     Page,
@@ -146,9 +145,7 @@ def _check_kind(page: Page) -> None:
         raise UnreadError("a TIFF of channels with different numbers of bits, which is not read")
     if not samples_.COLORS[_model(page)] <= page.channels <= MOST_CHANNELS:
         raise UnreadError(f"a TIFF with {page.channels} channels, expected {samples_.COLORS[_model(page)]}")
-    if len(page.strip_sizes) < len(page.numbers(OFFSETS)) or len(page.numbers(TILE_SIZES)) < len(
-        page.numbers(TILE_OFFSETS)
-    ):
+    if len(page.strip_sizes) < len(page.numbers(OFFSETS)) or len(page.tile_sizes) < len(page.numbers(TILE_OFFSETS)):
         raise MissingPixelsError("it does not say how many bytes its strips or tiles have")
     _check_samples(page, compression, photometric)
 

@@ -243,6 +243,17 @@ def test_rows_per_strip_of_0_are_all_rows_and_a_missing_size_is_calculated() -> 
         assert np.array_equal(photo(tiff_of([GRAY.tobytes()], gray_of(t279=size))).luma, GRAY)
 
 
+def test_a_size_that_is_too_large_does_no_harm_where_all_samples_are_there() -> None:
+    strips = [GRAY[:32].tobytes(), GRAY[32:].tobytes()]
+    content = tiff_of(strips, gray_of(t278=32, t279=[32 * WIDTH, 9000]))
+    assert np.array_equal(photo(content).luma, GRAY)
+    place = content.index(strips[1])
+    cut = content[:place] + content[place + WIDTH :]  # its directory moves up; a row is missing
+    first = int.from_bytes(cut[4:8], "little") - WIDTH
+    cut = cut[:4] + first.to_bytes(4, "little") + cut[8:]
+    assert "damaged" in refusal(cut)
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [
