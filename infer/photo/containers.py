@@ -14,6 +14,7 @@ from cgan.photo_limits import MAX_METADATA, LimitError, check_time
 from infer.photo import bmp_fields, boxes, exif, gif_extensions, headers, iptc, png_chunks, tiff, xmp
 from infer.photo.exif import THUMBNAIL_NOTE
 from infer.photo.tiff import listed
+from infer.photo.tiff_pages import TiffPages, photo_page
 
 ICC_SEGMENT = b"ICC_PROFILE\0"
 XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
@@ -103,7 +104,7 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
         LimitError: they are larger than MAX_METADATA.
     """
     if image.format == "TIFF":
-        return of_tiff(file)
+        return of_tiff(file, photo_page(image, []).directory if isinstance(image, TiffPages) else None)
     found = Blocks()
     if image.format in ("JPEG", "MPO"):
         _read_jpeg(found, getattr(image, "applist", ()))
@@ -128,8 +129,13 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
     return found
 
 
-def of_tiff(file: BinaryIO) -> Blocks:
-    """Return the metadata of a TIFF; arguments and errors are those of `read`."""
+def of_tiff(file: BinaryIO, photo: tiff.Directory | None = None) -> Blocks:
+    """Return the metadata of a TIFF; other arguments and errors are those of `read`.
+
+    Args:
+        file: the file; the position is moved.
+        photo: directory of the photo, whose tags come before those of the first one, which can be a thumbnail's.
+    """
     found = Blocks()
     try:
         reader = tiff.Reader(file)
@@ -137,28 +143,33 @@ def of_tiff(file: BinaryIO) -> Blocks:
     except ValueError as error:
         found.note(f"TIFF tags left out: damaged ({error})")
         return found
-    if entry := first[xmp.TIFF_TAG]:
-        found.xmp = reader.value(entry)
-    if entry := first[iptc.TIFF_TAG]:
-        found.iptc = iptc.in_order(reader.value(entry), entry.kind == tiff.LONG)
-    if entry := first[iptc.TIFF_RESOURCES]:
-        _read_resources(found, reader.value(entry))
-    kept, left_out, seen = [], [], set()
-    for entry in first.entries:
-        if entry.tag in LAYOUT_TAGS or entry.tag in GEO_TAGS or entry.tag in seen:
-            continue
-        seen.add(entry.tag)
-        if entry.tag in LEFT_OUT_TAGS:
-            left_out.append(entry.tag)
-        elif entry.tag == exif.DESCRIPTION and _describes_samples(reader.value(entry)):
+    directories = [first] if photo is None or photo.place == first.place else [photo, first]
+    entries: dict[int, tiff.Entry] = {}
+    for directory in directories:
+        for entry in directory.entries:
+            entries.setdefault(entry.tag, entry)
+    if packet := entries.get(xmp.TIFF_TAG):
+        found.xmp = reader.value(packet)
+    if block := entries.get(iptc.TIFF_TAG):
+        found.iptc = iptc.in_order(reader.value(block), block.kind == tiff.LONG)
+    if resources := entries.get(iptc.TIFF_RESOURCES):
+        _read_resources(found, reader.value(resources))
+    kept, geo, left_out = [], [], []
+    for tag, entry in entries.items():
+        if tag in GEO_TAGS:
+            geo.append(entry)
+        elif tag in LEFT_OUT_TAGS:
+            left_out.append(tag)
+        elif tag == exif.DESCRIPTION and _describes_samples(reader.value(entry)):
             found.note("image description left out: it describes the samples of the scan")
-        else:
+        elif tag not in LAYOUT_TAGS:
             kept.append(entry)
-    left_out += [tag for tag in first.odd if tag not in LAYOUT_TAGS]
+    odd = dict.fromkeys(tag for directory in directories for tag in directory.odd)
+    left_out += [tag for tag in odd if tag not in LAYOUT_TAGS and tag not in entries]
     if left_out:
         found.note(f"TIFF tags left out: {names_of(left_out)}")
     found.exif = exif.packed(reader, kept, found.notes) or b""
-    found.geo = exif.packed(reader, [entry for entry in first.entries if entry.tag in GEO_TAGS], found.notes) or b""
+    found.geo = exif.packed(reader, geo, found.notes) or b""
     return found
 
 

@@ -138,6 +138,21 @@ def test_a_photo_below_its_thumbnail_is_coloured(first: dict[str, Any], second: 
     assert "its first page is a thumbnail; the page of 64 x 48 pixels is coloured" in found.notes
 
 
+def test_metadata_of_the_photo_come_before_those_of_its_thumbnail() -> None:
+    artist, copyright_, description = 315, 33432, 270
+    first = {"extratags": [(artist, 2, 0, "of the thumbnail", True), (copyright_, 2, 0, "mine", True)]}
+    second = {"extratags": [(artist, 2, 0, "of the photo", True), (description, 2, 0, "a rose", True)]}
+    found = photo(with_pages((SMALL, first), (GRAY, second)))
+    tags = Image.Exif()
+    assert found.exif
+    tags.load(found.exif)
+    assert {tag: tags[tag] for tag in (artist, copyright_, description)} == {
+        artist: "of the photo",
+        copyright_: "mine",
+        description: "a rose",
+    }
+
+
 def test_a_photo_below_its_thumbnail_keeps_to_the_limit_of_pixels() -> None:
     content = with_pages((SMALL, {}), (GRAY, {}))
     with pytest.raises(PhotoError, match="64 x 48 pixels, the limit is 3000"):
