@@ -35,6 +35,10 @@ ENUMERATED, PROFILES = 1, (2, 3)
 SRGB, GRAY, SYCC = 16, 17, 18
 UNDERSTOOD = frozenset({SRGB, GRAY, SYCC})
 """Numbers of colour spaces that decoders turn into sRGB or gray."""
+OTHER_MODELS = {1: "YCbCr", 3: "YCbCr", 4: "YCbCr", 9: "PhotoYCC", 11: "CMY", 13: "YCCK", 14: "Lab", 19: "Jab"}
+OTHER_MODELS |= {22: "YPbPr", 23: "YPbPr", 24: "e-sYCC"}
+"""Numbers of colour spaces whose channels are no red, green and blue, and that decoders leave as they are
+(ISO/IEC 15444-2, table M.25)."""
 
 
 class Box(NamedTuple):
@@ -103,6 +107,14 @@ def color_of(file: BinaryIO) -> Box | None:
             inner = boxes(file, box.start, box.start + box.size)
             return next((found for found in inner if found.kind == b"colr" and found.size > 3), None)
     return None
+
+
+def other_model(content: bytes) -> str | None:
+    """Return the name of the colour space of a JP2 whose samples are no gray, RGB or CMYK, None for all others."""
+    color = color_of(io.BytesIO(content))
+    if color is None or content[color.start] != ENUMERATED:
+        return None
+    return OTHER_MODELS.get(int.from_bytes(content[color.start + 3 : color.start + 7]))
 
 
 def without_profile(content: bytes) -> bytes:

@@ -13,7 +13,7 @@ from PIL import (
 
 from cgan.extras import needed
 from cgan.jpeg_decoder import MissingPixelsError
-from infer.photo.boxes import boxes, without_profile
+from infer.photo.boxes import boxes, other_model, without_profile
 from infer.photo.code_points import EXPONENTS, unconverted
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Array, Samples
@@ -72,17 +72,29 @@ def _components(head: bytes) -> bytes:
     return head[place + 2 :][: 3 * int.from_bytes(head[place : place + 2])]
 
 
-def samples_of(values: Array, bits: int) -> Samples:
-    """Return decoded samples, H x W x C, as gray or RGB, with alpha if there is one channel more.
+def check_colors(content: bytes) -> None:
+    """Check that a JPEG 2000 with several channels has those of RGB or CMYK.
+
+    Raises:
+        UnreadError: it has others.
+    """
+    if name := other_model(content):
+        raise UnreadError(f"a JPEG 2000 in {name}, which is not read; expected gray, RGB or CMYK")
+
+
+def samples_of(values: Array, bits: int, is_cmyk: bool = False) -> Samples:
+    """Return decoded samples, H x W x C, as gray, RGB or CMYK, with alpha if there is one channel more.
 
     Raises:
         MissingPixelsError: there are more than four channels.
     """
     channels = values.shape[2]
-    if channels > 4:
+    if channels > 4 + is_cmyk:
         raise MissingPixelsError(f"{channels} channels, expected 1 to 4")
     if values.dtype.kind == "i":  # signed components of a JPEG 2000 are those of gray less its middle
         values = (values.astype(np.int32) + (1 << bits - 1)).astype(np.uint16)
+    if is_cmyk:
+        return Samples(values, "CMYK", bits, "straight" if channels == 5 else None)
     return Samples(values, "L" if channels < 3 else "RGB", bits, "straight" if channels in (2, 4) else None)
 
 

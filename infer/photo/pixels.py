@@ -92,11 +92,8 @@ def read(
         newer_formats.restore_avif_exif(image)
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
         return newer_formats.heic_samples(content_of(image)), 1
-    if name := NEWER.get(str(image.format)):
-        head = _head(image, newer_formats.HEAD)
-        bits = newer_formats.depth_of(image, head)
-        if bits > 8 or newer_formats.is_plain_jpeg2000(image, head):
-            return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits), None
+    if (name := NEWER.get(str(image.format))) and (samples := _newer(image, name)):
+        return samples, None
     if image.format == "PNG":
         exponent = png_tone.exponent_of(image, notes)
         decoded = _png(image, notes)
@@ -122,6 +119,17 @@ def model_of(decoded: Image.Image | Samples) -> Literal["L", "RGB", "CMYK"]:
     if decoded.mode == "CMYK":
         return "CMYK"
     return "L" if decoded.mode in {"1", "L", "LA", *WIDE_MODES} else "RGB"
+
+
+def _newer(image: Image.Image, name: str) -> Samples | None:
+    """Return the samples of an AVIF or a JPEG 2000; None of one that Pillow decodes as well."""
+    head = _head(image, newer_formats.HEAD)
+    bits = newer_formats.depth_of(image, head)
+    if image.format == "JPEG2000" and image.mode not in ("L", "LA"):
+        newer_formats.check_colors(content_of(image))
+    if bits <= 8 and not newer_formats.is_plain_jpeg2000(image, head):
+        return None
+    return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits, image.mode == "CMYK")
 
 
 def _is_lossless_jpeg(image: Image.Image) -> bool:

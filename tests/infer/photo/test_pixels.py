@@ -351,3 +351,26 @@ def test_other_kinds_of_jpeg_2000_are_left_to_pillow(component: bytes, mode: str
     image.format = "JPEG2000"
     head = newer_formats.SIZES + bytes(36) + b"\0\3" + b"\7\1\1" * 2 + component
     assert newer_formats.is_plain_jpeg2000(image, head) is is_plain
+
+
+def jp2_in(values: np.ndarray, space: int) -> bytes:
+    """A JPEG 2000 whose header names a colour space by its number."""
+    content = bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="jp2"))
+    place = content.index(b"colr") + 7
+    return content[:place] + space.to_bytes(4) + content[place + 4 :]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_jpeg_2000_in_cmyk_is_no_rgb_with_alpha(dtype: type) -> None:
+    inks = np.random.default_rng(0).integers(0, 256, (16, 24, 4)).astype(np.uint8)
+    expected = np.asarray(Image.frombytes("CMYK", (24, 16), inks.tobytes()).convert("RGB").convert("L"))
+    photo = decode(jp2_in(inks * dtype(257 if dtype == np.uint16 else 1), 12), "a.jp2")
+    assert photo.alpha is None
+    assert np.abs(photo.luma / np.iinfo(dtype).max * 255 - expected).max() <= 2
+
+
+@pytest.mark.parametrize("space, name", [(14, "Lab"), (24, "e-sYCC"), (13, "YCCK")])
+def test_jpeg_2000_in_other_models_is_named(space: int, name: str) -> None:
+    values = np.zeros((16, 24, 4 if name == "YCCK" else 3), np.uint16)
+    with pytest.raises(PhotoError, match=f"a JPEG 2000 in {name}, which is not read"):
+        decode(jp2_in(values, space), "a.jp2")
