@@ -1,12 +1,14 @@
 """Experiments of the original report, each a run of cgan-train.
 
-    python -m benchmarks ablation PHOTOS --out FOLDER [--rows comparison,weight-8] [--quick] [-- OPTIONS OF CGAN-TRAIN]
+    python -m benchmarks ablation PHOTOS --out FOLDER [--rows comparison,weight-8] [--pictures FOLDER] [--quick] \\
+        [-- OPTIONS OF CGAN-TRAIN]
 
 FOLDER gets a run folder for each row and, after every row, ablation.md, ablation.json and ablation.png with the numbers
 of the original report beside the measured ones, and grids/ with the last sample grids of each row: the first 20
-held-out photos and the next 20. The same command continues where it stopped, also where only request.json and the
-metrics.jsonl of finished rows were brought from another machine; other rows can be added, other photos and options are
-refused. --quick trains small networks on at most 300 photos: it shows that every row runs, not which row is better.
+held-out photos and the next 20. With --pictures, pictures/ gets a strip of other photos for each row. The same command
+continues where it stopped, also where only request.json and metrics.jsonl of finished rows were brought from another
+machine; other rows can be added, other photos and options are refused. --quick trains small networks on at most 300
+photos: it shows that every row runs, not which row is better.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from typing import Any
 import click
 from matplotlib.figure import Figure
 
+from benchmarks.ablation_pictures import draw_strip
 from benchmarks.command import benchmark
 from benchmarks.records import record
 from cgan.data.scan import scan
@@ -118,8 +121,17 @@ GROUPS = tuple(dict.fromkeys(row.group for row in report_rows()))
     help=f"Experiments to run: groups, of {', '.join(GROUPS)}, or names of rows, such as weight-8.",
 )
 @click.option("--fid/--no-fid", default=True, help="Measure FID and KID; needs Inception v3 weights.")
+@click.option("--pictures", type=click.Path(path_type=Path), help="Photos that every row colours, for OUT/pictures.")
 @click.option("--quick", is_flag=True, help=f"At most {QUICK_PHOTOS} photos, small networks, one epoch for ten.")
-def main(photos: Path, train_options: tuple[str, ...], out: Path, wanted: str, fid: bool, quick: bool) -> None:
+def main(
+    photos: Path,
+    train_options: tuple[str, ...],
+    out: Path,
+    wanted: str,
+    fid: bool,
+    pictures: Path | None,
+    quick: bool,
+) -> None:
     """Train every experiment on PHOTOS and write the table; options after -- go to cgan-train."""
     rows = chosen_rows(wanted.split(","))
     paths = scan(photos)
@@ -135,6 +147,8 @@ def main(photos: Path, train_options: tuple[str, ...], out: Path, wanted: str, f
         if problem := train(row, photos, out / "runs" / row.name, epochs, extra):
             failures[row.name] = problem
             print(f"  failed: {problem}", flush=True)
+        elif pictures and (out / "runs" / row.name / "checkpoints").is_dir():
+            draw_strip(out / "runs" / row.name, pictures, out / "pictures" / f"{row.name}.jpg")
         copy_grids(out / "runs" / row.name, out / "grids")
         write_results(out, rows[:number], failures, quick)
     print((out / "ablation.md").read_text())

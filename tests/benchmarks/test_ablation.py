@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from benchmarks import ablation
 from cgan.data.scan import scan
@@ -59,7 +60,7 @@ def test_every_row_is_a_command_that_cgan_train_takes(
         assert (resolved["loss_space"] == "rgb") == ("losses in RGB" in row.title)
 
 
-def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def run_quickly(photos: Path, out: Path, options: tuple[str, ...], *more: str) -> subprocess.CompletedProcess[str]:
     arguments = [
         "-m",
         "benchmarks",
@@ -71,6 +72,7 @@ def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess
         "no-gan",
         "--quick",
         "--no-fid",
+        *more,
         "--",
         *options,
     ]
@@ -80,8 +82,13 @@ def run_quickly(photos: Path, out: Path, options: tuple[str, ...]) -> subprocess
 def test_a_row_is_trained_once_and_lands_in_table_and_chart(
     photo_folder: Path, tmp_path: Path, quick_options: tuple[str, ...]
 ) -> None:
-    first = run_quickly(photo_folder, tmp_path / "out", quick_options)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 30), (40 * i, 90, 120)).save(pictures / f"{i}.png")
+    first = run_quickly(photo_folder, tmp_path / "out", quick_options, "--pictures", str(pictures))
     assert first.returncode == 0, first.stderr
+    assert Image.open(tmp_path / "out" / "pictures" / "l1-only.jpg").size == (3 * 128, 128)
     assert "| no GAN, rgb, L1 only | 3 |  | 87.99 |" in first.stdout
     assert "FID and KID were not measured." in (tmp_path / "out" / "ablation.md").read_text()
     assert (tmp_path / "out" / "ablation.png").stat().st_size > 1000
