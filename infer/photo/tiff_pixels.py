@@ -145,7 +145,9 @@ def _check_kind(page: Page) -> None:
         raise UnreadError("a TIFF of channels with different numbers of bits, which is not read")
     if not samples_.COLORS[_model(page)] <= page.channels <= MOST_CHANNELS:
         raise UnreadError(f"a TIFF with {page.channels} channels, expected {samples_.COLORS[_model(page)]}")
-    if len(page.strip_sizes) < len(page.numbers(OFFSETS)) or len(page.tile_sizes) < len(page.numbers(TILE_OFFSETS)):
+    has_sizes = len(page.strip_sizes) >= len(page.numbers(OFFSETS))
+    has_sizes = has_sizes and len(page.tile_sizes) >= len(page.numbers(TILE_OFFSETS))
+    if not has_sizes and compression != OLD_JPEG:  # whose stream tells where it ends
         raise MissingPixelsError("it does not say how many bytes its strips or tiles have")
     _check_samples(page, compression, photometric)
 
