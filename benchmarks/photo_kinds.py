@@ -269,6 +269,8 @@ def _compressed_tiffs() -> Iterator[Kind]:
         )  # fmt: skip
     stream = partial(imagecodecs.jpeg8_encode, _integers(RAMP, 12), 98, bitspersample=12)
     yield Kind("TIFF", "gray", "12", "JPEG", ".tif", lambda: _jpeg_tiff(bytes(stream()), 7, 12), RAMP, LOSSY)
+    wide = partial(imagecodecs.jpeg8_encode, _integers(COLORS, 12), 98, bitspersample=12)
+    yield Kind("TIFF", "YCbCr", "12", "JPEG", ".tif", lambda: _jpeg_tiff(bytes(wide()), 7, 12, 3), _luma(COLORS), LOSSY)
     old = partial(_by_pillow, _integers(RAMP, 8), "JPEG", quality=95)
     yield Kind("TIFF", "gray", "8", "old-style JPEG", ".tif", lambda: _jpeg_tiff(old(), 6, 8), RAMP, LOSSY)
     values = np.asarray(Image.fromarray(_integers(COLORS, 8)).convert("YCbCr"))
@@ -278,12 +280,14 @@ def _compressed_tiffs() -> Iterator[Kind]:
     )  # fmt: skip
 
 
-def _jpeg_tiff(stream: bytes, compression: int, bits: int) -> bytes:
-    """Return a TIFF of gray in one strip with a JPEG, of 8 or 12 bits, new-style (7) or old-style (6)."""
+def _jpeg_tiff(stream: bytes, compression: int, bits: int, channels: int = 1) -> bytes:
+    """Return a TIFF of gray or YCbCr in one strip with a JPEG of 8 or 12 bits, new-style (7) or old-style (6)."""
     short, long, start = 3, 4, 8
+    photometric = 1 if channels == 1 else 6
     tags = [
-        (256, long, WIDTH), (257, long, HEIGHT), (258, short, bits), (259, short, compression), (262, short, 1),
-        (273, long, start), (277, short, 1), (278, long, HEIGHT), (279, long, len(stream)),
+        (256, long, WIDTH), (257, long, HEIGHT), (258, short, bits), (259, short, compression),
+        (262, short, photometric), (273, long, start), (277, short, channels), (278, long, HEIGHT),
+        (279, long, len(stream)),
     ]  # fmt: skip
     tags += [(513, long, start), (514, long, len(stream))] if compression == 6 else []
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag[:2], 1, tag[2]) for tag in tags)

@@ -14,7 +14,7 @@ from PIL import Image, TiffTags, UnidentifiedImageError
 from cgan.completeness import check_tiff, load
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, check_size, check_time
-from infer.photo import lab
+from infer.photo import lab, tiff_wide_jpeg
 from infer.photo import samples as samples_
 from infer.photo.color_profile import needs_colors
 from infer.photo.formats import ProfileUse
@@ -62,7 +62,7 @@ MOST_PALETTE_BITS = 16
 MOST_CHANNELS = 65_535
 
 OLD_JPEG, JPEG = 6, 7
-JPEG_BITS = {8: (1, 2, 3, 4), 12: (1,)}
+JPEG_BITS = {8: (1, 2, 3, 4), 12: (1, 3)}
 """Channels that are read, by the bits of their samples."""
 JPEG_HEAD = 2**16
 FIRST_SAMPLING = 7
@@ -117,6 +117,8 @@ def read(
     in_color = needs_colors(image.info.get("icc_profile"), profile)
     if compression == OLD_JPEG:
         return _old_jpeg(_content(image), page, notes, in_color), orientation
+    if compression == JPEG and tiff_wide_jpeg.is_wide_color(page):
+        return tiff_wide_jpeg.samples_of(_content(image), page, notes), orientation
     if compression in BY_PILLOW:
         return _by_pillow(_content(image), page, notes, in_color), orientation
     return _samples(image, page, notes), orientation

@@ -54,6 +54,38 @@ def test_jpeg_of_12_bits_has_the_range_of_12_bits(lossless: bool, white_is_zero:
     assert np.abs(found.luma / 65_535 - values / 4095).max() <= (1e-4 if lossless else 0.005)
 
 
+def wide_jpeg(part: np.ndarray, rgb: bool) -> bytes:
+    spaces: Any = {"colorspace": "RGB", "outcolorspace": "RGB"} if rgb else {}
+    return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(part), 98, bitspersample=12, **spaces))
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_color_jpeg_of_12_bits(tiled: bool, rgb: bool) -> None:
+    gentle = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], -1)
+    values = np.round(gentle * 4095).astype(np.uint16)
+    padded = np.pad(values, ((0, 16), (0, 0), (0, 0)), "edge")
+    tags = rgb_of(t258=[12] * 3, t259=JPEG, t262=2 if rgb else 6, t278=20, t530=[1, 1])
+    if tiled:
+        parts = [padded[row : row + 32, column : column + 32] for row in (0, 32) for column in (0, 32)]
+        pieces = [wide_jpeg(part, rgb) for part in parts]
+        places = [8 + sum(len(piece) + len(piece) % 2 for piece in pieces[:i]) for i in range(4)]
+        tags |= {322: 32, 323: 32, 324: places, 325: [len(piece) for piece in pieces], 273: None, 279: None, 278: None}
+    else:
+        pieces = [wide_jpeg(values[row : row + 20], rgb) for row in range(0, HEIGHT, 20)]
+    content = tiff_of(pieces, tags, kinds={324: 4, 325: 4})
+    found = photo(content)
+    assert found.luma.dtype == np.uint16
+    expected = gentle @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(found.luma / 65_535 - expected).max() <= 0.01
+    assert found.notes == ()
+    if not tiled:
+        short = tiff_of([*pieces[:2], wide_jpeg(values[:4], rgb)], tags)
+        assert "a strip or a tile is smaller than its page says" in refusal(short)
+        cut = tiff_of([*pieces[:2], pieces[2][: len(pieces[2]) // 2]], tags)
+        assert refusal(cut).startswith("damaged")
+
+
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("kind", [1, 3, 4])
 def test_integers_of_any_type_describe_the_pixels(kind: int, order: str) -> None:
