@@ -14,7 +14,7 @@ from PIL import (
 from cgan.extras import needed
 from cgan.jpeg_decoder import MissingPixelsError
 from infer.photo.boxes import boxes, other_model, without_profile
-from infer.photo.code_points import EXPONENTS, unconverted
+from infer.photo.code_points import EXPONENTS, SRGB_EXPONENT, TOLERANCE, unconverted
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Array, Samples
 
@@ -216,7 +216,8 @@ class _Bits:
     def color_note(self) -> str | None:
         """Return a note on a ColourEncoding other than sRGB's, which follows the depth; None for sRGB's.
 
-        Its numbers of white, primaries and curve are those of ITU-T H.273, but for 2, custom ones.
+        Its numbers of white, primaries and curve are those of ITU-T H.273, but for 2, custom ones. A curve is noted
+        only: encoders that were told none name light itself for samples of more than 8 bits of any curve.
         """
         if self.is_default:
             return None
@@ -240,7 +241,11 @@ class _Bits:
             exponent = EXPONENTS.get(transfer, 0.0)
         if white != JXL_D65 or primaries == JXL_CUSTOM:
             return "its colours, of primaries of its own by JPEG XL, are not converted to sRGB"
-        return unconverted(primaries, transfer, "JPEG XL", exponent)
+        if note := unconverted(primaries, transfer, "JPEG XL"):
+            return note
+        if exponent and abs(exponent / SRGB_EXPONENT - 1) > TOLERANCE:
+            return f"its tone curve of gamma {exponent:.3g} is not converted"
+        return None
 
     def extra_channel(self) -> None:
         """Pass over an ExtraChannelInfo."""

@@ -13,9 +13,9 @@ from PIL import Image
 from cgan.completeness import check_png, load
 from cgan.jpeg_decoder import MissingPixelsError, decode_whole, gray_at_once
 from cgan.photo_limits import MAX_PIXELS
-from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels
+from infer.photo import bmp_fields, newer_formats, png_tone, tiff_pixels, tone
 from infer.photo.bmp_fields import BmpFields
-from infer.photo.code_points import nclx_note
+from infer.photo.code_points import EXPONENTS, UNNAMED, nclx, unconverted
 from infer.photo.color_profile import needs_colors
 from infer.photo.formats import ProfileUse
 from infer.photo.headers import LOSSLESS, WideJpeg, start_of_frame
@@ -76,6 +76,29 @@ def read(
         LimitError: it exceeds a limit.
         OSError: it is damaged or incomplete. Pillow's decoders also raise other types.
     """
+    exponent = tone.settled(_exponent(image, notes), notes)
+    decoded, orientation = _read(image, notes, max_pixels, profile)
+    return (tone.to_srgb(decoded, exponent) if exponent else decoded), orientation
+
+
+def _exponent(image: Image.Image, notes: list[str]) -> float | None:
+    """Return the power that a file without an ICC profile names as its tone curve, None if it names none."""
+    if isinstance(image, JpegXl):
+        notes += filter(None, [image.color_note])
+        return None
+    if image.format == "PNG":
+        return png_tone.exponent_of(image, notes)
+    if image.format not in ("HEIF", "AVIF") or image.info.get("icc_profile"):
+        return None
+    primaries, transfer = nclx(_head(image, newer_formats.HEAD)) or (UNNAMED, UNNAMED)
+    notes += filter(None, [unconverted(primaries, transfer, "nclx")])
+    return EXPONENTS.get(transfer)
+
+
+def _read(
+    image: Image.Image, notes: list[str], max_pixels: int, profile: ProfileUse
+) -> tuple[Image.Image | Samples, int | None]:
+    """Decode a photo in the tone curve that its file has; arguments, results and errors are those of `read`."""
     if isinstance(image, TiffPages):
         return tiff_pixels.read(image, notes, max_pixels, profile)
     if isinstance(image, BmpFields):
@@ -83,11 +106,10 @@ def read(
     if isinstance(image, WideJpeg):
         return _wide_jpeg(image, notes), None
     if isinstance(image, JpegXl):
-        return _of_jpeg_xl(image, notes), 1  # libjxl turns it upright
+        values = newer_formats.decoded("jpegxl", content_of(image))
+        return newer_formats.samples_of(values, image.depth), 1  # libjxl turns it upright
     if image.format == "HEIF":
         image.info = {key: value for key, value in image.info.items() if value is not None}
-    if image.format in ("HEIF", "AVIF") and not image.info.get("icc_profile"):
-        notes += filter(None, [nclx_note(_head(image, newer_formats.HEAD))])
     if image.format == "AVIF":
         newer_formats.restore_avif_exif(image)
     if image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
@@ -95,9 +117,7 @@ def read(
     if (name := NEWER.get(str(image.format))) and (samples := _newer(image, name)):
         return samples, None
     if image.format == "PNG":
-        exponent = png_tone.exponent_of(image, notes)
-        decoded = _png(image, notes)
-        return (png_tone.to_srgb(decoded, exponent) if exponent else decoded), None
+        return _png(image, notes), None
     if image.format == "PPM" and image.mode == "RGB" and _highest(image) > 255:
         return _wide_ppm(image), None
     # A JPEG stores luma as a plane of its own: this decodes only that plane, at full size. If the JPEG stores RGB,
@@ -137,12 +157,6 @@ def _is_lossless_jpeg(image: Image.Image) -> bool:
         return False
     frame = start_of_frame(_head(image, SHORT_HEAD))
     return (frame.kind or start_of_frame(_head(image, WideJpeg.HEAD)).kind) == LOSSLESS
-
-
-def _of_jpeg_xl(image: JpegXl, notes: list[str]) -> Samples:
-    notes += filter(None, [image.color_note])
-    values = newer_formats.decoded("jpegxl", content_of(image))
-    return newer_formats.samples_of(values, image.depth)
 
 
 def size_of(image: Image.Image) -> tuple[int, int]:

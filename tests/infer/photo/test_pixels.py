@@ -143,7 +143,8 @@ def test_primaries_of_a_png_that_are_not_converted_are_said(
         (1, 13, None),
         (12, 13, "primaries 12 by nclx"),
         (9, 16, "tone curve PQ"),
-        (1, 8, "tone curve of gamma 1 is not converted"),
+        (1, 8, "tone curve of gamma 1 converted to that of sRGB"),
+        (1, 17, "its tone curve, that of digital cinema, is not converted"),
     ],
 )
 @pytest.mark.parametrize("format_", ["AVIF", "HEIF"])
@@ -157,6 +158,14 @@ def test_colors_of_an_avif_or_heic_that_are_not_converted_are_said(
     found = decode(content[:place] + struct.pack(">HH", primaries, transfer) + content[place + 4 :], "a." + format_)
     assert len(found.notes) == bool(note)
     assert (note or "") in "".join(found.notes)
+    plain = decode(content, "a." + format_).luma.astype(int)
+    if transfer == 8:
+        light = np.where(
+            plain <= 0.0031308 * 255, 12.92 * plain, 1.055 * (plain / 255) ** (1 / 2.4) * 255 - 0.055 * 255
+        )
+        assert np.abs(found.luma - light).max() <= 2
+    else:
+        assert np.array_equal(found.luma, plain)
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
