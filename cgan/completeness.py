@@ -31,6 +31,9 @@ PLANAR_CONFIGURATION, CHUNKY = 284, 1
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS = 322, 323, 324
 """TIFF tags."""
 
+TIFF_HEADER = 8
+"""Bytes of the shortest header."""
+
 PIECE = 2**16
 """Bytes of image data that are decompressed at a time."""
 
@@ -173,7 +176,7 @@ def _check_inflated(header: bytes, pieces: list[memoryview]) -> None:
 def check_tiff(tags: Mapping[int, Any]) -> None:
     """Check that no strip or tile of a TIFF is missing, and that tiles are not too large.
 
-    Pillow accepts missing ones, and reads those of offset 0 from the file header.
+    Pillow accepts missing ones, and reads those of offset 0, and others in the file header, from there.
 
     Raises:
         MissingPixelsError: some are missing, or have no size.
@@ -193,7 +196,7 @@ def check_tiff(tags: Mapping[int, Any]) -> None:
         return
     if tags.get(PLANAR_CONFIGURATION, CHUNKY) != CHUNKY:
         wanted *= tags.get(SAMPLES_PER_PIXEL, 1)
-    found = sum(offset > 0 for offset in offsets)
+    found = sum(offset >= TIFF_HEADER for offset in offsets)
     if found < wanted:
         raise MissingPixelsError(f"{wanted - found} of its {wanted} {kind} are not in the file")
 

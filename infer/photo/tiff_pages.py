@@ -36,8 +36,9 @@ REDUCED, OLD_REDUCED = 1, 2
 
 PLANES = 2
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, SEPARATED, YCBCR = range(7)
-USUAL_PHOTOMETRICS = {1: BLACK_IS_ZERO, 3: RGB}
-"""What libtiff takes pixels of so many colour channels for in a file that does not say it."""
+USUAL_PHOTOMETRICS = {1: BLACK_IS_ZERO, 2: BLACK_IS_ZERO, 3: RGB}
+"""What pixels of so many channels are taken for in a file that does not say it, as older versions of libtiff do; newer
+ones take the first of three for gray."""
 UNCOMPRESSED, FAX_CODECS = 1, frozenset({2, 3, 4})
 OF_OLD_JPEG = frozenset({JPEG_PROCESS, JPEG_START, JPEG_LENGTH, RESTARTS, QUANTIZATION, DC_TABLES, AC_TABLES})
 USED_BY_PHOTOMETRIC = {
@@ -93,9 +94,14 @@ class Page:
         return max(self.numbers(BITS) or (1,))
 
     @property
+    def says_photometric(self) -> bool:
+        """True if the file says what the samples mean. libtiff, too, passes over a tag of two values."""
+        return len(self.numbers(PHOTOMETRIC)) == 1
+
+    @property
     def photometric(self) -> int | None:
-        """What the samples mean; None if the file does not say it and libtiff does not guess."""
-        if PHOTOMETRIC in self:
+        """What the samples mean; None if the file does not say it and it cannot be guessed."""
+        if self.says_photometric:
             return self.number(PHOTOMETRIC)
         if self.number(COMPRESSION, 1) in FAX_CODECS:
             return WHITE_IS_ZERO
@@ -143,7 +149,7 @@ class Page:
     @property
     def damaged(self) -> list[int]:
         """Tags of the pixels whose values do not lie in the file, or are of a type that they cannot have."""
-        needed = LAYOUT | USED_BY_PHOTOMETRIC.get(self.number(PHOTOMETRIC), frozenset())
+        needed = LAYOUT | USED_BY_PHOTOMETRIC.get(self.photometric or 0, frozenset())
         needed |= USED_BY_COMPRESSION.get(self.number(COMPRESSION, 1), frozenset())
         odd = [tag for tag in self.directory.odd if tag in needed]
         entries = (entry for entry in self.directory.entries if entry.tag in needed - OTHERS)
@@ -258,13 +264,13 @@ def _other_pages(first: Page) -> list[Page]:
     return pages
 
 
-def alone(content: bytes, page: Page, changes: Mapping[int, Sequence[int]] = {}) -> bytearray:
-    """Return the file with a page as its only one, whose directory has the tags of the pixels and no others.
+def alone(content: bytearray, page: Page, changes: Mapping[int, Sequence[int]] = {}) -> bytearray:
+    """Make a page of a file its only one, whose directory has the tags of the pixels and no others; return the file.
 
     Readers know its layout and types whatever those of the file are: BigTIFF, integers of 8 bits, missing tags.
 
     Args:
-        content: the file.
+        content: the file, which is changed.
         page: one of its pages, which is not cut: what is appended could be taken for its pixels.
         changes: other values of tags of integers; no value takes a tag away.
 
@@ -294,7 +300,6 @@ def alone(content: bytes, page: Page, changes: Mapping[int, Sequence[int]] = {})
         if entry := page.directory[tag]:
             value = entry.value_place if entry.size > 8 or (entry.size > 4 and not big) else page.content(tag)
             fields.append(tiff.Field(tag, entry.kind, entry.length, value))
-    patched = bytearray(content)
-    head = tiff.header(order, tiff.append_directory(patched, order, fields, big), big)
-    patched[: len(head)] = head
-    return patched
+    head = tiff.header(order, tiff.append_directory(content, order, fields, big), big)
+    content[: len(head)] = head
+    return content

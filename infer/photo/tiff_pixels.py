@@ -14,7 +14,7 @@ from PIL import Image, TiffTags, UnidentifiedImageError
 from cgan.completeness import check_tiff, load
 from cgan.jpeg_decoder import MissingPixelsError
 from cgan.photo_limits import MAX_PIXELS, check_size, check_time
-from infer.photo import lab, tiff_wide_jpeg
+from infer.photo import lab, packed_bits, tiff_wide_jpeg
 from infer.photo import samples as samples_
 from infer.photo.color_profile import needs_colors
 from infer.photo.formats import ProfileUse
@@ -49,8 +49,10 @@ from infer.photo.tiff_pages import (
     alone,
     photo_page,
 )
+from infer.photo.tiff_pieces import check_plain, cut_deflate
 from infer.photo.ycbcr import clump_layout, rgb_of
 
+GUESSES: dict[int | None, str] = {WHITE_IS_ZERO: "gray, 0 is white", BLACK_IS_ZERO: "gray, 0 is black", RGB: "RGB"}
 LAB_KINDS = frozenset({lab.CIE, lab.ICC})
 CMYK_INKS = 1
 MODELS = {RGB: "RGB", YCBCR: "RGB", SEPARATED: "CMYK", lab.CIE: "RGB", lab.ICC: "RGB"}
@@ -108,6 +110,8 @@ def read(
     check_size(page.size, max_pixels)
     _check_kind(page)
     check_tiff(page.layout())
+    if not page.says_photometric:
+        notes.append(f"it does not say what its samples mean; taken for {GUESSES[page.photometric]}")
     if page.is_cut and page.number(COMPRESSION, 1) != OLD_JPEG:
         raise MissingPixelsError("its samples go on behind the end of the file")
     orientation = page.number(ORIENTATION) or image.first.number(ORIENTATION, 1)
@@ -116,9 +120,9 @@ def read(
         image.info["icc_profile"] = profile_of_page
     in_color = needs_colors(image.info.get("icc_profile"), profile)
     if compression == OLD_JPEG:
-        return _old_jpeg(_content(image), page, notes, in_color), orientation
+        return _old_jpeg(bytes(_content(image)), page, notes, in_color), orientation
     if compression == JPEG and tiff_wide_jpeg.is_wide_color(page):
-        return tiff_wide_jpeg.samples_of(_content(image), page, notes), orientation
+        return tiff_wide_jpeg.samples_of(bytes(_content(image)), page, notes), orientation
     if compression in BY_PILLOW:
         return _by_pillow(_content(image), page, notes, in_color), orientation
     return _samples(image, page, notes), orientation
@@ -145,6 +149,8 @@ def _check_kind(page: Page) -> None:
         raise UnreadError("a TIFF of inks other than CMYK, which is not read")
     if len(set(page.numbers(BITS))) > 1:
         raise UnreadError("a TIFF of channels with different numbers of bits, which is not read")
+    if len(set(page.numbers(SAMPLE_FORMAT))) > 1:
+        raise UnreadError("a TIFF of channels with different sample formats, which is not read")
     if not samples_.COLORS[_model(page)] <= page.channels <= MOST_CHANNELS:
         raise UnreadError(f"a TIFF with {page.channels} channels, expected {samples_.COLORS[_model(page)]}")
     has_sizes = len(page.strip_sizes) >= len(page.numbers(OFFSETS))
@@ -167,7 +173,7 @@ def _check_samples(page: Page, compression: int, photometric: int) -> None:
         raise UnreadError(
             f"a TIFF with JPEG compression and {page.channels} channels of {bits} bits, which is not read"
         )
-    if compression == JPEG and PHOTOMETRIC not in page and page.channels > 1:
+    if compression == JPEG and not page.says_photometric and page.channels > 1:
         raise UnreadError(f"a TIFF with JPEG compression that does not say what its {page.channels} channels mean")
     if photometric == PALETTE and len(page.numbers(COLORMAP)) != 3 << min(bits, MOST_PALETTE_BITS):
         raise MissingPixelsError(
@@ -179,11 +185,13 @@ def _model(page: Page) -> Any:
     return MODELS.get(page.photometric or 0, "L")
 
 
-def _content(image: TiffPages) -> bytes:
+def _content(image: TiffPages) -> bytearray:
     check_time()
     file = cast(io.BufferedIOBase, image.fp)
+    content = bytearray(file.seek(0, io.SEEK_END))
     file.seek(0)
-    return file.read()
+    file.readinto(content)
+    return content
 
 
 def _samples(image: TiffPages, page: Page, notes: list[str]) -> Samples:
@@ -194,14 +202,22 @@ def _samples(image: TiffPages, page: Page, notes: list[str]) -> Samples:
         changes[PHOTOMETRIC] = [BLACK_IS_ZERO]  # imagecodecs would ask for RGB of 8 bits
     elif photometric == YCBCR:
         changes = clump_layout(page)
+    is_packed = packed_bits.is_packed(page)
+    if is_packed:
+        changes |= packed_bits.layout_of(page)
     if page.number(SAMPLE_FORMAT, UNSIGNED) == VOID or photometric in LAB_KINDS:
         changes[SAMPLE_FORMAT] = [UNSIGNED]
-    values = decoded(alone(_content(image), page, changes), page)
+    check_plain(page, changes, notes)
+    content = _content(image)
+    changes |= cut_deflate(content, page, changes, notes)
+    values = decoded(alone(content, page, changes), page)
+    if is_packed:
+        values = packed_bits.unpacked(values, page)
     if photometric == YCBCR:
         return Samples(rgb_of(values, page), "RGB", 8)
     alpha, kind = _alpha(page, notes)
     if photometric == PALETTE:
-        return _of_palette(values, page, kind if alpha else None)
+        return _of_palette(values, page, alpha)
     if photometric in LAB_KINDS:
         rgb = lab.rgb_of(values[..., :3], photometric)
         values = np.concatenate([rgb, values[..., 3:4]], axis=-1) if alpha else rgb
@@ -236,17 +252,20 @@ def _alpha(page: Page, notes: list[str]) -> tuple[bool, Any]:
     return kind is not None, kind
 
 
-def _of_palette(values: samples_.Array, page: Page, alpha: Any) -> Samples:
-    """Return the colours of indices; a colour map without a value above 255 is one of 8 bits, as libtiff has it."""
+def _of_palette(values: samples_.Array, page: Page, alpha: bool) -> Samples:
+    """Return the colours of indices; a colour map without a value above 255 is one of 8 bits, as libtiff has it.
+
+    Alpha of any kind is not in the colours, since nothing can be multiplied into an index.
+    """
     colors = np.array(page.numbers(COLORMAP))
     table = (colors if colors.max() < 256 else colors >> 8).astype(np.uint8).reshape(3, -1).T
     rgb = table[values[..., 0].astype(np.intp)]
-    if alpha is None or values.dtype != np.uint8:
+    if not alpha or values.dtype != np.uint8:
         return Samples(rgb, "RGB", 8)
-    return Samples(np.concatenate([rgb, values[..., 1:2]], axis=-1), "RGB", 8, alpha)
+    return Samples(np.concatenate([rgb, values[..., 1:2]], axis=-1), "RGB", 8, "straight")
 
 
-def _by_pillow(content: bytes, page: Page, notes: list[str], in_color: bool) -> Image.Image | Samples:
+def _by_pillow(content: bytearray, page: Page, notes: list[str], in_color: bool) -> Image.Image | Samples:
     """Decode with Pillow, which collects what libtiff reports."""
     changes: dict[int, Sequence[int]] = {}
     if page.number(COMPRESSION) == JPEG:
@@ -270,10 +289,10 @@ def _by_pillow(content: bytes, page: Page, notes: list[str], in_color: bool) -> 
         return image.convert("L") if image.mode == "1" else image
 
 
-def _subsampling(content: bytes, page: Page) -> Sequence[int]:
+def _subsampling(content: bytearray, page: Page) -> Sequence[int]:
     """Return the columns and rows of pixels that share one Cb and one Cr, which tags may say wrong, by the data."""
     places = page.numbers(TILE_OFFSETS) or page.numbers(OFFSETS)
-    head = content[places[0] : places[0] + JPEG_HEAD] if places else b""
+    head = bytes(content[places[0] : places[0] + JPEG_HEAD]) if places else b""
     frame = start_of_frame(head)
     if page.photometric == YCBCR and frame.kind and frame.place + FIRST_SAMPLING < len(head):
         sampling = head[frame.place + FIRST_SAMPLING]

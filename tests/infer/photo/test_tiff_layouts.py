@@ -1,6 +1,7 @@
 """TIFF files whose directory is unusual: other types, missing tags, BigTIFF, streams in parts."""
 
 import io
+import zlib
 from typing import Any
 
 import imagecodecs
@@ -94,14 +95,108 @@ def test_integers_of_any_type_describe_the_pixels(kind: int, order: str) -> None
     assert np.array_equal(photo(tiff_of([COLORS.tobytes()], rgb_of(), order, kinds=kinds)).luma, LUMA)
 
 
-def test_a_missing_photometric_interpretation_is_what_libtiff_takes_it_for() -> None:
-    assert np.array_equal(photo(tiff_of([GRAY.tobytes()], gray_of(t262=None))).luma, GRAY)
-    assert np.array_equal(photo(tiff_of([COLORS.tobytes()], rgb_of(t262=None))).luma, LUMA)
+def test_a_missing_photometric_interpretation_is_guessed_and_noted() -> None:
+    gray = photo(tiff_of([GRAY.tobytes()], gray_of(t262=None)))
+    assert np.array_equal(gray.luma, GRAY)
+    assert gray.notes == ("it does not say what its samples mean; taken for gray, 0 is black",)
+    two_values = photo(tiff_of([GRAY.tobytes()], gray_of(t262=[0, 1])))  # which libtiff passes over
+    assert np.array_equal(two_values.luma, GRAY) and two_values.notes == gray.notes
+    color = photo(tiff_of([COLORS.tobytes()], rgb_of(t262=None)))
+    assert np.array_equal(color.luma, LUMA)
+    assert color.notes == ("it does not say what its samples mean; taken for RGB",)
     four = np.concatenate([COLORS, np.full_like(GRAY, 200)[..., None]], -1)
     assert np.array_equal(photo(tiff_of([four.tobytes()], rgb_of(t262=None, t277=4, t338=2))).luma, LUMA)
+    two = np.stack([GRAY, np.full_like(GRAY, 200)], -1)
+    assert np.array_equal(photo(tiff_of([two.tobytes()], gray_of(t262=None, t277=2, t258=[8, 8]))).luma, GRAY)
     assert "does not say what its 4 channels mean" in refusal(tiff_of([four.tobytes()], rgb_of(t262=None, t277=4)))
     stream = content_of(Image.fromarray(COLORS), "JPEG")
     assert "does not say what its 3 channels mean" in refusal(tiff_of([stream], rgb_of(t262=None, t259=JPEG)))
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_alpha_of_a_palette_is_not_in_its_colors(kind: int) -> None:
+    colors = np.array([np.arange(256), np.arange(255, -1, -1), np.arange(256) * 7 % 256])
+    indices = np.stack([GRAY, np.full_like(GRAY, 100)], -1)
+    tags = gray_of(t262=3, t277=2, t258=[8, 8], t338=kind, t320=(colors * 257).ravel())
+    found = photo(tiff_of([indices.tobytes()], tags))
+    expected = Image.fromarray(colors.T[GRAY].astype(np.uint8)).convert("L")
+    assert np.array_equal(found.luma, np.asarray(expected))
+    assert found.alpha and found.alpha.getextrema() == (100, 100)
+
+
+def packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Rows of samples of so many bits, the first in the highest bits, filled up to whole bytes."""
+    places = np.arange(bits - 1, -1, -1)
+    return np.packbits((values[..., None] >> places & 1).astype(np.uint8).reshape(len(values), -1), axis=1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 10, 12])
+@pytest.mark.parametrize("layout", ["gray", "side by side", "planes"])
+def test_runs_of_packbits_that_cross_rows(bits: int, layout: str) -> None:
+    top = 2**bits - 1
+    channels = COLORS if layout != "gray" else GRAY[..., None]
+    values = np.round(channels[:, :61] / 255 * top).astype(np.uint16)  # rows of 61 samples end inside a byte
+    tags = (rgb_of if layout != "gray" else gray_of)(t256=61, t258=[bits] * channels.shape[2], t259=32773, t278=20)
+    if layout == "planes":
+        rows, tags[284] = [packed(values[..., i], bits) for i in range(3)], 2
+    else:
+        rows = [packed(values.reshape(HEIGHT, -1), bits)]
+    strips = [bytes(imagecodecs.packbits_encode(part[i : i + 20].tobytes())) for part in rows for i in (0, 20, 40)]
+    plain = [part[i : i + 20].tobytes() for part in rows for i in (0, 20, 40)]
+    found, expected = photo(tiff_of(strips, tags)), photo(tiff_of(plain, tags | {259: 1}))
+    assert np.array_equal(found.luma, expected.luma)
+    if layout == "gray":
+        white = 255 if bits <= 8 else 65_535
+        assert np.array_equal(found.luma, np.round(values[..., 0] / top * white))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_last_strip_of_deflate_that_was_filled_up_is_whole(dtype: type, smooth: bool) -> None:
+    """libtiff would leave out the end of a smooth one and all of another, in silence."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, WIDTH), np.uint8)
+    values: Any = (np.resize(GRAY, (64, WIDTH)) if smooth else noise).astype(dtype)
+    values *= np.iinfo(dtype).max // 255
+    strips = [zlib.compress(values[row : row + 20].tobytes()) for row in (0, 20, 40)]
+    tags = gray_of(t258=dtype().itemsize * 8, t259=8, t278=20)
+    found = photo(tiff_of(strips, tags))
+    assert np.array_equal(found.luma, values[:HEIGHT]) and found.notes == ()
+    planes = rgb_of(t258=[dtype().itemsize * 8] * 3, t259=8, t278=20, t284=2)
+    assert np.array_equal(photo(tiff_of(strips * 3, planes)).luma, values[:HEIGHT])
+    more = photo(tiff_of([zlib.compress(values.tobytes())], tags | {278: HEIGHT}))
+    assert np.array_equal(more.luma, values[:HEIGHT])
+    assert more.notes == ("samples behind the last row of a strip or tile left out",)
+
+
+def test_a_tile_of_deflate_with_more_samples_is_whole() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, WIDTH), np.uint8)
+    tile = zlib.compress(noise.tobytes())
+    tags = gray_of(t259=8, t322=WIDTH, t323=HEIGHT, t324=8, t325=len(tile), t273=None, t279=None, t278=None)
+    found = photo(tiff_of([tile], tags, kinds={324: 4, 325: 4}))
+    assert np.array_equal(found.luma, noise[:HEIGHT]) and len(found.notes) == 1
+
+
+def test_a_strip_that_is_said_to_be_too_small_is_read_with_a_note() -> None:
+    found = photo(tiff_of([GRAY.tobytes()], gray_of(t279=1000)))
+    assert np.array_equal(found.luma, GRAY)
+    assert found.notes == ("the sizes of its strips are too small, and were calculated",)
+
+
+@pytest.mark.parametrize("width", [WIDTH + 1, WIDTH + 3])
+def test_a_strip_that_goes_on_behind_the_end_of_the_file_is_cut(width: int) -> None:
+    four = np.resize(GRAY, (HEIGHT, WIDTH, 4)).tobytes()
+    assert "behind the end" in refusal(tiff_of([four], rgb_of(t256=width, t262=5, t277=4, t258=[8] * 4)))
+
+
+@pytest.mark.parametrize("offset", [2, 7])
+def test_a_strip_in_the_header_is_none(offset: int) -> None:
+    content = tiff_of([GRAY.tobytes()], gray_of(t273=offset))
+    assert "1 of its 1 strips are not in the file" in refusal(content)
+
+
+def test_channels_of_different_kinds_are_refused_by_name() -> None:
+    assert "different sample formats" in refusal(tiff_of([COLORS.tobytes()], rgb_of(t339=[1, 1, 2])))
+    assert "different numbers of bits" in refusal(tiff_of([COLORS.tobytes()], rgb_of(t258=[8, 8, 4])))
 
 
 @pytest.mark.parametrize("kind", [4, 13, 16, 18])
@@ -309,7 +404,7 @@ def test_a_page_alone_has_the_tags_of_its_pixels_and_no_others() -> None:
     content = tiff_of([GRAY.tobytes()], gray_of(t315=b"Ansel\0", t274=6), ">", big=True)
     with Image.open(io.BytesIO(content), formats=("TIFF_PAGES",)) as image:
         assert isinstance(image, TiffPages)
-        found = bytes(alone(content, image.first, {256: [32], 257: [96]}))
+        found = bytes(alone(bytearray(content), image.first, {256: [32], 257: [96]}))
     with tifffile.TiffFile(io.BytesIO(found)) as file:
         assert not file.is_bigtiff
         assert len(file.pages) == 1
