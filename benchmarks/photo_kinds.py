@@ -71,7 +71,7 @@ def _luma(colors: Array) -> Array:
 
 def _integers(values: Array, bits: int) -> Array:
     size = next(size for size in (8, 16, 32, 64) if size >= bits)
-    top = min(2**bits - 1, 2**63 - 1024)  # the highest float that converts
+    top = min(2**bits - 1, 2**64 - 2048)  # the highest float that converts
     integers: Array = np.round(values * top).astype(f"u{size // 8}")
     return integers
 

@@ -45,9 +45,19 @@ JXL_ALPHA, JXL_SPOT, JXL_FILTER_ARRAY = 0, 2, 5
 
 
 def depth_of(image: Image.Image, head: bytes) -> int:
-    """Return the bits a channel of a JPEG 2000 or AVIF."""
+    """Return the bits a channel of a JPEG 2000 or AVIF.
+
+    Raises:
+        UnreadError: the channels have different numbers of bits.
+    """
     if image.format == "JPEG2000":
-        return max(((depth & 0x7F) + 1 for depth in _components(head)[::3]), default=8)
+        depths = {(depth & 0x7F) + 1 for depth in _components(head)[::3]} or {8}
+        if len(depths) > 1:
+            found = " and ".join(map(str, sorted(depths)))
+            raise UnreadError(
+                f"a JPEG 2000 of channels with {found} bits, which is not read; expected as many for each"
+            )
+        return depths.pop()
     if image.format == "AVIF" and (place := head.find(AV1_CONFIGURATION)) >= 0:
         flags = head[place + 6]
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8

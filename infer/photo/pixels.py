@@ -142,14 +142,20 @@ def model_of(decoded: Image.Image | Samples) -> Literal["L", "RGB", "CMYK"]:
 
 
 def _newer(image: Image.Image, name: str) -> Samples | None:
-    """Return the samples of an AVIF or a JPEG 2000; None of one that Pillow decodes as well."""
+    """Return the samples of an AVIF or a JPEG 2000; None of one that Pillow decodes as well.
+
+    Pillow shifts values of less than 8 bits of a JPEG 2000: white becomes gray, and the numbers of a palette change.
+    """
     head = _head(image, newer_formats.HEAD)
     bits = newer_formats.depth_of(image, head)
     if image.format == "JPEG2000" and image.mode not in ("L", "LA"):
         newer_formats.check_colors(content_of(image))
-    if bits <= 8 and not newer_formats.is_plain_jpeg2000(image, head):
+    if bits == 8 and not newer_formats.is_plain_jpeg2000(image, head):
         return None
-    return newer_formats.samples_of(newer_formats.decoded(name, content_of(image)), bits, image.mode == "CMYK")
+    values = newer_formats.decoded(name, content_of(image))
+    if image.mode in ("P", "PA"):  # decoded to its colours
+        bits = 8 * values.dtype.itemsize
+    return newer_formats.samples_of(values, bits, image.mode == "CMYK")
 
 
 def _is_lossless_jpeg(image: Image.Image) -> bool:

@@ -25,6 +25,8 @@ WIDE = 65_535
 
 MOST_NATURAL_BITS = 16
 """Integers of more bits mostly hold values of 16 bits, or values in units of their own."""
+UNUSED_BITS = 8
+"""Unsigned integers that leave fewer of their highest bits unused fill their range."""
 
 BAND_PIXELS = 2**20
 """Pixels that are processed at a time, which keeps numpy's copies small."""
@@ -58,7 +60,7 @@ def luma_and_alpha(
 
     Args:
         samples: of any kind. Values outside the natural range are stretched from lowest to highest; the natural range
-            of floats is 0 to 1, and that of integers has at most MOST_NATURAL_BITS.
+            of floats is 0 to 1, and that of integers has at most MOST_NATURAL_BITS unless unsigned ones fill theirs.
         notes: list to which notes are appended: values that were stretched, alpha that lost bits.
         convert: conversion of colours without alpha to sRGB, None if they are luma's own.
 
@@ -75,6 +77,8 @@ def luma_and_alpha(
     most = MOST_NATURAL_BITS if samples.alpha != "premultiplied" else 64  # premultiplied values share alpha's range
     natural = 1.0 if is_float else 2.0 ** min(samples.bits, most) - 1
     low, high = _range(values[..., :colors])
+    if values.dtype.kind == "u" and high >= 2.0 ** max(samples.bits - UNUSED_BITS, MOST_NATURAL_BITS):
+        natural = 2.0**samples.bits - 1
     if samples.alpha:
         _range(values[..., colors:])  # raises
     offset = 0.0

@@ -74,7 +74,7 @@ BY_PILLOW = frozenset({2, 3, 4, 32771, JPEG})
 
 READ = {1: "", 5: "LZW", 8: "Deflate", 32946: "Deflate", 32773: "PackBits", 34925: "LZMA", 50000: "ZSTD", 50001: "WebP"}
 READ |= {34887: "LERC"}
-UNREAD = {34712: "JPEG 2000", 33003: "JPEG 2000", 33005: "JPEG 2000", 50002: "JPEG XL", 52546: "JPEG XL", 34933: "PNG"}
+UNREAD = dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000") | {50002: "JPEG XL", 52546: "JPEG XL", 34933: "PNG"}
 UNREAD |= {32766: "NeXT", 32809: "ThunderScan", 34676: "SGI LogLuv", 34677: "SGI LogLuv", 34892: "lossy DNG"}
 UNREAD |= {34713: "Nikon NEF", 32769: "Epson raw", 65535: "Pentax raw", 34661: "JBIG", 32908: "Pixar film"}
 UNREAD |= {32909: "Pixar log", 22610: "JPEG XR", 34934: "JPEG XR", 65000: "Kodak DCR"}

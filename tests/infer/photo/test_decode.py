@@ -115,11 +115,14 @@ def test_twelve_bits_fill_the_range(tmp_path: Path) -> None:
     assert np.allclose(photo.luma / 65535, values / 4095, atol=1e-4)
 
 
-def test_thirty_two_unsigned_bits_keep_their_order(tmp_path: Path) -> None:
-    values = np.array([[0, 2**31 - 1, 2**31, 2**32 - 1]], np.uint32)
+@pytest.mark.parametrize("unit, is_stretched", [(1, False), (2**16, True), (2**29, False)])
+def test_thirty_two_unsigned_bits_keep_their_order(unit: int, is_stretched: bool, tmp_path: Path) -> None:
+    """Values of 16 bits and those that fill the range are as light as they say; others are in an unknown unit."""
+    values = unit * np.array([[1, 3, 5, 7]], np.uint32)
     photo = decode(wide_tiff(tmp_path / "a.tif", values, 32))
-    assert np.allclose(photo.luma / 65535, values / (2**32 - 1), atol=1e-4)
-    assert any("stretched" in note for note in photo.notes)
+    low, high = (unit, 7 * unit) if is_stretched else (0, 65_535 if unit == 1 else 2**32 - 1)
+    assert np.allclose(photo.luma / 65535, (values - low) / (high - low), atol=1e-4)
+    assert any("stretched" in note for note in photo.notes) == is_stretched
 
 
 def test_pixel_limit_is_checked_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

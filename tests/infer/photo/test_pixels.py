@@ -217,6 +217,46 @@ def test_jpeg_2000_of_12_bits() -> None:
     assert np.abs(found.luma.astype(int) - np.round(DEEP * (65_535 / 4095))).max() <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 7])
+def test_jpeg_2000_of_less_than_8_bits_fills_the_range(bits: int, channels: int) -> None:
+    top = 2**bits - 1
+    planes = [np.round(part * top).astype(np.uint8) for part in (RAMP, RAMP[::-1], RAMP[:, ::-1], RAMP)]
+    values = np.stack(planes[:channels], -1) if channels > 1 else planes[0]
+    found = decode(bytes(imagecodecs.jpeg2k_encode(values, level=0, bitspersample=bits, codecformat="jp2")), "a.jp2")
+    light = np.round(np.stack(planes, -1) * (255 / top)).astype(np.uint8)
+    expected = light[..., 0] if channels < 3 else np.asarray(Image.fromarray(light[..., :3]).convert("L"))
+    assert np.array_equal(found.luma, expected)
+    if channels in (2, 4):
+        assert np.array_equal(np.asarray(found.alpha), light[..., channels - 1])
+
+
+def test_a_palette_of_a_jpeg_2000_of_4_bits() -> None:
+    numbers = np.round(RAMP * 15).astype(np.uint8)
+    steps = np.arange(16) * 17
+    colors = np.stack([steps, 255 - steps, steps * 7 % 256], -1).astype(np.uint8)
+    content = bytes(imagecodecs.jpeg2k_encode(numbers, level=0, bitspersample=4, codecformat="jp2"))
+    palette = struct.pack(">HB", 16, 3) + b"\7" * 3 + colors.tobytes()
+    channels = b"".join(struct.pack(">HBB", 0, 1, i) for i in range(3))
+    further = b"".join(
+        struct.pack(">L", 8 + len(body)) + kind + body for kind, body in ((b"pclr", palette), (b"cmap", channels))
+    )
+    start = content.index(b"jp2h") - 4
+    size = int.from_bytes(content[start : start + 4])
+    header = content[start + 4 : start + size].replace(bytes([0, 0, 0, 17]), bytes([0, 0, 0, 16]))
+    whole = content[:start] + (size + len(further)).to_bytes(4) + header + further + content[start + size :]
+    expected = np.asarray(Image.fromarray(colors[numbers]).convert("L"))
+    assert np.array_equal(decode(whole, "a.jp2").luma, expected)
+
+
+def test_a_jpeg_2000_of_channels_of_different_depths_is_refused() -> None:
+    content = bytearray(imagecodecs.jpeg2k_encode(np.stack([GRAY] * 4, -1), level=0, codecformat="jp2"))
+    place = content.index(newer_formats.SIZES) + newer_formats.COMPONENTS_AT + 2
+    content[place + 9] = 0
+    with pytest.raises(PhotoError, match="channels with 1 and 8 bits, which is not read"):
+        decode(bytes(content), "a.jp2")
+
+
 def test_heic_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(PhotoError, match=r"cgan\[heic\]"):
