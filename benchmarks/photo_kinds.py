@@ -376,15 +376,16 @@ def bmp_of_fields(masks: tuple[int, ...]) -> bytes:
 def _newer() -> Iterator[Kind]:
     luma = _luma(COLORS)
     for colors, source, expected in (("gray", RAMP, RAMP), ("RGB", COLORS, luma)):
-        for bits in (8, 16):
-            values = _integers(source, bits)
+        for bits in (1, 4, 8, 12, 16):
             yield Kind(
                 "JPEG 2000", colors, str(bits), "lossless", ".jp2",
-                partial(imagecodecs.jpeg2k_encode, values), expected,
+                partial(imagecodecs.jpeg2k_encode, _integers(source, bits), bitspersample=bits), expected,
+                0.5 / (2**bits - 1) + LEVEL,
             )  # fmt: skip
+        for bits in (8, 16):
             yield Kind(
                 "JPEG XL", colors, str(bits), "lossless", ".jxl",
-                partial(imagecodecs.jpegxl_encode, values, lossless=True), expected,
+                partial(imagecodecs.jpegxl_encode, _integers(source, bits), lossless=True), expected,
             )  # fmt: skip
         for bits in (8, 10, 12):
             values = _integers(source, bits)
