@@ -342,6 +342,13 @@ HEADS = {
     "PFM": b"PF\n1 1\n-1.0\n",
     "JPEG XR": b"II\xbc\1" + bytes(20),
     "HTML": b"<!DOCTYPE html><html>",
+    "DPX": b"SDPX\0\0\x20\0V1.0",
+    "MNG": b"\x8aMNG\r\n\x1a\n",
+    "SGI": b"\x01\xda\1\1\0\2",
+    "PCX": b"\x0a\5\1\x08",
+    "a Sun raster file": b"\x59\xa6\x6a\x95" + bytes(28),
+    "EMF": b"\1\0\0\0" + bytes(36) + b" EMF\0\0\1\0",
+    "a RAR archive": b"Rar!\x1a\7\0",
     "a ZIP archive": b"PK\3\4" + bytes(20),
 }
 
