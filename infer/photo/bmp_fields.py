@@ -19,11 +19,12 @@ FILE_HEADER = 14
 OLD_HEADER, MASKS_HEADER, ALPHA_HEADER = 40, 52, 56
 """Sizes of headers without masks, with masks of three colours, and with one of alpha; later ones are larger."""
 
-V4_HEADER = 108
+OS2_HEADER, V4_HEADER = 64, 108
 
 FIELDS, ALPHA_FIELDS = 3, 6
-EMBEDDED = {4: "JPEG", 5: "PNG"}
-"""Values of the field "compression"."""
+UNREAD = {4: "an embedded JPEG", 5: "an embedded PNG"}
+OS2_UNREAD = {3: "Huffman compression", 4: "RLE of 24 bits"}
+"""Values of the field "compression"; its numbers mean other things in a header of OS/2."""
 
 INCHES_PER_METRE = 1 / 0.0254
 
@@ -64,15 +65,15 @@ class BmpFields(ImageFile.ImageFile):
         if size < OLD_HEADER or len(head) < FILE_HEADER + OLD_HEADER:
             raise SyntaxError("not a BMP with bit fields")
         width, height, _, bits, kind, _, across, down = struct.unpack_from("<iiHHIIii", head, FILE_HEADER + 4)
-        if kind in EMBEDDED:
-            raise UnreadError(f"a BMP that contains a {EMBEDDED[kind]}, which is not read")
+        if name := (OS2_UNREAD if size == OS2_HEADER else UNREAD).get(kind):
+            raise UnreadError(f"a BMP with {name}, which is not read")
         if kind not in (FIELDS, ALPHA_FIELDS) or bits not in (16, 32) or width <= 0 or not height:
             raise SyntaxError("not a BMP with bit fields")
         has_alpha = kind == ALPHA_FIELDS or size >= ALPHA_HEADER
         masks = struct.unpack_from("<4I" if has_alpha else "<3I", head + bytes(4), FILE_HEADER + OLD_HEADER)
         self.masks = masks if masks[-1] or not has_alpha else masks[:3]
         """Bits of red, green, blue and maybe alpha."""
-        if not all(self.masks) or max(self.masks) >= 1 << bits:
+        if not any(self.masks[:3]) or max(self.masks) >= 1 << bits:
             raise UnreadError(f"a BMP with bit fields that do not fit: {', '.join(map(hex, masks))}")
         (self.start,) = struct.unpack_from("<I", head, 10)
         self.bits, self.is_top_down = bits, height < 0
@@ -103,6 +104,9 @@ def samples_of(image: BmpFields, content: bytes) -> Samples:
     top = 2**bits - 1
     values = np.empty((height, width, len(image.masks)), np.uint8 if bits == 8 else np.uint16)
     for channel, mask in enumerate(image.masks):
+        if not mask:  # a colour that the photo does not have
+            values[..., channel] = 0
+            continue
         shift = (mask & -mask).bit_length() - 1
         values[..., channel] = np.round(((pixels & mask) >> shift) * (top / (mask >> shift)))
     if len(image.masks) == 4 and not values[..., 3].any():  # programs that name a mask but do not fill it

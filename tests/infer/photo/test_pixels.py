@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.photo_kinds import ALPHA, RAMP, Kind, bmp_of_fields, kinds
+from benchmarks.photo_kinds import ALPHA, COLORS, RAMP, Kind, bmp_of_fields, kinds
 from infer.photo import newer_formats, pixels
 from infer.photo.decode import Photo, PhotoError, decode, header_of
 from infer.photo.headers import plain_jpeg
@@ -185,6 +185,24 @@ def test_a_bmp_with_bit_fields_that_is_cut_fails() -> None:
         decode(content[:-1], "a.bmp")
     with pytest.raises(PhotoError, match=r"^a BMP with bit fields that do not fit"):
         decode(bmp_of_fields((0xF00, 0xF0, 0xF))[:54] + bytes(12) + content[66:], "a.bmp")
+
+
+def test_a_bmp_without_one_of_the_colors() -> None:
+    content = bytearray(bmp_of_fields((0xF800, 0x7E0, 0x1F)))
+    content[62:66] = bytes(4)
+    without = np.asarray(Image.fromarray((COLORS * [255, 255, 0]).astype(np.uint8)).convert("L"))
+    assert np.abs(decode(bytes(content), "a.bmp").luma.astype(int) - without).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "size, kind, reason",
+    [(40, 4, "an embedded JPEG"), (40, 5, "an embedded PNG"), (64, 4, "RLE of 24 bits"), (64, 3, "Huffman")],
+)
+def test_compressions_of_a_bmp_are_named_by_its_header(size: int, kind: int, reason: str) -> None:
+    header = struct.pack("<IiiHHI", size, 8, 8, 1, 24, kind).ljust(size, b"\0")
+    content = struct.pack("<2sIHHI", b"BM", 14 + size + 192, 0, 0, 14 + size) + header + bytes(192)
+    with pytest.raises(PhotoError, match=f"a BMP with {reason}.*, which is not read"):
+        decode(content, "a.bmp")
 
 
 def test_bit_fields_of_alpha() -> None:
