@@ -8,6 +8,8 @@ from typing import NamedTuple, cast
 
 from PIL import Image, JpegImagePlugin
 
+from infer.photo.refusals import UnreadError
+
 WIDE_JPEG = "WIDE_JPEG"
 """Name under which `WideJpeg` is registered with Pillow."""
 
@@ -127,6 +129,8 @@ class WideJpeg(JpegImagePlugin.JpegImageFile):
         file = cast(io.BufferedIOBase, self.fp)
         head = bytearray(file.read(self.HEAD))
         frame = start_of_frame(bytes(head))
+        if frame.kind and head[frame.place + 1 : frame.place + 3] == bytes(2):
+            raise UnreadError("a JPEG that says its height behind its pixels (DNL), which is not read")
         if not frame.kind or frame.precision == 8:
             raise SyntaxError("not a JPEG of other than 8 bits")
         self.precision = frame.precision

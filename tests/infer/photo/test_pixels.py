@@ -187,6 +187,13 @@ def test_a_bmp_with_bit_fields_that_is_cut_fails() -> None:
         decode(bmp_of_fields((0xF00, 0xF0, 0xF))[:54] + bytes(12) + content[66:], "a.bmp")
 
 
+def test_a_jpeg_without_its_height_is_named() -> None:
+    content = content_of(Image.fromarray(GRAY), "JPEG")
+    place = content.index(b"\xff\xc0") + 5
+    with pytest.raises(PhotoError, match="says its height behind its pixels"):
+        decode(content[:place] + bytes(2) + content[place + 2 :], "a.jpg")
+
+
 def test_a_bmp_without_one_of_the_colors() -> None:
     content = bytearray(bmp_of_fields((0xF800, 0x7E0, 0x1F)))
     content[62:66] = bytes(4)
