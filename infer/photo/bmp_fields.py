@@ -2,12 +2,13 @@
 
 import io
 import struct
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from cgan.jpeg_decoder import MissingPixelsError
+from cgan.photo_limits import MAX_METADATA
 from infer.photo.code_points import POINT_TOLERANCE, SRGB_EXPONENT, TOLERANCE
 from infer.photo.refusals import UnreadError
 from infer.photo.samples import Samples
@@ -19,7 +20,7 @@ FILE_HEADER = 14
 OLD_HEADER, MASKS_HEADER, ALPHA_HEADER = 40, 52, 56
 """Sizes of headers without masks, with masks of three colours, and with one of alpha; later ones are larger."""
 
-OS2_HEADER, V4_HEADER = 64, 108
+OS2_HEADER, V4_HEADER, V5_HEADER = 64, 108, 124
 
 FIELDS, ALPHA_FIELDS = 3, 6
 UNREAD = {4: "an embedded JPEG", 5: "an embedded PNG"}
@@ -29,8 +30,9 @@ OS2_UNREAD = {3: "Huffman compression", 4: "RLE of 24 bits"}
 INCHES_PER_METRE = 1 / 0.0254
 
 
-CALIBRATED, LINKED = bytes(4), b"KNIL"
-"""Colour spaces of headers of version 4 and 5: primaries and curves in the header; a profile in another file."""
+CALIBRATED, LINKED, EMBEDDED = bytes(4), b"KNIL", b"DEBM"
+"""Colour spaces of headers of version 4 and 5: primaries and curves in the header; a profile in another file, in this
+one."""
 SRGB_ENDS = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 """Chromaticities x, y of red, green and blue of sRGB."""
 
@@ -50,6 +52,15 @@ def is_calibrated(header: bytes) -> bool:
     points = ends[:, :2] / np.maximum(ends.sum(axis=1, keepdims=True), 1)
     is_srgb = np.allclose(points.ravel(), SRGB_ENDS, rtol=0, atol=POINT_TOLERANCE)
     return not (is_srgb and np.allclose(curves / 2**16 * SRGB_EXPONENT, 1, rtol=0, atol=TOLERANCE))
+
+
+def embedded_profile(header: bytes, file: BinaryIO) -> bytes:
+    """Return the ICC profile that a header, from its size on, names in its file; nothing if there is none."""
+    if len(header) < V5_HEADER or int.from_bytes(header[:4], "little") < V5_HEADER or header[56:60] != EMBEDDED:
+        return b""
+    offset, size = struct.unpack("<LL", header[112:120])
+    file.seek(FILE_HEADER + offset)
+    return file.read(min(size, MAX_METADATA))
 
 
 class BmpFields(ImageFile.ImageFile):

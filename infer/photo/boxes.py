@@ -1,6 +1,7 @@
 """Boxes of JPEG 2000 (ISO/IEC 15444-1, annex I) and JPEG XL (ISO/IEC 18181-2), and the metadata in them."""
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -39,6 +40,15 @@ OTHER_MODELS = {1: "YCbCr", 3: "YCbCr", 4: "YCbCr", 9: "PhotoYCC", 11: "CMY", 13
 OTHER_MODELS |= {22: "YPbPr", 23: "YPbPr", 24: "e-sYCC"}
 """Numbers of colour spaces whose channels are no red, green and blue, and that decoders leave as they are
 (ISO/IEC 15444-2, table M.25)."""
+
+
+STREAM = b"\xff\x4f"
+"""Start of a JPEG 2000 codestream."""
+MARKER, COMMENT, TILE = 0xFF, 0x64, 0x90
+MOST_SEGMENTS = 1000
+"""Segments of a main header that are looked at; encoders write about ten."""
+ENCODERS = re.compile(rb"OpenJPEG|Kakadu|kdu_|JasPer", re.IGNORECASE)
+"""Encoders that sign their codestreams, which would be untrue of the coloured photo."""
 
 
 class Box(NamedTuple):
@@ -107,6 +117,24 @@ def color_of(file: BinaryIO) -> Box | None:
             inner = boxes(file, box.start, box.start + box.size)
             return next((found for found in inner if found.kind == b"colr" and found.size > 3), None)
     return None
+
+
+def comments(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the comments of a JPEG 2000's main header but those that name its encoder; the position is moved.
+
+    (ISO/IEC 15444-1, A.9.2.)
+    """
+    file.seek(next((box.start for box in boxes(file) if box.kind == b"jp2c"), 0))
+    if file.read(2) != STREAM:
+        return
+    for _ in range(MOST_SEGMENTS):
+        head = file.read(4)
+        size = int.from_bytes(head[2:]) - 2
+        if size < 0 or head[0] != MARKER or head[1] == TILE:
+            return
+        content = file.read(size)
+        if head[1] == COMMENT and not ENCODERS.search(content):
+            yield content[2:]  # behind their kind, binary or text
 
 
 def other_model(content: bytes) -> str | None:

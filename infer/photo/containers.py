@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 from PIL import Image, TiffTags
 
 from cgan.photo_limits import MAX_METADATA, LimitError, check_time
-from infer.photo import bmp_fields, boxes, exif, gif_extensions, headers, iptc, png_chunks, tiff, xmp
+from infer.photo import bmp_fields, boxes, exif, gif_extensions, headers, iptc, png_chunks, ppm_header, tiff, xmp
 from infer.photo.exif import THUMBNAIL_NOTE
 from infer.photo.tiff import listed
 from infer.photo.tiff_pages import TiffPages, photo_page
@@ -33,7 +33,6 @@ BLOCK_NAMES = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC captions"}
 
 OTHERS_NOTE = "other pictures of the file left out"
 
-BMP_V5, BMP_EMBEDDED_PROFILE = 124, b"DEBM"
 """Size of a header of version 5, and its colour space with an embedded profile."""
 
 LAYOUT_TAGS = frozenset(
@@ -122,7 +121,10 @@ def read(image: Image.Image, file: BinaryIO) -> Blocks:
         _note_webp_chunks(found, file)
     elif image.format == "HEIF":
         _note_heic_items(found, image.info)
+    elif image.format == "PPM":
+        _read_ppm(found, file)
     elif image.format == "JPEG2000":
+        found.comments += boxes.comments(file)
         _read_jp2_colors(found, file, image.mode)
     if image.format in ("JPEG2000", "JXL"):
         _read_boxes(found, file)
@@ -227,8 +229,7 @@ def _note_rest(found: Blocks, file: BinaryIO) -> None:
     if OTHERS_NOTE in found.notes or file.read().rstrip(PADDING).endswith(END):
         return
     content = _content(file)
-    rest = content[headers.end_of(content) :].strip(PADDING)
-    if rest:
+    if rest := content[headers.end_of(content) :].strip(PADDING):
         found.note(f"{len(rest):,} bytes behind the photo left out")
 
 
@@ -350,14 +351,17 @@ def _note_heic_items(found: Blocks, info: dict[Any, Any]) -> None:
 
 def _read_bmp(found: Blocks, file: BinaryIO) -> None:
     file.seek(14)
-    header = file.read(BMP_V5)
+    header = file.read(bmp_fields.V5_HEADER)
     if bmp_fields.is_calibrated(header):
         found.note("its colours, calibrated in the header of the BMP, are not converted to sRGB")
-    if len(header) < BMP_V5 or int.from_bytes(header[:4], "little") < BMP_V5 or header[56:60] != BMP_EMBEDDED_PROFILE:
-        return
-    offset, size = struct.unpack("<LL", header[112:120])
-    file.seek(14 + offset)
-    found.icc_profile = file.read(min(size, MAX_METADATA))
+    found.icc_profile = bmp_fields.embedded_profile(header, file)
+
+
+def _read_ppm(found: Blocks, file: BinaryIO) -> None:
+    comments, behind = ppm_header.read(file)
+    found.comments += comments
+    if behind:
+        found.note(f"{behind:,} bytes behind the photo left out")
 
 
 def _read_boxes(found: Blocks, file: BinaryIO) -> None:

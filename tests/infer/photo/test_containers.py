@@ -219,6 +219,39 @@ def test_a_note_names_the_first_of_many() -> None:
     assert colored(photo, "JPEG")[1] == (f"PNG text {names} and 28 more left out: JPEG cannot hold it",)
 
 
+PIXELS = bytes(range(24))
+
+
+@pytest.mark.parametrize(
+    "head, data",
+    [
+        (b"P5\n# one\n6 # two\n4\n#three\n255\n", PIXELS),
+        (b"P5 # one\n# two\n#three\n6 4 255\n", PIXELS),
+        (b"P2\n# one\n6 4 255 # two\n", b" ".join(b"%d" % value for value in PIXELS[:20]) + b"\n#three\n1 2 3 4\n"),
+        (b"P4\n# one\n# two\n#three\n6 4\n", PIXELS[:4]),
+        (b"P6\n# one\n# two\n#three\n2 4\n255\n", PIXELS),
+        (b"P5\n# one\n# two\n#three\n6 2\n65535\n", b"#\n" * 12),
+    ],
+)
+def test_comments_of_a_ppm_are_kept_and_further_bytes_named(head: bytes, data: bytes) -> None:
+    photo = decode(head + data, "a.ppm" if head[1:2] == b"6" else "a.pgm")
+    assert photo.comments == (b"one", b"two", b"three")
+    assert photo.notes == ()
+    assert b"\xff\xfe\x00\x05two" in colored(photo, "JPEG")[0]
+    if head[1:2] != b"2":
+        assert decode(head + data + b"P5 1 1 255\n0", "a.pgm").notes == ("12 bytes behind the photo left out",)
+
+
+def test_comments_of_a_jpeg_2000_are_kept_but_for_its_encoders_name() -> None:
+    content = content_of(GRAY, "JPEG2000")
+    assert decode(content, "a.jp2").comments == ()
+    assert b"OpenJPEG" in content
+    place = content.index(b"\xff\x64")
+    own = b"\xff\x64\0\x0a\0\1Fishes"
+    photo = decode(content[:place] + own + content[place:], "a.jp2")
+    assert photo.comments == (b"Fishes",)
+
+
 def test_comments_and_application_blocks_of_a_gif() -> None:
     content = content_of(GRAY, "GIF")
     start = 13 + 3 * 2 ** ((content[10] & 7) + 1)
